@@ -1,0 +1,17 @@
+"""The one exception type for input that a user can mend."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Bad input that names the argument, the value found and the fix.
+
+    The command lines print it as one line and exit with code 2; library callers catch it as a
+    `ValueError`.
+    """
+
+    def __init__(self, argument: str, value: object, fix: str) -> None:
+        self.argument = argument
+        self.value = value
+        self.fix = fix
+        super().__init__(f"{argument}: {value}; {fix}".replace("\n", " "))
