@@ -1,0 +1,319 @@
+"""The configuration tree: frozen dataclasses with the S-JEPA paper's values as defaults.
+
+Values the paper does not state are marked "our choice". Presets are in `presets.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from sjepa_fast.errors import InputError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which clips, and how they become (bodies, frames, joints, 3) arrays."""
+
+    root: Path | None = None
+    """Folder of a prepared store; without one the embedded synthetic data is used."""
+    split: str = "xsub"
+    """Split of the store; pre-training sees its training part only."""
+    frames: int = 120
+    """T, frames after the linear resize."""
+    bodies: int = 2
+    """M, persons a clip; absent ones are zero bodies, as in the paper's pipeline."""
+    crop_min: float = 0.5
+    """Smallest share of a clip that a training crop keeps (the largest is 1)."""
+    crop_min_frames: int = 64
+    """Crops are at least this many frames where the clip has them."""
+    eval_crop: float = 0.9
+    """Share of the clip that the centred evaluation crop keeps."""
+    center: bool = False
+    """Subtract the first frame's root joint (NTU stores are centred when prepared)."""
+    align_yaw: bool = False
+    """Turn each clip about the vertical so that its first eighth faces the sensor."""
+    normalize_size: bool = False
+    """Divide each clip by its RMS joint distance from the root."""
+    whiten: float = 0.0
+    """Power of the PCA whitening of tubelets, fitted on training clips; 0 is off, 1 is full."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the view encoder, the target encoder and the predictor."""
+
+    segment_length: int = 4
+    """l, frames in a tubelet."""
+    width: int = 256
+    """D."""
+    depth: int = 8
+    """Encoder blocks."""
+    heads: int = 8
+    """Attention heads."""
+    predictor_depth: int = 5
+    """Predictor blocks."""
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """Which tokens are hidden from the view encoder."""
+
+    kind: Literal["motion_aware", "random"] = "motion_aware"
+    """Motion-aware Gumbel masking, or uniform."""
+    ratio: float = 0.9
+    """Share of tokens masked."""
+    tau: float = 0.8
+    """Temperature of the motion-aware masker (0.75 for NTU-120)."""
+    mamp_count: bool = False
+    """Keep int(N (1 - ratio)) tokens, 74 of 750, as MAMP's floating point does; else 75."""
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """The geometric view of the student; ranges are our choice, the paper gives none."""
+
+    rotation: float = 0.3
+    """Angle about the body's own vertical axis, U(-rotation, rotation) rad."""
+    tilt: float = 0.0
+    """Angles about the two horizontal axes, U(-tilt, tilt) rad; off in paper presets."""
+    translation: float = 0.1
+    """Shift of each axis, U(-translation, translation) m."""
+    flip: float = 0.5
+    """Probability of a left-right mirror with joint swap."""
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """S-JEPA's centred softmax cross-entropy and its target encoder."""
+
+    temp_student: float = 0.1
+    """Temperature of the prediction's softmax."""
+    temp_target: float = 0.06
+    """Temperature of the target's softmax."""
+    center_momentum: float = 0.9
+    """EMA factor of the centre; the old centre is used, then updated (our choice)."""
+    target_norm: Literal["none", "layernorm"] = "none"
+    """Extra normalisation of the target features before centring."""
+    ema_start: float = 0.9999
+    """Momentum of the target encoder at the first step."""
+    ema_end: float = 1.0
+    """Momentum after the last step, reached on a cosine."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    batch_size: int = 256
+    """Clips a step over all processes."""
+    length: int = 1200
+    """Length of the run, in `unit`."""
+    warmup: int = 20
+    """Linear warm-up, in `unit`."""
+    unit: Literal["epochs", "steps"] = "epochs"
+    """What `length` and `warmup` count."""
+    lr: float = 1e-3
+    """Peak learning rate (absolute, not rescaled with the batch)."""
+    lr_end: float = 5e-4
+    """Learning rate after the last step."""
+    weight_decay: float = 0.05
+    """On everything but biases and norms."""
+    beta1: float = 0.9
+    """First moment decay."""
+    beta2: float = 0.95
+    """Second moment decay."""
+    clip_grad: float = 0.0
+    """Largest gradient norm; 0 is off (our choice after MAMP)."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How features are pooled and scored, online and after the run."""
+
+    online_pool: Literal["mean", "joint", "full"] = "mean"
+    """Pooling of the online kNN and of the before/after figures."""
+    knn_scaling: Literal["none", "fitted"] = "none"
+    """none: plain cosine (STARS protocol); fitted: centre, or standardise pooled features."""
+    linear: Literal["sgd", "logistic"] = "sgd"
+    """sgd: the paper's probe (method 6.1); logistic: L2 logistic regression for small sets."""
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What is written while training."""
+
+    every: int = 20
+    """Steps between log lines, the only host synchronisations."""
+    panel_every: int = 200
+    """Steps between collapse panels."""
+    knn_every: int = 0
+    """Steps between online kNN scores; 0 is off."""
+    knn_clips: int = 4096
+    """At most this many training clips in the online kNN."""
+    tensorboard: bool = True
+    """Also write TensorBoard events."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Saving of weights and training state."""
+
+    every: int = 1000
+    """Steps between checkpoints; one is always written at the end and on Ctrl-C."""
+    keep: int = 2
+    """How many of the newest checkpoints stay."""
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where and in which precision to compute."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:0."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute precision; weights, loss and EMA stay float32. auto asks the device."""
+    compile: Annotated[bool, tyro.conf.arg(name="compile", prefix_name=False)] = False
+    """Compile the blocks of the three networks."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A pre-training run of S-JEPA."""
+
+    run: Path = Path("runs/default")
+    """Run folder: configuration, metrics, checkpoints, pictures, results."""
+    seed: int = 0
+    """Seed of initialisation, sampling, views and masks."""
+    resume: Literal["never", "auto"] = "never"
+    """auto continues from the newest checkpoint of the run folder, if there is one."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    view: ViewConfig = field(default_factory=ViewConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+
+def kept_tokens(mask: MaskConfig, tokens: int) -> int:
+    """Return K, how many of N tokens stay visible: N - int(N r), or MAMP's int(N (1 - r))."""
+    if mask.mamp_count:
+        return int(tokens * (1 - mask.ratio))
+    return tokens - int(tokens * mask.ratio)
+
+
+def validate(config: TrainConfig) -> None:
+    """Check everything that needs no data.
+
+    Args:
+        config: The resolved configuration.
+
+    Raises:
+        InputError: On the first value that cannot work, with the fix.
+    """
+    data, model, optim, mask = config.data, config.model, config.optim, config.mask
+    for name, value in (
+        ("data.frames", data.frames),
+        ("data.bodies", data.bodies),
+        ("model.segment_length", model.segment_length),
+        ("model.width", model.width),
+        ("model.depth", model.depth),
+        ("model.heads", model.heads),
+        ("model.predictor_depth", model.predictor_depth),
+        ("optim.batch_size", optim.batch_size),
+        ("optim.length", optim.length),
+        ("log.every", config.log.every),
+        ("log.panel_every", config.log.panel_every),
+        ("checkpoint.every", config.checkpoint.every),
+        ("checkpoint.keep", config.checkpoint.keep),
+        ("objective.temp_student", config.objective.temp_student),
+        ("objective.temp_target", config.objective.temp_target),
+        ("mask.tau", mask.tau),
+    ):
+        if not (value > 0 and math.isfinite(value)):
+            raise InputError(name, value, "give a positive number")
+    for name, share in (
+        ("data.crop_min", data.crop_min),
+        ("data.eval_crop", data.eval_crop),
+    ):
+        if not 0 < share <= 1:
+            raise InputError(name, share, "give a share above 0 and up to 1")
+    if data.frames < model.segment_length:
+        raise InputError(
+            "data.frames",
+            f"{data.frames} is shorter than one segment of {model.segment_length} frames",
+            "raise data.frames or lower model.segment_length",
+        )
+    if data.frames % model.segment_length:
+        raise InputError(
+            "model.segment_length",
+            f"{model.segment_length} does not divide data.frames {data.frames}",
+            "choose a divisor",
+        )
+    if model.width % model.heads:
+        raise InputError(
+            "model.heads", f"{model.heads} does not divide model.width {model.width}", "choose both"
+        )
+    if not 0 < mask.ratio < 1:
+        raise InputError(
+            "mask.ratio",
+            f"{mask.ratio} leaves nothing visible or nothing masked",
+            "give a ratio strictly between 0 and 1, such as 0.9",
+        )
+    if not 0 <= config.objective.ema_start <= config.objective.ema_end <= 1:
+        raise InputError(
+            "objective.ema_start",
+            f"{config.objective.ema_start} .. {config.objective.ema_end}",
+            "keep 0 <= ema_start <= ema_end <= 1",
+        )
+    if not 0 <= optim.warmup < optim.length:
+        raise InputError(
+            "optim.warmup",
+            f"{optim.warmup} of {optim.length} {optim.unit}",
+            "make the warm-up shorter than the run",
+        )
+
+
+def validate_tokens(config: TrainConfig, joints: int) -> None:
+    """Check the mask count once the layout is known.
+
+    Args:
+        config: The resolved configuration.
+        joints: V of the store's layout.
+
+    Raises:
+        InputError: If no token would stay visible, or none would be masked.
+    """
+    tokens = config.data.frames // config.model.segment_length * joints
+    kept = kept_tokens(config.mask, tokens)
+    if not 0 < kept < tokens:
+        raise InputError(
+            "mask.ratio",
+            f"{config.mask.ratio} of {tokens} tokens leaves {kept} visible",
+            "choose a ratio that keeps at least one token and masks at least one",
+        )
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Return a phrase that names the closest known names, or all of them."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(known)}"
+
+
+def replace(config: TrainConfig, **sections: dict[str, object]) -> TrainConfig:
+    """Return a copy with some values of some sections changed (`data={"frames": 32}`)."""
+    changed = {
+        name: dataclasses.replace(getattr(config, name), **values)
+        for name, values in sections.items()
+    }
+    return dataclasses.replace(config, **changed)  # type: ignore[arg-type]

@@ -1,0 +1,183 @@
+"""Configurations from preset, YAML and command line (in that order), and back to YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import cattrs
+import yaml
+from cattrs import ForbiddenExtraKeysError
+from cattrs.gen import make_dict_structure_fn
+
+from sjepa_fast import cli
+from sjepa_fast.config import TrainConfig, nearest
+from sjepa_fast.errors import InputError
+from sjepa_fast.presets import preset
+
+# What may differ between a run and its continuation: it changes no weight.
+FREE_ON_RESUME = ("run", "resume", "log", "checkpoint")
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_unstructure_hook(Path, str)
+    converter.register_structure_hook(Path, lambda value, _: Path(value))
+    converter.register_structure_hook(float, _strict_float)
+    converter.register_structure_hook(int, _strict_int)
+    converter.register_structure_hook(bool, _strict_bool)
+    converter.register_structure_hook_factory(
+        dataclasses.is_dataclass,
+        lambda cls: make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True),
+    )
+    return converter
+
+
+def _strict_float(value: object, _: object) -> float:
+    # YAML 1.1 reads "1e-3" as a string, so numbers in strings are numbers here.
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)
+
+
+def _strict_int(value: object, _: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{value!r} is not a whole number")
+    return value
+
+
+def _strict_bool(value: object, _: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is not true or false")
+    return value
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    """Return the configuration as nested plain values."""
+    tree: dict[str, Any] = _converter().unstructure(config)
+    return tree
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """Return the configuration as YAML."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def _merge(base: dict[str, Any], extra: dict[str, Any], path: str, file: Path) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in extra.items():
+        name = f"{path}{key}"
+        if key not in base:
+            fix = nearest(str(key), list(base))
+            raise InputError(name, f"no such key (in {file})", fix)
+        if isinstance(base[key], dict):
+            if not isinstance(value, dict):
+                raise InputError(name, f"{value!r} (in {file})", "give a mapping of keys")
+            merged[key] = _merge(base[key], value, f"{name}.", file)
+        else:
+            merged[key] = value
+    return merged
+
+
+def apply_yaml(config: TrainConfig, file: Path) -> TrainConfig:
+    """Return the configuration with the values of a YAML file over it.
+
+    Args:
+        config: What the file's values are laid over.
+        file: A YAML mapping with the same sections and keys.
+
+    Returns:
+        The new configuration.
+
+    Raises:
+        InputError: If the file is missing, is not YAML, or has an unknown key or a bad value.
+    """
+    try:
+        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError("config", f"{file}: {error.strerror}", "name a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError("config", f"{file} is not YAML ({error})", "mend the file") from error
+    if loaded is None:
+        loaded = {}
+    if not isinstance(loaded, dict):
+        raise InputError("config", f"{file} is not a mapping", "write `section: {key: value}`")
+    tree = _merge(to_dict(config), loaded, "", file)
+    try:
+        return _converter().structure(tree, TrainConfig)
+    except (cattrs.BaseValidationError, ForbiddenExtraKeysError) as error:
+        reason = "; ".join(cattrs.transform_error(error))
+        raise InputError("config", f"{file}: {reason}", "correct the value") from error
+
+
+def read_config(file: Path) -> TrainConfig:
+    """Read a complete configuration that a run wrote (`config.yaml`)."""
+    return apply_yaml(TrainConfig(), file)
+
+
+def _take(args: list[str], flag: str) -> str | None:
+    for i, arg in enumerate(args):
+        if arg == flag:
+            if i + 1 == len(args):
+                raise InputError(flag, "has no value", "put one after it")
+            value = args[i + 1]
+            del args[i : i + 2]
+            return value
+        if arg.startswith(f"{flag}="):
+            del args[i]
+            return arg.partition("=")[2]
+    return None
+
+
+def parse_train(argv: list[str]) -> TrainConfig:
+    """Resolve `[PRESET] [--config FILE] [--section.key value ...]`: preset < YAML < flags.
+
+    Without preset and file, `--run DIR --resume auto` takes up the run's own configuration.
+
+    Args:
+        argv: Arguments after the program name.
+
+    Returns:
+        The resolved configuration, not yet validated.
+    """
+    args = list(argv)
+    name = args.pop(0) if args and not args[0].startswith("-") else None
+    file = _take(args, "--config")
+    base = preset(name or "sjepa-demo")
+    if file is not None:
+        base = apply_yaml(base, Path(file))
+    elif name is None and "auto" in args:
+        known = cli.parse(TrainConfig, args, default=base, prog="sjepa_fast.train")
+        own = known.run / "config.yaml"
+        if known.resume == "auto" and own.is_file():
+            base = apply_yaml(base, own)
+    return cli.parse(TrainConfig, args, default=base, prog="sjepa_fast.train")
+
+
+def check_resumable(now: TrainConfig, before: TrainConfig) -> None:
+    """Refuse to continue a run with other settings.
+
+    Args:
+        now: Configuration of this start.
+        before: Configuration the run folder holds.
+
+    Raises:
+        InputError: Naming the first key that differs.
+    """
+    _compare(to_dict(now), to_dict(before), "")
+
+
+def _compare(now: dict[str, Any], before: dict[str, Any], path: str) -> None:
+    for key, value in now.items():
+        name = f"{path}{key}"
+        if name in FREE_ON_RESUME:
+            continue
+        if isinstance(value, dict):
+            _compare(value, before[key], f"{name}.")
+        elif value != before[key]:
+            raise InputError(
+                name,
+                f"{value}, but the run began with {before[key]}",
+                "resume with the run's own value, or choose another --run",
+            )

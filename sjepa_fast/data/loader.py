@@ -1,0 +1,141 @@
+"""Clips that live on the device, and crops of them without a loader.
+
+Shapes: R rows (all bodies' frames packed), N clips, B clips of a batch, M bodies, T frames,
+V joints, C coordinates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sjepa_fast.config import DataConfig
+from sjepa_fast.data.normalize import normalize_clip
+from sjepa_fast.data.store import Store
+from sjepa_fast.errors import InputError
+from sjepa_fast.skeletons import SkeletonLayout
+
+
+@dataclass(frozen=True)
+class ResidentClips:
+    """A whole store on one device, ready to be cropped; nothing is copied per step."""
+
+    joints_RVC: Tensor
+    offsets_N: Tensor
+    frames_N: Tensor
+    bodies_N: Tensor
+    labels_N: Tensor
+    layout: SkeletonLayout
+    max_bodies: int
+
+    def crop_resize(self, ids_B: Tensor, start_B: Tensor, length_B: Tensor, frames: int) -> Tensor:
+        """Cut [start, start + length) from each clip and resize it linearly to `frames`.
+
+        Half-pixel centres without anti-aliasing, source = (t + 0.5) length / T - 0.5, clamped
+        (method 1.5). Absent bodies are zero.
+
+        Args:
+            ids_B: Clip ids, int64.
+            start_B: First frame, int64.
+            length_B: Frames in the crop, int64.
+            frames: T.
+
+        Returns:
+            (B, M, T, V, C) float32.
+        """
+        device = self.joints_RVC.device
+        time = torch.arange(frames, device=device, dtype=torch.float32)
+        source = (time + 0.5) * (length_B[:, None] / frames) - 0.5
+        last = (length_B[:, None] - 1).to(torch.float32)
+        source = torch.minimum(source.clamp_min(0), last)
+        lower = source.floor()
+        weight = (source - lower)[:, None, :, None, None]
+        upper = torch.minimum(lower + 1, last)
+        body = torch.arange(self.max_bodies, device=device)
+        first = self.offsets_N[ids_B][:, None] + body * self.frames_N[ids_B][:, None]
+        first = first + start_B[:, None]
+        present = body < self.bodies_N[ids_B][:, None]
+        first = torch.where(present, first, self.offsets_N[ids_B][:, None] + start_B[:, None])
+        low = self.joints_RVC[first[:, :, None] + lower.long()[:, None]].float()
+        high = self.joints_RVC[first[:, :, None] + upper.long()[:, None]].float()
+        clip = low + (high - low) * weight
+        return torch.where(present[:, :, None, None, None], clip, 0.0)
+
+    def train_crop(self, ids_B: Tensor, uniforms_B2: Tensor, data: DataConfig) -> Tensor:
+        """Random crop of method 1.5: share U(crop_min, 1), at least crop_min_frames frames.
+
+        Args:
+            ids_B: Clip ids.
+            uniforms_B2: Draws in [0, 1) for length and start.
+            data: Crop settings.
+
+        Returns:
+            (B, M, T, V, C).
+        """
+        valid = self.frames_N[ids_B]
+        share = data.crop_min + (1 - data.crop_min) * uniforms_B2[:, 0]
+        length = (share * valid).floor().long().clamp_min(data.crop_min_frames)
+        length = torch.minimum(length, valid)
+        start = (uniforms_B2[:, 1] * (valid - length + 1)).floor().long()
+        start = torch.minimum(start, valid - length)
+        return self.crop_resize(ids_B, start, length, data.frames)
+
+    def eval_crop(self, ids_B: Tensor, data: DataConfig) -> Tensor:
+        """Centred crop of `eval_crop` of each clip, (B, M, T, V, C)."""
+        valid = self.frames_N[ids_B]
+        start = ((1 - data.eval_crop) * valid / 2).floor().long()
+        length = (data.eval_crop * valid).floor().long().clamp_min(1)
+        return self.crop_resize(ids_B, start, length, data.frames)
+
+
+def load_resident(store: Store, data: DataConfig, device: torch.device) -> ResidentClips:
+    """Copy a store to the device, with the configured normalisations applied once.
+
+    Args:
+        store: An open store.
+        data: Normalisation switches and the number of bodies.
+        device: Where the clips shall live.
+
+    Returns:
+        The resident clips; their body count is `data.bodies`.
+
+    Raises:
+        InputError: If clips have more bodies than `data.bodies` admits.
+    """
+    if store.max_bodies > data.bodies:
+        raise InputError(
+            "data.bodies",
+            f"{data.bodies}, but the store {store.name} has clips with {store.max_bodies} bodies",
+            f"use --data.bodies {store.max_bodies}",
+        )
+    joints = np.array(store.joints)
+    if data.center or data.align_yaw or data.normalize_size:
+        joints = joints.astype(np.float32)
+        for i in range(len(store)):
+            rows = slice(int(store.offsets[i]), int(store.offsets[i + 1]))
+            shape = (int(store.bodies[i]), int(store.frames[i]), *joints.shape[1:])
+            joints[rows] = normalize_clip(
+                joints[rows].reshape(shape),
+                store.layout,
+                center=data.center,
+                align_yaw=data.align_yaw,
+                size=data.normalize_size,
+            ).reshape(-1, *joints.shape[1:])
+    return ResidentClips(
+        joints_RVC=torch.from_numpy(joints).to(device),
+        offsets_N=torch.from_numpy(store.offsets[:-1].astype(np.int64)).to(device),
+        frames_N=torch.from_numpy(store.frames.astype(np.int64)).to(device),
+        bodies_N=torch.from_numpy(store.bodies.astype(np.int64)).to(device),
+        labels_N=torch.from_numpy(np.array(store.labels, dtype=np.int64)).to(device),
+        layout=store.layout,
+        max_bodies=data.bodies,
+    )
+
+
+def epoch_order(ids: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Return the training ids in the order of one epoch; a pure function of (seed, epoch)."""
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    return ids[generator.permutation(len(ids))]

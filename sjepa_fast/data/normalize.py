@@ -1,0 +1,73 @@
+"""Clip normalisations applied once when a store is loaded: centring, heading and body size.
+
+All are named options, off in paper presets; they are what makes small sets learnable in minutes.
+Shapes: M bodies, T frames, V joints, 3 coordinates (metres, y up).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sjepa_fast.skeletons import SkeletonLayout
+
+Clip = NDArray[np.float32]
+
+
+def center_first_frame(clip_MTVC: Clip, layout: SkeletonLayout) -> Clip:
+    """Subtract the first body's root joint of the first frame from every joint."""
+    return clip_MTVC - clip_MTVC[0, 0, layout.center]
+
+
+def heading(clip_MTVC: Clip, layout: SkeletonLayout) -> float:
+    """Angle in radians of the first body's left-to-right direction in the horizontal plane.
+
+    The direction is shoulders plus hips, averaged over the first eighth of the clip, seen from
+    above: atan2(z, x) of (right - left).
+    """
+    first = clip_MTVC[0, : max(1, clip_MTVC.shape[1] // 8)]
+    across = np.zeros(3, dtype=np.float64)
+    for left, right in (layout.shoulders, layout.hips):
+        across += (first[:, right] - first[:, left]).mean(axis=0)
+    return float(np.arctan2(across[2], across[0]))
+
+
+def align_heading(clip_MTVC: Clip, layout: SkeletonLayout) -> Clip:
+    """Turn all bodies about the vertical so that the first body's left-to-right axis is +x."""
+    angle = heading(clip_MTVC, layout)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    # Rows are right-multiplied: (x, z) -> (x cos + z sin, z cos - x sin).
+    turn = np.array([[cosine, 0, -sine], [0, 1, 0], [sine, 0, cosine]], dtype=np.float32)
+    return np.asarray(clip_MTVC @ turn, dtype=np.float32)
+
+
+def body_size(clip_MTVC: Clip, layout: SkeletonLayout) -> float:
+    """Root-mean-square distance in metres of the joints from the first body's own root."""
+    offset = clip_MTVC[0] - clip_MTVC[0, :, layout.center : layout.center + 1]
+    return float(np.sqrt((offset.astype(np.float64) ** 2).sum(axis=-1).mean()))
+
+
+def normalize_clip(
+    clip_MTVC: Clip, layout: SkeletonLayout, *, center: bool, align_yaw: bool, size: bool
+) -> Clip:
+    """Apply the chosen normalisations in the order centre, heading, size.
+
+    Args:
+        clip_MTVC: One clip.
+        layout: Its joints.
+        center: Subtract the first root.
+        align_yaw: Turn the clip to face the sensor.
+        size: Divide by the body size.
+
+    Returns:
+        The clip as float32, same shape; bodies that are all zero stay zero.
+    """
+    present = (clip_MTVC != 0).any(axis=(1, 2, 3))
+    out = np.asarray(clip_MTVC, dtype=np.float32)
+    if center:
+        out = center_first_frame(out, layout)
+    if align_yaw:
+        out = align_heading(out, layout)
+    if size:
+        out = out / np.float32(max(body_size(out, layout), 1e-6))
+    return np.where(present[:, None, None, None], out, np.float32(0))

@@ -1,0 +1,107 @@
+"""Features of whole clips from a frozen encoder, pooled in the ways the protocols use.
+
+Shapes: B clips, M bodies, S segments, V joints, N = S*V tokens, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sjepa_fast.config import TrainConfig
+from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.evaluation.knn import center_features, knn_predict, standardize_features
+from sjepa_fast.models.embed import tubelets
+from sjepa_fast.runtime.device import autocast
+
+Pool = Literal["mean", "joint", "full"]
+
+
+def pool_tokens(features_BMND: Tensor, pool: Pool, joints: int) -> Tensor:
+    """Average over persons, then pool tokens.
+
+    mean: over segments and joints, (B, D), the papers' pooling (method 6.1); joint: over
+    segments, (B, V*D); full: none, (B, N*D). Absent persons are averaged in, as in MAMP.
+    """
+    tokens = features_BMND.mean(dim=1)
+    if pool == "mean":
+        return tokens.mean(dim=1)
+    if pool == "joint":
+        batch, count, width = tokens.shape
+        return tokens.view(batch, count // joints, joints, width).mean(dim=1).flatten(1)
+    return tokens.flatten(1)
+
+
+@torch.no_grad()
+def clip_features(
+    encoder: nn.Module,
+    clips: ResidentClips,
+    ids: Tensor,
+    config: TrainConfig,
+    dtype: torch.dtype,
+    pools: tuple[Pool, ...],
+    batch: int = 256,
+) -> dict[Pool, Tensor]:
+    """Encode clips (centred evaluation crop, no augmentation, no mask) and pool the tokens.
+
+    Args:
+        encoder: Target or view encoder.
+        clips: The resident store.
+        ids: Clip ids, int64, on the device.
+        config: Crop and token settings.
+        dtype: Compute precision; features come back as float32.
+        pools: Poolings wanted.
+        batch: Clips a forward pass.
+
+    Returns:
+        One (len(ids), features) tensor for each pooling.
+    """
+    joints = clips.layout.num_joints
+    parts: dict[Pool, list[Tensor]] = {pool: [] for pool in pools}
+    for chunk in ids.split(batch):
+        x = clips.eval_crop(chunk, config.data)
+        with autocast(x.device, dtype):
+            tokens = encoder(tubelets(x.flatten(0, 1), config.model.segment_length))
+        tokens = tokens.float().view(*x.shape[:2], *tokens.shape[1:])
+        for pool in pools:
+            parts[pool].append(pool_tokens(tokens, pool, joints))
+    return {pool: torch.cat(chunks) for pool, chunks in parts.items()}
+
+
+@torch.no_grad()
+def raw_features(clips: ResidentClips, ids: Tensor, config: TrainConfig) -> Tensor:
+    """Coordinates of the evaluation crop as features, (len(ids), M*T*V*C): the floor to beat."""
+    return torch.cat([clips.eval_crop(c, config.data).flatten(1) for c in ids.split(256)])
+
+
+def scale_features(
+    train: Tensor, test: Tensor, scaling: Literal["none", "fitted"], pool: Pool | Literal["raw"]
+) -> tuple[Tensor, Tensor]:
+    """Scale features by statistics of the training part.
+
+    none leaves them; fitted standardises pooled features and only centres un-pooled ones and
+    raw coordinates, where a division by tiny deviations would amplify noise.
+    """
+    if scaling == "none":
+        return train, test
+    if pool in ("full", "raw"):
+        return center_features(train, test)
+    return standardize_features(train, test)
+
+
+def nearest_neighbour(
+    encoder: nn.Module,
+    clips: ResidentClips,
+    train_ids: Tensor,
+    test_ids: Tensor,
+    config: TrainConfig,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Predict the labels of test clips by cosine 1-NN over the configured online pooling."""
+    pool = config.eval.online_pool
+    train = clip_features(encoder, clips, train_ids, config, dtype, (pool,))[pool]
+    test = clip_features(encoder, clips, test_ids, config, dtype, (pool,))[pool]
+    train, test = scale_features(train, test, config.eval.knn_scaling, pool)
+    return knn_predict(train, clips.labels_N[train_ids], test, k=1)

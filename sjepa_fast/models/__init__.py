@@ -1,0 +1,1 @@
+"""Tubelet embedding, the vanilla transformer encoder and the packed predictor."""

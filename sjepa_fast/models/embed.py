@@ -1,0 +1,76 @@
+"""Tubelet embedding: a clip cut into (segment x joint) tokens, plus factored positions.
+
+Shapes: B sequences, T frames, V joints, C coordinates, S segments, N = S*V tokens (index
+segment*V + joint), l frames a segment, P = l*C numbers a token, K kept tokens, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sjepa_fast.models.transformer import learned_table
+
+
+def tubelets(x_BTVC: Tensor, segment_length: int) -> Tensor:
+    """Cut a clip into tubelets: (B, T, V, C) -> (B, S*V, l*C), numbers ordered (frame, coord).
+
+    Source: method section 2; l divides T (checked where the configuration is read).
+    """
+    batch, frames, joints, coords = x_BTVC.shape
+    segments = frames // segment_length
+    x = x_BTVC.view(batch, segments, segment_length, joints, coords)
+    return x.transpose(2, 3).reshape(batch, segments * joints, segment_length * coords)
+
+
+class TubeletEmbed(nn.Module):
+    """Linear map of a tubelet to D numbers plus temporal and spatial positions.
+
+    embed(x)[n] = W x[n] + b + temporal[n // V] + spatial[n % V] (S-JEPA keeps the two tables
+    apart). An optional fixed whitening (x - mean) @ matrix goes first; it is fitted on the
+    training data (`data.whiten`, our choice for small sets) and travels with the weights.
+
+    Args:
+        segments: S, number of time segments.
+        joints: V, number of joints.
+        token_size: P, numbers in a tubelet.
+        width: D.
+        whiten: Whether the whitening buffers exist.
+    """
+
+    def __init__(
+        self, segments: int, joints: int, token_size: int, width: int, *, whiten: bool
+    ) -> None:
+        super().__init__()
+        self.joints = joints
+        self.proj = nn.Linear(token_size, width)
+        self.temporal = learned_table(segments, width)
+        self.spatial = learned_table(joints, width)
+        self.whiten = whiten
+        if whiten:
+            self.register_buffer("whiten_mean", torch.zeros(token_size))
+            self.register_buffer("whiten_matrix", torch.eye(token_size))
+
+    def forward(self, tubelets_BNP: Tensor, ids_keep_BK: Tensor | None = None) -> Tensor:
+        """Embed all tokens, or only the kept ones so that masked tokens cost nothing.
+
+        Args:
+            tubelets_BNP: All N tubelets of each sequence.
+            ids_keep_BK: Token ids to embed, or None for all N in order.
+
+        Returns:
+            (B, K, D) or (B, N, D).
+        """
+        if ids_keep_BK is None:
+            position = (self.temporal[:, None] + self.spatial[None]).flatten(0, 1)
+            x = tubelets_BNP
+        else:
+            position = self.temporal[ids_keep_BK // self.joints]
+            position = position + self.spatial[ids_keep_BK % self.joints]
+            index = ids_keep_BK.unsqueeze(-1).expand(-1, -1, tubelets_BNP.shape[-1])
+            x = tubelets_BNP.gather(1, index)
+        if self.whiten:
+            mean, matrix = self.get_buffer("whiten_mean"), self.get_buffer("whiten_matrix")
+            x = (x - mean) @ matrix
+        out: Tensor = self.proj(x) + position
+        return out

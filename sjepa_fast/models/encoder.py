@@ -1,0 +1,61 @@
+"""The skeleton transformer: view encoder on visible tokens, target encoder on all of them.
+
+Shapes: B sequences (clips x bodies), N = S*V tokens, P numbers a token, K kept tokens, D width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from sjepa_fast.models.embed import TubeletEmbed
+from sjepa_fast.models.transformer import Block, init_weights
+
+
+class SkeletonTransformer(nn.Module):
+    """Tubelet embedding, `depth` pre-norm blocks, final LayerNorm; no class token.
+
+    Source: method section 3.5. With the paper's sizes (S 30, V 25, P 12, D 256, 8 blocks) it
+    has 6,336,000 parameters.
+
+    Args:
+        segments: S, time segments of a clip.
+        joints: V.
+        token_size: P = frames a segment x coordinates.
+        width: D.
+        depth: Number of blocks.
+        heads: Attention heads.
+        whiten: Whether tokens pass a fixed whitening first.
+    """
+
+    def __init__(
+        self,
+        segments: int,
+        joints: int,
+        token_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        whiten: bool = False,
+    ) -> None:
+        super().__init__()
+        self.embed = TubeletEmbed(segments, joints, token_size, width, whiten=whiten)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        init_weights(self)
+
+    def forward(self, tubelets_BNP: Tensor, ids_keep_BK: Tensor | None = None) -> Tensor:
+        """Encode the kept tokens, or all of them.
+
+        Args:
+            tubelets_BNP: Tubelets of whole sequences.
+            ids_keep_BK: Visible token ids, or None for the unmasked clip.
+
+        Returns:
+            Features (B, K, D), in the order of `ids_keep_BK`, or (B, N, D).
+        """
+        x = self.embed(tubelets_BNP, ids_keep_BK)
+        for block in self.blocks:
+            x = block(x)
+        out: Tensor = self.norm(x)
+        return out

@@ -1,0 +1,60 @@
+"""Pre-norm transformer block shared by the encoders and the predictor.
+
+Shapes: B sequences (clips x bodies), N tokens, D width, H heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from sjepa_kernels import attention
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """One pre-norm block: x += Attn(LN x), then x += MLP(LN x) (method: all four papers).
+
+    Args:
+        width: Token width D.
+        heads: Attention heads; must divide the width.
+        mlp_ratio: Hidden width of the MLP over D.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        hidden = int(width * mlp_ratio)
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """Return the block's output, same shape as the input (B, N, D)."""
+        batch, tokens, width = x_BND.shape
+        qkv = self.qkv(self.norm1(x_BND)).view(batch, tokens, 3, self.heads, width // self.heads)
+        q_BHND, k_BHND, v_BHND = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed_BHND = attention(q_BHND, k_BHND, v_BHND)
+        x_BND = x_BND + self.proj(mixed_BHND.transpose(1, 2).reshape(batch, tokens, width))
+        hidden = torch.nn.functional.gelu(self.fc1(self.norm2(x_BND)))
+        out: Tensor = x_BND + self.fc2(hidden)
+        return out
+
+
+def init_weights(module: nn.Module) -> None:
+    """Initialise in place as MAMP does: Linear Xavier-uniform with zero bias, LayerNorm 1 and 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.LayerNorm):
+            nn.init.ones_(part.weight)
+            nn.init.zeros_(part.bias)
+
+
+def learned_table(rows: int, width: int) -> nn.Parameter:
+    """Return a (rows, width) learned table, truncated normal with std 0.02."""
+    table = nn.Parameter(torch.empty(rows, width))
+    nn.init.trunc_normal_(table, std=0.02)
+    return table

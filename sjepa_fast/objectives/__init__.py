@@ -1,0 +1,1 @@
+"""Masking, the EMA momentum schedule and the training objectives."""

@@ -1,0 +1,80 @@
+"""What every finished run leaves to look at: kNN before and after, and three pictures."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+from sjepa_fast.config import TrainConfig
+from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.data.store import Store
+from sjepa_fast.evaluation.features import nearest_neighbour
+from sjepa_fast.evaluation.metrics import confusion_matrix
+from sjepa_fast.objectives.sjepa import SJEPA, make_step_input
+from sjepa_fast.runtime.files import write_json
+from sjepa_fast.runtime.logging import read_metrics
+from sjepa_fast.viz.confusion import plot_confusion
+from sjepa_fast.viz.curves import plot_curves
+from sjepa_fast.viz.skeleton import plot_clip_mask
+
+
+def draw_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> None:
+    """Picture the first training clip with the mask that step 0 would give it."""
+    device = clips.joints_RVC.device
+    ids = torch.from_numpy(store.ids(config.data.split, "train")[:1]).to(device)
+    clip = clips.eval_crop(ids, config.data)
+    seed = torch.tensor(config.seed, device=device)
+    inputs = make_step_input(clip, ids, seed, torch.zeros_like(seed), config, store.layout)
+    masked = torch.zeros(inputs.clip_BNP.shape[:2], dtype=torch.bool, device=device)
+    masked.scatter_(1, inputs.ids_mask_BQ, True)
+    bodies = int(clips.bodies_N[ids[0]])
+    plot_clip_mask(
+        clip[0, :bodies].cpu().numpy(),
+        store.layout,
+        masked[:bodies].view(bodies, -1, store.layout.num_joints).cpu().numpy(),
+        config.run / "mask.png",
+        title=f"{store.names[int(ids[0])]}: {100 * config.mask.ratio:.0f} % of tokens masked",
+        segment_length=config.model.segment_length,
+    )
+
+
+def write_report(
+    config: TrainConfig, store: Store, clips: ResidentClips, model: SJEPA, dtype: torch.dtype
+) -> list[str]:
+    """Score the target encoder and write the run's pictures.
+
+    Args:
+        config: The run's configuration.
+        store: The data.
+        clips: The data on the device.
+        model: The trained objective.
+        dtype: Compute precision.
+
+    Returns:
+        Lines to print: the score before and after, and where the pictures are.
+    """
+    device = clips.joints_RVC.device
+    plot_curves(read_metrics(config.run), config.run / "curves.png")
+    draw_mask(config, store, clips)
+    lines = [f"pictures: {config.run}/curves.png, {config.run}/mask.png"]
+    test = torch.from_numpy(store.ids(config.data.split, "test")).to(device)
+    if len(test) == 0:
+        return lines
+    train = torch.from_numpy(store.ids(config.data.split, "train")).to(device)
+    labels = clips.labels_N[test]
+    train = train[: config.log.knn_clips]
+    guess = nearest_neighbour(model.target_encoder, clips, train, test, config, dtype)
+    after = 100 * (guess == labels).float().mean().item()
+    before = json.loads((config.run / "results" / "knn-before.json").read_text())["top1"]
+    matrix = confusion_matrix(guess, labels, len(store.class_names))
+    plot_confusion(
+        matrix, store.class_names, config.run / "confusion.png", title=f"1-NN, {after:.1f} %"
+    )
+    result = {"pool": config.eval.online_pool, "before": before, "after": after}
+    write_json(config.run / "results" / "knn-before-after.json", result)
+    return [
+        f"kNN ({config.eval.online_pool} pooling, {config.data.split}): {before:.1f} % with the "
+        f"random initialisation, {after:.1f} % after training",
+        lines[0] + f", {config.run}/confusion.png",
+    ]

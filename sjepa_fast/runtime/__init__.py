@@ -1,0 +1,1 @@
+"""Devices, schedules, checkpoints and logs of a training run."""

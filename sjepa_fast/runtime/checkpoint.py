@@ -1,0 +1,115 @@
+"""Checkpoints: `model.safetensors` for the weights, `state.pt` for what resuming needs.
+
+All randomness is counter-based, so the step is all there is to know about it.
+"""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from sjepa_fast.errors import InputError
+from sjepa_fast.runtime.files import new_folder
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint folder."""
+
+    path: Path
+    step: int
+
+
+def list_checkpoints(run: Path) -> list[Checkpoint]:
+    """Return the complete checkpoints of a run, oldest first."""
+    folders = sorted((run / "checkpoints").glob("step-*"))
+    return [Checkpoint(path, int(path.name.removeprefix("step-"))) for path in folders]
+
+
+def latest_checkpoint(run: Path) -> Checkpoint:
+    """Return the newest checkpoint of a run.
+
+    Args:
+        run: Run folder.
+
+    Returns:
+        The newest complete checkpoint.
+
+    Raises:
+        InputError: If the run has none.
+    """
+    found = list_checkpoints(run)
+    if not found:
+        raise InputError("run", f"{run} has no checkpoint", "train first, or name another run")
+    return found[-1]
+
+
+def save_checkpoint(
+    run: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int
+) -> Checkpoint:
+    """Write a checkpoint atomically, then drop all but the newest `keep`.
+
+    Args:
+        run: Run folder.
+        step: Steps done.
+        model: The objective with all its networks and buffers.
+        optimizer: Its optimiser.
+        keep: Checkpoints that stay.
+
+    Returns:
+        The checkpoint written.
+    """
+    path = run / "checkpoints" / f"step-{step:08d}"
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    with new_folder(path) as folder:
+        safetensors.torch.save_file(weights, folder / "model.safetensors")
+        torch.save({"step": step, "optimizer": optimizer.state_dict()}, folder / "state.pt")
+    for old in list_checkpoints(run)[:-keep]:
+        shutil.rmtree(old.path)
+    return Checkpoint(path, step)
+
+
+def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Load a checkpoint's weights into the objective that wrote them.
+
+    Args:
+        checkpoint: Where they are.
+        model: The objective; every tensor must be there with the same shape.
+
+    Raises:
+        InputError: If the file is damaged or belongs to another configuration.
+    """
+    path = checkpoint.path / "model.safetensors"
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except (OSError, safetensors.SafetensorError, RuntimeError) as error:
+        raise InputError(
+            "run", f"{path}: {error}", "use a checkpoint of this configuration, undamaged"
+        ) from error
+
+
+def load_state(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+    """Load the optimiser's state; nothing in the file can run code.
+
+    Args:
+        checkpoint: Where it is.
+        optimizer: The optimiser to fill.
+
+    Raises:
+        InputError: If the file is damaged.
+    """
+    path = checkpoint.path / "state.pt"
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        optimizer.load_state_dict(state["optimizer"])
+    except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise InputError(
+            "resume", f"{path}: {error}", "delete that checkpoint folder to resume an older one"
+        ) from error

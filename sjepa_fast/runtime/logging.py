@@ -1,0 +1,140 @@
+"""What a run leaves behind while it trains: a live line, `metrics.jsonl` and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from sjepa_fast._version import __version__
+from sjepa_fast.runtime.files import write_text
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """Return the rows of a run's `metrics.jsonl`, oldest first."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def environment(device: torch.device, dtype: torch.dtype, reason: str) -> dict[str, object]:
+    """Describe versions, device and source state, for `env.json`."""
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "sjepa_fast": __version__,
+        "git": git.stdout.strip() or None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "device": str(device),
+        "gpu": gpu,
+        "threads": torch.get_num_threads(),
+        "dtype": str(dtype).removeprefix("torch."),
+        "dtype_reason": reason,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+class RunLog:
+    """Writer of a run's rows; a continued run drops the rows of steps it will do again.
+
+    Args:
+        run: Run folder.
+        start_step: Rows at or above this step are from a lost tail and are removed.
+        tensorboard: Also write TensorBoard events.
+    """
+
+    def __init__(self, run: Path, start_step: int, *, tensorboard: bool) -> None:
+        kept = [row for row in read_metrics(run) if row["step"] <= start_step]
+        path = run / "metrics.jsonl"
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self.file = path.open("a", encoding="utf-8")
+        self.console = Console(stderr=False)
+        self.live: Live | None = None
+        self.board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # slow import, only when wanted
+
+            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step)
+
+    def __enter__(self) -> RunLog:
+        """Start the live line where the output is a terminal."""
+        if self.console.is_terminal:
+            self.live = Live(Text(""), console=self.console, refresh_per_second=4)
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the live line and close the files."""
+        if self.live is not None:
+            self.live.stop()
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+    def row(self, step: int, values: dict[str, float]) -> None:
+        """Append one row of metrics."""
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        self.file.flush()
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+
+    def line(self, text: str) -> None:
+        """Show the current state: in place on a terminal, one line each elsewhere."""
+        if self.live is not None:
+            self.live.update(Text(text))
+        else:
+            print(text, flush=True)
+
+    def note(self, text: str) -> None:
+        """Print a line that stays."""
+        if self.live is not None:
+            self.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, flush=True)
+
+
+def progress_line(step: int, total: int, values: dict[str, float], left_seconds: float) -> str:
+    """Format the live line from the newest metrics; figures not yet measured are left out."""
+    parts = [f"step {step}/{total}"]
+    for key, label, form in (
+        ("loss", "loss", ".3f"),
+        ("lr", "lr", ".2e"),
+        ("momentum", "ema", ".5f"),
+        ("effective_rank", "rank", ".1f"),
+        ("target_entropy", "H(target)", ".2f"),
+        ("knn", "kNN", ".1f"),
+        ("clips_per_second", "clips/s", ".0f"),
+        ("ms_per_step", "ms/step", ".1f"),
+        ("gpu_mb", "GPU MB", ".0f"),
+    ):
+        if key in values:
+            parts.append(f"{label} {values[key]:{form}}")
+    eta = time.strftime("%H:%M:%S", time.gmtime(left_seconds))
+    return " | ".join([*parts, f"ETA {eta}"])

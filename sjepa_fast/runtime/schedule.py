@@ -1,0 +1,44 @@
+"""Per-step schedules of learning rate and EMA momentum; plain functions of the step."""
+
+from __future__ import annotations
+
+import math
+
+
+def learning_rate(step: int, total: int, warmup: int, peak: float, end: float) -> float:
+    """Learning rate of a step: linear 0 -> peak over the warm-up, then cosine to end.
+
+    Source: method section 3.6 (per-iteration update, absolute values).
+
+    Args:
+        step: Zero-based step.
+        total: Steps of the whole run.
+        warmup: Warm-up steps.
+        peak: Rate at the end of the warm-up.
+        end: Rate after the last step.
+
+    Returns:
+        The rate to use in this step.
+    """
+    if step < warmup:
+        return peak * step / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    return end + (peak - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def ema_momentum(step: int, total: int, start: float, end: float) -> float:
+    """EMA momentum of a step: lambda(t) = end - (end - start) (cos(pi t / T) + 1) / 2.
+
+    Source: method section 3.6; 0.9999 -> 1.0 over the whole run.
+
+    Args:
+        step: Zero-based step.
+        total: Steps of the whole run.
+        start: Momentum at step 0.
+        end: Momentum after the last step.
+
+    Returns:
+        The momentum to use in this step.
+    """
+    progress = min(1.0, step / max(1, total))
+    return end - (end - start) * (math.cos(math.pi * progress) + 1.0) / 2.0

@@ -1,0 +1,295 @@
+"""`python -m sjepa_fast.train`: pre-train S-JEPA, one readable loop from data to scored run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from sjepa_kernels import EmaPlan, update_center_
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sjepa_fast import cli
+from sjepa_fast.config import TrainConfig, validate, validate_tokens
+from sjepa_fast.config_io import check_resumable, parse_train, read_config, to_yaml
+from sjepa_fast.data.augment import CROP, clip_uniforms
+from sjepa_fast.data.loader import ResidentClips, epoch_order, load_resident
+from sjepa_fast.data.store import Store, open_store
+from sjepa_fast.data.synthetic import write_synthetic_store
+from sjepa_fast.data.whiten import fit_whitening
+from sjepa_fast.errors import InputError
+from sjepa_fast.evaluation.collapse import collapse_panel
+from sjepa_fast.evaluation.features import nearest_neighbour
+from sjepa_fast.models.embed import tubelets
+from sjepa_fast.objectives.sjepa import SJEPA, make_step_input
+from sjepa_fast.report import write_report
+from sjepa_fast.runtime.checkpoint import (
+    list_checkpoints,
+    load_state,
+    load_weights,
+    save_checkpoint,
+)
+from sjepa_fast.runtime.device import autocast, pick_device, pick_dtype
+from sjepa_fast.runtime.dist import World, connect, disconnect, environment_world
+from sjepa_fast.runtime.files import write_json, write_text
+from sjepa_fast.runtime.logging import RunLog, environment, progress_line
+from sjepa_fast.runtime.schedule import ema_momentum, learning_rate
+
+
+def open_data(config: TrainConfig, world: World) -> tuple[TrainConfig, Store]:
+    """Open the configured store, or the embedded synthetic one, which is made on first use."""
+    root = config.data.root
+    if root is None:
+        root = config.run.parent / "synthetic"
+        if world.leads and not (root / "store.json").exists():
+            write_synthetic_store(root)
+        world.barrier()
+        data = dataclasses.replace(config.data, root=root)
+        config = dataclasses.replace(config, data=data)
+    return config, open_store(root)
+
+
+def prepare_run(config: TrainConfig) -> None:
+    """Make the run folder and settle whether this start may write into it."""
+    try:
+        (config.run / "results").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError("run", f"{config.run}: {error.strerror}", "choose a writable folder")
+    written = config.run / "config.yaml"
+    if list_checkpoints(config.run):
+        if config.resume != "auto":
+            raise InputError(
+                "run",
+                f"{config.run} already holds a run",
+                "add --resume auto to continue it, or choose another --run",
+            )
+        check_resumable(config, read_config(written))
+    write_text(written, to_yaml(config))
+
+
+def build_model(
+    config: TrainConfig, clips: ResidentClips, train_ids: Tensor, device: torch.device
+) -> SJEPA:
+    """Initialise the networks from the seed, with the whitening fitted on training clips."""
+    torch.manual_seed(config.seed)
+    model = SJEPA(config, clips.layout).to(device)
+    if config.data.whiten > 0:
+        crops = [clips.eval_crop(ids, config.data) for ids in train_ids[:4096].split(256)]
+        bodies = torch.cat(crops).flatten(0, 1)
+        present = (bodies != 0).flatten(1).any(dim=1)
+        tokens = tubelets(bodies[present], config.model.segment_length).flatten(0, 1)
+        mean, matrix = fit_whitening(tokens, config.data.whiten)
+        for encoder in (model.view_encoder, model.target_encoder):
+            encoder.embed.get_buffer("whiten_mean").copy_(mean)
+            encoder.embed.get_buffer("whiten_matrix").copy_(matrix)
+    return model
+
+
+def build_optimizer(model: SJEPA, config: TrainConfig) -> torch.optim.AdamW:
+    """Fused AdamW; biases and norm weights are not decayed, positions and mask token are.
+
+    Source: method 3.6 (MAMP's grouping with an empty skip list).
+    """
+    decayed, free = [], []
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            # The mask token is one-dimensional here, and decayed like MAMP's (1, 1, D) one.
+            one_dimensional = weight.ndim == 1 and not name.endswith("mask_token")
+            (free if one_dimensional else decayed).append(weight)
+    optim = config.optim
+    groups = [
+        {"params": decayed, "weight_decay": optim.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(optim.beta1, optim.beta2), fused=True)
+
+
+def compile_blocks(model: SJEPA) -> None:
+    """Compile every transformer block; blocks of one shape share one compilation."""
+    for network in (model.view_encoder, model.target_encoder, model.predictor):
+        for block in network.blocks:
+            assert isinstance(block, nn.Module)
+            block.compile(dynamic=False)
+
+
+def run_lengths(config: TrainConfig, clips: int) -> tuple[int, int, int]:
+    """Return (steps an epoch, steps of the run, warm-up steps); the last part batch is dropped."""
+    per_epoch = clips // config.optim.batch_size
+    if per_epoch == 0:
+        raise InputError(
+            "optim.batch_size",
+            f"{config.optim.batch_size} is larger than the {clips} training clips",
+            f"use --optim.batch-size {clips} or less",
+        )
+    unit = per_epoch if config.optim.unit == "epochs" else 1
+    return per_epoch, config.optim.length * unit, config.optim.warmup * unit
+
+
+def train(config: TrainConfig) -> int:
+    """Train, checkpoint, score and picture one run.
+
+    Args:
+        config: The resolved configuration.
+
+    Returns:
+        0 when the run is complete, 130 when it was interrupted and saved.
+    """
+    validate(config)
+    world = environment_world()
+    device = pick_device(config.runtime, world.local_rank)
+    dtype, reason = pick_dtype(config.runtime, device)
+    connect(world, device)
+    config, store = open_data(config, world)
+    validate_tokens(config, store.layout.num_joints)
+    if config.optim.batch_size % world.size:
+        fix = f"choose a multiple of the {world.size} processes"
+        raise InputError("optim.batch_size", config.optim.batch_size, fix)
+    train_part = store.ids(config.data.split, "train")
+    test_part = store.ids(config.data.split, "test")
+    per_epoch, total, warmup = run_lengths(config, len(train_part))
+    clips = load_resident(store, config.data, device)
+    if world.leads:
+        prepare_run(config)
+    world.barrier()
+
+    train_ids = torch.from_numpy(train_part).to(device)
+    test_ids = torch.from_numpy(test_part).to(device)
+    model = build_model(config, clips, train_ids, device)
+    optimizer = build_optimizer(model, config)
+    knn_ids = train_ids[: config.log.knn_clips]
+
+    def score() -> float:
+        guess = nearest_neighbour(model.target_encoder, clips, knn_ids, test_ids, config, dtype)
+        return 100 * (guess == clips.labels_N[test_ids]).float().mean().item()
+
+    start, before = 0, math.nan
+    found = list_checkpoints(config.run)
+    if found:
+        start = found[-1].step
+        load_weights(found[-1], model)
+        load_state(found[-1], optimizer)
+    elif world.leads and len(test_part):
+        before = score()
+        write_json(config.run / "results" / "knn-before.json", {"top1": before})
+    if config.runtime.compile:
+        compile_blocks(model)
+    ema = EmaPlan(
+        list(model.target_encoder.parameters()), list(model.view_encoder.parameters())
+    )
+    objective: nn.Module = model
+    if world.size > 1:
+        objective = DistributedDataParallel(model, broadcast_buffers=False)
+
+    stop = asked = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal asked
+        asked = True
+
+    handlers = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+    seed = torch.tensor(config.seed, device=device)
+    step_tensor = torch.tensor(start, device=device)
+    share = config.optim.batch_size // world.size
+    loss_sum, logged_step = torch.zeros((), device=device), start
+    panel: dict[str, float] = {}
+    step, epoch = start, -1
+    order = train_ids
+    log = RunLog(config.run, start, tensorboard=config.log.tensorboard) if world.leads else None
+    if log is not None:
+        log.__enter__()
+        write_json(config.run / "env.json", environment(device, dtype, reason))
+        names = "\n".join(str(store.names[i]) for i in train_part)
+        write_text(config.run / "train_ids.txt", names + "\n")
+        log.note(
+            f"{store.name}: {len(train_part)} training clips, {total} steps of "
+            f"{config.optim.batch_size}; {device}, {str(dtype)[6:]} ({reason})"
+        )
+        if start:
+            log.note(f"resumed at step {start}")
+    began = clock = time.perf_counter()
+    while step < total and not stop:
+        if step // per_epoch != epoch:
+            epoch = step // per_epoch
+            order = torch.from_numpy(epoch_order(train_part, config.seed, epoch))
+            order = order.to(device, non_blocking=True)
+        first = step % per_epoch * config.optim.batch_size + world.rank * share
+        ids = order[first : first + share]
+
+        crop = clips.train_crop(ids, clip_uniforms(seed, step_tensor, ids, CROP, 2), config.data)
+        batch = make_step_input(crop, ids, seed, step_tensor, config, store.layout)
+        with autocast(device, dtype):
+            loss, center_sum, target = objective(batch)
+        loss.backward()
+        rate = learning_rate(step, total, warmup, config.optim.lr, config.optim.lr_end)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        limit = config.optim.clip_grad or math.inf
+        norm = nn.utils.clip_grad_norm_(model.parameters(), limit, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        momentum = ema_momentum(
+            step, total, config.objective.ema_start, config.objective.ema_end
+        )
+        ema.update_(momentum)
+        world.sum_(center_sum)
+        count = batch.ids_mask_BQ.numel() * world.size
+        update_center_(model.center, center_sum, count, config.objective.center_momentum)
+        loss_sum += loss.detach()
+        step += 1
+        step_tensor += 1
+
+        if step % config.log.every == 0 or step == total:
+            mean = world.sum_(loss_sum.clone()) / (world.size * (step - logged_step))
+            values = {"loss": mean.item(), "grad_norm": norm.item(), "lr": rate}
+            if not math.isfinite(values["loss"]):
+                raise FloatingPointError(f"loss is {values['loss']} at step {step}")
+            values["momentum"] = momentum
+            now = time.perf_counter()
+            seconds = (now - clock) / (step - logged_step)
+            values["ms_per_step"] = 1000 * seconds
+            values["clips_per_second"] = config.optim.batch_size / seconds
+            if device.type == "cuda":
+                values["gpu_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+            if log is not None and (step % config.log.panel_every == 0 or step == total):
+                panel = collapse_panel(target, model.center, config.objective.temp_target)
+                values |= panel
+            if log is not None and config.log.knn_every and step % config.log.knn_every == 0:
+                values["knn"] = score()
+            if log is not None:
+                log.row(step, values)
+                log.line(progress_line(step, total, panel | values, seconds * (total - step)))
+            loss_sum.zero_()
+            logged_step, clock = step, time.perf_counter()
+            if world.size > 1:
+                # One process may have been told to stop; all must leave at the same step.
+                stop = bool(world.sum_(torch.tensor(float(asked), device=device)).item())
+        if world.size == 1:
+            stop = asked
+        if log is not None and (step % config.checkpoint.every == 0 or step == total or stop):
+            save_checkpoint(config.run, step, model, optimizer, config.checkpoint.keep)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    if log is not None:
+        log.note(f"{step - start} steps in {time.perf_counter() - began:.1f} s")
+        log.__exit__(None, None, None)
+    if step == total and world.leads:
+        for line in write_report(config, store, clips, model, dtype):
+            print(line)
+    world.barrier()
+    disconnect(world)
+    return 130 if stop else 0
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Console entry: parse, train, exit with 0, 1, 2 (usage) or 130 (interrupted)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    cli.run_main(lambda: train(parse_train(arguments)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Crops from the packed ragged array against torch's own interpolation, clip by clip."""
+
+import numpy as np
+import pytest
+import torch
+from sjepa_fast.config import DataConfig
+from sjepa_fast.data.loader import ResidentClips, epoch_order
+from sjepa_fast.skeletons import KINECT20
+from torch.nn.functional import interpolate
+
+FRAMES = [1, 7, 40, 13]
+BODIES = [1, 2, 1, 2]
+
+
+@pytest.fixture
+def clips() -> tuple[ResidentClips, list[torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    arrays = [
+        torch.randn(m, t, 20, 3, generator=generator) for m, t in zip(BODIES, FRAMES, strict=True)
+    ]
+    rows = [m * t for m, t in zip(BODIES, FRAMES, strict=True)]
+    resident = ResidentClips(
+        joints_RVC=torch.cat([a.flatten(0, 1) for a in arrays]),
+        offsets_N=torch.tensor(np.cumsum([0, *rows[:-1]])),
+        frames_N=torch.tensor(FRAMES),
+        bodies_N=torch.tensor(BODIES),
+        labels_N=torch.zeros(4, dtype=torch.int64),
+        layout=KINECT20,
+        max_bodies=2,
+    )
+    return resident, arrays
+
+
+@pytest.mark.parametrize("frames", [5, 32, 120])
+def test_crop_resize_equals_torch_interpolate(clips, frames: int):
+    resident, arrays = clips
+    start, length = [0, 2, 5, 0], [1, 5, 30, 13]
+    out = resident.crop_resize(
+        torch.arange(4), torch.tensor(start), torch.tensor(length), frames
+    )
+    for i, clip in enumerate(arrays):
+        part = clip[:, start[i] : start[i] + length[i]]
+        flat = part.permute(0, 2, 3, 1).flatten(1, 2)
+        expected = interpolate(flat, size=frames, mode="linear", align_corners=False)
+        expected = expected.view(-1, 20, 3, frames).permute(0, 3, 1, 2)
+        torch.testing.assert_close(out[i, : BODIES[i]], expected, rtol=1e-5, atol=1e-5)
+        assert (out[i, BODIES[i] :] == 0).all()
+
+
+def test_train_crop_stays_inside_the_clip_and_has_the_least_length(clips):
+    resident, _ = clips
+    seen: list[tuple[int, int]] = []
+
+    class Spy(ResidentClips):
+        def crop_resize(self, ids_B, start_B, length_B, frames):
+            seen.extend(zip(start_B.tolist(), length_B.tolist(), strict=True))
+            return super().crop_resize(ids_B, start_B, length_B, frames)
+
+    spy = Spy(**{k: getattr(resident, k) for k in resident.__dataclass_fields__})
+    data = DataConfig(frames=8, crop_min=0.5, crop_min_frames=10)
+    for u in (0.0, 0.3, 0.999999):
+        for v in (0.0, 0.5, 0.999999):
+            spy.train_crop(torch.tensor([2]), torch.tensor([[u, v]]), data)
+    lengths = {length for _, length in seen}
+    assert all(0 <= s and s + n <= 40 and n >= 20 for s, n in seen)
+    assert min(lengths) == 20 and max(lengths) >= 39
+    spy.train_crop(torch.tensor([1]), torch.tensor([[0.0, 0.9]]), data)
+    assert seen[-1] == (0, 7), "a clip shorter than the least crop is kept whole"
+
+
+def test_eval_crop_is_centred(clips):
+    resident, arrays = clips
+    out = resident.eval_crop(torch.tensor([2]), DataConfig(frames=36, eval_crop=0.9))
+    torch.testing.assert_close(out[0, 0], arrays[2][0, 2:38])
+
+
+def test_epoch_order_is_a_permutation_fixed_by_seed_and_epoch():
+    ids = np.arange(100, 150)
+    first = epoch_order(ids, 0, 0)
+    assert sorted(first) == sorted(ids)
+    assert (first == epoch_order(ids, 0, 0)).all()
+    assert (first != epoch_order(ids, 0, 1)).any() and (first != epoch_order(ids, 1, 0)).any()

@@ -1,0 +1,128 @@
+"""The S-JEPA objective against a NumPy derivation, and its structural claims."""
+
+import numpy as np
+import pytest
+import torch
+from sjepa_fast.config import (
+    DataConfig,
+    MaskConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    TrainConfig,
+    ViewConfig,
+)
+from sjepa_fast.objectives.sjepa import SJEPA, make_step_input
+from sjepa_fast.skeletons import NTU25
+
+CONFIG = TrainConfig(
+    data=DataConfig(frames=8, bodies=2),
+    model=ModelConfig(segment_length=4, width=32, depth=1, heads=1, predictor_depth=1),
+)
+
+
+def clips(batch: int = 3) -> torch.Tensor:
+    return torch.randn(batch, 2, 8, 25, 3, generator=torch.Generator().manual_seed(1))
+
+
+def step_input(config: TrainConfig = CONFIG, x: torch.Tensor | None = None, step: int = 0):
+    x = clips() if x is None else x
+    ids = torch.arange(len(x))
+    return make_step_input(x, ids, torch.tensor(0), torch.tensor(step), config, NTU25)
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def test_loss_and_center_sum_match_numpy():
+    torch.manual_seed(0)
+    model = SJEPA(CONFIG, NTU25)
+    model.center.normal_()
+    batch = step_input()
+    loss, center_sum, target = model(batch)
+    with torch.no_grad():
+        visible = model.view_encoder(batch.view_BNP, batch.ids_keep_BK)
+        student = model.predictor(visible, batch.ids_keep_BK, batch.ids_mask_BQ).numpy()
+        teacher = model.target_encoder(batch.clip_BNP).numpy()
+    index = batch.ids_mask_BQ.numpy()
+    masked = np.take_along_axis(teacher, index[..., None], axis=1).astype(np.float64)
+    p2 = softmax((masked - model.center.numpy()) / 0.06)
+    log_p1 = np.log(softmax(student.astype(np.float64) / 0.1))
+    expected = -(p2 * log_p1).sum(axis=-1).mean()
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(center_sum.numpy(), masked.sum(axis=(0, 1)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(target.numpy(), teacher)
+
+
+def test_uniform_target_gives_at_least_log_width():
+    model = SJEPA(CONFIG, NTU25)
+    torch.nn.init.zeros_(model.target_encoder.norm.weight)
+    loss, _, _ = model(step_input())
+    assert loss.item() >= np.log(32) - 1e-6
+
+
+def test_gradients_reach_view_encoder_and_predictor_only():
+    model = SJEPA(CONFIG, NTU25)
+    loss, _, _ = model(step_input())
+    loss.backward()
+    for name, weight in model.named_parameters():
+        if name.startswith("target_encoder"):
+            assert weight.grad is None, name
+        else:
+            assert weight.grad is not None and weight.grad.abs().sum() > 0, name
+
+
+def test_target_encoder_sees_the_untransformed_clip_and_the_mask_ignores_the_view():
+    plain = step_input()
+    moved = step_input(TrainConfig(data=CONFIG.data, model=CONFIG.model, view=ViewConfig(1.0)))
+    assert torch.equal(plain.clip_BNP, moved.clip_BNP)
+    assert not torch.equal(plain.view_BNP, moved.view_BNP)
+    assert torch.equal(plain.ids_keep_BK, moved.ids_keep_BK)
+
+
+def test_masks_change_with_the_step_and_differ_between_bodies_and_clips():
+    first, second = step_input(step=0), step_input(step=1)
+    assert not torch.equal(first.ids_keep_BK, second.ids_keep_BK)
+    assert len({tuple(row.tolist()) for row in first.ids_keep_BK}) == 6
+
+
+def test_random_masking_ignores_motion():
+    config = TrainConfig(data=CONFIG.data, model=CONFIG.model, mask=MaskConfig(kind="random"))
+    still = torch.zeros_like(clips())
+    assert torch.equal(step_input(config).ids_keep_BK, step_input(config, still).ids_keep_BK)
+    assert not torch.equal(step_input().ids_keep_BK, step_input(x=still).ids_keep_BK)
+
+
+def test_zero_body_has_one_target_whatever_the_sample():
+    model = SJEPA(CONFIG, NTU25)
+    x = clips()
+    x[:, 1] = 0
+    _, _, target = model(step_input(x=x))
+    second = target.view(3, 2, *target.shape[1:])[:, 1]
+    torch.testing.assert_close(second[0], second[1])
+    torch.testing.assert_close(second[0], second[2])
+
+
+def test_duplicated_body_has_equal_targets():
+    model = SJEPA(CONFIG, NTU25)
+    x = clips()
+    x[:, 1] = x[:, 0]
+    _, _, target = model(step_input(x=x))
+    both = target.view(3, 2, *target.shape[1:])
+    torch.testing.assert_close(both[:, 0], both[:, 1])
+
+
+def test_target_layernorm_option_normalises_targets():
+    config = TrainConfig(
+        data=CONFIG.data, model=CONFIG.model, objective=ObjectiveConfig(target_norm="layernorm")
+    )
+    model = SJEPA(config, NTU25)
+    torch.nn.init.normal_(model.target_encoder.norm.weight)
+    _, _, target = model(step_input(config))
+    torch.testing.assert_close(
+        target.mean(dim=-1), torch.zeros(target.shape[:2]), atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(
+        target.var(dim=-1, unbiased=False), torch.ones(target.shape[:2]), atol=1e-3, rtol=0
+    )
