@@ -1,0 +1,22 @@
+"""Fused operations for joint-embedding predictive training: Triton, C++ and plain PyTorch."""
+
+from sjepa_kernels._dispatch import use
+from sjepa_kernels.attention import attention
+from sjepa_kernels.centered_ce import centered_softmax_cross_entropy, update_center_
+from sjepa_kernels.ema import EmaPlan, ema_update_
+from sjepa_kernels.philox import philox4x32, uniform
+from sjepa_kernels.tokens_pack import pack_tokens
+from sjepa_kernels.tokens_scatter import scatter_mask_tokens
+
+__all__ = [
+    "EmaPlan",
+    "attention",
+    "centered_softmax_cross_entropy",
+    "ema_update_",
+    "pack_tokens",
+    "philox4x32",
+    "scatter_mask_tokens",
+    "uniform",
+    "update_center_",
+    "use",
+]

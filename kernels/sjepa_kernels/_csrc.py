@@ -1,0 +1,35 @@
+"""Loads the optional C++ library that lies beside this file (see csrc/README.md)."""
+
+import ctypes
+import logging
+from pathlib import Path
+
+ABI_VERSION = 1
+
+
+def _load() -> ctypes.CDLL | None:
+    here = Path(__file__).parent
+    built = [*here.glob("_csrc*.so"), *here.glob("_csrc*.pyd")]
+    for path in sorted(built, key=lambda p: p.stat().st_mtime, reverse=True):
+        try:
+            library = ctypes.CDLL(str(path))
+            if library.sjepa_abi_version() == ABI_VERSION:
+                return library
+        except (OSError, AttributeError):
+            continue
+    return None
+
+
+LIBRARY = _load()
+_said = False
+
+
+def say_absent_once() -> None:
+    """Log, once a process, that CPU tensors take the slower PyTorch path."""
+    global _said
+    if not _said:
+        _said = True
+        logging.getLogger("sjepa_kernels").warning(
+            "the C++ kernels are not built; CPU tensors use the PyTorch reference "
+            "(reinstall with a C++ compiler to build them)"
+        )

@@ -1,0 +1,94 @@
+"""Softmax attention with a choice of backends.
+
+Shapes: B sequences, H heads, N tokens, d head width.
+"""
+
+import importlib
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from sjepa_kernels._checks import bad_type, bad_value, check_float
+
+BACKENDS = ("auto", "sdpa", "explicit", "xformers")
+
+
+def attention(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, *, backend: str = "auto") -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, differentiable.
+
+    "auto" is `scaled_dot_product_attention`, except for half precision on a CPU: there two batched
+    products around a softmax are faster while the scores fit the cache (`_explicit_is_faster`).
+
+    Args:
+        q_BHNd: Queries.
+        k_BHNd: Keys, (B, H, M, d).
+        v_BHNd: Values, (B, H, M, d).
+        backend: "auto", "sdpa", "explicit" (the scores are materialised) or "xformers"
+            (memory_efficient_attention; CUDA, half precision; needs the xformers extra).
+
+    Returns:
+        (B, H, N, d) in the dtype of the inputs.
+
+    Raises:
+        TypeError: An input is not floating point, or dtypes differ.
+        ValueError: Shapes do not fit, or the backend is unknown or cannot run here.
+    """
+    _check(q_BHNd, k_BHNd, v_BHNd)
+    if backend not in BACKENDS:
+        raise bad_value("backend", repr(backend), f"choose one of {', '.join(BACKENDS)}")
+    if backend == "xformers":
+        return _xformers(q_BHNd, k_BHNd, v_BHNd)
+    if backend == "explicit" or (backend == "auto" and _explicit_is_faster(q_BHNd, k_BHNd)):
+        return _explicit(q_BHNd, k_BHNd, v_BHNd)
+    return scaled_dot_product_attention(q_BHNd, k_BHNd, v_BHNd)
+
+
+def _explicit_is_faster(q_BHNd: Tensor, k_BHNd: Tensor) -> bool:
+    if q_BHNd.device.type != "cpu" or q_BHNd.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return q_BHNd.shape[2] * k_BHNd.shape[2] <= 512 * 512
+
+
+def _explicit(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
+    scores = (q_BHNd * q_BHNd.shape[-1] ** -0.5) @ k_BHNd.transpose(-2, -1)
+    return torch.softmax(scores, dim=-1) @ v_BHNd
+
+
+def _xformers(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
+    if q_BHNd.device.type != "cuda" or q_BHNd.dtype not in (torch.bfloat16, torch.float16):
+        raise bad_value(
+            "backend",
+            f"'xformers' with {q_BHNd.dtype} on {q_BHNd.device}",
+            'it needs half precision on CUDA; use "auto"',
+        )
+    try:
+        ops = importlib.import_module("xformers.ops")
+    except ImportError as error:
+        raise bad_value(
+            "backend",
+            f"'xformers' ({error})",
+            "pip install 'sjepa-fast[xformers]', or use \"auto\"",
+        ) from error
+    q, k, v = (x.transpose(1, 2) for x in (q_BHNd, k_BHNd, v_BHNd))
+    try:
+        mixed: Tensor = ops.memory_efficient_attention(q, k, v)
+    except NotImplementedError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise bad_value("backend", f"'xformers' ({reason})", 'use "auto"') from error
+    return mixed.transpose(1, 2)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
+    check_float("q", q)
+    if not (q.dtype == k.dtype == v.dtype):
+        raise bad_type("q, k, v", (q.dtype, k.dtype, v.dtype), "pass one dtype")
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.ndim != 4:
+            raise bad_value(name, tuple(x.shape), "expected (B, H, N, d)")
+    if k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
+        raise bad_value(
+            "q, k, v",
+            (tuple(q.shape), tuple(k.shape), tuple(v.shape)),
+            "batch, heads and head width must agree, and keys and values must pair up",
+        )
