@@ -3,11 +3,13 @@
 Shapes: B sequences, S segments, V joints, N = S*V tokens, K kept, Q masked, D width.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from sjepa_kernels._checks import bad_value, check_float, check_ids, check_same_device, check_shape
-from sjepa_kernels._triton import compute_dtype
+from sjepa_kernels._triton import compute_dtype, next_power_of_two
 
 
 def position_table(temporal_SD: Tensor, spatial_VD: Tensor, dtype: torch.dtype) -> Tensor:
@@ -19,6 +21,34 @@ def position_table(temporal_SD: Tensor, spatial_VD: Tensor, dtype: torch.dtype) 
 def working_dtype(visible: Tensor) -> torch.dtype:
     """Return the dtype in which a token op adds before it rounds to the visible tokens' dtype."""
     return compute_dtype(visible.dtype)
+
+
+def row_tiles(width: int) -> tuple[int, int]:
+    """Return (rows, columns) of a kernel's tile: about 2,048 numbers, whole rows where they fit."""
+    columns = min(max(next_power_of_two(width), 16), 256)
+    return 2048 // columns, columns
+
+
+def table_gradients(
+    position_ND: Tensor,
+    sizes: tuple[int, int],
+    needs: Sequence[bool],
+    dtypes: Sequence[torch.dtype],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of the temporal and spatial tables, of those that are needed.
+
+    Args:
+        position_ND: Gradient of the full table of positions.
+        sizes: (S, V).
+        needs: Whether each table needs one.
+        dtypes: Dtype of each table.
+    """
+    if not any(needs):
+        return None, None
+    grid = position_ND.view(*sizes, -1)
+    temporal = grid.sum(1).to(dtypes[0]) if needs[0] else None
+    spatial = grid.sum(0).to(dtypes[1]) if needs[1] else None
+    return temporal, spatial
 
 
 def check_tokens(

@@ -1,14 +1,19 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 """Visible tokens followed by mask tokens, each with its position: a grid that needs no scatter.
 
 Shapes: B sequences, S segments, V joints, N = S*V tokens, K kept, Q masked, D width.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
 from sjepa_kernels._dispatch import choose
-from sjepa_kernels._tokens import check_tokens, position_table, working_dtype
+from sjepa_kernels._library import Op
+from sjepa_kernels._tokens import check_tokens, position_table, row_tiles, working_dtype
+from sjepa_kernels._triton import INTERPRETED, TL_DTYPES, cdiv, compute_dtype, tl, triton
 
 
 def pack_tokens_ref(
@@ -25,6 +30,197 @@ def pack_tokens_ref(
     kept = visible_BKD + embedding(ids_keep_BK, position_ND)
     masked = mask_token_D + embedding(ids_mask_BQ, position_ND)
     return torch.cat([kept, masked], dim=1).to(visible_BKD.dtype)
+
+
+@triton.jit
+def _pack_forward_kernel(
+    visible, mask_token, ids_keep, ids_mask, temporal, spatial, out, K, Q, N, V, D,
+    COMPUTE: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    b = tl.program_id(0).to(tl.int64)
+    r = tl.program_id(1) * BR + tl.arange(0, BR)
+    d = tl.program_id(2) * BD + tl.arange(0, BD)
+    is_visible = r < K
+    inside = r < K + Q
+    keep = tl.load(ids_keep + b * K + r, mask=is_visible, other=0).to(tl.int64)
+    hide = tl.load(ids_mask + b * Q + (r - K), mask=inside & (r >= K), other=0).to(tl.int64)
+    token = tl.where(is_visible, keep, hide)
+    good = (token >= 0) & (token < N)
+    in_d = (d < D)[None, :]
+    row = (b * K + r)[:, None] * D + d[None, :]
+    kept = tl.load(visible + row, mask=is_visible[:, None] & in_d, other=0.0).to(COMPUTE)
+    hidden = tl.load(mask_token + d, mask=d < D, other=0.0).to(COMPUTE)
+    known = good[:, None] & in_d
+    time = tl.load(temporal + (token // V)[:, None] * D + d[None, :], mask=known, other=0.0)
+    joint = tl.load(spatial + (token % V)[:, None] * D + d[None, :], mask=known, other=0.0)
+    x = tl.where(is_visible[:, None], kept, hidden[None, :])
+    x += time.to(COMPUTE) + joint.to(COMPUTE)
+    x = tl.where(good[:, None], x, float("nan"))
+    place = out + (b * (K + Q) + r)[:, None] * D + d[None, :]
+    tl.store(place, x, mask=inside[:, None] & in_d)
+
+
+@triton.jit
+def _pack_backward_kernel(
+    grad, ids_keep, ids_mask, temporal_part, spatial_part, hidden_part, B, K, Q, S, V, D, chunk,
+    COMPUTE: tl.constexpr, UPCAST: tl.constexpr,
+    BT: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    part = tl.program_id(0).to(tl.int64)
+    t = tl.program_id(1) * BT + tl.arange(0, BT)
+    d = tl.program_id(2) * BD + tl.arange(0, BD)
+    in_d = (d < D)[None, :]
+    temporal = tl.zeros((BT, BD), COMPUTE)
+    spatial = tl.zeros((BT, BD), COMPUTE)
+    hidden = tl.zeros((BD,), COMPUTE)
+    for b in range(part * chunk, tl.minimum(part * chunk + chunk, B)):
+        for start in range(0, K + Q, BR):
+            r = start + tl.arange(0, BR)
+            inside = r < K + Q
+            keep = tl.load(ids_keep + b * K + r, mask=r < K, other=0).to(tl.int32)
+            hide = tl.load(ids_mask + b * Q + (r - K), mask=inside & (r >= K), other=0)
+            token = tl.where(r < K, keep, hide.to(tl.int32))
+            place = grad + (b * (K + Q) + r)[:, None] * D + d[None, :]
+            g = tl.load(place, mask=inside[:, None] & in_d, other=0.0)
+            if UPCAST:
+                g = g.to(COMPUTE)
+            # Rows of equal segment (or joint) are summed by a product with a 0/1 matrix: exact,
+            # free of atomics, and right for ids that repeat.
+            of_segment = ((token // V)[None, :] == t[:, None]).to(g.dtype)
+            of_joint = ((token % V)[None, :] == t[:, None]).to(g.dtype)
+            temporal = tl.dot(of_segment, g, temporal, input_precision="ieee", out_dtype=COMPUTE)
+            spatial = tl.dot(of_joint, g, spatial, input_precision="ieee", out_dtype=COMPUTE)
+            hidden += tl.sum(tl.where((r >= K)[:, None], g.to(COMPUTE), 0.0), axis=0)
+    place = (part * S + t)[:, None] * D + d[None, :]
+    tl.store(temporal_part + place, temporal, mask=(t < S)[:, None] & in_d)
+    place = (part * V + t)[:, None] * D + d[None, :]
+    tl.store(spatial_part + place, spatial, mask=(t < V)[:, None] & in_d)
+    first = (tl.program_id(1) == 0) & (d < D)
+    tl.store(hidden_part + part * D + d, hidden, mask=first)
+
+
+def _forward(
+    visible_BKD: Tensor,
+    mask_token_D: Tensor,
+    ids_keep_BK: Tensor,
+    ids_mask_BQ: Tensor,
+    position_temporal_SD: Tensor,
+    position_spatial_VD: Tensor,
+) -> Tensor:
+    batch, kept, width = visible_BKD.shape
+    masked = ids_mask_BQ.shape[1]
+    joints = position_spatial_VD.shape[0]
+    out = visible_BKD.new_empty(batch, kept + masked, width)
+    if out.numel():
+        rows, columns = row_tiles(width)
+        _pack_forward_kernel[(batch, cdiv(kept + masked, rows), cdiv(width, columns))](
+            visible_BKD.contiguous(),
+            mask_token_D.contiguous(),
+            ids_keep_BK.contiguous(),
+            ids_mask_BQ.contiguous(),
+            position_temporal_SD.contiguous(),
+            position_spatial_VD.contiguous(),
+            out,
+            kept,
+            masked,
+            position_temporal_SD.shape[0] * joints,
+            joints,
+            width,
+            COMPUTE=TL_DTYPES[compute_dtype(out.dtype)],
+            BR=rows,
+            BD=columns,
+        )
+    return out
+
+
+def _forward_fake(
+    visible_BKD: Tensor,
+    mask_token_D: Tensor,
+    ids_keep_BK: Tensor,
+    ids_mask_BQ: Tensor,
+    position_temporal_SD: Tensor,
+    position_spatial_VD: Tensor,
+) -> Tensor:
+    batch, kept, width = visible_BKD.shape
+    return visible_BKD.new_empty(batch, kept + ids_mask_BQ.shape[1], width)
+
+
+def _sums(
+    grad_BRD: Tensor, ids_keep_BK: Tensor, ids_mask_BQ: Tensor, segments: int, joints: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return sums of `grad` over rows: by segment (S, D), by joint (V, D), and where hidden (D,)."""
+    batch, rows, width = grad_BRD.shape
+    dtype = compute_dtype(grad_BRD.dtype)
+    # Enough programs to fill a large GPU; a function of the shapes alone, so sums repeat bitwise.
+    chunk = cdiv(max(batch, 1), min(max(batch, 1), 256))
+    parts = cdiv(batch, chunk)
+    temporal = grad_BRD.new_empty((parts, segments, width), dtype=dtype)
+    spatial = grad_BRD.new_empty((parts, joints, width), dtype=dtype)
+    hidden = grad_BRD.new_empty((parts, width), dtype=dtype)
+    if temporal.numel():
+        tile = 32
+        columns = min(row_tiles(width)[1], 64)
+        grid = (parts, cdiv(max(segments, joints), tile), cdiv(width, columns))
+        _pack_backward_kernel[grid](
+            grad_BRD.contiguous(),
+            ids_keep_BK.contiguous(),
+            ids_mask_BQ.contiguous(),
+            temporal,
+            spatial,
+            hidden,
+            batch,
+            ids_keep_BK.shape[1],
+            ids_mask_BQ.shape[1],
+            segments,
+            joints,
+            width,
+            chunk,
+            COMPUTE=TL_DTYPES[dtype],
+            UPCAST=INTERPRETED,
+            BT=tile,
+            BR=32,
+            BD=columns,
+        )
+    return temporal.sum(0), spatial.sum(0), hidden.sum(0)
+
+
+def _sums_fake(
+    grad_BRD: Tensor, ids_keep_BK: Tensor, ids_mask_BQ: Tensor, segments: int, joints: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    width, dtype = grad_BRD.shape[2], compute_dtype(grad_BRD.dtype)
+    return (
+        grad_BRD.new_empty((segments, width), dtype=dtype),
+        grad_BRD.new_empty((joints, width), dtype=dtype),
+        grad_BRD.new_empty(width, dtype=dtype),
+    )
+
+
+def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    _, mask_token, ids_keep, ids_mask, temporal, spatial = inputs
+    ctx.save_for_backward(ids_keep, ids_mask)
+    ctx.sizes = temporal.shape[0], spatial.shape[0]
+    ctx.dtypes = mask_token.dtype, temporal.dtype, spatial.dtype
+
+
+def _backward(ctx: Any, grad_BRD: Tensor) -> tuple[Tensor | None, ...]:
+    ids_keep, ids_mask = ctx.saved_tensors
+    needs_visible, needs_mask, _, _, needs_temporal, needs_spatial = ctx.needs_input_grad
+    visible = grad_BRD[:, : ids_keep.shape[1]] if needs_visible else None
+    if not (needs_mask or needs_temporal or needs_spatial):
+        return visible, None, None, None, None, None
+    temporal, spatial, hidden = _sums_op(grad_BRD, ids_keep, ids_mask, *ctx.sizes)
+    return (
+        visible,
+        hidden.to(ctx.dtypes[0]) if needs_mask else None,
+        None,
+        None,
+        temporal.to(ctx.dtypes[1]) if needs_temporal else None,
+        spatial.to(ctx.dtypes[2]) if needs_spatial else None,
+    )
+
+
+_sums_op = Op("pack_tokens_backward", _sums, _sums_fake)
+_op = Op("pack_tokens", _forward, _forward_fake, setup=_setup, backward=_backward)
 
 
 def pack_tokens(
@@ -67,8 +263,7 @@ def pack_tokens(
         position_temporal_SD,
         position_spatial_VD,
     )
-    choose(impl, visible_BKD.device)
-    return pack_tokens_ref(
+    args = (
         visible_BKD,
         mask_token_D,
         ids_keep_BK,
@@ -76,3 +271,7 @@ def pack_tokens(
         position_temporal_SD,
         position_spatial_VD,
     )
+    if choose(impl, visible_BKD.device) == "torch":
+        return pack_tokens_ref(*args)
+    out: Tensor = _op(*args)
+    return out

@@ -1,0 +1,78 @@
+"""Registration of fused ops with torch, and the short way around the dispatcher in eager mode.
+
+A registered op is `torch.library.custom_op` with a fake and an autograd formula, which is what
+`torch.compile` needs. In eager mode the dispatcher costs more than some kernels, so a call runs
+the body, or a plain `autograd.Function` around it, directly. (`triton_op` is not used: it cannot
+run under the Triton interpreter inside a compiled graph.)
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+NAMESPACE = "sjepa"
+
+
+class Op:
+    """One fused op. Call it with positional arguments only.
+
+    Args:
+        name: Registered as `sjepa::name`.
+        body: Computes the outputs; annotated, because the schema is inferred. Outputs never alias
+            inputs.
+        fake: Same signature; returns empty tensors of the right shape, dtype and device.
+        mutates: Names of the arguments the body writes to.
+        setup: `setup(ctx, inputs, output)`, saves what the backward reads.
+        backward: `backward(ctx, *grads)`, one gradient or None for each input.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        body: Callable[..., Any],
+        fake: Callable[..., Any],
+        *,
+        mutates: Iterable[str] = (),
+        setup: Callable[..., None] | None = None,
+        backward: Callable[..., Any] | None = None,
+    ) -> None:
+        self.body = body
+        definition = torch.library.custom_op(
+            f"{NAMESPACE}::{name}", body, mutates_args=tuple(mutates)
+        )
+        definition.register_fake(fake)
+        self.function: type[torch.autograd.Function] | None = None
+        if backward is not None:
+            assert setup is not None
+            definition.register_autograd(backward, setup_context=setup)
+            self.function = type(
+                name,
+                (torch.autograd.Function,),
+                {
+                    "forward": staticmethod(body),
+                    "setup_context": staticmethod(setup),
+                    "backward": staticmethod(once_differentiable(backward)),
+                },
+            )
+        self.registered = getattr(getattr(torch.ops, NAMESPACE), name).default
+
+    def __call__(self, *args: Any) -> Any:
+        """Run the op: through the dispatcher while compiling or faking, directly otherwise."""
+        if torch.compiler.is_compiling() or not all(map(_is_plain, args)):
+            return self.registered(*args)
+        if self.function is not None and torch.is_grad_enabled() and any(map(_needs_grad, args)):
+            return self.function.apply(*args)
+        return self.body(*args)
+
+
+def _is_plain(arg: object) -> bool:
+    """Whether an argument holds no tensor subclass (fake, functional), whose memory is not real."""
+    if isinstance(arg, torch.Tensor):
+        return type(arg) in (torch.Tensor, torch.nn.Parameter)
+    return not isinstance(arg, list) or all(map(_is_plain, arg))
+
+
+def _needs_grad(arg: object) -> bool:
+    return isinstance(arg, torch.Tensor) and arg.requires_grad
