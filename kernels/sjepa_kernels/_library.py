@@ -43,7 +43,7 @@ class Op:
             f"{NAMESPACE}::{name}", body, mutates_args=tuple(mutates)
         )
         definition.register_fake(fake)
-        self.function: type[torch.autograd.Function] | None = None
+        self.function: Any = None
         if backward is not None:
             assert setup is not None
             definition.register_autograd(backward, setup_context=setup)

@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """Visible tokens followed by mask tokens, each with its position: a grid that needs no scatter.
 
 Shapes: B sequences, S segments, V joints, N = S*V tokens, K kept, Q masked, D width.
@@ -148,8 +148,8 @@ def _forward_fake(
 def _sums(
     grad_BRD: Tensor, ids_keep_BK: Tensor, ids_mask_BQ: Tensor, segments: int, joints: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return sums of `grad` over rows: by segment (S, D), by joint (V, D), and where hidden (D,)."""
-    batch, rows, width = grad_BRD.shape
+    """Return sums of `grad` over rows: by segment, by joint, and where hidden."""
+    batch, _, width = grad_BRD.shape
     dtype = compute_dtype(grad_BRD.dtype)
     # Enough programs to fill a large GPU; a function of the shapes alone, so sums repeat bitwise.
     chunk = cdiv(max(batch, 1), min(max(batch, 1), 256))

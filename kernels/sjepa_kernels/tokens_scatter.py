@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """Visible tokens put back into the full grid, mask tokens elsewhere, positions added.
 
 Shapes: B sequences, S segments, V joints, N = S*V tokens, K kept, D width.
@@ -6,7 +6,6 @@ Shapes: B sequences, S segments, V joints, N = S*V tokens, K kept, D width.
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sjepa_kernels._dispatch import choose
