@@ -14,6 +14,7 @@ import tyro
 from torch import Tensor
 
 from sjepa_fast import cli
+from sjepa_fast.build import build_model
 from sjepa_fast.config import DataConfig, TrainConfig
 from sjepa_fast.config_io import read_config
 from sjepa_fast.data.loader import ResidentClips, load_resident
@@ -27,7 +28,6 @@ from sjepa_fast.evaluation.metrics import confusion_matrix, per_class_accuracy
 from sjepa_fast.runtime.checkpoint import Checkpoint, latest_checkpoint, load_weights
 from sjepa_fast.runtime.device import pick_device, pick_dtype
 from sjepa_fast.runtime.files import write_json
-from sjepa_fast.train import build_model
 from sjepa_fast.viz.confusion import plot_confusion
 
 

@@ -1,46 +1,48 @@
-"""Skeleton layouts: which joint is which, who is its parent, and what mirrors what.
-
-Your own layout takes ten lines:
-
-    >>> stick = SkeletonLayout(
-    ...     name="stick7",
-    ...     joints=("pelvis", "chest", "head", "hand_l", "hand_r", "foot_l", "foot_r"),
-    ...     parents=(0, 0, 1, 1, 1, 0, 0),
-    ...     swaps=((3, 4), (5, 6)),
-    ...     center=0,
-    ...     spine_top=1,
-    ...     shoulders=(3, 4),
-    ...     hips=(5, 6),
-    ... )
-    >>> stick.flip_permutation()
-    (0, 1, 2, 4, 3, 6, 5)
-
-Indices are 0-based. Coordinates in a store are metres with y up.
-"""
+"""Joint sets: which joints a skeleton has, how they connect, and which ones mirror each other."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from sjepa_fast.config import nearest
 from sjepa_fast.errors import InputError
 
 
 @dataclass(frozen=True)
 class SkeletonLayout:
-    """Joints of a skeleton and the roles that views and normalisations need.
+    """The joints of one skeleton format, 0-based, in the order of the data's joint axis.
+
+    Coordinates that go with a layout are metres in a right-handed frame with y up, so somebody
+    who faces the sensor has the own left side at smaller x.
+
+    A layout of your own (here a toy one) takes ten lines:
+
+    >>> stick = SkeletonLayout(
+    ...     name="stick",
+    ...     joints=("pelvis", "neck", "l_shoulder", "r_shoulder", "l_hip", "r_hip"),
+    ...     parents=(0, 0, 1, 1, 0, 0),
+    ...     swaps=((2, 3), (4, 5)),
+    ...     center=0,
+    ...     spine_top=1,
+    ...     shoulders=(2, 3),
+    ...     hips=(4, 5),
+    ... )
+    >>> stick.num_joints, stick.flip_permutation()
+    (6, (0, 1, 3, 2, 5, 4))
 
     Attributes:
-        name: Short name, stored with the data.
+        name: Short name; a store keeps the whole layout, so any name may be used.
         joints: Joint names.
         parents: Parent of each joint; the root is its own parent.
-        swaps: (left, right) pairs exchanged by a mirror.
-        center: Pelvis, or the joint that stands for it.
-        spine_top: Joint between the shoulders; spine_top - center is the body's own axis.
+        swaps: (left, right) pairs that trade places in a mirror image.
+        center: Pelvis or root joint, the origin of a centred clip.
+        spine_top: Mid-shoulder joint; the body's vertical axis is spine_top - center.
         shoulders: (left, right).
         hips: (left, right).
+
+    Raises:
+        InputError: If the values contradict each other.
     """
 
     name: str
@@ -54,26 +56,40 @@ class SkeletonLayout:
 
     def __post_init__(self) -> None:
         count = len(self.joints)
+        if not self.name or count == 0 or len(set(self.joints)) != count:
+            raise InputError("layout.joints", self.joints, "name every joint once")
         if len(self.parents) != count:
             fix = f"give one parent for each of the {count} joints"
-            raise InputError("layout.parents", f"{len(self.parents)} entries", fix)
-        used = [*self.parents, self.center, self.spine_top, *self.shoulders, *self.hips]
-        used += [joint for pair in self.swaps for joint in pair]
-        for joint in used:
-            if not 0 <= joint < count:
-                raise InputError("layout", f"joint {joint}", f"use indices 0..{count - 1}")
+            raise InputError("layout.parents", f"{len(self.parents)} values", fix)
+        for field, used in (
+            ("parents", self.parents),
+            ("swaps", tuple(joint for pair in self.swaps for joint in pair)),
+            ("center, spine_top", (self.center, self.spine_top)),
+            ("shoulders, hips", (*self.shoulders, *self.hips)),
+        ):
+            if any(not 0 <= joint < count for joint in used):
+                raise InputError(f"layout.{field}", used, f"use joints 0..{count - 1}")
+        self._check_tree()
         swapped = [joint for pair in self.swaps for joint in pair]
         if len(set(swapped)) != len(swapped):
-            raise InputError("layout.swaps", self.swaps, "name every joint at most once")
+            raise InputError("layout.swaps", self.swaps, "use each joint in one pair at most")
+        if self.center == self.spine_top:
+            raise InputError("layout.spine_top", self.spine_top, "name another joint than center")
+        for field, pair in (("shoulders", self.shoulders), ("hips", self.hips)):
+            if pair[0] == pair[1]:
+                raise InputError(f"layout.{field}", pair, "name a left and a right joint")
+
+    def _check_tree(self) -> None:
         roots = [joint for joint, parent in enumerate(self.parents) if joint == parent]
         if len(roots) != 1:
             raise InputError("layout.parents", f"roots {roots}", "make one joint its own parent")
-        for joint in range(count):
-            walked, here = 0, joint
-            while self.parents[here] != here:
-                here, walked = self.parents[here], walked + 1
-                if walked > count:
-                    raise InputError("layout.parents", f"cycle at joint {joint}", "make a tree")
+        for joint in range(self.num_joints):
+            ancestor = joint
+            for _ in range(self.num_joints):
+                ancestor = self.parents[ancestor]
+            if ancestor != roots[0]:
+                fix = f"lead every joint to the root {roots[0]}"
+                raise InputError("layout.parents", f"joint {joint} is in a loop", fix)
 
     @property
     def num_joints(self) -> int:
@@ -82,79 +98,117 @@ class SkeletonLayout:
 
     @property
     def bones(self) -> tuple[tuple[int, int], ...]:
-        """(child, parent) of every bone; the root has none."""
-        return tuple((j, p) for j, p in enumerate(self.parents) if j != p)
+        """The (child, parent) pairs, without the root's own."""
+        return tuple(
+            (child, parent) for child, parent in enumerate(self.parents) if child != parent
+        )
 
     def flip_permutation(self) -> tuple[int, ...]:
-        """Joint order after a mirror: `x[..., flip, :]` exchanges left and right."""
+        """Return the joint order of a mirror image: output joint j shows input joint p[j]."""
         order = list(range(self.num_joints))
         for left, right in self.swaps:
             order[left], order[right] = right, left
         return tuple(order)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the layout as plain values for a store's manifest."""
-        return dataclasses.asdict(self)
+        """Return the layout as plain values that JSON can hold."""
+        return asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> SkeletonLayout:
-        """Rebuild a layout from `to_dict`'s values, as JSON gives them back."""
-        return cls(
-            name=values["name"],
-            joints=tuple(values["joints"]),
-            parents=tuple(values["parents"]),
-            swaps=tuple((left, right) for left, right in values["swaps"]),
-            center=values["center"],
-            spine_top=values["spine_top"],
-            shoulders=(values["shoulders"][0], values["shoulders"][1]),
-            hips=(values["hips"][0], values["hips"][1]),
-        )
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> SkeletonLayout:
+        """Build a layout from what `to_dict` gave, also after a pass through JSON.
+
+        Args:
+            values: One entry per attribute.
+
+        Returns:
+            The layout.
+
+        Raises:
+            InputError: If entries are missing, unknown, of another type, or contradict each other.
+        """
+        try:
+            return SkeletonLayout(
+                **{
+                    **values,
+                    "joints": tuple(str(joint) for joint in values["joints"]),
+                    "parents": tuple(int(parent) for parent in values["parents"]),
+                    "swaps": tuple((int(left), int(right)) for left, right in values["swaps"]),
+                    "center": int(values["center"]),
+                    "spine_top": int(values["spine_top"]),
+                    "shoulders": _pair(values["shoulders"]),
+                    "hips": _pair(values["hips"]),
+                }
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            reason = f"{type(error).__name__} {error}"
+            raise InputError("layout", reason, "give every field of SkeletonLayout") from error
 
 
-_LIMBS = (
-    "shoulder_left elbow_left wrist_left hand_left shoulder_right elbow_right wrist_right "
-    "hand_right hip_left knee_left ankle_left foot_left hip_right knee_right ankle_right "
-    "foot_right"
-).split()
-_LIMB_SWAPS = ((4, 8), (5, 9), (6, 10), (7, 11), (12, 16), (13, 17), (14, 18), (15, 19))
+def _pair(values: Any) -> tuple[int, int]:
+    left, right = values
+    return int(left), int(right)
 
+
+# Kinect v2 (NTU RGB+D, PKU-MMD): joints and feeder bones of method.md 1.1, root at the shoulders.
 NTU25 = SkeletonLayout(
     name="ntu25",
     joints=(
-        *("spine_base", "spine_middle", "neck", "head"),
-        *_LIMBS,
-        *("spine_shoulders", "handtip_left", "thumb_left", "handtip_right", "thumb_right"),
+        *("spine_base", "spine_mid", "neck", "head"),
+        *("shoulder_left", "elbow_left", "wrist_left", "hand_left"),
+        *("shoulder_right", "elbow_right", "wrist_right", "hand_right"),
+        *("hip_left", "knee_left", "ankle_left", "foot_left"),
+        *("hip_right", "knee_right", "ankle_right", "foot_right"),
+        *("spine_shoulder", "hand_tip_left", "thumb_left", "hand_tip_right", "thumb_right"),
     ),
-    # Source: method 1.1; the bone (21, 21) of the 1-based list is the pelvis' place in this tree.
     parents=(
-        *(0, 0, 20, 2, 20, 4, 5, 6, 20, 8, 9, 10, 0, 12, 13, 14, 0, 16, 17, 18),
-        *(1, 22, 7, 24, 11),
+        *(1, 20, 20, 2),
+        *(20, 4, 5, 6),
+        *(20, 8, 9, 10),
+        *(0, 12, 13, 14),
+        *(0, 16, 17, 18),
+        *(20, 22, 7, 24, 11),
     ),
-    swaps=(*_LIMB_SWAPS, (21, 23), (22, 24)),
+    swaps=(
+        *((4, 8), (5, 9), (6, 10), (7, 11)),
+        *((12, 16), (13, 17), (14, 18), (15, 19)),
+        *((21, 23), (22, 24)),
+    ),
     center=0,
     spine_top=20,
     shoulders=(4, 8),
     hips=(12, 16),
 )
 
+# Kinect v1 (N-UCLA, UTKinect-Action3D, MSR Action3D after reordering).
 KINECT20 = SkeletonLayout(
     name="kinect20",
-    joints=("hip_center", "spine", "shoulder_center", "head", *_LIMBS),
+    joints=(
+        *("hip_center", "spine", "shoulder_center", "head"),
+        *("shoulder_left", "elbow_left", "wrist_left", "hand_left"),
+        *("shoulder_right", "elbow_right", "wrist_right", "hand_right"),
+        *("hip_left", "knee_left", "ankle_left", "foot_left"),
+        *("hip_right", "knee_right", "ankle_right", "foot_right"),
+    ),
     parents=(0, 0, 1, 2, 2, 4, 5, 6, 2, 8, 9, 10, 0, 12, 13, 14, 0, 16, 17, 18),
-    swaps=_LIMB_SWAPS,
+    swaps=((4, 8), (5, 9), (6, 10), (7, 11), (12, 16), (13, 17), (14, 18), (15, 19)),
     center=0,
     spine_top=2,
     shoulders=(4, 8),
     hips=(12, 16),
 )
 
+# OpenNI / NiTE (SBU Interaction, Florence 3D): there is no pelvis, so the torso is the centre.
 KINECT15 = SkeletonLayout(
     name="kinect15",
     joints=(
         *("head", "neck", "torso"),
         *("shoulder_left", "elbow_left", "hand_left"),
         *("shoulder_right", "elbow_right", "hand_right"),
-        *("hip_left", "knee_left", "foot_left", "hip_right", "knee_right", "foot_right"),
+        *("hip_left", "knee_left", "foot_left"),
+        *("hip_right", "knee_right", "foot_right"),
     ),
     parents=(1, 2, 2, 1, 3, 4, 1, 6, 7, 2, 9, 10, 2, 12, 13),
     swaps=((3, 6), (4, 7), (5, 8), (9, 12), (10, 13), (11, 14)),
@@ -164,22 +218,22 @@ KINECT15 = SkeletonLayout(
     hips=(9, 12),
 )
 
-LAYOUTS = {layout.name: layout for layout in (NTU25, KINECT20, KINECT15)}
+LAYOUTS = (NTU25, KINECT20, KINECT15)
 
 
 def layout_named(name: str) -> SkeletonLayout:
-    """Return a built-in layout.
+    """Return the layout with that name.
 
     Args:
-        name: ntu25, kinect20 or kinect15.
+        name: One of ntu25, kinect20, kinect15.
 
     Returns:
         The layout.
 
     Raises:
-        InputError: If there is none of that name.
+        InputError: With the nearest names.
     """
-    if name not in LAYOUTS:
-        close = difflib.get_close_matches(name, LAYOUTS, n=1) or list(LAYOUTS)
-        raise InputError("layout", name, f"nearest: {', '.join(close)}")
-    return LAYOUTS[name]
+    for layout in LAYOUTS:
+        if layout.name == name:
+            return layout
+    raise InputError("layout", name, nearest(name, [layout.name for layout in LAYOUTS]))

@@ -7,26 +7,19 @@ import math
 import signal
 import sys
 import time
-from pathlib import Path
 
 import torch
-from sjepa_kernels import EmaPlan, update_center_
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from sjepa_fast.data.synthetic import write_synthetic_store
+from sjepa_fast.evaluation.collapse import collapse_panel
 
 from sjepa_fast import cli
+from sjepa_fast.build import build_model, build_optimizer, compile_blocks
 from sjepa_fast.config import TrainConfig, validate, validate_tokens
 from sjepa_fast.config_io import check_resumable, parse_train, read_config, to_yaml
-from sjepa_fast.data.augment import CROP, clip_uniforms
 from sjepa_fast.data.loader import ResidentClips, epoch_order, load_resident
 from sjepa_fast.data.store import Store, open_store
-from sjepa_fast.data.synthetic import write_synthetic_store
-from sjepa_fast.data.whiten import fit_whitening
 from sjepa_fast.errors import InputError
-from sjepa_fast.evaluation.collapse import collapse_panel
 from sjepa_fast.evaluation.features import nearest_neighbour
-from sjepa_fast.models.embed import tubelets
-from sjepa_fast.objectives.sjepa import SJEPA, make_step_input
 from sjepa_fast.report import write_report
 from sjepa_fast.runtime.checkpoint import (
     list_checkpoints,
@@ -34,11 +27,12 @@ from sjepa_fast.runtime.checkpoint import (
     load_weights,
     save_checkpoint,
 )
-from sjepa_fast.runtime.device import autocast, pick_device, pick_dtype
+from sjepa_fast.runtime.device import pick_device, pick_dtype
 from sjepa_fast.runtime.dist import World, connect, disconnect, environment_world
 from sjepa_fast.runtime.files import write_json, write_text
 from sjepa_fast.runtime.logging import RunLog, environment, progress_line
 from sjepa_fast.runtime.schedule import ema_momentum, learning_rate
+from sjepa_fast.step import TrainStep
 
 
 def open_data(config: TrainConfig, world: World) -> tuple[TrainConfig, Store]:
@@ -70,51 +64,6 @@ def prepare_run(config: TrainConfig) -> None:
             )
         check_resumable(config, read_config(written))
     write_text(written, to_yaml(config))
-
-
-def build_model(
-    config: TrainConfig, clips: ResidentClips, train_ids: Tensor, device: torch.device
-) -> SJEPA:
-    """Initialise the networks from the seed, with the whitening fitted on training clips."""
-    torch.manual_seed(config.seed)
-    model = SJEPA(config, clips.layout).to(device)
-    if config.data.whiten > 0:
-        crops = [clips.eval_crop(ids, config.data) for ids in train_ids[:4096].split(256)]
-        bodies = torch.cat(crops).flatten(0, 1)
-        present = (bodies != 0).flatten(1).any(dim=1)
-        tokens = tubelets(bodies[present], config.model.segment_length).flatten(0, 1)
-        mean, matrix = fit_whitening(tokens, config.data.whiten)
-        for encoder in (model.view_encoder, model.target_encoder):
-            encoder.embed.get_buffer("whiten_mean").copy_(mean)
-            encoder.embed.get_buffer("whiten_matrix").copy_(matrix)
-    return model
-
-
-def build_optimizer(model: SJEPA, config: TrainConfig) -> torch.optim.AdamW:
-    """Fused AdamW; biases and norm weights are not decayed, positions and mask token are.
-
-    Source: method 3.6 (MAMP's grouping with an empty skip list).
-    """
-    decayed, free = [], []
-    for name, weight in model.named_parameters():
-        if weight.requires_grad:
-            # The mask token is one-dimensional here, and decayed like MAMP's (1, 1, D) one.
-            one_dimensional = weight.ndim == 1 and not name.endswith("mask_token")
-            (free if one_dimensional else decayed).append(weight)
-    optim = config.optim
-    groups = [
-        {"params": decayed, "weight_decay": optim.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(optim.beta1, optim.beta2), fused=True)
-
-
-def compile_blocks(model: SJEPA) -> None:
-    """Compile every transformer block; blocks of one shape share one compilation."""
-    for network in (model.view_encoder, model.target_encoder, model.predictor):
-        for block in network.blocks:
-            assert isinstance(block, nn.Module)
-            block.compile(dynamic=False)
 
 
 def run_lengths(config: TrainConfig, clips: int) -> tuple[int, int, int]:
@@ -178,12 +127,7 @@ def train(config: TrainConfig) -> int:
         write_json(config.run / "results" / "knn-before.json", {"top1": before})
     if config.runtime.compile:
         compile_blocks(model)
-    ema = EmaPlan(
-        list(model.target_encoder.parameters()), list(model.view_encoder.parameters())
-    )
-    objective: nn.Module = model
-    if world.size > 1:
-        objective = DistributedDataParallel(model, broadcast_buffers=False)
+    train_step = TrainStep(config, clips, model, optimizer, dtype, world, start)
 
     stop = asked = False
 
@@ -192,8 +136,6 @@ def train(config: TrainConfig) -> int:
         asked = True
 
     handlers = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
-    seed = torch.tensor(config.seed, device=device)
-    step_tensor = torch.tensor(start, device=device)
     share = config.optim.batch_size // world.size
     loss_sum, logged_step = torch.zeros((), device=device), start
     panel: dict[str, float] = {}
@@ -220,32 +162,15 @@ def train(config: TrainConfig) -> int:
         first = step % per_epoch * config.optim.batch_size + world.rank * share
         ids = order[first : first + share]
 
-        crop = clips.train_crop(ids, clip_uniforms(seed, step_tensor, ids, CROP, 2), config.data)
-        batch = make_step_input(crop, ids, seed, step_tensor, config, store.layout)
-        with autocast(device, dtype):
-            loss, center_sum, target = objective(batch)
-        loss.backward()
         rate = learning_rate(step, total, warmup, config.optim.lr, config.optim.lr_end)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        limit = config.optim.clip_grad or math.inf
-        norm = nn.utils.clip_grad_norm_(model.parameters(), limit, foreach=True)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        momentum = ema_momentum(
-            step, total, config.objective.ema_start, config.objective.ema_end
-        )
-        ema.update_(momentum)
-        world.sum_(center_sum)
-        count = batch.ids_mask_BQ.numel() * world.size
-        update_center_(model.center, center_sum, count, config.objective.center_momentum)
-        loss_sum += loss.detach()
+        momentum = ema_momentum(step, total, config.objective.ema_start, config.objective.ema_end)
+        result = train_step(ids, rate, momentum)
+        loss_sum += result.loss
         step += 1
-        step_tensor += 1
 
         if step % config.log.every == 0 or step == total:
             mean = world.sum_(loss_sum.clone()) / (world.size * (step - logged_step))
-            values = {"loss": mean.item(), "grad_norm": norm.item(), "lr": rate}
+            values = {"loss": mean.item(), "grad_norm": result.grad_norm.item(), "lr": rate}
             if not math.isfinite(values["loss"]):
                 raise FloatingPointError(f"loss is {values['loss']} at step {step}")
             values["momentum"] = momentum
@@ -256,7 +181,7 @@ def train(config: TrainConfig) -> int:
             if device.type == "cuda":
                 values["gpu_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
             if log is not None and (step % config.log.panel_every == 0 or step == total):
-                panel = collapse_panel(target, model.center, config.objective.temp_target)
+                panel = collapse_panel(result.target, model.center, config.objective.temp_target)
                 values |= panel
             if log is not None and config.log.knn_every and step % config.log.knn_every == 0:
                 values["knn"] = score()

@@ -30,7 +30,9 @@ def test_rodrigues_matches_the_vector_formula():
         + np.cross(axis, v) * math.sin(angle)
         + axis * (axis @ v) * (1 - math.cos(angle))
     )
-    matrix = rotation_about(torch.from_numpy(axis)[None], torch.tensor([angle], dtype=torch.float64))[0]
+    matrix = rotation_about(
+        torch.from_numpy(axis)[None], torch.tensor([angle], dtype=torch.float64)
+    )[0]
     np.testing.assert_allclose(matrix.numpy() @ v, expected, rtol=1e-12)
 
 

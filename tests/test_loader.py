@@ -35,9 +35,7 @@ def clips() -> tuple[ResidentClips, list[torch.Tensor]]:
 def test_crop_resize_equals_torch_interpolate(clips, frames: int):
     resident, arrays = clips
     start, length = [0, 2, 5, 0], [1, 5, 30, 13]
-    out = resident.crop_resize(
-        torch.arange(4), torch.tensor(start), torch.tensor(length), frames
-    )
+    out = resident.crop_resize(torch.arange(4), torch.tensor(start), torch.tensor(length), frames)
     for i, clip in enumerate(arrays):
         part = clip[:, start[i] : start[i] + length[i]]
         flat = part.permute(0, 2, 3, 1).flatten(1, 2)

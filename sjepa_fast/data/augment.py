@@ -6,6 +6,8 @@ Shapes: B clips, M bodies, T frames, V joints, C = 3 coordinates. All draws are 
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from sjepa_kernels import philox4x32, uniform
 from torch import Tensor
@@ -35,6 +37,14 @@ def clip_uniforms(seed: Tensor, step: Tensor, ids_B: Tensor, stream: int, count:
     return drawn[:, :count]
 
 
+@cache
+def _constants(layout: SkeletonLayout, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    # Made once for a device: a copy from the host in every step would make the host wait.
+    flip = torch.tensor(layout.flip_permutation(), device=device)
+    mirror = torch.tensor([-1.0, 1.0, 1.0], device=device)
+    return flip, mirror, torch.eye(3, device=device)
+
+
 def rotation_about(axis_B3: Tensor, angle_B: Tensor) -> Tensor:
     """Rodrigues' rotation matrices: R = I + sin(a) K + (1 - cos(a)) K K.
 
@@ -60,8 +70,8 @@ def body_axis(x_BMTVC: Tensor, layout: SkeletonLayout) -> Tensor:
     """
     spine = (x_BMTVC[:, 0, :, layout.spine_top] - x_BMTVC[:, 0, :, layout.center]).mean(dim=1)
     length = spine.norm(dim=-1, keepdim=True)
-    vertical = torch.tensor([0.0, 1.0, 0.0], device=spine.device, dtype=spine.dtype)
-    return torch.where(length > 1e-6, spine / length.clamp_min(1e-6), vertical)
+    _, _, unit = _constants(layout, spine.device)
+    return torch.where(length > 1e-6, spine / length.clamp_min(1e-6), unit[1])
 
 
 def random_view(
@@ -83,10 +93,10 @@ def random_view(
         The transformed clips, same shape.
     """
     signed = uniforms_B7 * 2 - 1
+    flip, mirror, unit = _constants(layout, x_BMTVC.device)
     axis = body_axis(x_BMTVC, layout)
     rotate = rotation_about(axis, signed[:, 0] * view.rotation)
     if view.tilt > 0:
-        unit = torch.eye(3, device=axis.device, dtype=axis.dtype)
         tilt_x = rotation_about(unit[0].expand_as(axis), signed[:, 1] * view.tilt)
         tilt_z = rotation_about(unit[2].expand_as(axis), signed[:, 2] * view.tilt)
         rotate = tilt_z @ tilt_x @ rotate
@@ -94,8 +104,7 @@ def random_view(
     pivot = x_BMTVC[:, 0, :, layout.center].mean(dim=1)[:, None, None, None, :]
     moved = torch.einsum("bmtvc,bdc->bmtvd", x_BMTVC - pivot, rotate)
     if view.flip > 0:
-        swapped = moved[..., list(layout.flip_permutation()), :]
-        mirrored = swapped * torch.tensor([-1.0, 1.0, 1.0], device=moved.device)
+        mirrored = moved[..., flip, :] * mirror
         chosen = (uniforms_B7[:, 6] < view.flip)[:, None, None, None, None]
         moved = torch.where(chosen, mirrored, moved)
     shift = (signed[:, 3:6] * view.translation)[:, None, None, None, :]

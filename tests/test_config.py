@@ -1,0 +1,143 @@
+"""Configuration: precedence, strictness, and one-line errors that name the fix."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+from sjepa_fast.config import MaskConfig, TrainConfig, replace, validate, validate_tokens
+from sjepa_fast.config_io import apply_yaml, check_resumable, parse_train, to_yaml
+from sjepa_fast.errors import InputError
+from sjepa_fast.presets import PRESETS, preset
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_preset_then_yaml_then_flags(tmp_path: Path):
+    file = write(tmp_path, "mask: {ratio: 0.8, tau: 0.7}\noptim: {lr: 2e-3}\n")
+    config = parse_train(["sjepa-nucla", "--config", str(file), "--mask.tau", "0.6"])
+    assert config.model.width == 64, "from the preset"
+    assert (config.mask.ratio, config.optim.lr) == (0.8, 2e-3), "from the file"
+    assert config.mask.tau == 0.6, "from the command line"
+
+
+def test_no_argument_is_the_demo_and_compile_is_a_plain_flag():
+    assert parse_train([]) == preset("sjepa-demo")
+    assert parse_train(["--compile"]).runtime.compile is True
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_every_preset_is_valid_and_survives_yaml(name: str, tmp_path: Path):
+    config = preset(name)
+    validate(config)
+    assert apply_yaml(TrainConfig(), write(tmp_path, to_yaml(config))) == config
+
+
+def test_paper_preset_holds_the_papers_values():
+    config = preset("sjepa-ntu60-xsub")
+    assert (config.data.frames, config.model.segment_length, config.data.bodies) == (120, 4, 2)
+    assert (config.mask.ratio, config.mask.tau, config.mask.kind) == (0.9, 0.8, "motion_aware")
+    objective = config.objective
+    assert (objective.temp_student, objective.temp_target) == (0.1, 0.06)
+    assert (objective.center_momentum, objective.ema_start, objective.ema_end) == (0.9, 0.9999, 1)
+    optim = config.optim
+    assert (optim.batch_size, optim.length, optim.warmup, optim.unit) == (256, 1200, 20, "epochs")
+    assert (optim.lr, optim.lr_end, optim.weight_decay) == (1e-3, 5e-4, 0.05)
+    assert (optim.beta1, optim.beta2, optim.clip_grad) == (0.9, 0.95, 0)
+    data = config.data
+    assert (data.whiten, data.center, data.align_yaw, data.normalize_size) == (
+        0,
+        False,
+        False,
+        False,
+    )
+    assert (config.eval.linear, config.eval.knn_scaling) == ("sgd", "none")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("mask: {raito: 0.8}", ["mask.raito", "ratio"]),
+        ("maks: {ratio: 0.8}", ["maks", "mask"]),
+        ("mask: 3", ["mask", "mapping"]),
+        ("mask: {ratio: high}", ["ratio", "high"]),
+        ("optim: {length: 2.5}", ["length", "2.5"]),
+        ("runtime: {compile: 3}", ["compile", "3"]),
+        ("objective: {target_norm: batch}", ["target_norm", "batch"]),
+        ("- 1", ["mapping"]),
+        ("a: [", ["YAML"]),
+    ],
+)
+def test_bad_yaml_is_one_line_that_names_key_and_value(tmp_path: Path, text: str, words: list[str]):
+    with pytest.raises(InputError) as error:
+        apply_yaml(TrainConfig(), write(tmp_path, text))
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_missing_config_file(tmp_path: Path):
+    with pytest.raises(InputError, match="no.yaml"):
+        apply_yaml(TrainConfig(), tmp_path / "no.yaml")
+
+
+def test_unknown_preset_names_the_nearest():
+    with pytest.raises(InputError, match="sjepa-nucla"):
+        parse_train(["sjepa-nuclaa"])
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "argument"),
+    [
+        ("data", {"frames": 3}, "data.frames"),
+        ("data", {"frames": 30}, "model.segment_length"),
+        ("data", {"crop_min": 0.0}, "data.crop_min"),
+        ("model", {"heads": 3}, "model.heads"),
+        ("model", {"width": 0}, "model.width"),
+        ("mask", {"ratio": 1.0}, "mask.ratio"),
+        ("mask", {"ratio": 0.0}, "mask.ratio"),
+        ("mask", {"tau": -1.0}, "mask.tau"),
+        ("mask", {"ratio": float("nan")}, "mask.ratio"),
+        ("objective", {"ema_start": 1.5}, "objective.ema_start"),
+        ("objective", {"temp_target": 0.0}, "objective.temp_target"),
+        ("optim", {"warmup": 5000}, "optim.warmup"),
+        ("optim", {"batch_size": 0}, "optim.batch_size"),
+        ("log", {"every": 0}, "log.every"),
+    ],
+)
+def test_bad_values_are_refused_by_name(section: str, values: dict[str, object], argument: str):
+    with pytest.raises(InputError) as error:
+        validate(replace(preset("sjepa-nucla"), **{section: values}))
+    assert error.value.argument == argument
+
+
+def test_mask_ratio_that_leaves_nothing_visible():
+    config = dataclasses.replace(
+        preset("sjepa-nucla"), mask=MaskConfig(ratio=0.999, mamp_count=True)
+    )
+    validate(config)
+    with pytest.raises(InputError, match=r"mask\.ratio"):
+        validate_tokens(config, 20)
+
+
+def test_resume_refuses_what_changes_weights_and_admits_the_rest():
+    config = preset("sjepa-nucla")
+    check_resumable(replace(config, log={"every": 7}, checkpoint={"keep": 9}), config)
+    with pytest.raises(InputError, match=r"mask\.ratio"):
+        check_resumable(replace(config, mask={"ratio": 0.8}), config)
+
+
+def test_resume_without_preset_takes_the_runs_own_configuration(tmp_path: Path):
+    config = replace(preset("sjepa-nucla"), mask={"ratio": 0.77})
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    resumed = parse_train(["--run", str(tmp_path), "--resume", "auto", "--log.every", "3"])
+    assert resumed.mask.ratio == 0.77 and resumed.log.every == 3
+
+
+def test_yaml_is_plain():
+    tree = yaml.safe_load(to_yaml(preset("sjepa-demo")))
+    assert tree["data"]["root"] is None and tree["runtime"]["compile"] is False

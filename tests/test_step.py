@@ -1,0 +1,138 @@
+"""The training step never makes the host wait for the device, and does what it says."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sjepa_fast.build import build_model, build_optimizer
+from sjepa_fast.config import (
+    DataConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    TrainConfig,
+    ViewConfig,
+)
+from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.runtime.dist import World
+from sjepa_fast.skeletons import KINECT20
+from sjepa_fast.step import TrainStep
+from torch.utils._python_dispatch import TorchDispatchMode
+
+CONFIG = TrainConfig(
+    data=DataConfig(frames=8, bodies=1, crop_min_frames=4),
+    model=ModelConfig(segment_length=4, width=32, depth=1, heads=1, predictor_depth=1),
+    view=ViewConfig(rotation=0.5, tilt=0.1, translation=0.1, flip=0.5),
+    objective=ObjectiveConfig(ema_start=0.9, ema_end=1.0),
+    optim=OptimConfig(batch_size=6, clip_grad=3.0),
+)
+
+
+def resident() -> ResidentClips:
+    generator = torch.Generator().manual_seed(0)
+    frames = [5, 9, 12, 20, 7, 30]
+    return ResidentClips(
+        joints_RVC=torch.randn(sum(frames), 20, 3, generator=generator),
+        offsets_N=torch.from_numpy(np.cumsum([0, *frames[:-1]])),
+        frames_N=torch.tensor(frames),
+        bodies_N=torch.ones(6, dtype=torch.int64),
+        labels_N=torch.zeros(6, dtype=torch.int64),
+        layout=KINECT20,
+        max_bodies=1,
+    )
+
+
+def make_step(config: TrainConfig = CONFIG) -> TrainStep:
+    clips = resident()
+    model = build_model(config, clips, torch.arange(6), torch.device("cpu"))
+    return TrainStep(config, clips, model, build_optimizer(model, config), torch.float32, World())
+
+
+class HostWaits(TorchDispatchMode):
+    """Counts operations that read a device value on the host or copy a host value to the device."""
+
+    # lift_fresh is what torch.tensor(...) becomes: on a GPU, a copy that the host waits for.
+    WAITS = ("_local_scalar_dense", "nonzero", "lift_fresh", "is_nonzero", "masked_select")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        chosen = args[1] if name in ("index", "index_put_") else ()
+        masks = [i for i in chosen if isinstance(i, torch.Tensor) and i.dtype == torch.bool]
+        if name in self.WAITS or masks:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_watch_sees_a_wait():
+    with HostWaits() as waits:
+        torch.ones(2).sum().item()
+        torch.tensor([1.0])
+        torch.ones(3)[torch.ones(3) > 0]
+    assert set(waits.seen) >= {"_local_scalar_dense", "lift_fresh", "index"}
+
+
+def test_steady_state_step_has_no_host_wait(monkeypatch: pytest.MonkeyPatch):
+    # On a CPU, the fused ops check the range of ids (they do not on a GPU); that reads values.
+    monkeypatch.setattr("sjepa_kernels._checks.check_ids", lambda *_: None)
+    for module in ("centered_ce", "_tokens", "tokens_pack", "tokens_scatter"):
+        path = f"sjepa_kernels.{module}.check_ids"
+        monkeypatch.setattr(path, lambda *_: None, raising=False)
+    step = make_step()
+    ids = torch.arange(6)
+    step(ids, 1e-3, 0.99)
+    with HostWaits() as waits:
+        step(ids, 1e-3, 0.99)
+    assert waits.seen == []
+
+
+def test_step_moves_each_part_by_its_own_rule():
+    step = make_step()
+    model = step.model
+    view = [p.clone() for p in model.view_encoder.parameters()]
+    target = [p.clone() for p in model.target_encoder.parameters()]
+    step(torch.arange(6), 1e-3, 0.75)
+    for old_target, new_target, new_view, old_view in zip(
+        target,
+        model.target_encoder.parameters(),
+        model.view_encoder.parameters(),
+        view,
+        strict=True,
+    ):
+        assert not torch.equal(new_view, old_view)
+        torch.testing.assert_close(new_target, 0.75 * old_target + 0.25 * new_view.detach())
+    assert model.center.abs().sum() > 0 and int(step.step) == 1
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_centre_is_updated_after_use_with_the_mean_of_masked_targets():
+    step = make_step()
+    result = step(torch.arange(6), 0.0, 1.0)
+    assert step.model.center.abs().max() <= 0.1 * result.target.abs().amax() * 1.01
+    with torch.no_grad():
+        everything = result.target.mean(dim=(0, 1))
+    # 36 of 40 tokens are masked, so the masked mean lies close to the mean of all.
+    torch.testing.assert_close(step.model.center / 0.1, everything, atol=0.3, rtol=0.3)
+
+
+def test_two_steps_draw_different_masks_and_equal_seeds_repeat():
+    first, second = make_step(), make_step()
+    ids = torch.arange(6)
+    a = [first(ids, 1e-3, 0.99).loss for _ in range(3)]
+    b = [second(ids, 1e-3, 0.99).loss for _ in range(3)]
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_weight_decay_groups():
+    step = make_step()
+    names = {id(p): n for n, p in step.model.named_parameters()}
+    decayed, free = ({names[id(p)] for p in g["params"]} for g in step.optimizer.param_groups)
+    assert step.optimizer.param_groups[0]["weight_decay"] == 0.05
+    assert step.optimizer.param_groups[1]["weight_decay"] == 0
+    assert {"predictor.mask_token", "predictor.temporal", "view_encoder.embed.spatial"} <= decayed
+    assert all(n.endswith("bias") or ".norm" in n for n in free)
+    assert not any(n.startswith("target_encoder") for n in decayed | free)
