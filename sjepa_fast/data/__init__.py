@@ -1,0 +1,1 @@
+"""Readers of public formats, the store they are written to, and clips on a device."""

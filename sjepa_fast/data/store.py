@@ -1,0 +1,328 @@
+"""The packed ragged store: one folder of memory-mapped arrays and a manifest.
+
+Rows of clip i are `offsets[i]:offsets[i+1]` of `joints` (R, V, 3), body-major: body m of frame t
+is row `offsets[i] + m * frames[i] + t`. Metres, y up. The manifest holds the layout, the class
+names and the size and SHA-256 of every file; it is written last, in a hidden folder that is then
+renamed, so a half-written store does not exist.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sjepa_fast.errors import InputError
+from sjepa_fast.skeletons import SkeletonLayout
+
+VERSION = 1
+MANIFEST = "store.json"
+_ARRAYS = ("joints", "offsets", "frames", "bodies", "labels", "names")
+_PARTS = {"train": 1, "test": 2}
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open store; the arrays are memory-mapped and read-only.
+
+    Attributes:
+        root: Its folder.
+        name: Name of the data set.
+        layout: Joints.
+        class_names: One name a label.
+        joints: (R, V, 3) float32 or float16, metres, y up.
+        offsets: (N + 1,) first row of each clip, and the end.
+        frames: (N,) T of each clip.
+        bodies: (N,) M of each clip.
+        labels: (N,) from 0.
+        names: (N,) unique clip names.
+        splits: For each split (N,) int8: 1 train, 2 test, 0 unused.
+        meta: Further (N,) columns such as subject and camera.
+        fingerprint: SHA-256 over the file table; names the content of the data set.
+        skipped: (clip, reason) of inputs that were left out when the store was made.
+    """
+
+    root: Path
+    name: str
+    layout: SkeletonLayout
+    class_names: tuple[str, ...]
+    joints: NDArray[Any]
+    offsets: NDArray[np.int64]
+    frames: NDArray[np.int32]
+    bodies: NDArray[np.int32]
+    labels: NDArray[np.int64]
+    names: NDArray[np.str_]
+    splits: dict[str, NDArray[np.int8]]
+    meta: dict[str, NDArray[Any]]
+    fingerprint: str
+    skipped: tuple[tuple[str, str], ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def max_bodies(self) -> int:
+        """Largest M of any clip."""
+        return int(self.bodies.max())
+
+    def clip(self, index: int) -> NDArray[Any]:
+        """Return one clip as (M, T, V, 3)."""
+        rows = self.joints[self.offsets[index] : self.offsets[index + 1]]
+        shape = (int(self.bodies[index]), int(self.frames[index]), *rows.shape[1:])
+        return np.asarray(rows).reshape(shape)
+
+    def ids(self, split: str, part: str) -> NDArray[np.int64]:
+        """Return the clip indices of one part of a split.
+
+        Args:
+            split: One of `splits`.
+            part: train or test.
+
+        Returns:
+            Indices in rising order.
+
+        Raises:
+            InputError: If the split does not exist or its training part is empty.
+        """
+        if split not in self.splits:
+            raise InputError("data.split", split, f"{self.name} has {', '.join(self.splits)}")
+        found = np.nonzero(self.splits[split] == _PARTS[part])[0]
+        if part == "train" and len(found) == 0:
+            raise InputError("data.split", f"{split} has no training clip", "use another split")
+        return found
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fingerprint(files: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def _damaged(root: Path, what: str) -> InputError:
+    return InputError("data.root", f"{root}: {what}", "run sjepa_fast.prepare again")
+
+
+def open_store(root: Path, *, verify: bool = True) -> Store:
+    """Open a store.
+
+    Args:
+        root: Its folder.
+        verify: Also compare every file with its checksum (reads everything once).
+
+    Returns:
+        The store, memory-mapped.
+
+    Raises:
+        InputError: If there is no store, it has another version, or a file is missing, truncated
+            or altered.
+    """
+    root = Path(root)
+    try:
+        manifest = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        fix = f"run: python -m sjepa_fast.prepare NAME --raw DIR --out {root}"
+        raise InputError("data.root", f"{root} has no store", fix) from error
+    except (OSError, ValueError) as error:
+        raise _damaged(root, f"{MANIFEST} is unreadable ({error})") from error
+    version = manifest.get("version") if isinstance(manifest, dict) else None
+    if version != VERSION:
+        fix = f"this release reads version {VERSION}; prepare the data again"
+        raise InputError("data.root", f"{root} is a store of version {version}", fix)
+    files: dict[str, Any] = manifest["files"]
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, entry in files.items():
+        path = root / name
+        if not path.is_file():
+            raise _damaged(root, f"{name} is missing")
+        if path.stat().st_size != entry["bytes"]:
+            raise _damaged(root, f"{name} has {path.stat().st_size} of {entry['bytes']} bytes")
+        if verify and _digest(path) != entry["sha256"]:
+            raise _damaged(root, f"{name} does not match its checksum")
+        arrays[path.stem] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return Store(
+        root=root,
+        name=manifest["name"],
+        layout=SkeletonLayout.from_dict(manifest["layout"]),
+        class_names=tuple(manifest["class_names"]),
+        **{name: arrays[name] for name in _ARRAYS},
+        splits={k.removeprefix("split_"): v for k, v in arrays.items() if k.startswith("split_")},
+        meta={k.removeprefix("meta_"): v for k, v in arrays.items() if k.startswith("meta_")},
+        fingerprint=_fingerprint(files),
+        skipped=tuple((clip, reason) for clip, reason in manifest["skipped"]),
+    )
+
+
+class StoreWriter:
+    """Writes a store clip by clip with bounded memory; use it in a `with` block.
+
+    Leaving the block without `finish` (or by an exception) leaves nothing behind.
+
+    Args:
+        out: Folder to make.
+        name: Name of the data set.
+        layout: Joints of every clip.
+        class_names: One name a label.
+        dtype: float32 or float16, the stored precision.
+        overwrite: Replace an existing store.
+
+    Raises:
+        InputError: If `out` exists and may not be replaced, or cannot be written.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        name: str,
+        layout: SkeletonLayout,
+        class_names: tuple[str, ...],
+        *,
+        dtype: str = "float32",
+        overwrite: bool = False,
+    ) -> None:
+        self.out, self.name, self.layout, self.class_names = out, name, layout, class_names
+        if out.exists() and not (overwrite and (out / MANIFEST).is_file()):
+            raise InputError("out", f"{out} exists", "choose another, or --overwrite a store")
+        self.dtype = np.dtype(dtype)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            self.folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        except OSError as error:
+            fix = "choose a writable folder"
+            raise InputError("out", f"{out}: {error.strerror}", fix) from error
+        # The .npy header needs the final row count, so rows go to a raw file first.
+        self.rows = (self.folder / "rows.raw").open("wb")
+        self.frames: list[int] = []
+        self.bodies: list[int] = []
+        self.labels: list[int] = []
+        self.names: dict[str, int] = {}
+        self.meta: dict[str, list[int]] = {}
+        self.skipped: list[tuple[str, str]] = []
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.rows.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def add(self, name: str, clip_MTVC: NDArray[Any], label: int, meta: dict[str, int]) -> None:
+        """Append one clip.
+
+        Args:
+            name: Unique name.
+            clip_MTVC: (M, T, V, 3) metres, y up.
+            label: From 0.
+            meta: The same columns for every clip.
+
+        Raises:
+            InputError: If the clip does not fit the layout or holds a bad value.
+        """
+        expected = f"(bodies, frames, {self.layout.num_joints}, 3) of layout {self.layout.name}"
+        shape = clip_MTVC.shape
+        if len(shape) != 4 or shape[2:] != (self.layout.num_joints, 3) or 0 in shape:
+            raise InputError("clip", f"{name} has shape {shape}", f"give {expected}")
+        if not np.isfinite(clip_MTVC).all():
+            raise InputError("clip", f"{name} has NaN or infinite joints", "repair or skip it")
+        if not 0 <= label < len(self.class_names):
+            fix = f"use 0..{len(self.class_names) - 1}"
+            raise InputError("label", f"{label} of clip {name}", fix)
+        if name in self.names:
+            raise InputError("name", f"{name} occurs twice", "give every clip its own name")
+        if self.names and set(meta) != set(self.meta):
+            raise InputError("meta", f"{sorted(meta)} of clip {name}", f"give {sorted(self.meta)}")
+        self.names[name] = len(self.names)
+        self.bodies.append(shape[0])
+        self.frames.append(shape[1])
+        self.labels.append(label)
+        for key, value in meta.items():
+            self.meta.setdefault(key, []).append(int(value))
+        self.rows.write(np.ascontiguousarray(clip_MTVC, dtype=self.dtype).tobytes())
+
+    def skip(self, name: str, reason: str) -> None:
+        """Record an input that is left out, so that it is never silent."""
+        self.skipped.append((name, reason))
+
+    def finish(self, splits: dict[str, NDArray[np.int8]], command: str = "") -> Store:
+        """Write the arrays and the manifest, and move the store to its place.
+
+        Args:
+            splits: For each split (N,) with 1 train, 2 test, 0 unused.
+            command: How it was made, for the manifest.
+
+        Returns:
+            The finished store, opened.
+
+        Raises:
+            InputError: If no clip was added.
+        """
+        if not self.names:
+            raise InputError("raw", f"no usable clip ({len(self.skipped)} skipped)", "check --raw")
+        self._finish_joints()
+        rows = np.multiply(self.frames, self.bodies, dtype=np.int64)
+        columns: dict[str, NDArray[Any]] = {
+            "offsets": np.concatenate([[0], np.cumsum(rows)]).astype(np.int64),
+            "frames": np.array(self.frames, dtype=np.int32),
+            "bodies": np.array(self.bodies, dtype=np.int32),
+            "labels": np.array(self.labels, dtype=np.int64),
+            "names": np.array(list(self.names)),
+        }
+        columns |= {f"split_{k}": np.asarray(v, dtype=np.int8) for k, v in splits.items()}
+        columns |= {f"meta_{k}": np.array(v, dtype=np.int64) for k, v in self.meta.items()}
+        for key, column in columns.items():
+            np.save(self.folder / f"{key}.npy", column, allow_pickle=False)
+        files = {
+            path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)}
+            for path in sorted(self.folder.glob("*.npy"))
+        }
+        manifest = {
+            "version": VERSION,
+            "name": self.name,
+            "layout": self.layout.to_dict(),
+            "class_names": list(self.class_names),
+            "clips": len(self.names),
+            "dtype": self.dtype.name,
+            "command": command,
+            "skipped": self.skipped,
+            "files": files,
+        }
+        (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        for path in self.folder.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        self.folder.chmod(0o755)
+        if self.out.exists():
+            shutil.rmtree(self.out)
+        self.folder.replace(self.out)
+        return open_store(self.out, verify=False)
+
+    def _finish_joints(self) -> None:
+        self.rows.close()
+        raw = self.folder / "rows.raw"
+        size = self.layout.num_joints * 3 * self.dtype.itemsize
+        shape = (raw.stat().st_size // size, self.layout.num_joints, 3)
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self.dtype),
+            "fortran_order": False,
+            "shape": shape,
+        }
+        with (self.folder / "joints.npy").open("wb") as file, raw.open("rb") as rows:
+            np.lib.format.write_array_header_2_0(file, header)
+            shutil.copyfileobj(rows, file, 1 << 22)
+        raw.unlink()
