@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 
 from sjepa_kernels._checks import bad_value
-from sjepa_kernels._csrc import LIBRARY, say_absent_once
+from sjepa_kernels._native import LIBRARY, say_absent_once
 from sjepa_kernels._triton import HAVE_TRITON, INTERPRETED
 
 IMPLS = ("auto", "triton", "cpu", "torch")

@@ -1,11 +1,15 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """Cross-entropy between a centred, sharpened teacher softmax and a student softmax.
 
 Shapes: R rows, D features.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from sjepa_kernels._ce_cpu import centered_ce_cpu, has_cpu_code
 from sjepa_kernels._checks import (
     bad_type,
     bad_value,
@@ -16,7 +20,19 @@ from sjepa_kernels._checks import (
     check_shape,
 )
 from sjepa_kernels._dispatch import choose
-from sjepa_kernels._triton import compute_dtype
+from sjepa_kernels._library import Op
+from sjepa_kernels._triton import (
+    TL_DTYPES,
+    cdiv,
+    compute_dtype,
+    device_scalar,
+    next_power_of_two,
+    tl,
+    triton,
+)
+
+# Rows up to this width stay in registers; wider ones are read twice, with online row statistics.
+_WIDEST_ROW = 4096
 
 
 def centered_ce_ref(
@@ -39,6 +55,255 @@ def centered_ce_ref(
         return loss_R.mean(), rows.sum(dim=0)
     weights = row_weights_R.to(dtype)
     return (weights * loss_R).sum() / weights.sum(), rows.sum(dim=0)
+
+
+@triton.jit
+def _teacher_rows(index, r, in_r, teacher_rows, HAS_INDEX: tl.constexpr):
+    """Row of the teacher for each row r, and whether it exists."""
+    row = r.to(tl.int64)
+    if HAS_INDEX:
+        row = tl.load(index + r, mask=in_r, other=0).to(tl.int64)
+    return row, (row >= 0) & (row < teacher_rows)
+
+
+@triton.jit
+def _ce_rows_kernel(
+    student, teacher, center, index, weights, temp_student, temp_target, total,
+    grad, loss_part, center_part, R, teacher_rows, D,
+    HAS_INDEX: tl.constexpr, HAS_WEIGHTS: tl.constexpr, NEEDS_GRAD: tl.constexpr,
+    COMPUTE: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """Whole rows in registers: one read of student and teacher, one write of the gradient."""
+    program = tl.program_id(0)
+    d = tl.arange(0, BD)
+    in_d = (d < D)[None, :]
+    c = tl.load(center + d, mask=d < D, other=0.0).to(COMPUTE)[None, :]
+    scale_s = 1.0 / tl.load(temp_student)
+    scale_t = 1.0 / tl.load(temp_target)
+    share = scale_s / tl.load(total)
+    center_sum = tl.zeros((BR, BD), COMPUTE)
+    loss = tl.zeros((BR,), COMPUTE)
+    for tile in range(program, tl.cdiv(R, BR), tl.num_programs(0)):
+        r = tile * BR + tl.arange(0, BR)
+        in_r = r < R
+        row, exists = _teacher_rows(index, r, in_r, teacher_rows, HAS_INDEX)
+        inside = in_r[:, None] & in_d
+        place = r.to(tl.int64)[:, None] * D + d[None, :]
+        s = tl.load(student + place, mask=inside, other=0.0).to(COMPUTE)
+        known = inside & exists[:, None]
+        t = tl.load(teacher + row[:, None] * D + d[None, :], mask=known, other=0.0).to(COMPUTE)
+        t = tl.where(inside & (exists[:, None] == 0), float("nan"), t)
+        center_sum += t
+        x = s * scale_s
+        y = tl.where(in_d, (t - c) * scale_t, float("-inf"))
+        x_max = tl.max(tl.where(in_d, x, float("-inf")), axis=1)[:, None]
+        y_max = tl.max(y, axis=1)[:, None]
+        x_exp = tl.where(in_d, tl.exp(x - x_max), 0.0)
+        y_exp = tl.exp(y - y_max)
+        x_sum = tl.sum(x_exp, axis=1)
+        y_sum = tl.sum(y_exp, axis=1)
+        # Both terms of the loss are non-negative, so nothing cancels.
+        gap = tl.sum(y_exp * tl.where(in_d, x_max - x, 0.0), axis=1)
+        row_loss = tl.log(x_sum) + gap / y_sum
+        if HAS_WEIGHTS:
+            w = tl.load(weights + r, mask=in_r, other=0.0).to(COMPUTE)
+            row_loss = row_loss * w
+        loss += tl.where(in_r, row_loss, 0.0)
+        if NEEDS_GRAD:
+            ds = x_exp / x_sum[:, None] - y_exp / y_sum[:, None]
+            if HAS_WEIGHTS:
+                ds = ds * w[:, None]
+            tl.store(grad + place, ds * share, mask=inside)
+    tl.store(loss_part + program, tl.sum(loss, axis=0))
+    tl.store(center_part + program.to(tl.int64) * D + d, tl.sum(center_sum, axis=0), mask=d < D)
+
+
+@triton.jit
+def _ce_stats_kernel(
+    student, teacher, center, index, weights, temp_student, temp_target,
+    stats, R, teacher_rows, D,
+    HAS_INDEX: tl.constexpr, HAS_WEIGHTS: tl.constexpr, COMPUTE: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """Wide rows, first read: maximum and sum of both sides and the row's loss, online."""
+    r = tl.program_id(0).to(tl.int64)
+    row, exists = _teacher_rows(index, r, r >= 0, teacher_rows, HAS_INDEX)
+    row = tl.where(exists, row, 0)
+    scale_s = 1.0 / tl.load(temp_student)
+    scale_t = 1.0 / tl.load(temp_target)
+    x_max = tl.full((), float("-inf"), COMPUTE)
+    y_max = tl.full((), float("-inf"), COMPUTE)
+    x_sum = tl.full((), 0.0, COMPUTE)
+    y_sum = tl.full((), 0.0, COMPUTE)
+    gap = tl.full((), 0.0, COMPUTE)
+    for start in range(0, D, BD):
+        d = start + tl.arange(0, BD)
+        in_d = d < D
+        s = tl.load(student + r * D + d, mask=in_d, other=0.0).to(COMPUTE)
+        t = tl.load(teacher + row * D + d, mask=in_d & exists, other=0.0).to(COMPUTE)
+        c = tl.load(center + d, mask=in_d, other=0.0).to(COMPUTE)
+        x = s * scale_s
+        y = tl.where(in_d, (t - c) * scale_t, float("-inf"))
+        x_new = tl.maximum(x_max, tl.max(tl.where(in_d, x, float("-inf")), axis=0))
+        y_new = tl.maximum(y_max, tl.max(y, axis=0))
+        y_exp = tl.exp(y - y_new)
+        x_exp = tl.where(in_d, tl.exp(x - x_new), 0.0)
+        keep = tl.exp(y_max - y_new)
+        shift = tl.where(start > 0, x_new - x_max, 0.0)
+        gap = (gap + y_sum * shift) * keep
+        gap += tl.sum(y_exp * tl.where(in_d, x_new - x, 0.0), axis=0)
+        x_sum = x_sum * tl.exp(x_max - x_new) + tl.sum(x_exp, axis=0)
+        y_sum = y_sum * keep + tl.sum(y_exp, axis=0)
+        x_max = x_new
+        y_max = y_new
+    row_loss = tl.where(exists, tl.log(x_sum) + gap / y_sum, float("nan"))
+    if HAS_WEIGHTS:
+        row_loss = row_loss * tl.load(weights + r).to(COMPUTE)
+    tl.store(stats + r, x_max)
+    tl.store(stats + R + r, 1.0 / x_sum)
+    tl.store(stats + 2 * R + r, y_max)
+    tl.store(stats + 3 * R + r, 1.0 / y_sum)
+    tl.store(stats + 4 * R + r, row_loss)
+
+
+@triton.jit
+def _ce_columns_kernel(
+    student, teacher, center, index, weights, temp_student, temp_target, total,
+    stats, grad, center_part, R, teacher_rows, D, chunk,
+    HAS_INDEX: tl.constexpr, HAS_WEIGHTS: tl.constexpr, NEEDS_GRAD: tl.constexpr,
+    COMPUTE: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """Wide rows, second read, a column tile each: the gradient and the centre's column sums."""
+    part = tl.program_id(0).to(tl.int64)
+    d = tl.program_id(1) * BD + tl.arange(0, BD)
+    in_d = d < D
+    c = tl.load(center + d, mask=in_d, other=0.0).to(COMPUTE)
+    scale_s = 1.0 / tl.load(temp_student)
+    scale_t = 1.0 / tl.load(temp_target)
+    share = scale_s / tl.load(total)
+    center_sum = tl.zeros((BD,), COMPUTE)
+    first = part * chunk
+    for step in range(0, tl.minimum(chunk, R - first)):
+        r = first + step
+        row, exists = _teacher_rows(index, r, r >= 0, teacher_rows, HAS_INDEX)
+        row = tl.where(exists, row, 0)
+        t = tl.load(teacher + row * D + d, mask=in_d & exists, other=float("nan")).to(COMPUTE)
+        center_sum += t
+        if NEEDS_GRAD:
+            s = tl.load(student + r * D + d, mask=in_d, other=0.0).to(COMPUTE)
+            p_s = tl.exp(s * scale_s - tl.load(stats + r)) * tl.load(stats + R + r)
+            y = (t - c) * scale_t - tl.load(stats + 2 * R + r)
+            p_t = tl.exp(y) * tl.load(stats + 3 * R + r)
+            ds = (p_s - p_t) * share
+            if HAS_WEIGHTS:
+                ds = ds * tl.load(weights + r).to(COMPUTE)
+            tl.store(grad + r * D + d, ds, mask=in_d)
+    tl.store(center_part + part * D + d, center_sum, mask=in_d)
+
+
+def _launch(
+    student: Tensor,
+    teacher: Tensor,
+    center: Tensor,
+    temp_student: Tensor,
+    temp_target: Tensor,
+    index: Tensor | None,
+    weights: Tensor | None,
+    needs_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows, width = student.shape
+    dtype = compute_dtype(student.dtype)
+    student, teacher, center = student.contiguous(), teacher.contiguous(), center.contiguous()
+    total = device_scalar(rows, student) if weights is None else weights.to(dtype).sum()
+    # Pointers that the constexpr flags switch off still need a tensor to stand for them.
+    index_arg = student if index is None else index.contiguous()
+    weights_arg = student if weights is None else weights.contiguous()
+    inputs = student, teacher, center, index_arg, weights_arg, temp_student, temp_target
+    grad = torch.empty_like(student) if needs_grad else student.new_empty(0)
+    flags: dict[str, Any] = {
+        "HAS_INDEX": index is not None,
+        "HAS_WEIGHTS": weights is not None,
+        "COMPUTE": TL_DTYPES[dtype],
+    }
+    if width <= _WIDEST_ROW:
+        columns = max(next_power_of_two(width), 16)
+        tile = max(1, 2048 // columns)
+        # Enough programs to fill a large GPU; a function of the shape alone, so that the sums,
+        # and with them the result, repeat bitwise.
+        programs = min(cdiv(rows, tile), 1056)
+        loss_part = student.new_empty(programs, dtype=dtype)
+        center_part = student.new_empty((programs, width), dtype=dtype)
+        _ce_rows_kernel[(programs,)](
+            *inputs, total, grad, loss_part, center_part, rows, teacher.shape[0], width,
+            NEEDS_GRAD=needs_grad, BR=tile, BD=columns, **flags,
+            num_warps=8 if columns == _WIDEST_ROW else 4,
+        )  # fmt: skip
+        return loss_part.sum() / total, center_part.sum(0), grad
+    stats = student.new_empty((5, rows), dtype=dtype)
+    _ce_stats_kernel[(rows,)](
+        *inputs, stats, rows, teacher.shape[0], width, BD=2048, **flags, num_warps=8
+    )
+    tiles = cdiv(width, 1024)
+    chunk = cdiv(rows, min(rows, max(1, 2112 // tiles)))
+    parts = cdiv(rows, chunk)
+    center_part = student.new_empty((parts, width), dtype=dtype)
+    _ce_columns_kernel[(parts, tiles)](
+        *inputs, total, stats, grad, center_part, rows, teacher.shape[0], width, chunk,
+        NEEDS_GRAD=needs_grad, BD=1024, **flags,
+    )  # fmt: skip
+    return stats[4].sum() / total, center_part.sum(0), grad
+
+
+def _body(
+    student: Tensor,
+    teacher: Tensor,
+    center: Tensor,
+    temp_student: Tensor,
+    temp_target: Tensor,
+    index: Tensor | None,
+    weights: Tensor | None,
+    needs_grad: bool,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss, the column sums of the teacher, and d loss / d student (or nothing)."""
+    run = centered_ce_cpu if impl == "cpu" else _launch
+    return run(student, teacher, center, temp_student, temp_target, index, weights, needs_grad)
+
+
+def _fake(
+    student: Tensor,
+    teacher: Tensor,
+    center: Tensor,
+    temp_student: Tensor,
+    temp_target: Tensor,
+    index: Tensor | None,
+    weights: Tensor | None,
+    needs_grad: bool,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = compute_dtype(student.dtype)
+    grad = student.new_empty(student.shape if needs_grad else (0,))
+    return (
+        student.new_empty((), dtype=dtype),
+        student.new_empty(student.shape[1], dtype=dtype),
+        grad,
+    )
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, center_sum, grad = output
+    ctx.mark_non_differentiable(center_sum, grad)
+    ctx.save_for_backward(grad)
+
+
+def _backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    (grad,) = ctx.saved_tensors
+    readable = type(grad_loss) is Tensor and not torch.compiler.is_compiling()
+    if not (readable and grad_loss.device.type == "cpu" and grad_loss.item() == 1):
+        grad = (grad * grad_loss).to(grad.dtype)
+    return grad, None, None, None, None, None, None, None, None
+
+
+_op = Op("centered_softmax_cross_entropy", _body, _fake, setup=_setup, backward=_backward)
 
 
 def centered_softmax_cross_entropy(
@@ -84,10 +349,25 @@ def centered_softmax_cross_entropy(
     teacher, center_D = teacher.detach(), center_D.detach()
     if row_weights_R is not None:
         row_weights_R = row_weights_R.detach()
-    choose(impl, student_RD.device)
-    return centered_ce_ref(
-        student_RD, teacher, center_D, temp_student, temp_target, teacher_index_R, row_weights_R
+    chosen = choose(impl, student_RD.device, cpu=has_cpu_code(student_RD))
+    if chosen == "torch":
+        return centered_ce_ref(
+            student_RD, teacher, center_D, temp_student, temp_target, teacher_index_R, row_weights_R
+        )
+    needs_grad = torch.is_grad_enabled() and student_RD.requires_grad
+    temp_s, temp_t = device_scalar(temp_student, student_RD), device_scalar(temp_target, student_RD)
+    loss, center_sum, _ = _op(
+        student_RD,
+        teacher,
+        center_D,
+        temp_s,
+        temp_t,
+        teacher_index_R,
+        row_weights_R,
+        needs_grad,
+        chosen,
     )
+    return loss, center_sum
 
 
 @torch.no_grad()

@@ -1,0 +1,118 @@
+// Centred softmax cross-entropy, forward and gradient in one pass over the rows, float32.
+//
+//   p_t = softmax((t - c) / temp_target), p_s = softmax(s / temp_student)
+//   loss = sum_r w_r (-sum_d p_t log p_s) / sum_r w_r,  d loss / d s = (p_s - p_t) w_r / (temp W)
+//
+// Rows are cut into blocks by their number alone and the blocks' sums are added in order, so the
+// result does not depend on the number of threads.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <new>
+#include <vector>
+
+#include "platform.h"
+
+namespace {
+
+struct CeTask {
+  const float* student;
+  const float* teacher;
+  const float* center;
+  const int64_t* index;
+  const float* weights;
+  float* grad;
+  int64_t width;
+  float scale_student;
+  float scale_target;
+  float inverse_total;
+};
+
+#ifdef SJEPA_X86
+namespace wide16 {
+#define SJEPA_LANES 16
+#define SJEPA_TARGET __attribute__((target("avx512f")))
+#include "simd.h"
+#include "centered_ce_rows.h"
+#undef SJEPA_LANES
+#undef SJEPA_TARGET
+}  // namespace wide16
+
+namespace wide8 {
+#define SJEPA_LANES 8
+#define SJEPA_TARGET __attribute__((target("avx2,fma")))
+#include "simd.h"
+#include "centered_ce_rows.h"
+#undef SJEPA_LANES
+#undef SJEPA_TARGET
+}  // namespace wide8
+#endif
+
+namespace wide1 {
+#define SJEPA_LANES 1
+#define SJEPA_TARGET
+#include "simd.h"
+#include "centered_ce_rows.h"
+#undef SJEPA_LANES
+#undef SJEPA_TARGET
+}  // namespace wide1
+
+using RowsBlock = double (*)(const CeTask&, int64_t, int64_t, float*, float*);
+
+RowsBlock rows_block_for(int lanes) {
+#ifdef SJEPA_X86
+  if (lanes == 16) return wide16::rows_block;
+  if (lanes == 8) return wide8::rows_block;
+#endif
+  (void)lanes;
+  return wide1::rows_block;
+}
+
+}  // namespace
+
+// Returns 0, 1 when an index lies outside the teacher, 2 when there is no memory for scratch.
+// `index`, `weights` and `grad` may be null.
+extern "C" SJEPA_EXPORT int sjepa_centered_ce_f32(
+    const float* student, const float* teacher, const float* center, const int64_t* index,
+    const float* weights, int64_t rows, int64_t teacher_rows, int64_t width, float temp_student,
+    float temp_target, float* loss, float* center_sum, float* grad, int threads) {
+  for (int64_t r = 0; index && r < rows; ++r) {
+    if (index[r] < 0 || index[r] >= teacher_rows) return 1;
+  }
+  double total = static_cast<double>(rows);
+  if (weights) {
+    total = 0;
+    for (int64_t r = 0; r < rows; ++r) total += weights[r];
+  }
+  const CeTask task{student, teacher, center, index, weights, grad, width,
+                    1.0f / temp_student, 1.0f / temp_target, static_cast<float>(1.0 / total)};
+  const int64_t blocks = std::min<int64_t>(64, (rows + 63) / 64);
+  const int64_t padded = (width + 15) / 16 * 16;
+  std::vector<float> scratch, sums;
+  std::vector<double> losses;
+  try {
+    scratch.resize(static_cast<size_t>(blocks * 2 * padded));
+    sums.assign(static_cast<size_t>(blocks * width), 0.0f);
+    losses.assign(static_cast<size_t>(blocks), 0.0);
+  } catch (const std::bad_alloc&) {
+    return 2;
+  }
+  const RowsBlock rows_block = rows_block_for(sjepa_lanes());
+  SJEPA_PARALLEL_FOR(threads)
+  for (int64_t block = 0; block < blocks; ++block) {
+    losses[static_cast<size_t>(block)] =
+        rows_block(task, rows * block / blocks, rows * (block + 1) / blocks,
+                   scratch.data() + block * 2 * padded, sums.data() + block * width);
+  }
+  double loss_sum = 0;
+  for (double part : losses) loss_sum += part;
+  *loss = static_cast<float>(loss_sum / total);
+  for (int64_t d = 0; d < width; ++d) {
+    double column = 0;
+    for (int64_t block = 0; block < blocks; ++block) column += sums[block * width + d];
+    center_sum[d] = static_cast<float>(column);
+  }
+  return 0;
+}

@@ -1,0 +1,24 @@
+// What differs between compilers and processors: exported symbols, threads, vector width.
+
+#pragma once
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define SJEPA_X86 1
+#include <immintrin.h>
+#endif
+
+#ifdef _WIN32
+#define SJEPA_EXPORT __declspec(dllexport)
+#else
+#define SJEPA_EXPORT __attribute__((visibility("default")))
+#endif
+
+#ifdef _OPENMP
+#define SJEPA_PRAGMA(text) _Pragma(#text)
+#define SJEPA_PARALLEL_FOR(count) SJEPA_PRAGMA(omp parallel for num_threads(count) schedule(static))
+#else
+#define SJEPA_PARALLEL_FOR(count) (void)(count);
+#endif
+
+// Floats in a vector here: 16 (AVX-512), 8 (AVX2 with FMA) or 1. See sjepa_limit_lanes.
+int sjepa_lanes();
