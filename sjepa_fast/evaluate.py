@@ -15,16 +15,16 @@ from torch import Tensor
 
 from sjepa_fast import cli
 from sjepa_fast.build import build_model
-from sjepa_fast.config import DataConfig, TrainConfig
+from sjepa_fast.config import TrainConfig
 from sjepa_fast.config_io import read_config
 from sjepa_fast.data.loader import ResidentClips, load_resident
 from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.features import Pool, clip_features, raw_features, scale_features
-from sjepa_fast.evaluation.knn import knn_accuracy
+from sjepa_fast.evaluation.knn import knn_predict, standardize_features
 from sjepa_fast.evaluation.linear import linear_probe
 from sjepa_fast.evaluation.logistic import fit_logistic
-from sjepa_fast.evaluation.metrics import confusion_matrix, per_class_accuracy
+from sjepa_fast.evaluation.metrics import accuracy, confusion_matrix, per_class_accuracy
 from sjepa_fast.runtime.checkpoint import Checkpoint, latest_checkpoint, load_weights
 from sjepa_fast.runtime.device import pick_device, pick_dtype
 from sjepa_fast.runtime.files import write_json
@@ -111,11 +111,11 @@ def extract(
 
 
 def describe(
-    request: EvaluateConfig, config: TrainConfig, data: DataConfig, store: Store
+    request: EvaluateConfig, config: TrainConfig, store: Store, pool: Pool, device: torch.device
 ) -> dict[str, object]:
     """State the conditions of a result: weights, data, split, device."""
-    checkpoint = trained_checkpoint(request)
     weights = None
+    checkpoint = trained_checkpoint(request)
     if checkpoint is not None:
         content = (checkpoint.path / "model.safetensors").read_bytes()
         weights = {"step": checkpoint.step, "sha256": hashlib.sha256(content).hexdigest()}
@@ -123,9 +123,112 @@ def describe(
         "protocol": request.protocol,
         "encoder": request.encoder,
         "weights": weights,
+        "pool": None if request.encoder == "raw" else pool,
         "training_seed": config.seed,
         "store": store.name,
         "store_fingerprint": store.fingerprint,
-        "split": data.split,
+        "split": config.data.split,
+        "device": str(device),
         "torch": torch.__version__,
     }
+
+
+def score_knn(
+    request: EvaluateConfig,
+    config: TrainConfig,
+    features: tuple[Tensor, Tensor],
+    labels: tuple[Tensor, Tensor],
+    pool: Pool,
+) -> tuple[dict[str, object], Tensor]:
+    """Cosine kNN; returns the figures and the predictions of the first k."""
+    kind = "raw" if request.encoder == "raw" else pool
+    train, test = scale_features(*features, config.eval.knn_scaling, kind)
+    guesses = knn_predict(train, labels[0], test, request.k)
+    figures = {f"top1_k{k}": accuracy(guess, labels[1]) for k, guess in guesses.items()}
+    recipe = {"metric": "cosine", "scaling": config.eval.knn_scaling}
+    return {**figures, "recipe": recipe}, guesses[request.k[0]]
+
+
+def score_linear(
+    request: EvaluateConfig,
+    config: TrainConfig,
+    features: tuple[Tensor, Tensor],
+    labels: tuple[Tensor, Tensor],
+    classes: int,
+    pool: Pool,
+) -> tuple[dict[str, object], Tensor]:
+    """Linear probe by the recipe of the run; returns the figures and the predictions."""
+    if config.eval.linear == "logistic":
+        # Our choice for small sets: strength by feature count, fixed beforehand.
+        c = 0.1 if pool == "mean" and request.encoder != "raw" else 0.01
+        train, test = standardize_features(*features)
+        guess = fit_logistic(train, labels[0], classes, c).predict(test)
+        recipe: dict[str, object] = {"kind": "L2 logistic regression", "C": c}
+        return {"top1": accuracy(guess, labels[1]), "recipe": recipe}, guess
+    result = linear_probe(
+        lambda _: features[0], labels[0], features[1], labels[1], classes, seed=request.seed
+    )[0]
+    recipe = {"kind": "sgd", "lr": result.lr, "epochs": 100, "seed": request.seed, "crop": "eval"}
+    return {"top1": result.last, "top1_best_epoch": result.best, "recipe": recipe}, result.predicted_Q
+
+
+def evaluate(request: EvaluateConfig) -> int:
+    """Score, print one line, and write the result with its conditions and a confusion picture.
+
+    Args:
+        request: What to score, on what.
+
+    Returns:
+        0.
+
+    Raises:
+        InputError: If the run, the store or the split does not fit.
+    """
+    config, store = open_run(request)
+    device = pick_device(config.runtime, 0)
+    clips = load_resident(store, config.data, device)
+    train_ids = torch.from_numpy(store.ids(config.data.split, "train")).to(device)
+    test_ids = torch.from_numpy(store.ids(config.data.split, "test")).to(device)
+    if len(test_ids) == 0:
+        raise InputError("data.split", f"{config.data.split} has no test clip", "use another split")
+    default: Pool = config.eval.online_pool if request.protocol == "knn" else "mean"
+    pool = request.pool or default
+    features = extract(request, config, clips, train_ids, test_ids, pool)
+    labels = (clips.labels_N[train_ids], clips.labels_N[test_ids])
+    classes = len(store.class_names)
+    if request.protocol == "knn":
+        figures, guess = score_knn(request, config, features, labels, pool)
+    else:
+        figures, guess = score_linear(request, config, features, labels, classes, pool)
+    matrix = confusion_matrix(guess, labels[1], classes)
+    result = {
+        **describe(request, config, store, pool, device),
+        "train_clips": len(train_ids),
+        "test_clips": len(test_ids),
+        **figures,
+        "per_class": dict(zip(store.class_names, per_class_accuracy(matrix), strict=True)),
+        "confusion": matrix.tolist(),
+    }
+    kind = "raw" if request.encoder == "raw" else f"{request.encoder}-{pool}"
+    name = f"{request.protocol}-{kind}-{store.name}-{config.data.split}"
+    folder = request.run / "results"
+    folder.mkdir(exist_ok=True)
+    write_json(folder / f"{name}.json", result)
+    headline = accuracy(guess, labels[1])
+    title = f"{request.protocol}, {kind}, {store.name} {config.data.split}: {headline:.1f} %"
+    plot_confusion(matrix, store.class_names, folder / f"{name}.png", title=title)
+    shown = ", ".join(f"{k} {v:.1f}" for k, v in figures.items() if isinstance(v, float))
+    print(f"{name}: {shown} ({len(test_ids)} test clips) -> {folder / name}.json")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Console entry: exit with 0, 1 or 2 (usage)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    cli.run_main(
+        lambda: evaluate(cli.parse(EvaluateConfig, arguments, prog="sjepa_fast.evaluate"))
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -104,4 +104,4 @@ def nearest_neighbour(
     train = clip_features(encoder, clips, train_ids, config, dtype, (pool,))[pool]
     test = clip_features(encoder, clips, test_ids, config, dtype, (pool,))[pool]
     train, test = scale_features(train, test, config.eval.knn_scaling, pool)
-    return knn_predict(train, clips.labels_N[train_ids], test, k=1)
+    return knn_predict(train, clips.labels_N[train_ids], test)[1]

@@ -1,0 +1,1 @@
+"""Frozen-feature protocols (kNN, linear), their metrics, and the collapse panel."""

@@ -1,0 +1,80 @@
+"""The collapse panel: is the target representation still varied? (method 3.7)
+
+A falling loss is no evidence of learning, and a low target entropy is no sign of collapse (near
+one-hot targets are normal from the first step at temperature 0.06); neither enters the verdict.
+Shapes: R rows (tokens), D features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MAX_ROWS = 4096
+
+
+def effective_rank(x_RD: Tensor) -> Tensor:
+    """exp of the entropy of the normalised singular values of the centred rows (RankMe)."""
+    values = torch.linalg.svdvals((x_RD - x_RD.mean(dim=0)).float())
+    share = values / values.sum().clamp_min(1e-12)
+    return (-(share * share.clamp_min(1e-12).log()).sum()).exp()
+
+
+@torch.no_grad()
+def collapse_panel(target: Tensor, center_D: Tensor, temp_target: float) -> dict[str, float]:
+    """Measure target features, with one copy from the device.
+
+    Args:
+        target: Target encoder features (..., D); at most 4,096 evenly spaced rows are used.
+        center_D: The centre.
+        temp_target: Temperature of the target softmax.
+
+    Returns:
+        effective_rank (1..D), channel_std (mean over channels), channel_std_min, mean_cosine of
+        centred-by-nothing rows with each other (1: all rows alike), center_norm, target_entropy
+        in nats (0..ln D), argmax_share of the most frequent channel, argmax_perplexity, and
+        collapsed (1 or 0), from rank, deviation and cosine alone.
+    """
+    rows = target.detach().reshape(-1, target.shape[-1]).float()
+    rows = rows[:: max(1, len(rows) // MAX_ROWS)][:MAX_ROWS]
+    deviation = rows.std(dim=0)
+    direction = torch.nn.functional.normalize(rows, dim=1).mean(dim=0)
+    log_p = torch.log_softmax((rows - center_D.float()) / temp_target, dim=1)
+    entropy = -(log_p.exp() * log_p).sum(dim=1).mean()
+    width = rows.shape[1]
+    counts = torch.nn.functional.one_hot(log_p.argmax(dim=1), width).float().mean(dim=0)
+    spread = -(counts * counts.clamp_min(1e-12).log()).sum()
+    measured = torch.stack(
+        [
+            effective_rank(rows),
+            deviation.mean(),
+            deviation.min(),
+            direction.square().sum(),
+            center_D.float().norm(),
+            entropy,
+            counts.max(),
+            spread.exp(),
+        ]
+    )
+    names = (
+        "effective_rank",
+        "channel_std",
+        "channel_std_min",
+        "mean_cosine",
+        "center_norm",
+        "target_entropy",
+        "argmax_share",
+        "argmax_perplexity",
+    )
+    panel: dict[str, float] = dict(zip(names, measured.tolist(), strict=True))
+    panel["collapsed"] = float(is_collapsed(panel))
+    return panel
+
+
+def is_collapsed(panel: dict[str, float]) -> bool:
+    """Whether rank, deviation or cosine say that the rows carry next to nothing (our limits)."""
+    return (
+        panel["effective_rank"] < 2.0
+        or panel["channel_std"] < 1e-3
+        or panel["mean_cosine"] > 0.999
+    )
