@@ -2,7 +2,8 @@
 
 from sjepa_kernels._dispatch import use
 from sjepa_kernels.attention import attention
-from sjepa_kernels.centered_ce import centered_softmax_cross_entropy, update_center_
+from sjepa_kernels.center import update_center_
+from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.ema import EmaPlan, ema_update_
 from sjepa_kernels.philox import philox4x32, uniform
 from sjepa_kernels.tokens_pack import pack_tokens

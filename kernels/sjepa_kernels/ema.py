@@ -1,5 +1,7 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """Exponential moving average of many tensors at once."""
 
+import ctypes
 from collections.abc import Sequence
 
 import torch
@@ -7,6 +9,11 @@ from torch import Tensor
 
 from sjepa_kernels._checks import bad_type, bad_value, check_float, check_shape
 from sjepa_kernels._dispatch import choose
+from sjepa_kernels._library import Op
+from sjepa_kernels._native import LIBRARY
+from sjepa_kernels._triton import TL_DTYPES, compute_dtype, device_scalar, tl, triton
+
+_CHUNK = 4096
 
 
 def ema_update_ref_(
@@ -23,6 +30,167 @@ def ema_update_ref_(
         torch._foreach_lerp_(targets, same, weight)
     if shadows:
         torch._foreach_copy_(shadows, targets)
+
+
+@triton.jit
+def _ema_kernel(
+    tensors, chunks, weight,
+    TARGET: tl.constexpr, SOURCE: tl.constexpr, SHADOW: tl.constexpr, HAS_SHADOW: tl.constexpr,
+    COMPUTE: tl.constexpr, ALIGNED: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """One program a chunk. A row of `tensors` is (target, source, shadow, count)."""
+    program = tl.program_id(0)
+    tensor = tensors + 4 * tl.load(chunks + 2 * program)
+    start = tl.load(chunks + 2 * program + 1)
+    target = tl.load(tensor).to(tl.pointer_type(TARGET))
+    source = tl.load(tensor + 1).to(tl.pointer_type(SOURCE))
+    if HAS_SHADOW:
+        shadow = tl.load(tensor + 2).to(tl.pointer_type(SHADOW))
+    count = tl.load(tensor + 3)
+    if ALIGNED:
+        target = tl.multiple_of(target, 16)
+        source = tl.multiple_of(source, 16)
+        if HAS_SHADOW:
+            shadow = tl.multiple_of(shadow, 16)
+    w = tl.load(weight).to(COMPUTE)
+    start = tl.multiple_of(start, CHUNK)
+    i = start + tl.arange(0, CHUNK)
+    # A mask of unknown length would forbid vector loads, so whole chunks go without.
+    if start + CHUNK <= count:
+        t = tl.load(target + i).to(COMPUTE)
+        s = tl.load(source + i).to(COMPUTE)
+        t = tl.where(w < 0.5, t + w * (s - t), s - (s - t) * (1.0 - w))
+        tl.store(target + i, t)
+        if HAS_SHADOW:
+            tl.store(shadow + i, t)
+    else:
+        inside = i < count
+        t = tl.load(target + i, mask=inside, other=0.0).to(COMPUTE)
+        s = tl.load(source + i, mask=inside, other=0.0).to(COMPUTE)
+        t = tl.where(w < 0.5, t + w * (s - t), s - (s - t) * (1.0 - w))
+        tl.store(target + i, t, mask=inside)
+        if HAS_SHADOW:
+            tl.store(shadow + i, t, mask=inside)
+
+
+class _Tables:
+    """Addresses and chunks of a group of tensors with the same dtypes, on their device."""
+
+    def __init__(self, rows: list[tuple[int, int, int, int]], device: torch.device) -> None:
+        chunks = [(k, start) for k, row in enumerate(rows) for start in range(0, row[3], _CHUNK)]
+        self.aligned = all(address % 16 == 0 for row in rows for address in row[:3])
+        self.programs = len(chunks)
+        self.tensors = torch.tensor(rows, dtype=torch.int64, device=device)
+        self.chunks = torch.tensor(chunks, dtype=torch.int64, device=device)
+
+
+# Tables by the addresses they hold, so that one can never be stale: a tensor that moved asks for
+# another. A few are kept, for a few models at once.
+_tables: dict[tuple[object, ...], _Tables] = {}
+_MAX_TABLES = 16
+
+
+def _tables_for(rows: list[tuple[int, int, int, int]], device: torch.device) -> _Tables:
+    key = (device, *rows)
+    found = _tables.pop(key, None)
+    if found is None:
+        found = _Tables(rows, device)
+        while len(_tables) >= _MAX_TABLES:
+            _tables.pop(next(iter(_tables)))
+    _tables[key] = found
+    return found
+
+
+def _address_rows(
+    targets: list[Tensor], sources: list[Tensor], shadows: list[Tensor]
+) -> list[tuple[int, int, int, int]]:
+    return [
+        (t.data_ptr(), s.data_ptr(), shadows[k].data_ptr() if shadows else 0, t.numel())
+        for k, (t, s) in enumerate(zip(targets, sources, strict=True))
+    ]
+
+
+def _launch(
+    targets: list[Tensor], sources: list[Tensor], shadows: list[Tensor], weight: Tensor
+) -> None:
+    tables = _tables_for(_address_rows(targets, sources, shadows), targets[0].device)
+    _ema_kernel[(tables.programs,)](
+        tables.tensors,
+        tables.chunks,
+        weight,
+        TARGET=TL_DTYPES[targets[0].dtype],
+        SOURCE=TL_DTYPES[sources[0].dtype],
+        SHADOW=TL_DTYPES[shadows[0].dtype] if shadows else None,
+        HAS_SHADOW=bool(shadows),
+        COMPUTE=TL_DTYPES[compute_dtype(targets[0].dtype)],
+        ALIGNED=tables.aligned,
+        CHUNK=_CHUNK,
+    )
+
+
+def _run_cpp(
+    targets: list[Tensor], sources: list[Tensor], shadows: list[Tensor], weight: Tensor
+) -> None:
+    assert LIBRARY is not None
+    count = len(targets)
+    addresses, lengths = ctypes.c_void_p * count, ctypes.c_int64 * count
+    status = LIBRARY.sjepa_ema_f32(
+        addresses(*(t.data_ptr() for t in targets)),
+        addresses(*(s.data_ptr() for s in sources)),
+        addresses(*(s.data_ptr() for s in shadows)) if shadows else None,
+        lengths(*(t.numel() for t in targets)),
+        ctypes.c_int64(count),
+        ctypes.c_float(weight.item()),
+        ctypes.c_int(torch.get_num_threads()),
+    )
+    if status != 0:
+        raise MemoryError("ema_update_: no memory for the table of chunks")
+
+
+def _body(
+    targets: list[Tensor], sources: list[Tensor], shadows: list[Tensor], weight: Tensor, impl: str
+) -> None:
+    """Update one group: non-empty tensors, dense in the same order, of the same dtypes."""
+    run = _run_cpp if impl == "cpu" else _launch
+    run(targets, sources, shadows, weight)
+
+
+def _fake(
+    targets: list[Tensor], sources: list[Tensor], shadows: list[Tensor], weight: Tensor, impl: str
+) -> None:
+    return None
+
+
+_op = Op("ema_update_", _body, _fake, mutates=("targets", "shadows"))
+
+
+def _groups(
+    targets: list[Tensor], sources: list[Tensor], shadows: list[Tensor]
+) -> list[tuple[str, list[int]]]:
+    """Return (kind, positions): "fused" groups of equal dtypes, and a "plain" one for the rest."""
+    fused: dict[tuple[torch.dtype, ...], list[int]] = {}
+    plain: list[int] = []
+    for k, target in enumerate(targets):
+        others = [sources[k], *(shadows[k : k + 1])]
+        if target.numel() == 0:
+            continue
+        if _is_dense(target) and all(other.stride() == target.stride() for other in others):
+            fused.setdefault((target.dtype, *(o.dtype for o in others)), []).append(k)
+        else:
+            plain.append(k)
+    kinds = [("fused", positions) for positions in fused.values()]
+    return [*kinds, ("plain", plain)] if plain else kinds
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill one stretch of memory, in any order of the axes."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
 
 
 class EmaPlan:
@@ -55,8 +223,16 @@ class EmaPlan:
         self.shadows = [] if shadows is None else [s.detach() for s in shadows]
         self.impl = impl
         _check_lists(self.targets, self.sources, self.shadows)
+        self.groups = [
+            (
+                kind,
+                [self.targets[k] for k in positions],
+                [self.sources[k] for k in positions],
+                [self.shadows[k] for k in positions] if self.shadows else [],
+            )
+            for kind, positions in _groups(self.targets, self.sources, self.shadows)
+        ]
 
-    @torch.no_grad()
     def update_(self, momentum: float | Tensor) -> None:
         """Update every target, and its shadow, once.
 
@@ -69,10 +245,16 @@ class EmaPlan:
                 follow a momentum of 0.99 or more, or one that is a tensor.
         """
         _check_momentum(momentum, self.targets)
-        if not self.targets:
-            return
-        choose(self.impl, self.targets[0].device)
-        ema_update_ref_(self.targets, self.sources, self.shadows, 1 - momentum)
+        with torch.no_grad():
+            for kind, targets, sources, shadows in self.groups:
+                chosen = choose(
+                    self.impl, targets[0].device, cpu=_has_cpu_code(targets, sources, shadows)
+                )
+                if kind == "plain" or chosen == "torch":
+                    ema_update_ref_(targets, sources, shadows, 1 - momentum)
+                else:
+                    weight = device_scalar(1 - momentum, targets[0])
+                    _op(targets, sources, shadows, weight, chosen)
 
 
 def ema_update_(
@@ -93,6 +275,13 @@ def ema_update_(
         impl: "auto", "triton", "cpu" or "torch".
     """
     EmaPlan(targets, sources, shadows, impl=impl).update_(momentum)
+
+
+def _has_cpu_code(targets: list[Tensor], sources: list[Tensor], shadows: list[Tensor]) -> bool:
+    """Whether the C++ code takes a group: float32, with bfloat16 shadows if any."""
+    return targets[0].dtype == sources[0].dtype == torch.float32 and (
+        not shadows or shadows[0].dtype == torch.bfloat16
+    )
 
 
 def _check_momentum(momentum: float | Tensor, targets: list[Tensor]) -> None:
@@ -126,7 +315,9 @@ def _check_lists(targets: list[Tensor], sources: list[Tensor], shadows: list[Ten
         check_float(f"sources[{i}]", sources[i])
         if target.device != targets[0].device:
             raise bad_value(f"targets[{i}]", target.device, f"move it to {targets[0].device}")
-        if target.numel() and target.data_ptr() in seen:
+        if torch.compiler.is_compiling() or target.numel() == 0:
+            continue
+        if target.data_ptr() in seen:
             raise bad_value(f"targets[{i}]", "the same memory as an earlier target", "pass it once")
         seen.add(target.data_ptr())
     for i, shadow in enumerate(shadows):

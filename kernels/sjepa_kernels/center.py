@@ -1,0 +1,38 @@
+"""The centre of the teacher's features: a running mean kept apart from the loss.
+
+Shapes: D features.
+"""
+
+import torch
+from torch import Tensor
+
+from sjepa_kernels._checks import bad_value, check_shape
+
+
+@torch.no_grad()
+def update_center_(
+    center_D: Tensor, center_sum_D: Tensor, count: int | Tensor, momentum: float | Tensor
+) -> None:
+    """Move the centre towards a batch mean, in place: c <- m c + (1 - m) sum / count.
+
+    With several processes, all-reduce the sum and the count first.
+
+    Args:
+        center_D: The centre.
+        center_sum_D: Sum of teacher rows, as `centered_softmax_cross_entropy` returns it.
+        count: Number of rows in the sum.
+        momentum: m in [0, 1] (0.9 in S-JEPA).
+
+    Raises:
+        ValueError: Shapes differ, the count is not positive, or the momentum is outside [0, 1].
+    """
+    check_shape("center_sum", center_sum_D, tuple(center_D.shape), "the centre's shape")
+    if not isinstance(count, Tensor) and count <= 0:
+        raise bad_value("count", count, "pass the number of rows in the sum, at least 1")
+    if not isinstance(momentum, Tensor) and not 0 <= momentum <= 1:
+        raise bad_value("momentum", momentum, "pass a number in [0, 1]")
+    mean = (center_sum_D / count).to(center_D.dtype)
+    weight = 1 - momentum
+    if isinstance(weight, Tensor):
+        weight = weight.to(center_D.dtype)
+    center_D.lerp_(mean, weight)
