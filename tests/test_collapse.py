@@ -1,0 +1,73 @@
+"""The panel tells collapsed features from healthy ones, and never by entropy."""
+
+import math
+
+import pytest
+import torch
+from sjepa_fast.evaluation.collapse import collapse_panel, effective_rank
+from torch.utils._python_dispatch import TorchDispatchMode
+
+WIDTH = 32
+CENTER = torch.zeros(WIDTH)
+
+
+def rows(kind: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2000, WIDTH, generator=generator)
+    if kind == "healthy":
+        return noise
+    if kind == "constant":
+        return torch.ones(2000, WIDTH) + 1e-6 * noise
+    if kind == "rank-1":
+        return noise[:, :1] * torch.randn(WIDTH, generator=generator)
+    hot = torch.zeros(2000, WIDTH)
+    hot[:, 3] = 10
+    return hot + 1e-5 * noise
+
+
+@pytest.mark.parametrize("kind", ["constant", "rank-1", "one-hot"])
+def test_collapsed_features_are_told_apart(kind: str):
+    assert collapse_panel(rows(kind), CENTER, 0.06)["collapsed"] == 1
+
+
+def test_healthy_features_are_not_called_collapsed_although_their_entropy_is_low():
+    panel = collapse_panel(rows("healthy"), CENTER, 0.06)
+    assert panel["collapsed"] == 0
+    assert panel["effective_rank"] > 0.9 * WIDTH
+    assert panel["channel_std"] == pytest.approx(1, abs=0.05)
+    assert panel["mean_cosine"] < 0.05
+    assert panel["target_entropy"] < 0.2 * math.log(WIDTH)
+    assert panel["argmax_perplexity"] > 0.9 * WIDTH
+
+
+def test_one_hot_everywhere_has_one_argmax():
+    panel = collapse_panel(rows("one-hot"), CENTER, 0.06)
+    assert panel["argmax_share"] == 1 and panel["argmax_perplexity"] == pytest.approx(1)
+
+
+def test_effective_rank_of_equal_directions_is_their_number():
+    x = torch.zeros(400, WIDTH)
+    x[:, :4] = torch.linalg.qr(torch.randn(400, 4))[0]
+    x -= x.mean(dim=0)
+    assert effective_rank(x).item() == pytest.approx(4, abs=0.1)
+
+
+def test_center_enters_the_entropy_and_the_norm():
+    x = rows("one-hot")
+    centred = collapse_panel(x, x.mean(dim=0), 0.06)
+    assert centred["target_entropy"] > 0.9 * math.log(WIDTH)
+    assert centred["center_norm"] == pytest.approx(10, rel=1e-3)
+
+
+def test_panel_reads_the_device_once():
+    class Reads(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += func.overloadpacket.__name__ == "_local_scalar_dense"
+            return func(*args, **(kwargs or {}))
+
+    with Reads() as reads:
+        collapse_panel(rows("healthy"), CENTER, 0.06)
+    # tolist() reads the whole vector; one_hot's range check is the library's own.
+    assert reads.count <= 2
