@@ -1,0 +1,95 @@
+"""The command lines' shared manners: typed flags, one-line errors, exit codes 0, 1, 2 and 130."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import tyro
+
+from sjepa_fast.config import nearest
+from sjepa_fast.errors import InputError
+
+T = TypeVar("T")
+
+
+def _flags(node: object, prefix: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(node):  # type: ignore[arg-type]
+        value = getattr(node, field.name, None)
+        if dataclasses.is_dataclass(value):
+            yield from _flags(value, f"{prefix}{field.name}.")
+        else:
+            yield f"--{prefix}{field.name}".replace("_", "-")
+
+
+def parse(config_type: type[T], args: list[str], *, default: T | None = None, prog: str) -> T:
+    """Parse typed command-line flags into a dataclass.
+
+    Args:
+        config_type: The dataclass; nested ones give dotted flags (`--data.root`).
+        args: Arguments after the program name.
+        default: Values of the flags that are not given.
+        prog: Program name for the help text.
+
+    Returns:
+        The filled dataclass.
+
+    Raises:
+        InputError: On an unknown flag (with the nearest ones) or a value of the wrong type.
+        SystemExit: With code 0 after printing `--help`.
+    """
+    options = {} if default is None else {"default": default}
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(config_type, args=args, prog=f"python -m {prog}", **options)
+    except SystemExit as stop:
+        if stop.code == 0:
+            raise
+    text = _plain(said.getvalue())
+    unknown = re.search(r"Unrecognized options?: (--[^\s,]+)", text)
+    if unknown:
+        known = ["--compile", *(_flags(default) if default is not None else ())]
+        near = re.findall(r"(?<=\s)(--[a-z0-9.\-]+)", text[unknown.end() :])
+        fix = f"nearest: {', '.join(dict.fromkeys(near))}" if near else ""
+        raise InputError(unknown[1], "no such flag", fix or nearest(unknown[1], known))
+    wrong = re.search(r"Error parsing (\S+): (.*?)(?: Argument helptext| For full|$)", text)
+    if wrong:
+        raise InputError(wrong[1], wrong[2], "see --help")
+    raise InputError("arguments", text.split(" For full")[0] or " ".join(args), "see --help")
+
+
+def _plain(text: str) -> str:
+    # tyro draws its messages in boxes, several lines high.
+    return re.sub(r"[─│╭╮╰╯\s]+", " ", text).strip()
+
+
+def run_main(body: Callable[[], int]) -> None:
+    """Run a command and exit: its code, 2 for bad input, 130 for Ctrl-C, 1 for a failure.
+
+    Args:
+        body: The command; returns its exit code.
+
+    Raises:
+        SystemExit: Always.
+    """
+    try:
+        code = body()
+        sys.stdout.flush()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        # The reader of a pipe has left; Python must not complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

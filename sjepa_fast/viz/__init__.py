@@ -1,0 +1,1 @@
+"""Pictures of runs, results and clips; matplotlib figures without global state."""

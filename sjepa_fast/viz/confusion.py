@@ -1,0 +1,43 @@
+"""Confusion matrix as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from sjepa_fast.viz.figure import new_figure, save_figure
+
+
+def plot_confusion(matrix_CC: Tensor, class_names: Sequence[str], out: Path, title: str) -> None:
+    """Draw row-normalised percentages; numbers are written where there are few classes.
+
+    Args:
+        matrix_CC: Counts, row is the true class.
+        class_names: One name a class.
+        out: PNG to write.
+        title: Shown above.
+    """
+    counts = matrix_CC.double().cpu()
+    share = (100 * counts / counts.sum(dim=1, keepdim=True).clamp_min(1)).numpy()
+    classes = len(class_names)
+    side = max(4.5, min(18.0, 1.8 + 0.42 * classes))
+    figure = new_figure(side + 1.2, side)
+    axes = figure.add_subplot()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    size = 9 if classes <= 20 else max(4, 9 - classes // 20)
+    axes.set_xticks(range(classes), class_names, rotation=60, ha="right", fontsize=size)
+    axes.set_yticks(range(classes), class_names, fontsize=size)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title, fontsize=10)
+    if classes <= 20:
+        for row in range(classes):
+            for column in range(classes):
+                if share[row, column] >= 0.5:
+                    color = "white" if share[row, column] > 55 else "black"
+                    text = f"{share[row, column]:.0f}"
+                    axes.text(column, row, text, ha="center", va="center", color=color, fontsize=7)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="% of true class")
+    save_figure(figure, out)
