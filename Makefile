@@ -1,0 +1,48 @@
+# `make demo` and `make test` need Python 3.11 or newer with pip and venv, and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+INSTALLED_FROM := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*.h)
+
+PYDOCLINT := $(VENV)/pydoclint/bin/pydoclint
+
+.PHONY: env demo test bench lint pydoclint clean
+
+env: $(STAMP)
+
+$(STAMP): $(INSTALLED_FROM)
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "PYTHON=$(PYTHON): Python 3.11 or newer is needed; name one with make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: env
+	$(BIN)/python -m sjepa_fast.train --compile
+
+test: env
+	$(BIN)/python -m pytest
+
+bench: env
+	$(BIN)/python -m pytest benchmarks/ --benchmark-only
+
+lint: env pydoclint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/mypy
+
+# An environment of its own: its docstring parser overwrites the module of tyro's.
+$(PYDOCLINT): constraints.txt | env
+	$(BIN)/python -m venv $(VENV)/pydoclint
+	$(VENV)/pydoclint/bin/python -m pip install --quiet -c constraints.txt pydoclint
+	touch $@
+
+pydoclint: $(PYDOCLINT)
+	$(PYDOCLINT) --quiet --config pyproject.toml sjepa_fast kernels/sjepa_kernels
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -f kernels/sjepa_kernels/_csrc*.so
+	find sjepa_fast kernels tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
