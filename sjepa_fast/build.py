@@ -19,7 +19,7 @@ def build_model(
     torch.manual_seed(config.seed)
     model = SJEPA(config, clips.layout).to(device)
     if config.data.whiten > 0:
-        crops = [clips.eval_crop(ids, config.data) for ids in train_ids[:4096].split(256)]
+        crops = [clips.eval_crop(ids, config.data) for ids in torch.split(train_ids[:4096], 256)]
         bodies = torch.cat(crops).flatten(0, 1)
         present = (bodies != 0).flatten(1).any(dim=1)
         tokens = tubelets(bodies[present], config.model.segment_length).flatten(0, 1)
@@ -35,7 +35,8 @@ def build_optimizer(model: SJEPA, config: TrainConfig) -> torch.optim.AdamW:
 
     Source: method 3.6 (MAMP's grouping with an empty skip list).
     """
-    decayed, free = [], []
+    decayed: list[Tensor] = []
+    free: list[Tensor] = []
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             # MAMP's mask token is (1, 1, D) and so decayed; ours is (D,).

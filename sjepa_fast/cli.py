@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
@@ -19,13 +19,13 @@ from sjepa_fast.errors import InputError
 T = TypeVar("T")
 
 
-def _flags(node: object, prefix: str = "") -> Iterator[str]:
-    for field in dataclasses.fields(node):  # type: ignore[arg-type]
-        value = getattr(node, field.name, None)
-        if dataclasses.is_dataclass(value):
-            yield from _flags(value, f"{prefix}{field.name}.")
+def _flags(config_type: Any, prefix: str = "") -> Iterator[str]:
+    hints = get_type_hints(config_type)
+    for name, kind in hints.items():
+        if dataclasses.is_dataclass(kind):
+            yield from _flags(kind, f"{prefix}{name}.")
         else:
-            yield f"--{prefix}{field.name}".replace("_", "-")
+            yield f"--{prefix}{name}".replace("_", "-")
 
 
 def parse(config_type: type[T], args: list[str], *, default: T | None = None, prog: str) -> T:
@@ -44,21 +44,19 @@ def parse(config_type: type[T], args: list[str], *, default: T | None = None, pr
         InputError: On an unknown flag (with the nearest ones) or a value of the wrong type.
         SystemExit: With code 0 after printing `--help`.
     """
-    options = {} if default is None else {"default": default}
+    start = tyro.MISSING_NONPROP if default is None else default
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(config_type, args=args, prog=f"python -m {prog}", **options)
+            return tyro.cli(config_type, args=args, prog=f"python -m {prog}", default=start)
     except SystemExit as stop:
         if stop.code == 0:
             raise
     text = _plain(said.getvalue())
     unknown = re.search(r"Unrecognized options?: (--[^\s,]+)", text)
     if unknown:
-        known = ["--compile", *(_flags(default) if default is not None else ())]
-        near = re.findall(r"(?<=\s)(--[a-z0-9.\-]+)", text[unknown.end() :])
-        fix = f"nearest: {', '.join(dict.fromkeys(near))}" if near else ""
-        raise InputError(unknown[1], "no such flag", fix or nearest(unknown[1], known))
+        known = ["--compile", "--config", *_flags(config_type)]
+        raise InputError(unknown[1], "no such flag", nearest(unknown[1], known))
     wrong = re.search(r"Error parsing (\S+): (.*?)(?: Argument helptext| For full|$)", text)
     if wrong:
         raise InputError(wrong[1], wrong[2], "see --help")

@@ -316,4 +316,4 @@ def replace(config: TrainConfig, **sections: dict[str, object]) -> TrainConfig:
         name: dataclasses.replace(getattr(config, name), **values)
         for name, values in sections.items()
     }
-    return dataclasses.replace(config, **changed)  # type: ignore[arg-type]
+    return dataclasses.replace(config, **changed)

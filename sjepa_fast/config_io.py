@@ -10,6 +10,7 @@ import cattrs
 import yaml
 from cattrs import ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn
+from cattrs.v import format_exception
 
 from sjepa_fast import cli
 from sjepa_fast.config import TrainConfig, nearest
@@ -32,6 +33,10 @@ def _converter() -> cattrs.Converter:
         lambda cls: make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True),
     )
     return converter
+
+
+def _say(error: BaseException, kind: type[Any] | None) -> str:
+    return str(error) if isinstance(error, ValueError) else format_exception(error, kind)
 
 
 def _strict_float(value: object, _: object) -> float:
@@ -107,7 +112,7 @@ def apply_yaml(config: TrainConfig, file: Path) -> TrainConfig:
     try:
         return _converter().structure(tree, TrainConfig)
     except (cattrs.BaseValidationError, ForbiddenExtraKeysError) as error:
-        reason = "; ".join(cattrs.transform_error(error))
+        reason = "; ".join(cattrs.transform_error(error, format_exception=_say))
         raise InputError("config", f"{file}: {reason}", "correct the value") from error
 
 

@@ -169,7 +169,11 @@ def score_linear(
         lambda _: features[0], labels[0], features[1], labels[1], classes, seed=request.seed
     )[0]
     recipe = {"kind": "sgd", "lr": result.lr, "epochs": 100, "seed": request.seed, "crop": "eval"}
-    return {"top1": result.last, "top1_best_epoch": result.best, "recipe": recipe}, result.predicted_Q
+    return {
+        "top1": result.last,
+        "top1_best_epoch": result.best,
+        "recipe": recipe,
+    }, result.predicted_Q
 
 
 def evaluate(request: EvaluateConfig) -> int:
@@ -225,9 +229,7 @@ def evaluate(request: EvaluateConfig) -> int:
 def main(argv: list[str] | None = None) -> None:
     """Console entry: exit with 0, 1 or 2 (usage)."""
     arguments = sys.argv[1:] if argv is None else argv
-    cli.run_main(
-        lambda: evaluate(cli.parse(EvaluateConfig, arguments, prog="sjepa_fast.evaluate"))
-    )
+    cli.run_main(lambda: evaluate(cli.parse(EvaluateConfig, arguments, prog="sjepa_fast.evaluate")))
 
 
 if __name__ == "__main__":

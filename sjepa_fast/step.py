@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from sjepa_kernels import EmaPlan, update_center_
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,6 +19,7 @@ from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.objectives.sjepa import SJEPA, make_step_input
 from sjepa_fast.runtime.device import autocast
 from sjepa_fast.runtime.dist import World
+from sjepa_kernels import EmaPlan, update_center_
 
 
 @dataclass(frozen=True)

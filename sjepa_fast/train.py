@@ -9,16 +9,16 @@ import sys
 import time
 
 import torch
-from sjepa_fast.data.synthetic import write_synthetic_store
-from sjepa_fast.evaluation.collapse import collapse_panel
 
 from sjepa_fast import cli
 from sjepa_fast.build import build_model, build_optimizer, compile_blocks
 from sjepa_fast.config import TrainConfig, validate, validate_tokens
 from sjepa_fast.config_io import check_resumable, parse_train, read_config, to_yaml
-from sjepa_fast.data.loader import ResidentClips, epoch_order, load_resident
+from sjepa_fast.data.loader import epoch_order, load_resident
 from sjepa_fast.data.store import Store, open_store
+from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
+from sjepa_fast.evaluation.collapse import collapse_panel
 from sjepa_fast.evaluation.features import nearest_neighbour
 from sjepa_fast.report import write_report
 from sjepa_fast.runtime.checkpoint import (
@@ -53,7 +53,8 @@ def prepare_run(config: TrainConfig) -> None:
     try:
         (config.run / "results").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError("run", f"{config.run}: {error.strerror}", "choose a writable folder")
+        fix = "choose a writable folder"
+        raise InputError("run", f"{config.run}: {error.strerror}", fix) from error
     written = config.run / "config.yaml"
     if list_checkpoints(config.run):
         if config.resume != "auto":

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from sjepa_fast.config import ViewConfig
 from sjepa_fast.data.augment import VIEW, body_axis, clip_uniforms, random_view, rotation_about
 from sjepa_fast.skeletons import NTU25

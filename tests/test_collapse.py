@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from sjepa_fast.evaluation.collapse import collapse_panel, effective_rank
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from sjepa_fast.evaluation.collapse import collapse_panel, effective_rank
 
 WIDTH = 32
 CENTER = torch.zeros(WIDTH)

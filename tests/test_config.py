@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from sjepa_fast.config import MaskConfig, TrainConfig, replace, validate, validate_tokens
 from sjepa_fast.config_io import apply_yaml, check_resumable, parse_train, to_yaml
 from sjepa_fast.errors import InputError
@@ -81,7 +82,7 @@ def test_bad_yaml_is_one_line_that_names_key_and_value(tmp_path: Path, text: str
 
 
 def test_missing_config_file(tmp_path: Path):
-    with pytest.raises(InputError, match="no.yaml"):
+    with pytest.raises(InputError, match=r"no\.yaml"):
         apply_yaml(TrainConfig(), tmp_path / "no.yaml")
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+
 from sjepa_fast.evaluation.knn import center_features, knn_predict, standardize_features
 
 

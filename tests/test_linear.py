@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from sjepa_fast.evaluation.linear import linear_probe
 from sjepa_fast.evaluation.logistic import fit_logistic, objective
-from torch import nn
 
 
 def data(rows: int = 120, width: int = 8, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,8 +41,9 @@ def test_logistic_on_more_features_than_rows():
 def test_probe_equals_a_plain_torch_loop():
     x, labels = data()
     test, test_labels = data(60)
-    ours = linear_probe(lambda _: x, labels, test, test_labels, 3, lrs=(0.5, 0.1), epochs=6,
-                        batch=40, seed=3)
+    ours = linear_probe(
+        lambda _: x, labels, test, test_labels, 3, lrs=(0.5, 0.1), epochs=6, batch=40, seed=3
+    )
     for result in ours:
         generator = torch.Generator().manual_seed(3)
         norm, layer = nn.BatchNorm1d(8, eps=1e-6, affine=False), nn.Linear(8, 3)

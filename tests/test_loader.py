@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import interpolate
+
 from sjepa_fast.config import DataConfig
 from sjepa_fast.data.loader import ResidentClips, epoch_order
 from sjepa_fast.skeletons import KINECT20
-from torch.nn.functional import interpolate
 
 FRAMES = [1, 7, 40, 13]
 BODIES = [1, 2, 1, 2]
@@ -60,7 +61,7 @@ def test_train_crop_stays_inside_the_clip_and_has_the_least_length(clips):
         for v in (0.0, 0.5, 0.999999):
             spy.train_crop(torch.tensor([2]), torch.tensor([[u, v]]), data)
     lengths = {length for _, length in seen}
-    assert all(0 <= s and s + n <= 40 and n >= 20 for s, n in seen)
+    assert all(s >= 0 and s + n <= 40 and n >= 20 for s, n in seen)
     assert min(lengths) == 20 and max(lengths) >= 39
     spy.train_crop(torch.tensor([1]), torch.tensor([[0.0, 0.9]]), data)
     assert seen[-1] == (0, 7), "a clip shorter than the least crop is kept whole"

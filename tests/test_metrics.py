@@ -1,6 +1,7 @@
 """Confusion and accuracy on a case counted by hand."""
 
 import torch
+
 from sjepa_fast.evaluation.metrics import accuracy, confusion_matrix, per_class_accuracy
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from sjepa_fast.models.embed import TubeletEmbed, tubelets
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.predictor import Predictor

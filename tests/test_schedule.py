@@ -1,6 +1,7 @@
 """Schedules against the values the papers imply (method 3.6)."""
 
 import pytest
+
 from sjepa_fast.runtime.schedule import ema_momentum, learning_rate
 
 

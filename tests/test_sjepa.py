@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from sjepa_fast.config import (
     DataConfig,
     MaskConfig,

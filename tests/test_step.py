@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config import (
     DataConfig,
@@ -18,7 +20,6 @@ from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.skeletons import KINECT20
 from sjepa_fast.step import TrainStep
-from torch.utils._python_dispatch import TorchDispatchMode
 
 CONFIG = TrainConfig(
     data=DataConfig(frames=8, bodies=1, crop_min_frames=4),

@@ -10,15 +10,27 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+
 from sjepa_fast.data.synthetic import write_synthetic_store
 
 ROOT = Path(__file__).parent.parent
-TINY = (
-    "--data.split xsub --data.frames 16 --data.crop-min-frames 8 --model.width 32 "
-    "--model.heads 1 --model.depth 1 --model.predictor-depth 1 --optim.batch-size 8 "
-    "--optim.length 12 --optim.warmup 2 --log.every 2 --log.panel-every 4 --log.knn-every 0 "
-    "--checkpoint.every 4 --runtime.device cpu"
-).split()
+TINY = {
+    "data.split": "xsub",
+    "data.frames": "16",
+    "data.crop-min-frames": "8",
+    "model.width": "32",
+    "model.heads": "1",
+    "model.depth": "1",
+    "model.predictor-depth": "1",
+    "optim.batch-size": "8",
+    "optim.length": "12",
+    "optim.warmup": "2",
+    "log.every": "2",
+    "log.panel-every": "4",
+    "log.knn-every": "0",
+    "checkpoint.every": "4",
+    "runtime.device": "cpu",
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +42,8 @@ def store(tmp_path_factory) -> Path:
 
 def command(store: Path, run: Path, *more: str) -> list[str]:
     base = [sys.executable, "-m", "sjepa_fast.train", "sjepa-demo", "--data.root", str(store)]
-    return [*base, "--run", str(run), *TINY, *more]
+    flags = [part for key, value in TINY.items() for part in (f"--{key}", value)]
+    return [*base, "--run", str(run), *flags, *more]
 
 
 def environment() -> dict[str, str]:

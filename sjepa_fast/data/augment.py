@@ -9,11 +9,11 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from sjepa_kernels import philox4x32, uniform
 from torch import Tensor
 
 from sjepa_fast.config import ViewConfig
 from sjepa_fast.skeletons import SkeletonLayout
+from sjepa_kernels import philox4x32, uniform
 
 CROP, VIEW, MASK = 0, 1, 2
 

@@ -16,7 +16,7 @@ Clip = NDArray[np.float32]
 
 def center_first_frame(clip_MTVC: Clip, layout: SkeletonLayout) -> Clip:
     """Subtract the first body's root joint of the first frame from every joint."""
-    return clip_MTVC - clip_MTVC[0, 0, layout.center]
+    return np.asarray(clip_MTVC - clip_MTVC[0, 0, layout.center], dtype=np.float32)
 
 
 def heading(clip_MTVC: Clip, layout: SkeletonLayout) -> float:

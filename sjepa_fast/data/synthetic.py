@@ -180,7 +180,7 @@ def performance(seed: int, action: int, subject: int, repetition: int) -> NDArra
         bodies = [_about_vertical(b, np.pi / 2) for b in bodies]
     turn = rng.normal(0, np.radians(25))
     place = np.array([rng.uniform(-0.5, 0.5), 0.0, 0.0])
-    return _about_vertical(np.stack(bodies), turn) + place
+    return np.asarray(_about_vertical(np.stack(bodies), turn) + place)
 
 
 def synthetic_clip(
@@ -209,14 +209,14 @@ def synthetic_clip(
     seen = seen + np.array([0, rng.uniform(-0.3, 0.1), rng.uniform(2.2, 3.8)])
     frames = seen.shape[1]
     noise = rng.normal(0, 0.008, size=seen.shape)
-    # Now and then a joint is tracked badly for a while: a slow wander, worst at the extremities.
+    # Now and then a joint is tracked badly for a while: a slow wander.
     for body in range(len(seen)):
         for joint in rng.choice(25, size=2, replace=False):
             start = int(rng.integers(0, frames))
             length = int(rng.integers(5, 20))
             wander = np.cumsum(rng.normal(0, 0.02, size=(length, 3)), axis=0)
             noise[body, start : start + length, joint] += wander[: frames - start]
-    return (seen + noise).astype(np.float32)
+    return np.asarray(seen + noise, dtype=np.float32)
 
 
 def write_synthetic_store(

@@ -1,4 +1,4 @@
-"""The collapse panel: is the target representation still varied? (method 3.7)
+"""The collapse panel (method 3.7): is the target representation still varied?
 
 A falling loss is no evidence of learning, and a low target entropy is no sign of collapse (near
 one-hot targets are normal from the first step at temperature 0.06); neither enters the verdict.
@@ -14,10 +14,11 @@ MAX_ROWS = 4096
 
 
 def effective_rank(x_RD: Tensor) -> Tensor:
-    """exp of the entropy of the normalised singular values of the centred rows (RankMe)."""
+    """Exp of the entropy of the normalised singular values of the centred rows (RankMe)."""
     values = torch.linalg.svdvals((x_RD - x_RD.mean(dim=0)).float())
     share = values / values.sum().clamp_min(1e-12)
-    return (-(share * share.clamp_min(1e-12).log()).sum()).exp()
+    entropy: Tensor = -(share * share.clamp_min(1e-12).log()).sum()
+    return entropy.exp()
 
 
 @torch.no_grad()
@@ -74,7 +75,5 @@ def collapse_panel(target: Tensor, center_D: Tensor, temp_target: float) -> dict
 def is_collapsed(panel: dict[str, float]) -> bool:
     """Whether rank, deviation or cosine say that the rows carry next to nothing (our limits)."""
     return (
-        panel["effective_rank"] < 2.0
-        or panel["channel_std"] < 1e-3
-        or panel["mean_cosine"] > 0.999
+        panel["effective_rank"] < 2.0 or panel["channel_std"] < 1e-3 or panel["mean_cosine"] > 0.999
     )

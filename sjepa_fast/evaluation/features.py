@@ -60,7 +60,7 @@ def clip_features(
     """
     joints = clips.layout.num_joints
     parts: dict[Pool, list[Tensor]] = {pool: [] for pool in pools}
-    for chunk in ids.split(batch):
+    for chunk in torch.split(ids, batch):
         x = clips.eval_crop(chunk, config.data)
         with autocast(x.device, dtype):
             tokens = encoder(tubelets(x.flatten(0, 1), config.model.segment_length))
@@ -73,7 +73,7 @@ def clip_features(
 @torch.no_grad()
 def raw_features(clips: ResidentClips, ids: Tensor, config: TrainConfig) -> Tensor:
     """Coordinates of the evaluation crop as features, (len(ids), M*T*V*C): the floor to beat."""
-    return torch.cat([clips.eval_crop(c, config.data).flatten(1) for c in ids.split(256)])
+    return torch.cat([clips.eval_crop(c, config.data).flatten(1) for c in torch.split(ids, 256)])
 
 
 def scale_features(

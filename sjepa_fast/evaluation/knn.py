@@ -55,7 +55,7 @@ def knn_predict(
     most = min(max(ks), len(bank))
     classes = int(train_labels_N.max()) + 1
     found: dict[int, list[Tensor]] = {k: [] for k in ks}
-    for rows in test_QD.split(chunk):
+    for rows in torch.split(test_QD, chunk):
         similarity, index = (normalize(rows, dim=1) @ bank.T).topk(most, dim=1)
         votes = one_hot(train_labels_N[index], classes).to(similarity.dtype)
         for k in ks:

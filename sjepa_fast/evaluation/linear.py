@@ -76,7 +76,7 @@ def linear_probe(
     for epoch in range(epochs):
         features = train(epoch)
         order = torch.randperm(rows, generator=generator).to(device)
-        for chunk in order[: rows // batch * batch].split(batch):
+        for chunk in torch.split(order[: rows // batch * batch], batch):
             x = features[chunk]
             var, now = torch.var_mean(x, dim=0, correction=0)
             mean.lerp_(now, 0.1)
@@ -95,9 +95,7 @@ def linear_probe(
         with torch.no_grad():
             scaled = (test_QD - mean) / (variance + 1e-6).sqrt()
             guess_LQ = (scaled @ weight_LDC + bias_L1C).argmax(dim=-1)
-        best = [
-            max(b, accuracy(g, test_labels_Q)) for b, g in zip(best, guess_LQ, strict=True)
-        ]
+        best = [max(b, accuracy(g, test_labels_Q)) for b, g in zip(best, guess_LQ, strict=True)]
     return [
         ProbeResult(lr, accuracy(guess, test_labels_Q), top, guess)
         for lr, top, guess in zip(lrs, best, guess_LQ, strict=True)

@@ -74,5 +74,5 @@ def fit_logistic(
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    solver.step(closure)  # type: ignore[arg-type]
+    solver.step(closure)  # type: ignore[no-untyped-call]
     return Logistic(basis_Dr @ weight.detach(), bias.detach())

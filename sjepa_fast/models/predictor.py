@@ -6,10 +6,10 @@ Shapes: B sequences, K visible and Q masked tokens, S segments, V joints, D widt
 from __future__ import annotations
 
 import torch
-from sjepa_kernels import pack_tokens
 from torch import Tensor, nn
 
 from sjepa_fast.models.transformer import Block, init_weights, learned_table
+from sjepa_kernels import pack_tokens
 
 
 class Predictor(nn.Module):

@@ -6,8 +6,9 @@ Shapes: B sequences (clips x bodies), N tokens, D width, H heads.
 from __future__ import annotations
 
 import torch
-from sjepa_kernels import attention
 from torch import Tensor, nn
+
+from sjepa_kernels import attention
 
 
 class Block(nn.Module):

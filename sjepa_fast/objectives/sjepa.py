@@ -10,7 +10,6 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from sjepa_kernels import centered_softmax_cross_entropy
 from torch import Tensor, nn
 
 from sjepa_fast.config import TrainConfig, kept_tokens
@@ -20,6 +19,7 @@ from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.predictor import Predictor
 from sjepa_fast.objectives.masking import motion_aware_keys, motion_intensity, select_smallest
 from sjepa_fast.skeletons import SkeletonLayout
+from sjepa_kernels import centered_softmax_cross_entropy
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def plot_clip_mask(
         )
         axes.invert_yaxis()
         axes.set_yticks(np.arange(joints) + 0.5, layout.joints if body == 0 else [], fontsize=6)
-        axes.set_xticks(np.arange(segments) + 0.5, range(segments), fontsize=6)
+        axes.set_xticks(np.arange(segments) + 0.5, [str(s) for s in range(segments)], fontsize=6)
         axes.set_xlabel(f"segment (body {body + 1})", fontsize=8)
         axes.tick_params(length=0)
     save_figure(figure, out)

@@ -1,0 +1,120 @@
+"""The `.npz` of CTR-GCN and MAMP: `x_train, y_train, x_test, y_test`.
+
+x is (N, 300, 150) float32, two bodies of 25 joints side by side, padded with zero frames at the
+end; y is one-hot (N, classes). T frames, M bodies, V = 25 joints.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sjepa_fast.data.readers.record import Columns, Record, Source, Splits, two_parts
+from sjepa_fast.errors import InputError
+from sjepa_fast.skeletons import NTU25
+
+WIDTH = 150
+
+
+def clip_from_row(row: NDArray[np.floating[Any]]) -> NDArray[np.float32] | None:
+    """Turn one padded row (300, 150) into a clip (M, T, 25, 3).
+
+    Trailing zero frames go. A second body that is all zero (NTU-60) or an exact copy of the first
+    (one actor in NTU-120) is no second body.
+
+    Args:
+        row: One padded sequence.
+
+    Returns:
+        The clip, or None if every frame is zero.
+    """
+    filled = np.nonzero((row != 0).any(axis=1))[0]
+    if len(filled) == 0:
+        return None
+    bodies = row[: filled[-1] + 1].reshape(-1, 2, 25, 3).transpose(1, 0, 2, 3)
+    single = not bodies[1].any() or np.array_equal(bodies[0], bodies[1])
+    return np.ascontiguousarray(bodies[:1] if single else bodies, dtype=np.float32)
+
+
+def _rows(archive: zipfile.ZipFile, member: str) -> Iterator[NDArray[Any]]:
+    # np.load would hold the whole member (gigabytes); the .npy inside streams row by row.
+    with archive.open(f"{member}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran, dtype = read(file)
+        if fortran or dtype.hasobject or len(shape) < 2:
+            raise InputError("raw", f"{member} is {dtype} {shape}", "expected C-ordered numbers")
+        size = int(np.prod(shape[1:])) * dtype.itemsize
+        for _ in range(shape[0]):
+            data = file.read(size)
+            if len(data) < size:
+                raise InputError("raw", f"{member} ends early", "fetch the file again")
+            yield np.frombuffer(data, dtype=dtype).reshape(shape[1:])
+
+
+def _labels(archive: zipfile.ZipFile, member: str) -> NDArray[np.int64]:
+    found = np.stack(list(_rows(archive, member)))
+    return np.asarray(found.argmax(axis=1), dtype=np.int64)
+
+
+def open_ctrgcn(raw: Path, split: str) -> Source:
+    """Open a CTR-GCN / MAMP file.
+
+    Args:
+        raw: The `.npz`.
+        split: Name to give the file's split, such as xsub.
+
+    Returns:
+        The opened set; clips are named train-000000, test-000000 and so on.
+
+    Raises:
+        InputError: If the file is missing, damaged or of another layout.
+    """
+    try:
+        with zipfile.ZipFile(raw) as archive:
+            members = {Path(name).stem for name in archive.namelist()}
+            wanted = {"x_train", "y_train", "x_test", "y_test"}
+            if not wanted <= members:
+                lacks = ", ".join(sorted(wanted - members))
+                raise InputError("raw", f"{raw} lacks {lacks}", "use a CTR-GCN or MAMP .npz")
+            labels = {part: _labels(archive, f"y_{part}") for part in ("train", "test")}
+            width = next(_rows(archive, "y_train")).shape[0]
+            first = next(_rows(archive, "x_train"))
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError("raw", f"{raw}: {error}", "name a readable .npz file") from error
+    if first.ndim != 2 or first.shape[1] != WIDTH:
+        raise InputError("raw", f"x_train rows are {first.shape}", "expected (frames, 150)")
+
+    def records() -> Iterator[Record]:
+        with zipfile.ZipFile(raw) as archive:
+            for code, part in ((1, "train"), (2, "test")):
+                for i, row in enumerate(_rows(archive, f"x_{part}")):
+                    name, meta = f"{part}-{i:06d}", {"part": code}
+                    clip = clip_from_row(row)
+                    reason = "" if clip is not None else "all frames are zero"
+                    if clip is not None and not np.isfinite(clip).all():
+                        clip, reason = None, "NaN or infinite joints"
+                    yield Record(name, clip, int(labels[part][i]), meta, reason)
+
+    def splits(_: list[str], columns: Columns) -> Splits:
+        return {split: two_parts(columns["part"] == 1)}
+
+    return Source(
+        name=raw.stem,
+        layout=NTU25,
+        class_names=tuple(f"A{action:03d}" for action in range(1, width + 1)),
+        count=len(labels["train"]) + len(labels["test"]),
+        records=records,
+        splits=splits,
+    )
