@@ -125,6 +125,7 @@ def _launch(
         COMPUTE=TL_DTYPES[compute_dtype(targets[0].dtype)],
         ALIGNED=tables.aligned,
         CHUNK=_CHUNK,
+        num_warps=8,
     )
 
 

@@ -1,0 +1,70 @@
+"""What the kernel tests share: where ops run here, and how close they must come to float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from sjepa_kernels._native import LIBRARY
+from sjepa_kernels._triton import INTERPRETED
+
+# Added to twice eager's error, relative to the size of the truth.
+SLACK = {
+    torch.float64: 1e-14,
+    torch.float32: 5e-7,
+    torch.float16: 1e-5,
+    # The interpreter cuts float32 down to bfloat16 where hardware rounds: up to one unit more.
+    torch.bfloat16: 8e-3 if INTERPRETED else 1e-5,
+}
+
+# Inductor imports a module of torch that torch itself deprecates.
+compiles = pytest.mark.filterwarnings("ignore:.torch.jit.script_method.:DeprecationWarning")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device and an implementation."""
+
+    device: str
+    impl: str
+
+    def __str__(self) -> str:
+        return f"{self.device}-{self.impl}"
+
+    @property
+    def missing(self) -> str:
+        """Why it cannot run here, or an empty string."""
+        if self.impl == "cpu" and LIBRARY is None:
+            return "the C++ library is not built"
+        return ""
+
+
+def places() -> list[Place]:
+    """Return the kernels alone under the interpreter, otherwise all that this machine has."""
+    if INTERPRETED:
+        return [Place("cpu", "triton")]
+    found = [Place("cpu", "torch"), Place("cpu", "cpu")]
+    if torch.cuda.is_available():
+        found += [Place("cuda", "torch"), Place("cuda", "triton")]
+    return found
+
+
+def assert_within_budget(ours: Tensor, eager: Tensor, truth: Tensor, what: str) -> None:
+    """Demand |ours - truth| <= 2 |eager - truth| + slack |truth|, in the Euclidean norm."""
+    assert ours.dtype == eager.dtype, what
+    assert ours.shape == truth.shape, what
+    slack = SLACK[ours.dtype]
+    ours, eager, truth = (x.detach().double().cpu() for x in (ours, eager, truth))
+    assert torch.isfinite(ours).all(), f"{what} holds NaN or infinity"
+    allowed = 2 * (eager - truth).norm() + slack * truth.norm() + 1e-30
+    error = (ours - truth).norm()
+    assert error <= allowed, f"{what}: error {error:.3e} exceeds {allowed:.3e}"
+
+
+def gradients(outputs: Tensor, leaves: list[Tensor], grad: Tensor) -> list[Tensor]:
+    """Return the gradient of each leaf that requires one, in order."""
+    wanted = [x for x in leaves if x.requires_grad]
+    return list(torch.autograd.grad(outputs, wanted, grad, materialize_grads=True))

@@ -1,0 +1,188 @@
+"""The multi-tensor moving average against float64, in every implementation that runs here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sjepa_kernels import EmaPlan, ema_update_
+from sjepa_kernels._native import LIBRARY
+from tests.kernels.cases import Place, assert_within_budget, compiles
+
+MOMENTA = [0.0, 0.3, 0.9, 0.9999, 1.0]
+
+
+def random_group(dtype: torch.dtype, device: str) -> list[Tensor]:
+    """Scalar, empty, transposed, strided, one chunk exactly, and one chunk and a bit."""
+    pieces = [(3, 5), (0,), (), (4096,), (4099,), (6, 8), (2, 9)]
+    tensors = [torch.randn(shape).to(device, dtype) for shape in pieces]
+    tensors[5] = tensors[5].t()
+    tensors[6] = tensors[6][:, ::2]
+    return tensors
+
+
+@pytest.mark.parametrize("momentum", MOMENTA)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_values(place: Place, dtype: torch.dtype, momentum: float) -> None:
+    targets, sources = random_group(dtype, place.device), random_group(dtype, place.device)
+    truth = [
+        momentum * t.double() + (1 - momentum) * s.double()
+        for t, s in zip(targets, sources, strict=True)
+    ]
+    plain = [t.clone() for t in targets]
+    torch._foreach_lerp_(plain, sources, 1 - momentum)
+    before = [s.clone() for s in sources]
+    EmaPlan(targets, sources, impl=place.impl).update_(momentum)
+    for k, (ours, eager, true) in enumerate(zip(targets, plain, truth, strict=True)):
+        assert_within_budget(ours, eager, true, f"tensor {k}")
+    assert all(map(torch.equal, sources, before))
+
+
+@pytest.mark.parametrize("shadow", [torch.bfloat16, torch.float16], ids=str)
+def test_shadows_are_the_rounded_targets(place: Place, shadow: torch.dtype) -> None:
+    targets = random_group(torch.float32, place.device)
+    sources = random_group(torch.float32, place.device)
+    shadows = [torch.full_like(t, float("nan"), dtype=shadow) for t in targets]
+    momentum = torch.tensor(0.99, device=place.device)
+    EmaPlan(targets, sources, shadows, impl=place.impl).update_(momentum)
+    for k, (target, copy) in enumerate(zip(targets, shadows, strict=True)):
+        assert_within_budget(copy, target.to(shadow), target, f"shadow {k}")
+        if place.impl != "triton":
+            assert torch.equal(copy, target.to(shadow))
+
+
+def test_sources_in_half_precision(place: Place) -> None:
+    targets = [torch.randn(3, 7).to(place.device) for _ in range(2)]
+    sources = [torch.randn(3, 7).to(place.device, dt) for dt in (torch.bfloat16, torch.float16)]
+    expected = [0.75 * t + 0.25 * s.float() for t, s in zip(targets, sources, strict=True)]
+    ema_update_(targets, sources, 0.75, impl=place.impl)
+    torch.testing.assert_close(targets, expected)
+
+
+def test_plan_follows_tensors_that_move(place: Place) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(4, device=place.device))
+    source = torch.ones(4, device=place.device)
+    plan = EmaPlan([parameter], [source], impl=place.impl)
+    plan.update_(0.5)
+    parameter.data.copy_(torch.full((4,), 8.0))
+    plan.update_(0.5)
+    torch.testing.assert_close(parameter.detach(), torch.full_like(source, 4.5))
+
+
+def test_momentum_one_holds_and_repeats_bitwise(place: Place) -> None:
+    start = random_group(torch.float32, place.device)
+    sources = random_group(torch.float32, place.device)
+    held = [t.clone() for t in start]
+    EmaPlan(held, sources, impl=place.impl).update_(1.0)
+    assert all(map(torch.equal, held, start))
+    runs = []
+    for _ in range(2):
+        copy = [t.clone() for t in start]
+        EmaPlan(copy, sources, impl=place.impl).update_(0.99)
+        runs.append(copy)
+    assert all(map(torch.equal, *runs))
+
+
+@pytest.mark.parametrize("lanes", [16, 8, 1])
+def test_every_vector_width(lanes: int) -> None:
+    if LIBRARY is None:
+        pytest.skip("the C++ library is not built")
+    try:
+        if LIBRARY.sjepa_limit_lanes(lanes) != lanes:
+            pytest.skip(f"this processor has no vectors of {lanes} floats")
+        for size in (1, 7, 16, 33):
+            for momentum in (0.2, 0.9):
+                target, source = torch.randn(2, size).unbind()
+                expected = torch.lerp(target, source, 1 - momentum)
+                ema_update_([target], [source], momentum, impl="cpu")
+                torch.testing.assert_close(target, expected, rtol=3e-7, atol=1e-7)
+    finally:
+        LIBRARY.sjepa_limit_lanes(16)
+
+
+def test_bfloat16_shadow_rounds_ties_and_keeps_nan() -> None:
+    if LIBRARY is None:
+        pytest.skip("the C++ library is not built")
+    tie = 1 + 2.0**-8
+    target = torch.tensor([tie, 1 + 3 * 2.0**-8, -tie, float("inf"), float("nan"), 3.4e38])
+    shadow = torch.zeros(6, dtype=torch.bfloat16)
+    ema_update_([target], [target.clone()], 1.0, shadows=[shadow], impl="cpu")
+    expected = target.to(torch.bfloat16)
+    assert torch.equal(shadow.nan_to_num(), expected.nan_to_num())
+    assert torch.equal(shadow.isnan(), expected.isnan())
+
+
+def test_opcheck(place: Place) -> None:
+    if place.impl == "torch":
+        pytest.skip("the reference is plain PyTorch; only the kernels are registered")
+    targets, sources = ([torch.randn(3, 4).to(place.device) for _ in range(2)] for _ in range(2))
+    shadows = [torch.empty_like(t, dtype=torch.bfloat16) for t in targets]
+    weight = torch.tensor(0.1, device=place.device)
+    op = torch.ops.sjepa.ema_update_.default
+    torch.library.opcheck(op, (targets, sources, shadows, weight, place.impl))
+    torch.library.opcheck(op, (targets, sources, [], weight, place.impl))
+
+
+@compiles
+def test_compiled_values_equal_eager(place: Place) -> None:
+    targets = [torch.randn(3, 4).to(place.device) for _ in range(2)]
+    sources = [torch.randn(3, 4).to(place.device) for _ in range(2)]
+    copies = [t.clone() for t in targets]
+    momentum = torch.tensor(0.95, device=place.device)
+    plan = EmaPlan(targets, sources, impl=place.impl)
+
+    def step() -> Tensor:
+        plan.update_(momentum)
+        ema_update_(targets, sources, 0.5, impl=place.impl)
+        return targets[0] * 2
+
+    out = torch.compile(step, fullgraph=True)()
+    EmaPlan(copies, sources, impl=place.impl).update_(momentum)
+    ema_update_(copies, sources, 0.5, impl=place.impl)
+    torch.testing.assert_close(targets, copies)
+    torch.testing.assert_close(out, copies[0] * 2)
+
+
+def test_nothing_to_update() -> None:
+    ema_update_([], [], 0.9)
+
+
+@pytest.mark.parametrize("momentum", [0.99, torch.tensor(0.5)], ids=["0.99", "tensor"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_master_is_refused(dtype: torch.dtype, momentum: float | Tensor) -> None:
+    target, source = torch.zeros(2, dtype=dtype), torch.ones(2, dtype=dtype)
+    with pytest.raises(ValueError, match=r"targets\[0\]: .*keep a float32 target"):
+        ema_update_([target], [source], momentum)
+    assert torch.equal(target, torch.zeros_like(target))
+    ema_update_([target], [source], 0.5)
+    assert torch.equal(target, torch.full_like(target, 0.5))
+
+
+SHARED = torch.zeros(2)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"sources": []}, ValueError, "sources: 0 tensors; expected 1"),
+        ({"sources": [torch.zeros(3)]}, ValueError, r"sources\[0\]: \(3,\)"),
+        ({"targets": [torch.zeros(2).int()]}, TypeError, r"targets\[0\]: torch.int32"),
+        (
+            {"targets": [SHARED] * 2, "sources": [torch.ones(2)] * 2},
+            ValueError,
+            r"targets\[1\]: the",
+        ),
+        ({"momentum": 1.5}, ValueError, r"momentum: 1\.5; pass a number in \[0, 1\]"),
+        ({"momentum": float("nan")}, ValueError, "momentum: nan"),
+        ({"momentum": torch.ones(2)}, ValueError, r"momentum: \(2,\)"),
+        ({"shadows": [torch.zeros(2)]}, TypeError, r"shadows\[0\]: torch.float32"),
+        ({"shadows": [torch.zeros(2).half()] * 2}, ValueError, "shadows: 2 tensors"),
+    ],
+)
+def test_bad_input_is_named(change: dict[str, Any], error: type[Exception], words: str) -> None:
+    good = {"targets": [torch.zeros(2)], "sources": [torch.ones(2)], "momentum": 0.9}
+    with pytest.raises(error, match=words):
+        ema_update_(**(good | change))
