@@ -64,7 +64,7 @@ class TrainStep:
         )
         self.objective: nn.Module = model
         if world.size > 1:
-            self.objective = DistributedDataParallel(model, broadcast_buffers=False)
+            self.objective = DistributedDataParallel(model)
 
     def __call__(self, ids_B: Tensor, rate: float, momentum: float) -> StepResult:
         """Train on the clips `ids_B` (int64, on the device)."""

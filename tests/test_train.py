@@ -148,7 +148,9 @@ def test_two_processes_follow_one(store: Path, finished: Path, tmp_path: Path):
         "torch.distributed.run",
         "--nproc-per-node=2",
         "--master-port=29541",
+        # Without the two dashes the launcher takes --run for an abbreviation of its own --run-path.
         "-m",
+        "--",
     ]
     both = call([*launcher, *arguments[2:]])
     assert both.returncode == 0, both.stderr[-2000:]
