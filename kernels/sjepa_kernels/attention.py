@@ -23,7 +23,8 @@ def attention(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, *, backend: str = 
 
     "auto" is `scaled_dot_product_attention`, except in bfloat16 on a CPU for up to
     `EXPLICIT_TOKENS` tokens: forward and backward there took 1.2 to 5 times as long as two batched
-    products around a softmax, which materialise the scores.
+    products around a softmax, which materialise the scores and round them to bfloat16 (relative
+    error 4.5e-3 where SDPA has 2.2e-3).
 
     Args:
         q_BHNd: Queries.

@@ -1,0 +1,113 @@
+"""Attention backends against float64, and the rule that chooses between them."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+from torch import Tensor
+
+from sjepa_kernels import attention
+from tests.kernels.cases import compiles
+
+module = importlib.import_module("sjepa_kernels.attention")
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def random_qkv(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> list[Tensor]:
+    batch, heads, tokens, width = shape
+    qkv = torch.randn(3, batch, tokens, heads, width).to(device, dtype)
+    return [x.transpose(1, 2).detach().requires_grad_() for x in qkv]
+
+
+def outcome(leaves: list[Tensor], grad: Tensor, backend: str) -> list[Tensor]:
+    out = attention(*leaves, backend=backend)
+    return [out, *torch.autograd.grad(out, leaves, grad.to(out))]
+
+
+def by_definition(leaves: list[Tensor], grad: Tensor) -> list[Tensor]:
+    q, k, v = (x.detach().double().requires_grad_() for x in leaves)
+    scores = torch.einsum("bhnd,bhmd->bhnm", q, k) / q.shape[-1] ** 0.5
+    weights = (scores - scores.logsumexp(-1, keepdim=True)).exp()
+    out = torch.einsum("bhnm,bhmd->bhnd", weights, v)
+    return [out, *torch.autograd.grad(out, [q, k, v], grad.double())]
+
+
+@pytest.mark.parametrize("backend", ["auto", "sdpa", "explicit"])
+@pytest.mark.parametrize(
+    ("dtype", "bound"),
+    [(torch.float64, 1e-13), (torch.float32, 2e-6), (torch.bfloat16, 1.5e-2)],
+    ids=["float64", "float32", "bfloat16"],
+)
+@pytest.mark.parametrize("shape", [(2, 3, 37, 16), (1, 2, 150, 32), (1, 1, 1, 8)], ids=str)
+@pytest.mark.parametrize("device", DEVICES)
+def test_value_and_gradients(
+    device: str, shape: tuple[int, ...], dtype: torch.dtype, bound: float, backend: str
+) -> None:
+    torch.manual_seed(0)
+    leaves = random_qkv(shape, dtype, device)
+    grad = torch.randn(shape, device=device).to(dtype)
+    truths = by_definition(leaves, grad)
+    for ours, truth in zip(outcome(leaves, grad, backend), truths, strict=True):
+        assert ours.dtype == dtype
+        # One token has no gradient to q and k; what remains there is rounding.
+        assert (ours.double() - truth).norm() <= bound * max(truth.norm(), truths[0].norm())
+
+
+@pytest.mark.parametrize("tokens", [40, 160])
+def test_explicit_in_bfloat16_keeps_the_error_of_a_few_roundings(tokens: int) -> None:
+    torch.manual_seed(0)
+    leaves = random_qkv((4, 2, tokens, 32), torch.bfloat16, "cpu")
+    grad = torch.randn(4, 2, tokens, 32)
+    truths = by_definition(leaves, grad.bfloat16())
+    explicit, sdpa = (outcome(leaves, grad, backend) for backend in ("explicit", "sdpa"))
+    for ours, theirs, truth in zip(explicit, sdpa, truths, strict=True):
+        error, of_sdpa = ((x.double() - truth).norm() for x in (ours, theirs))
+        assert error <= 2.5 * of_sdpa
+        assert error <= 7e-3 * truth.norm()
+
+
+def test_rule_of_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    for name in ("_explicit", "scaled_dot_product_attention"):
+        monkeypatch.setattr(module, name, lambda q, k, v, name=name: taken.append(name) or q)
+    for tokens, dtype in ((448, torch.bfloat16), (449, torch.bfloat16), (40, torch.float32)):
+        attention(*(torch.zeros(1, 1, tokens, 8, dtype=dtype) for _ in range(3)))
+    assert taken == ["_explicit", *["scaled_dot_product_attention"] * 2]
+
+
+@compiles
+def test_compiled_values_equal_eager() -> None:
+    torch.manual_seed(0)
+    leaves = random_qkv((2, 2, 9, 8), torch.float32, "cpu")
+    for backend in ("sdpa", "explicit"):
+        compiled = torch.compile(attention, fullgraph=True)(*leaves, backend=backend)
+        torch.testing.assert_close(compiled, attention(*leaves, backend=backend))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "dtype", "backend", "error", "words"),
+    [
+        ([(1, 2, 3, 4)] * 3, torch.float32, "flash", ValueError, "backend: 'flash'; choose one of"),
+        ([(1, 2, 3, 4)] * 3, torch.bfloat16, "xformers", ValueError, "half precision on CUDA"),
+        ([(1, 2, 3, 4)] * 3, torch.int32, "auto", TypeError, "q: torch.int32"),
+        ([(2, 3, 4)] * 3, torch.float32, "auto", ValueError, r"q: \(2, 3, 4\); expected"),
+        ([(1, 2, 3, 4), (1, 2, 5, 4), (1, 2, 6, 4)], torch.float32, "auto", ValueError, "pair up"),
+        ([(1, 2, 3, 4), (1, 1, 3, 4), (1, 1, 3, 4)], torch.float32, "auto", ValueError, "agree"),
+    ],
+)
+def test_bad_input_is_named(
+    shapes: list, dtype: torch.dtype, backend: str, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        attention(*(torch.zeros(s, dtype=dtype) for s in shapes), backend=backend)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_xformers_equals_sdpa() -> None:
+    pytest.importorskip("xformers.ops", reason="xformers is not installed")
+    leaves = random_qkv((2, 4, 75, 32), torch.bfloat16, "cuda")
+    ours, sdpa = (attention(*leaves, backend=b) for b in ("xformers", "sdpa"))
+    torch.testing.assert_close(ours, sdpa, rtol=2e-2, atol=2e-2)
