@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from sjepa_fast.data.normalize import align_heading, body_size, heading, normalize_clip
 from sjepa_fast.data.synthetic import synthetic_clip
 from sjepa_fast.data.whiten import fit_whitening

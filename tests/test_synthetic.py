@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from sjepa_fast.config import DataConfig
 from sjepa_fast.data.loader import load_resident
 from sjepa_fast.data.store import Store

@@ -14,7 +14,7 @@ from sjepa_fast.errors import InputError
 NTU60_TRAIN_SUBJECTS = (1, 2, 4, 5, 8, 9, *range(13, 20), 25, 27, 28, 31, 34, 35, 38)
 NTU120_TRAIN_SUBJECTS = (
     *NTU60_TRAIN_SUBJECTS,
-    *(45, 46, 47, 49, *range(50, 60), 70, 74, 78, *range(80, 87), 89),
+    *(45, 46, 47, 49, 50, *range(52, 60), 70, 74, 78, *range(80, 87), 89),
     *(91, 92, 93, 94, 95, 97, 98, 100, 103),
 )
 

@@ -71,8 +71,8 @@ def fit_logistic(
     def closure() -> Tensor:
         solver.zero_grad()
         loss = objective(reduced, labels_N, weight, bias, c)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    solver.step(closure)  # type: ignore[no-untyped-call]
+    solver.step(closure)
     return Logistic(basis_Dr @ weight.detach(), bias.detach())

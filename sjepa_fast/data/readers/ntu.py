@@ -125,10 +125,10 @@ def open_ntu(name: str, raw: Path, missing: Path | None) -> Source:
         else:
             try:
                 tracks, frames = parse_skeleton(file.read_text(encoding="ascii"))
-                clip = denoise(tracks, frames) if tracks else None
-                reason = "" if clip is not None else "no usable skeleton"
             except (OSError, ValueError, IndexError) as error:
-                reason = str(error)
+                return Record(file.stem, None, label, meta, str(error))
+            clip = denoise(tracks, frames) if tracks else None
+            reason = "" if clip is not None else "no usable skeleton"
         if clip is None:
             return Record(file.stem, None, label, meta, reason)
         if not np.isfinite(clip).all():

@@ -19,7 +19,7 @@ MAX_BAD_SHARE = 0.69754
 SPINE_MIDDLE = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Track:
     """One body id of a file: its joints, first valid frame, and how much it moves."""
 

@@ -1,0 +1,203 @@
+"""CTR-GCN `.npz`, pyskl `.pkl` and ragged `.npz`, on files written here in the exact format."""
+
+import collections
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sjepa_fast.data.readers.ctrgcn_npz import open_ctrgcn
+from sjepa_fast.data.readers.pyskl import load_restricted, open_pyskl
+from sjepa_fast.data.readers.ragged_npz import open_ragged
+from sjepa_fast.errors import InputError
+from sjepa_fast.skeletons import KINECT20, NTU25
+
+RNG = np.random.default_rng(0)
+
+
+def write_ctrgcn(path: Path, drop: str = "") -> dict[str, np.ndarray]:
+    x = np.zeros((4, 300, 150), dtype=np.float32)
+    x[0, :50, :75] = RNG.normal(size=(50, 75))
+    x[1, :80] = RNG.normal(size=(80, 150))
+    x[2, :60, :75] = RNG.normal(size=(60, 75))
+    x[2, :60, 75:] = x[2, :60, :75]
+    y = np.eye(60)[[3, 59, 0, 7]]
+    data = {"x_train": x[:3], "y_train": y[:3], "x_test": x[3:], "y_test": y[3:]}
+    np.savez(path, **{k: v for k, v in data.items() if k != drop})
+    return data
+
+
+def test_ctrgcn(tmp_path: Path):
+    data = write_ctrgcn(tmp_path / "NTU60_CS.npz")
+    source = open_ctrgcn(tmp_path / "NTU60_CS.npz", "xsub")
+    assert source.layout == NTU25 and len(source.class_names) == 60 and source.count == 4
+    records = list(source.records())
+    shapes = [None if r.clip_MTVC is None else r.clip_MTVC.shape[:2] for r in records]
+    assert shapes == [(1, 50), (2, 80), (1, 60), None], "padding, twins and empty rows"
+    assert [r.label for r in records] == [3, 59, 0, 7]
+    clip = records[1].clip_MTVC
+    assert clip is not None
+    np.testing.assert_array_equal(clip[1, 7].ravel(), data["x_train"][1, 7, 75:])
+    columns = {"part": np.array([r.meta["part"] for r in records[:3]])}
+    assert source.splits([], columns)["xsub"].tolist() == [1, 1, 1]
+
+
+def test_ctrgcn_compressed_file_reads_the_same(tmp_path: Path):
+    data = write_ctrgcn(tmp_path / "a.npz")
+    np.savez_compressed(tmp_path / "b.npz", **data)
+    pairs = zip(
+        open_ctrgcn(tmp_path / "a.npz", "xsub").records(),
+        open_ctrgcn(tmp_path / "b.npz", "xsub").records(),
+        strict=True,
+    )
+    for a, b in pairs:
+        assert (a.clip_MTVC is None) == (b.clip_MTVC is None)
+        assert a.clip_MTVC is None or np.array_equal(a.clip_MTVC, b.clip_MTVC)
+
+
+def test_ctrgcn_bad_files(tmp_path: Path):
+    write_ctrgcn(tmp_path / "a.npz", drop="y_test")
+    with pytest.raises(InputError, match="y_test"):
+        open_ctrgcn(tmp_path / "a.npz", "xsub")
+    (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:5000])
+    for path in (tmp_path / "b.npz", tmp_path / "absent.npz"):
+        with pytest.raises(InputError, match=path.name):
+            open_ctrgcn(path, "xsub")
+
+
+def annotation(name: str, label: int, keypoint: np.ndarray) -> dict[str, object]:
+    return {"frame_dir": name, "label": label, "keypoint": keypoint, "total_frames": 5}
+
+
+def test_pyskl(tmp_path: Path):
+    first = RNG.normal(size=(1, 5, 25, 3)).astype(np.float16)
+    second = RNG.normal(size=(2, 7, 25, 3)).astype(np.float16)
+    second[1] = 0
+    broken = np.full((1, 3, 25, 3), np.nan, dtype=np.float16)
+    content = {
+        "split": {"xsub_train": ["a"], "xsub_val": ["b", "c"], "xview_train": ["b"]},
+        "annotations": [
+            annotation("a", 0, first),
+            annotation("b", np.int64(2), second),
+            annotation("c", 1, broken),
+        ],
+    }
+    path = tmp_path / "ntu.pkl"
+    path.write_bytes(pickle.dumps(content))
+    source = open_pyskl(path)
+    assert source.layout == NTU25 and len(source.class_names) == 3
+    a, b, c = source.records()
+    assert a.clip_MTVC is not None and np.array_equal(a.clip_MTVC, first.astype(np.float32))
+    assert b.clip_MTVC is not None and b.clip_MTVC.shape == (1, 7, 25, 3)
+    assert c.clip_MTVC is None and "NaN" in c.reason
+    splits = source.splits(["a", "b"], {})
+    assert splits["xsub"].tolist() == [1, 2] and splits["xview"].tolist() == [0, 1]
+
+
+class Hostile:
+    def __init__(self, call: object, *args: object) -> None:
+        self.call, self.args = call, args
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return self.call, self.args
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        Hostile(os.system, "touch bombed"),
+        Hostile(eval, "open('bombed', 'w')"),
+        Hostile(getattr, "x", "upper"),
+        Hostile(np.load, "x.npy"),
+        Hostile(collections.Counter, "abc"),
+    ],
+    ids=["os.system", "eval", "getattr", "numpy.load", "other class"],
+)
+def test_hostile_pickles_run_nothing(tmp_path: Path, monkeypatch, bomb: Hostile):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "bomb.pkl"
+    path.write_bytes(pickle.dumps({"split": {}, "annotations": [bomb]}))
+    with pytest.raises(InputError, match="not safe"):
+        load_restricted(path)
+    assert not (tmp_path / "bombed").exists()
+
+
+def test_pyskl_bad_files(tmp_path: Path):
+    path = tmp_path / "x.pkl"
+    for content, words in (
+        ({"annotations": []}, "frame_dir"),
+        ([1, 2], "frame_dir"),
+        ({"split": {}, "annotations": [annotation("a", 0, np.zeros((1, 5, 25, 2)))]}, "M, T, V, 3"),
+        ({"split": {}, "annotations": [annotation("a", 0, np.zeros((1, 5, 24, 3)))]}, "24 joints"),
+    ):
+        path.write_bytes(pickle.dumps(content))
+        with pytest.raises(InputError, match=words):
+            open_pyskl(path)
+    path.write_bytes(pickle.dumps({"a": 1})[:-2])
+    with pytest.raises(InputError, match="not whole"):
+        open_pyskl(path)
+
+
+def write_nucla(path: Path, **change: object) -> None:
+    frames = [4, 3, 5, 6]
+    joints = RNG.normal(size=(sum(frames), 1, 20, 3)).astype(np.float32)
+    joints[4:7] = 0
+    joints[8] = np.nan
+    joints[12] = 0
+    data: dict[str, object] = {
+        "joints": joints,
+        "offsets": np.cumsum([0, *frames]),
+        "label": np.array([0, 1, 0, 1]),
+        "name": np.array(["a", "zero", "nan", "gap"]),
+        "class_names": np.array(["x", "y"]),
+        "joint_names": np.array([f"j{i}" for i in range(20)]),
+        "subject": np.arange(4),
+        "camera": np.array([1, 2, 3, 3]),
+        "trial": np.zeros(4, int),
+        "leaked_test": np.array([False, False, False, True]),
+    }
+    np.savez(path, **{k: v for k, v in (data | change).items() if v is not None})
+
+
+def test_ragged(tmp_path: Path):
+    write_nucla(tmp_path / "nucla.npz")
+    source = open_ragged("nucla", tmp_path)
+    assert source.layout == KINECT20
+    found = {r.name: r for r in source.records()}
+    assert found["a"].clip_MTVC is not None and found["a"].clip_MTVC.shape == (1, 4, 20, 3)
+    assert found["zero"].clip_MTVC is None and "no frame" in found["zero"].reason
+    assert found["nan"].clip_MTVC is None and "NaN" in found["nan"].reason
+    gap = found["gap"].clip_MTVC
+    assert gap is not None and gap.shape[1] == 5, "all-zero frames are dropped"
+    splits = source.splits(
+        [], {"camera": np.array([1, 2, 3, 3]), "leaked_test": np.array([0, 0, 0, 1])}
+    )
+    assert splits["xview"].tolist() == [1, 1, 2, 2]
+    assert splits["xview_clean"].tolist() == [1, 1, 2, 0]
+    assert splits["val"].tolist() == [1, 2, 0, 0], "camera 3 is never looked at"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"camera": None}, "camera"),
+        ({"joints": np.zeros((18, 1, 25, 3), np.float32)}, "shape"),
+        ({"offsets": np.array([0, 4, 7, 12, 99])}, "offsets"),
+    ],
+)
+def test_ragged_bad_files(tmp_path: Path, change: dict[str, object], words: str):
+    write_nucla(tmp_path / "nucla.npz", **change)
+    with pytest.raises(InputError, match=words):
+        open_ragged("nucla", tmp_path)
+
+
+def test_ragged_damaged_file(tmp_path: Path):
+    write_nucla(tmp_path / "nucla.npz")
+    whole = (tmp_path / "nucla.npz").read_bytes()
+    (tmp_path / "nucla.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="readable"):
+        open_ragged("nucla", tmp_path)
+    with pytest.raises(InputError, match="does not exist"):
+        open_ragged("nucla", tmp_path / "elsewhere")
