@@ -6,7 +6,6 @@ torch is not imported here, so that the package builds in isolation and in secon
 """
 
 import tempfile
-from glob import glob
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -53,11 +52,11 @@ def tree(package: str, folder: str) -> list[str]:
     return [package, *(f"{package}.{name}" for name in find_packages(folder))]
 
 
-sources = sorted(glob("csrc/*.cpp"))
+sources = sorted(path.as_posix() for path in Path("csrc").glob("*.cpp"))
 library = Extension(
     "sjepa_kernels._csrc",
     sources=sources,
-    depends=sorted(glob("csrc/*.h")),
+    depends=sorted(path.as_posix() for path in Path("csrc").glob("*.h")),
     language="c++",
     optional=True,
 )
