@@ -5,11 +5,13 @@ from sjepa_kernels.attention import attention
 from sjepa_kernels.center import update_center_
 from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.ema import EmaPlan, ema_update_
+from sjepa_kernels.modules import CenteredCrossEntropy
 from sjepa_kernels.philox import philox4x32, uniform
 from sjepa_kernels.tokens_pack import pack_tokens
 from sjepa_kernels.tokens_scatter import scatter_mask_tokens
 
 __all__ = [
+    "CenteredCrossEntropy",
     "EmaPlan",
     "attention",
     "centered_softmax_cross_entropy",

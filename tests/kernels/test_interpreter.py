@@ -21,29 +21,17 @@ OPS = ["test_tokens.py", "test_centered_ce.py", "test_ema.py", "test_philox.py"]
 
 @pytest.mark.skipif(not HAVE_TRITON, reason="Triton is not installed")
 @pytest.mark.skipif(INTERPRETED, reason="already interpreted")
-@pytest.mark.parametrize("name", OPS)
-def test_kernels_in_the_interpreter(name: str) -> None:
+def test_kernels_in_the_interpreter() -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / name)],
+        [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *(HERE / n for n in OPS)],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         cwd=HERE.parents[1],
         capture_output=True,
         text=True,
         check=False,
     )
-    report = result.stdout[-4000:] + result.stderr[-2000:]
+    report = result.stdout[-6000:] + result.stderr[-2000:]
     assert result.returncode == 0, report
-    passed = re.search(r"(\d+) passed", result.stdout)
-    assert passed, report
-    assert int(passed[1]) > 5, report
-    assert (
-        "triton"
-        in subprocess.run(
-            [sys.executable, "-m", "pytest", "--collect-only", "-q", str(HERE / name)],
-            env={**os.environ, "TRITON_INTERPRET": "1"},
-            cwd=HERE.parents[1],
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout
-    ), "the kernels were not among the tests"
+    for name in OPS:
+        ran = re.findall(rf"{name}::\S*\[cpu-triton\S* PASSED", result.stdout)
+        assert ran, f"no kernel test of {name} ran: {report}"

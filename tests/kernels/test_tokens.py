@@ -13,13 +13,15 @@ from sjepa_kernels import pack_tokens, scatter_mask_tokens
 from tests.kernels.cases import Place, assert_within_budget, compiles, gradients
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-# B, S, V, D, K: odd sizes, no and all tokens visible, single everything, widths beyond one tile.
+# B, S, V, D, K: odd sizes, no and all tokens visible, single everything, more ids than one block,
+# more columns than one tile.
 SHAPES = [
     (2, 3, 5, 7, 4),
     (3, 2, 13, 40, 0),
     (2, 2, 3, 33, 6),
     (1, 1, 1, 1, 1),
-    (2, 9, 15, 300, 131),
+    (1, 9, 15, 20, 131),
+    (2, 2, 5, 260, 3),
 ]
 OPS = ["scatter", "pack"]
 Op = Callable[..., Tensor]
