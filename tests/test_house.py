@@ -1,0 +1,254 @@
+"""House rules that a machine can check: sizes, layout, imports, pins, documented commands."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from importlib.metadata import requires, version
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("sjepa_fast", "kernels", "csrc", "tests", "benchmarks")
+# Sub-packages of sjepa_fast and the ones that they must not import, directly or lazily.
+UPPER = {"models", "objectives", "evaluation", "train", "evaluate", "step", "build", "report"}
+MAY_NOT_IMPORT = {
+    "data": UPPER | {"viz", "prepare"},
+    "viz": UPPER | {"prepare"},
+    "runtime": UPPER | {"viz", "prepare"},
+    "models": UPPER - {"models"} | {"viz"},
+    "objectives": {"train", "evaluate", "step", "build", "report", "evaluation", "viz"},
+    "evaluation": {"train", "evaluate", "step", "report", "objectives", "viz"},
+}
+KNOWN_PROGRAMS = {
+    "make",
+    "python",
+    "pip",
+    "pytest",
+    "git",
+    "cd",
+    "source",
+    "torchrun",
+    "tensorboard",
+}
+
+
+def source_files(*suffixes: str) -> list[Path]:
+    tops = [path for folder in SOURCES for path in (ROOT / folder).rglob("*")]
+    return [path for path in [*tops, *ROOT.glob("*.py")] if path.suffix in suffixes]
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every module that a file names in an import, at any depth of its code."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            module = node.module or ""
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_no_file_is_longer_than_500_lines() -> None:
+    files = source_files(".py", ".cpp", ".h")
+    assert len(files) > 20
+    lengths = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in files}
+    assert {path: length for path, length in lengths.items() if length > 500} == {}
+    assert len((ROOT / "setup.py").read_text().splitlines()) <= 80
+
+
+@pytest.mark.parametrize("folder", ["kernels", "tests", "benchmarks", "csrc"])
+def test_plain_folders_are_not_packages(folder: str) -> None:
+    assert not (ROOT / folder / "__init__.py").exists()
+
+
+def test_every_folder_of_a_package_is_a_package() -> None:
+    for package in (ROOT / "sjepa_fast", ROOT / "kernels" / "sjepa_kernels"):
+        assert (package / "py.typed").exists()
+        for path in package.rglob("*.py"):
+            assert (path.parent / "__init__.py").exists(), f"{path.parent} would not be installed"
+
+
+def test_kernels_depend_on_torch_and_triton_alone() -> None:
+    allowed = {"torch", "triton", "sjepa_kernels", *sys.stdlib_module_names}
+    for path in (ROOT / "kernels" / "sjepa_kernels").rglob("*.py"):
+        tops = {name.split(".")[0] for name in imported_modules(path)}
+        assert tops <= allowed, f"{path}: {tops - allowed}"
+
+
+@pytest.mark.parametrize("package", sorted(MAY_NOT_IMPORT))
+def test_dependencies_point_one_way(package: str) -> None:
+    files = list((ROOT / "sjepa_fast" / package).rglob("*.py"))
+    assert files
+    for path in files:
+        parts = [name.split(".") for name in imported_modules(path)]
+        used = {part[1] for part in parts if part[0] == "sjepa_fast" and len(part) > 1}
+        assert not used & MAY_NOT_IMPORT[package], f"{path}: {used & MAY_NOT_IMPORT[package]}"
+
+
+def test_setup_does_not_import_torch() -> None:
+    tops = {name.split(".")[0] for name in imported_modules(ROOT / "setup.py")}
+    assert tops - {"setuptools"} <= set(sys.stdlib_module_names)
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    assert all(len(pair) == 2 for pair in pairs), "constraints.txt pins with == and nothing else"
+    return {normal(name): pinned for name, pinned in pairs}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def project() -> dict[str, object]:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        return tomllib.load(file)
+
+
+def test_dependencies_and_tools_are_pinned_once() -> None:
+    table = project()["project"]
+    assert isinstance(table, dict)
+    wanted = table["dependencies"] + table["optional-dependencies"]["dev"]
+    names = {normal(re.split(r"[<>=;\[ ]", line)[0]) for line in wanted}
+    assert names - set(pins()) == set()
+    assert "pydoclint" in pins()
+    assert not [line for line in wanted if "==" in line.split(";")[0]], (
+        "exact versions live in constraints.txt"
+    )
+    assert pins()["torch"] == "2.13.0"
+    assert pins()["triton"] == "3.7.1"
+
+
+def test_what_is_installed_is_what_is_pinned() -> None:
+    """Every installed package that ours need, all the way down, has the version of its pin."""
+    if version("torch").split("+")[0] != pins()["torch"]:
+        pytest.skip(f"runs on torch {version('torch')}, not in the pinned environment")
+    table = project()["project"]
+    assert isinstance(table, dict)
+    lines = table["dependencies"] + table["optional-dependencies"]["dev"]
+    waiting = [normal(re.split(r"[<>=;\[ ]", line)[0]) for line in lines]
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        # The CUDA build of torch brings packages that its own metadata pins.
+        if name in seen or name.startswith(("nvidia-", "cuda-")):
+            continue
+        seen.add(name)
+        try:
+            installed = version(name).split("+")[0]
+        except ModuleNotFoundError:
+            continue  # for another platform or Python
+        assert pins().get(name) == installed, f"{name}: installed {installed}"
+        needed = [line for line in requires(name) or [] if "extra ==" not in line]
+        waiting += [normal(re.split(r"[<>=;!~\[( ]", line)[0]) for line in needed]
+    assert len(seen) > 20
+
+
+def test_hooks_run_the_pinned_tools() -> None:
+    """No hook has a version of its own: each runs what `make env` installed."""
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [(repo["repo"], hook) for repo in config["repos"] for hook in repo["hooks"]]
+    for repo, hook in hooks:
+        assert repo == "local"
+        assert hook["language"] == "system"
+        assert "additional_dependencies" not in hook
+        assert hook["entry"].startswith((".venv/bin/", "make "))
+        if hook["entry"].startswith(".venv/bin/"):
+            tool = hook["entry"].split()[0].removeprefix(".venv/bin/")
+            assert normal(tool) in pins()
+    assert {hook["id"] for _, hook in hooks} >= {"ruff-check", "ruff-format", "mypy", "pydoclint"}
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+
+def documented_commands() -> list[tuple[str, list[str]]]:
+    """Commands in the shell blocks of the documents, comments and line breaks taken out."""
+    found = []
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("*/README.md")]:
+        if not path.exists():
+            continue
+        for block in re.findall(
+            r"^```(?:sh|bash|console)\n(.*?)^```", path.read_text(), re.M | re.S
+        ):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line.removeprefix("$ "), comments=True)
+                while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                    words = words[1:]
+                if words:
+                    found.append((str(path.relative_to(ROOT)), words))
+    return found
+
+
+def module_file(module: str) -> Path:
+    return ROOT / (module.replace(".", "/") + ".py")
+
+
+@cache
+def help_of(module: str) -> str:
+    environment = {**os.environ, "COLUMNS": "400", "NO_COLOR": "1", "TERM": "dumb"}
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_documented_commands_exist() -> None:
+    """Make targets, modules, scripts and files named in the documents are there."""
+    commands = documented_commands()
+    assert len(commands) >= 4
+    scripts = project()["project"]["scripts"]  # type: ignore[index]
+    for document, words in commands:
+        program = Path(words[0]).name
+        where = f"{document}: {shlex.join(words)}"
+        assert program in KNOWN_PROGRAMS or program in scripts, where
+        if program == "make":
+            named = {word for word in words[1:] if "=" not in word and not word.startswith("-")}
+            assert named <= make_targets(), where
+        if "-m" in words:
+            module = words[words.index("-m") + 1]
+            if module.split(".")[0] in ("sjepa_fast", "sjepa_kernels", "benchmarks"):
+                assert module_file(module).exists(), where
+        for word in words[1:]:
+            if word.startswith(("tests/", "benchmarks/", "kernels/", "csrc/")):
+                assert (ROOT / word.split("::")[0]).exists(), where
+
+
+def test_documented_flags_are_accepted() -> None:
+    """Each long option written after one of our modules is one that the module's help names."""
+    checked = 0
+    scripts = project()["project"]["scripts"]  # type: ignore[index]
+    for document, words in documented_commands():
+        if words[0] in scripts:
+            module, options = scripts[words[0]].split(":")[0], words[1:]
+        elif "-m" in words and words[words.index("-m") + 1].startswith("sjepa_fast."):
+            start = words.index("-m")
+            module, options = words[start + 1], words[start + 2 :]
+        else:
+            continue
+        for option in options:
+            if option.startswith("--"):
+                name = option.split("=")[0]
+                pattern = rf"(?<![\w-]){re.escape(name)}(?![\w.-])"
+                assert re.search(pattern, help_of(module)), f"{document}: {module} has no {name}"
+                checked += 1
+    assert checked > 0
