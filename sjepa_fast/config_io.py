@@ -139,6 +139,7 @@ def parse_train(argv: list[str]) -> TrainConfig:
     """Resolve `[PRESET] [--config FILE] [--section.key value ...]`: preset < YAML < flags.
 
     Without preset and file, `--run DIR --resume auto` takes up the run's own configuration.
+    Without `--run`, the preset's folder is used, with a number behind it if it exists.
 
     Args:
         argv: Arguments after the program name.
@@ -157,7 +158,20 @@ def parse_train(argv: list[str]) -> TrainConfig:
         own = known.run / "config.yaml"
         if known.resume == "auto" and own.is_file():
             base = apply_yaml(base, own)
-    return cli.parse(TrainConfig, args, default=base, prog="sjepa_fast.train")
+    config = cli.parse(TrainConfig, args, default=base, prog="sjepa_fast.train")
+    named = any(arg == "--run" or arg.startswith("--run=") for arg in args)
+    if not named and config.resume == "never":
+        config = dataclasses.replace(config, run=_free_folder(config.run))
+    return config
+
+
+def _free_folder(run: Path) -> Path:
+    # A preset's own folder: the demo can be run again and again, and nothing is overwritten.
+    tried, number = run, 1
+    while tried.exists():
+        number += 1
+        tried = run.with_name(f"{run.name}-{number}")
+    return tried
 
 
 def check_resumable(now: TrainConfig, before: TrainConfig) -> None:

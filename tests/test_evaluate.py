@@ -1,0 +1,113 @@
+"""`evaluate` on a run: figures that state their conditions, and one-line errors."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sjepa_fast.config_io import parse_train, to_yaml
+from sjepa_fast.data.synthetic import write_synthetic_store
+from sjepa_fast.evaluation.features import pool_tokens
+from sjepa_fast.train import train
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    write_synthetic_store(folder / "store", subjects=4, repetitions=1)
+    arguments = ["sjepa-demo", "--data.root", str(folder / "store"), "--run", str(folder / "run")]
+    arguments += ["--data.frames", "16", "--model.depth", "1", "--model.predictor-depth", "1"]
+    arguments += ["--optim.length", "3", "--optim.warmup", "1", "--optim.batch-size", "16"]
+    arguments += ["--log.knn-every", "0", "--log.no-tensorboard"]
+    assert train(parse_train(arguments)) == 0
+    return folder / "run"
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    return subprocess.run(
+        [sys.executable, "-m", "sjepa_fast.evaluate", *arguments],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def result(run: Path, name: str) -> dict[str, object]:
+    return json.loads((run / "results" / f"{name}-synthetic-xsub.json").read_text())
+
+
+def test_knn_states_its_conditions(run: Path):
+    store = str(run.parent / "store")
+    done = call("knn", str(run), "--data.root", store, "--data.split", "xsub")
+    assert done.returncode == 0, done.stderr
+    found = result(run, "knn-target-full")
+    assert found["split"] == "xsub" and found["train_clips"] == found["test_clips"] == 84
+    assert found["weights"]["step"] == 3 and len(found["weights"]["sha256"]) == 64
+    assert len(found["store_fingerprint"]) == 64
+    right = sum(found["confusion"][i][i] for i in range(14))
+    assert found["top1_k1"] == pytest.approx(100 * right / 84)
+    assert f"{found['top1_k1']:.1f}" in done.stdout
+    assert {"top1_k1", "top1_k2", "top1_k5", "top1_k10"} <= set(found)
+    assert (run / "results" / "knn-target-full-synthetic-xsub.png").stat().st_size > 0
+
+
+def test_encoders_differ_and_raw_has_no_weights(run: Path):
+    scores = {}
+    for encoder in ("target", "view", "random", "raw"):
+        done = call("knn", str(run), "--encoder", encoder, "--data.split", "xsub", "--k", "1")
+        assert done.returncode == 0, done.stderr
+        name = "knn-raw" if encoder == "raw" else f"knn-{encoder}-full"
+        scores[encoder] = result(run, name)
+    assert scores["raw"]["weights"] is None and scores["random"]["weights"] is None
+    assert scores["raw"]["top1_k1"] > 20, "coordinates carry the class"
+    assert scores["view"]["weights"] == scores["target"]["weights"]
+
+
+def test_linear_by_both_recipes(run: Path, tmp_path: Path):
+    done = call("linear", str(run), "--data.split", "xsub", "--pool", "joint")
+    assert done.returncode == 0, done.stderr
+    found = result(run, "linear-target-joint")
+    assert found["recipe"] == {"kind": "L2 logistic regression", "C": 0.01}
+    config = parse_train(["--config", str(run / "config.yaml"), "--eval.linear", "sgd"])
+    (tmp_path / "results").mkdir()
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
+    done = call("linear", str(tmp_path), "--data.split", "xsub")
+    assert done.returncode == 0, done.stderr
+    sgd = result(tmp_path, "linear-target-mean")
+    assert sgd["recipe"]["kind"] == "sgd" and sgd["top1_best_epoch"] >= sgd["top1"] > 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["knn", "nowhere"], ["run", "nowhere"]),
+        (["knn", "RUN", "--data.root", "nowhere"], ["data.root", "nowhere"]),
+        (["knn", "RUN", "--data.split", "xset"], ["data.split", "xset", "xsub"]),
+        (["knnn", "RUN"], ["knnn", "knn"]),
+        (["knn", "RUN", "--poool", "mean"], ["--poool", "--pool"]),
+    ],
+)
+def test_bad_input_exits_2_with_one_line(run: Path, arguments: list[str], words: list[str]):
+    done = call(*(str(run) if a == "RUN" else a for a in arguments))
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def test_pooling_by_hand():
+    x = torch.randn(2, 3, 8, 5)
+    torch.testing.assert_close(pool_tokens(x, "mean", 4), x.mean(dim=(1, 2)))
+    people = x.mean(dim=1)
+    torch.testing.assert_close(pool_tokens(x, "full", 4), people.reshape(2, 40))
+    joint = torch.stack([people[:, [j, j + 4]].mean(dim=1) for j in range(4)], dim=1)
+    torch.testing.assert_close(pool_tokens(x, "joint", 4), joint.reshape(2, 20))

@@ -1,0 +1,136 @@
+"""`prepare` from the command line, on written files and on the real sets."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sjepa_fast.data.store import Store, open_store
+from sjepa_fast.errors import InputError
+from sjepa_fast.prepare import PrepareConfig, prepare
+
+ROOT = Path(__file__).parent.parent
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    return subprocess.run(
+        [sys.executable, "-m", "sjepa_fast.prepare", *arguments],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def write_ntu(folder: Path) -> None:
+    folder.mkdir()
+    joints = np.random.default_rng(0).normal(size=(25, 3)) * [0.1, 0.6, 0.1] + [0, 0, 3]
+    body = "\n".join(f"{x:.6f} {y:.6f} {z:.6f} 0 0 0 0 0 0 0 0 2" for x, y, z in joints)
+    frame = f"1\n72057594037931691 0 1 1 1 1 0 0 0 2\n25\n{body}\n"
+    for subject, camera in ((1, 1), (3, 2)):
+        name = f"S001C00{camera}P00{subject}R001A013.skeleton"
+        (folder / name).write_text("20\n" + frame * 20)
+    (folder / "S001C001P001R001A014.skeleton").write_text("20\n" + frame * 3)
+
+
+def test_ntu_from_the_command_line(tmp_path: Path):
+    write_ntu(tmp_path / "raw")
+    done = call("ntu60", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert "skipped S001C001P001R001A014: the file ends early" in done.stdout
+    assert "2 clips" in done.stdout and "1 skipped" in done.stdout
+    store = open_store(tmp_path / "out")
+    assert store.labels.tolist() == [12, 12] and store.frames.tolist() == [20, 20]
+    assert store.splits["xsub"].tolist() == [1, 2] and store.splits["xview"].tolist() == [2, 1]
+    assert store.skipped == (("S001C001P001R001A014", "the file ends early"),)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nuclaa", "--raw", "r", "--out", "o"], ["name", "nuclaa", "nucla"]),
+        (["nucla", "--raw", "absent", "--out", "o"], ["raw", "absent"]),
+        (["nucla", "--raw", "absent", "--ouut", "o"], ["--ouut", "--out"]),
+        (["nucla", "--raw", "absent"], ["--out"]),
+        (["ntu60", "--raw", ".", "--out", "o"], ["raw", "no .skeleton"]),
+        (["nucla", "--raw", "r", "--out", "o", "--dtype", "int8"], ["--dtype", "int8"]),
+    ],
+)
+def test_bad_input_exits_2_with_one_line(
+    tmp_path: Path, monkeypatch, arguments: list[str], words: list[str]
+):
+    monkeypatch.chdir(tmp_path)
+    done = call(*arguments)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_store_is_kept_unless_told(tmp_path: Path, capsys):
+    write_ntu(tmp_path / "raw")
+    request = PrepareConfig("ntu60", tmp_path / "raw", tmp_path / "out")
+    prepare(request)
+    with pytest.raises(InputError, match="--overwrite"):
+        prepare(request)
+    half = PrepareConfig("ntu60", tmp_path / "raw", tmp_path / "out", None, "xsub", "float16", True)
+    prepare(half)
+    assert open_store(tmp_path / "out").joints.dtype == np.float16
+
+
+def real(data_root: Path, name: str, folder: str, out: Path) -> Store:
+    prepare(PrepareConfig(name, data_root / folder, out))
+    return open_store(out)
+
+
+def upright_and_metric(store: Store, head: str, low: float, high: float) -> None:
+    top, root = store.layout.joints.index(head), store.layout.center
+    heights = store.joints[:, top, 1] - store.joints[:, root, 1]
+    assert (heights > 0).mean() > 0.9, "y points up"
+    assert low < np.median(heights) < high, "metres"
+
+
+def parts(store: Store, split: str) -> tuple[int, int]:
+    return len(store.ids(split, "train")), len(store.ids(split, "test"))
+
+
+def test_real_nucla(data_root: Path, tmp_path: Path):
+    store = real(data_root, "nucla", "nucla", tmp_path / "s")
+    assert len(store) == 1484 and parts(store, "xview") == (1020, 464)
+    assert parts(store, "xview_clean") == (1020, 369)
+    assert set(store.meta["camera"][store.ids("val", "train")]) == {1}
+    assert set(store.meta["camera"][store.ids("val", "test")]) == {2}
+    upright_and_metric(store, "head", 0.4, 0.8)
+    with np.load(data_root / "nucla" / "nucla.npz") as raw:
+        rows = slice(raw["offsets"][7], raw["offsets"][8])
+        assert np.array_equal(store.clip(7)[0], raw["joints"][rows, 0])
+
+
+def test_real_msr_action3d(data_root: Path, tmp_path: Path):
+    store = real(data_root, "msr_action3d", "msr_action3d", tmp_path / "s")
+    assert len(store) == 557 and parts(store, "xsub") == (284, 273)
+    assert store.joints.any(axis=(1, 2)).all(), "no all-zero frame is left"
+    upright_and_metric(store, "head", 0.4, 0.8)
+    shoulders = store.joints[:, list(store.layout.shoulders), 0]
+    assert np.median(shoulders[:, 1] - shoulders[:, 0]) > 0.2, "joints are in layout order"
+
+
+def test_real_sbu(data_root: Path, tmp_path: Path):
+    store = real(data_root, "sbu", "sbu_interaction", tmp_path / "s")
+    assert len(store) == 282 and (store.bodies == 2).all()
+    assert sum(parts(store, f"fold{k}")[1] for k in range(5)) == 282
+    upright_and_metric(store, "head", 0.2, 0.6)
+
+
+def test_real_florence_and_utkinect(data_root: Path, tmp_path: Path):
+    florence = real(data_root, "florence3d", "florence3d", tmp_path / "f")
+    assert len(florence) == 215
+    upright_and_metric(florence, "head", 0.2, 0.7)
+    utkinect = real(data_root, "utkinect", "utkinect", tmp_path / "u")
+    assert len(utkinect) == 199
+    upright_and_metric(utkinect, "head", 0.4, 0.8)
