@@ -11,10 +11,13 @@ import torch
 
 from benchmarks.conftest import Timed
 from benchmarks.reference.sjepa_step import ReferenceStep
+from sjepa_fast.build import build_model, build_optimizer, compile_blocks
 from sjepa_fast.config import OptimConfig, TrainConfig
 from sjepa_fast.data.loader import ResidentClips, load_resident
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.presets import sjepa_ntu60_xsub
+from sjepa_fast.runtime.dist import World
+from sjepa_fast.step import TrainStep
 
 RATE, MOMENTUM = 1e-3, 0.9999
 
@@ -61,6 +64,32 @@ def test_reference_fp32(
         lambda: step.step(x_BMTVC, RATE, MOMENTUM),
         dtype=torch.float32,
         row="reference_fp32",
+        clips=len(batch_ids),
+        bodies=config.data.bodies,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compile"])
+def test_ours(
+    timed: Timed,
+    config: TrainConfig,
+    clips: ResidentClips,
+    batch_ids: torch.Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+    compiled: bool,
+) -> None:
+    """The library's step, with crop, view, mask, clipping, AdamW, EMA and centre in the time."""
+    model = build_model(config, clips, batch_ids, device)
+    if compiled:
+        compile_blocks(model)
+    step = TrainStep(config, clips, model, build_optimizer(model, config), dtype, World())
+    timed(
+        lambda: step(batch_ids, RATE, MOMENTUM),
+        dtype=dtype,
+        warmup=3,
+        row=f"ours_{'compile' if compiled else 'eager'}",
         clips=len(batch_ids),
         bodies=config.data.bodies,
     )

@@ -15,7 +15,7 @@ from cattrs.v import format_exception
 from sjepa_fast import cli
 from sjepa_fast.config import TrainConfig, nearest
 from sjepa_fast.errors import InputError
-from sjepa_fast.presets import preset
+from sjepa_fast.presets import PRESETS, preset
 
 # What may differ between a run and its continuation: it changes no weight.
 FREE_ON_RESUME = ("run", "resume", "log", "checkpoint")
@@ -135,6 +135,19 @@ def _take(args: list[str], flag: str) -> str | None:
     return None
 
 
+_USAGE = """python -m sjepa_fast.train [PRESET] [--config FILE] [--section.key value ...]
+
+Values come from the preset, then the YAML file, then the flags; the later wins. Presets:
+{presets}
+--config FILE       YAML with the same sections and keys, such as a run's config.yaml
+--print-config      print the resolved configuration and stop
+"""
+
+
+def _describe_presets() -> list[str]:
+    return [f"  {name:<18}{(make.__doc__ or '').splitlines()[0]}" for name, make in PRESETS.items()]
+
+
 def parse_train(argv: list[str]) -> TrainConfig:
     """Resolve `[PRESET] [--config FILE] [--section.key value ...]`: preset < YAML < flags.
 
@@ -146,8 +159,13 @@ def parse_train(argv: list[str]) -> TrainConfig:
 
     Returns:
         The resolved configuration, not yet validated.
+
+    Raises:
+        SystemExit: With code 0 after `--help` or `--print-config`.
     """
     args = list(argv)
+    if "--help" in args or "-h" in args:
+        print(_USAGE.format(presets="\n".join(_describe_presets())))
     name = args.pop(0) if args and not args[0].startswith("-") else None
     file = _take(args, "--config")
     base = preset(name or "sjepa-demo")
@@ -158,7 +176,13 @@ def parse_train(argv: list[str]) -> TrainConfig:
         own = known.run / "config.yaml"
         if known.resume == "auto" and own.is_file():
             base = apply_yaml(base, own)
+    show = "--print-config" in args
+    if show:
+        args.remove("--print-config")
     config = cli.parse(TrainConfig, args, default=base, prog="sjepa_fast.train")
+    if show:
+        print(to_yaml(config), end="")
+        raise SystemExit(0)
     named = any(arg == "--run" or arg.startswith("--run=") for arg in args)
     if not named and config.resume == "never":
         config = dataclasses.replace(config, run=_free_folder(config.run))

@@ -142,3 +142,24 @@ def test_resume_without_preset_takes_the_runs_own_configuration(tmp_path: Path):
 def test_yaml_is_plain():
     tree = yaml.safe_load(to_yaml(preset("sjepa-demo")))
     assert tree["data"]["root"] is None and tree["runtime"]["compile"] is False
+
+
+def test_help_lists_presets_and_print_config_is_yaml(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_train(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in PRESETS) and "--mask.ratio" in shown
+    with pytest.raises(SystemExit) as stop:
+        parse_train(["sjepa-nucla", "--mask.ratio", "0.8", "--print-config"])
+    assert stop.value.code == 0
+    tree = yaml.safe_load(capsys.readouterr().out)
+    assert tree["mask"]["ratio"] == 0.8 and tree["model"]["width"] == 64
+
+
+def test_a_presets_own_folder_is_numbered_and_a_named_one_is_not(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse_train([]).run == Path("runs/demo")
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    assert parse_train([]).run == Path("runs/demo-2")
+    assert parse_train(["--run", "runs/demo"]).run == Path("runs/demo")

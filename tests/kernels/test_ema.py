@@ -67,7 +67,7 @@ def test_plan_follows_tensors_that_move(place: Place) -> None:
     source = torch.ones(4, device=place.device)
     plan = EmaPlan([parameter], [source], impl=place.impl)
     plan.update_(0.5)
-    parameter.data.copy_(torch.full((4,), 8.0))
+    parameter.data = torch.full_like(source, 8.0)
     plan.update_(0.5)
     torch.testing.assert_close(parameter.detach(), torch.full_like(source, 4.5))
 
@@ -128,9 +128,9 @@ def test_opcheck(place: Place) -> None:
 
 @compiles
 def test_compiled_values_equal_eager(place: Place) -> None:
-    targets = [torch.randn(3, 4).to(place.device) for _ in range(2)]
-    sources = [torch.randn(3, 4).to(place.device) for _ in range(2)]
-    copies = [t.clone() for t in targets]
+    targets = [torch.nn.Parameter(torch.randn(3, 4).to(place.device)) for _ in range(2)]
+    sources = [torch.nn.Parameter(torch.randn(3, 4).to(place.device)) for _ in range(2)]
+    copies = [t.detach().clone() for t in targets]
     momentum = torch.tensor(0.95, device=place.device)
     plan = EmaPlan(targets, sources, impl=place.impl)
 
@@ -142,8 +142,8 @@ def test_compiled_values_equal_eager(place: Place) -> None:
     out = torch.compile(step, fullgraph=True)()
     EmaPlan(copies, sources, impl=place.impl).update_(momentum)
     ema_update_(copies, sources, 0.5, impl=place.impl)
-    torch.testing.assert_close(targets, copies)
-    torch.testing.assert_close(out, copies[0] * 2)
+    torch.testing.assert_close([t.detach() for t in targets], copies)
+    torch.testing.assert_close(out.detach(), copies[0] * 2)
 
 
 def test_nothing_to_update() -> None:
