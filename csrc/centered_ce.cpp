@@ -76,8 +76,8 @@ RowsBlock rows_block_for(int lanes) {
 // `index`, `weights` and `grad` may be null.
 extern "C" SJEPA_EXPORT int sjepa_centered_ce_f32(
     const float* student, const float* teacher, const float* center, const int64_t* index,
-    const float* weights, int64_t rows, int64_t teacher_rows, int64_t width, float temp_student,
-    float temp_target, float* loss, float* center_sum, float* grad, int threads) {
+    const float* weights, int64_t rows, int64_t teacher_rows, int64_t width,
+    const float* temp_student, const float* temp_target, float* loss, float* center_sum, float* grad, int threads) {
   for (int64_t r = 0; index && r < rows; ++r) {
     if (index[r] < 0 || index[r] >= teacher_rows) return 1;
   }
@@ -87,7 +87,7 @@ extern "C" SJEPA_EXPORT int sjepa_centered_ce_f32(
     for (int64_t r = 0; r < rows; ++r) total += weights[r];
   }
   const CeTask task{student, teacher, center, index, weights, grad, width,
-                    1.0f / temp_student, 1.0f / temp_target, static_cast<float>(1.0 / total)};
+                    1.0f / *temp_student, 1.0f / *temp_target, static_cast<float>(1.0 / total)};
   const int64_t blocks = std::min<int64_t>(64, (rows + 63) / 64);
   const int64_t padded = (width + 15) / 16 * 16;
   std::vector<float> scratch, sums;

@@ -82,7 +82,7 @@ Lerp lerp_for(int lanes) {
 // Returns 0, or 2 when there is no memory for the table of chunks.
 extern "C" SJEPA_EXPORT int sjepa_ema_f32(float* const* targets, const float* const* sources,
                                           uint16_t* const* shadows, const int64_t* counts,
-                                          int64_t tensors, float weight, int threads) {
+                                          int64_t tensors, const float* weight, int threads) {
   std::vector<Span> spans;
   try {
     for (int64_t k = 0; k < tensors; ++k) {
@@ -100,7 +100,7 @@ extern "C" SJEPA_EXPORT int sjepa_ema_f32(float* const* targets, const float* co
   SJEPA_PARALLEL_FOR(threads)
   for (int64_t i = 0; i < total; ++i) {
     const Span& span = spans[static_cast<size_t>(i)];
-    lerp(span, weight);
+    lerp(span, *weight);
     if (span.shadow) round_shadow(span);
   }
   return 0;

@@ -40,8 +40,8 @@ def centered_ce_cpu(
         ctypes.c_int64(rows),
         ctypes.c_int64(t.shape[0]),
         ctypes.c_int64(width),
-        ctypes.c_float(temp_student.item()),
-        ctypes.c_float(temp_target.item()),
+        _pointer(temp_student),
+        _pointer(temp_target),
         _pointer(loss),
         _pointer(center_sum),
         _pointer(grad if needs_grad else None),
@@ -52,6 +52,11 @@ def centered_ce_cpu(
     if status != 0:
         raise MemoryError("centered_softmax_cross_entropy: no memory for its scratch rows")
     return loss, center_sum, grad.to(student.dtype)
+
+
+def is_one(scalar: Tensor) -> bool:
+    """Whether a float32 CPU scalar is 1, read in place: no operator runs, so none can be traced."""
+    return ctypes.c_float.from_address(scalar.data_ptr()).value == 1
 
 
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:

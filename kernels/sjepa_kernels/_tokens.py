@@ -42,6 +42,9 @@ def table_gradients(
         sizes: (S, V).
         needs: Whether each table needs one.
         dtypes: Dtype of each table.
+
+    Returns:
+        (S, D) and (V, D); None for what is not needed.
     """
     if not any(needs):
         return None, None

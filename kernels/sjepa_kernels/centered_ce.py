@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sjepa_kernels._ce_cpu import centered_ce_cpu, has_cpu_code
+from sjepa_kernels._ce_cpu import centered_ce_cpu, has_cpu_code, is_one
 from sjepa_kernels._checks import (
     bad_type,
     bad_value,
@@ -282,11 +282,8 @@ def _fake(
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = compute_dtype(student.dtype)
     grad = student.new_empty(student.shape if needs_grad else (0,))
-    return (
-        student.new_empty((), dtype=dtype),
-        student.new_empty(student.shape[1], dtype=dtype),
-        grad,
-    )
+    center_sum = student.new_empty(student.shape[1], dtype=dtype)
+    return student.new_empty((), dtype=dtype), center_sum, grad
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -297,8 +294,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 def _backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     (grad,) = ctx.saved_tensors
-    readable = type(grad_loss) is Tensor and not torch.compiler.is_compiling()
-    if not (readable and grad_loss.device.type == "cpu" and grad_loss.item() == 1):
+    on_host = type(grad_loss) is Tensor and grad_loss.device.type == "cpu"
+    readable = on_host and grad_loss.dtype == torch.float32 and not torch.compiler.is_compiling()
+    if not (readable and is_one(grad_loss)):
         grad = (grad * grad_loss).to(grad.dtype)
     return grad, None, None, None, None, None, None, None, None
 

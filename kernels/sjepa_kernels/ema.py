@@ -141,7 +141,7 @@ def _run_cpp(
         addresses(*(s.data_ptr() for s in shadows)) if shadows else None,
         lengths(*(t.numel() for t in targets)),
         ctypes.c_int64(count),
-        ctypes.c_float(weight.item()),
+        ctypes.c_void_p(weight.data_ptr()),
         ctypes.c_int(torch.get_num_threads()),
     )
     if status != 0:
@@ -219,9 +219,9 @@ class EmaPlan:
         *,
         impl: str = "auto",
     ) -> None:
-        self.targets = [t.detach() for t in targets]
-        self.sources = [s.detach() for s in sources]
-        self.shadows = [] if shadows is None else [s.detach() for s in shadows]
+        self.targets = list(targets)
+        self.sources = list(sources)
+        self.shadows = [] if shadows is None else list(shadows)
         self.impl = impl
         _check_lists(self.targets, self.sources, self.shadows)
         self.groups = [
