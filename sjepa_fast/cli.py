@@ -77,6 +77,9 @@ def run_main(body: Callable[[], int]) -> None:
     Raises:
         SystemExit: Always.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A pipe may have a narrower encoding than the names that are printed.
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = body()
         sys.stdout.flush()
@@ -89,5 +92,8 @@ def run_main(body: Callable[[], int]) -> None:
     except BrokenPipeError:
         # The reader of a pipe has left; Python must not complain about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:
+        print(error, file=sys.stderr)
         code = 1
     sys.exit(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,11 +16,12 @@ from rich.progress import Progress
 from sjepa_fast import cli
 from sjepa_fast.config import nearest
 from sjepa_fast.data.readers import ctrgcn_npz, ntu, pyskl, ragged_npz
-from sjepa_fast.data.readers.record import Source
+from sjepa_fast.data.readers.record import Record, Source
 from sjepa_fast.data.store import Store, StoreWriter
 from sjepa_fast.errors import InputError
 
 NAMES = (*ntu.CLASSES, *ragged_npz.SETS, "ctrgcn", "pyskl")
+PLAIN_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class PrepareConfig:
 
 def open_source(request: PrepareConfig) -> Source:
     """Open the raw data with the reader of its name."""
+    if request.missing is not None and request.name not in ntu.CLASSES:
+        fix = f"it applies to {' and '.join(ntu.CLASSES)} only"
+        raise InputError("missing", f"{request.missing} with {request.name}", fix)
     if request.name in ntu.CLASSES:
         return ntu.open_ntu(request.name, request.raw, request.missing)
     if request.name == "ctrgcn":
@@ -54,8 +59,18 @@ def open_source(request: PrepareConfig) -> Source:
     return ragged_npz.open_ragged(request.name, request.raw)
 
 
+def _plain_progress(source: Source) -> Iterator[Record]:
+    # A log file gets a line now and then instead of a bar.
+    said = time.monotonic()
+    for done, record in enumerate(source.records(), 1):
+        if time.monotonic() - said >= PLAIN_SECONDS:
+            said = time.monotonic()
+            print(f"{source.name}: {done} of {source.count}", file=sys.stderr, flush=True)
+        yield record
+
+
 def write_store(source: Source, request: PrepareConfig) -> Store:
-    """Copy all records into a store, with a progress bar on a terminal.
+    """Copy all records into a store, with a progress bar on a terminal and plain lines elsewhere.
 
     Args:
         source: The opened raw data.
@@ -64,6 +79,7 @@ def write_store(source: Source, request: PrepareConfig) -> Store:
     Returns:
         The finished store.
     """
+    on_terminal = sys.stdout.isatty()
     command = " ".join(["prepare", request.name, "--dtype", request.dtype])
     with (
         StoreWriter(
@@ -74,15 +90,21 @@ def write_store(source: Source, request: PrepareConfig) -> Store:
             dtype=request.dtype,
             overwrite=request.overwrite,
         ) as writer,
-        Progress(disable=not sys.stdout.isatty(), transient=True) as progress,
+        Progress(disable=not on_terminal, transient=True) as progress,
     ):
-        for record in progress.track(source.records(), total=source.count, description=source.name):
+        records = (
+            progress.track(source.records(), total=source.count, description=source.name)
+            if on_terminal
+            else _plain_progress(source)
+        )
+        for record in records:
             if record.clip_MTVC is None:
                 writer.skip(record.name, record.reason)
             else:
                 writer.add(record.name, record.clip_MTVC, record.label, record.meta)
         columns = {k: np.array(v, dtype=np.int64) for k, v in writer.meta.items()}
-        return writer.finish(source.splits(list(writer.names), columns), command)
+        splits = source.splits(list(writer.names), columns) if writer.names else {}
+        return writer.finish(splits, command)
 
 
 def prepare(request: PrepareConfig) -> int:

@@ -1,13 +1,17 @@
 """`prepare` from the command line, on written files and on the real sets."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sjepa_fast import cli
+from sjepa_fast import prepare as prepare_module
 from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.prepare import PrepareConfig, prepare
@@ -59,6 +63,10 @@ def test_ntu_from_the_command_line(tmp_path: Path):
         (["nucla", "--raw", "absent"], ["--out"]),
         (["ntu60", "--raw", ".", "--out", "o"], ["raw", "no .skeleton"]),
         (["nucla", "--raw", "r", "--out", "o", "--dtype", "int8"], ["--dtype", "int8"]),
+        (
+            ["nucla", "--raw", "r", "--out", "o", "--missing", "m.txt"],
+            ["missing", "m.txt", "ntu60"],
+        ),
     ],
 )
 def test_bad_input_exits_2_with_one_line(
@@ -70,6 +78,56 @@ def test_bad_input_exits_2_with_one_line(
     for word in words:
         assert word in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_usable_is_one_line_with_the_first_reason(tmp_path: Path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "S001C001P001R001A001.skeleton").write_text("0\n")
+    done = call("ntu60", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out"))
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "1 skipped, the first because: no usable skeleton" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_interrupt_exits_130_and_leaves_nothing(tmp_path: Path):
+    write_ntu(tmp_path / "raw")
+    text = (tmp_path / "raw" / "S001C001P001R001A013.skeleton").read_text()
+    for i in range(2, 1000):
+        (tmp_path / "raw" / f"S001C001P001R{i:03d}A013.skeleton").write_text(text)
+    arguments = ["ntu60", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out")]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    running = subprocess.Popen(
+        [sys.executable, "-m", "sjepa_fast.prepare", *arguments],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) == 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert (running.returncode, said) == (130, "interrupted\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_failures_of_the_machine_exit_1_with_one_line(capsys):
+    def full_disk() -> int:
+        raise OSError(28, "No space left on device", "joints.npy")
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run_main(full_disk)
+    said = capsys.readouterr().err
+    assert stop.value.code == 1 and said.count("\n") == 1 and "No space left" in said
+
+
+def test_a_log_gets_plain_progress_lines(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr(prepare_module, "PLAIN_SECONDS", 0.0)
+    write_ntu(tmp_path / "raw")
+    prepare(PrepareConfig("ntu60", tmp_path / "raw", tmp_path / "out"))
+    assert capsys.readouterr().err.splitlines() == [f"ntu60: {i} of 3" for i in (1, 2, 3)]
 
 
 def test_existing_store_is_kept_unless_told(tmp_path: Path, capsys):

@@ -67,6 +67,36 @@ def test_ctrgcn_bad_files(tmp_path: Path):
             open_ctrgcn(path, "xsub")
 
 
+def test_ctrgcn_damage_inside_a_member(tmp_path: Path):
+    data = write_ctrgcn(tmp_path / "a.npz")
+    np.savez_compressed(tmp_path / "b.npz", **data)
+    for name, at in (("a.npz", 5000), ("b.npz", 2000)):
+        whole = bytearray((tmp_path / name).read_bytes())
+        for i in range(at, at + 100):
+            whole[i] ^= 0xFF
+        (tmp_path / name).write_bytes(whole)
+        source = open_ctrgcn(tmp_path / name, "xsub")
+        with pytest.raises(InputError, match="x_train is damaged"):
+            list(source.records())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"y_train": np.eye(60)[:2]}, "3 clips in x_train, 2 labels"),
+        ({"x_train": np.zeros((2, 300, 150), np.float32)}, "2 clips in x_train, 3 labels"),
+        ({"x_train": np.zeros((0, 300, 150), np.float32)}, "0 clips in x_train"),
+        ({"x_test": np.zeros((1, 300, 75), np.float32)}, "150"),
+        ({"y_test": np.array([["one"]])}, "C-ordered numbers"),
+        ({"y_train": np.arange(3)}, "C-ordered numbers"),
+    ],
+)
+def test_ctrgcn_arrays_that_do_not_fit(tmp_path: Path, change: dict[str, np.ndarray], words: str):
+    np.savez(tmp_path / "a.npz", **(write_ctrgcn(tmp_path / "a.npz") | change))
+    with pytest.raises(InputError, match=words):
+        open_ctrgcn(tmp_path / "a.npz", "xsub")
+
+
 def annotation(name: str, label: int, keypoint: np.ndarray) -> dict[str, object]:
     return {"frame_dir": name, "label": label, "keypoint": keypoint, "total_frames": 5}
 
@@ -82,18 +112,29 @@ def test_pyskl(tmp_path: Path):
             annotation("a", 0, first),
             annotation("b", np.int64(2), second),
             annotation("c", 1, broken),
+            annotation("d", 1, np.full((1, 3, 25, 3), None)),
         ],
     }
     path = tmp_path / "ntu.pkl"
     path.write_bytes(pickle.dumps(content))
     source = open_pyskl(path)
     assert source.layout == NTU25 and len(source.class_names) == 3
-    a, b, c = source.records()
+    a, b, c, d = source.records()
     assert a.clip_MTVC is not None and np.array_equal(a.clip_MTVC, first.astype(np.float32))
     assert b.clip_MTVC is not None and b.clip_MTVC.shape == (1, 7, 25, 3)
     assert c.clip_MTVC is None and "NaN" in c.reason
+    assert d.clip_MTVC is None and "object" in d.reason
     splits = source.splits(["a", "b"], {})
     assert splits["xsub"].tolist() == [1, 2] and splits["xview"].tolist() == [0, 1]
+
+
+def test_pyskl_split_without_a_name(tmp_path: Path):
+    one = RNG.normal(size=(1, 5, 25, 3))
+    both = [annotation("a", 0, one), annotation("b", 0, one)]
+    content = {"split": {"train": ["a"], "val": ["b"]}, "annotations": both}
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(content))
+    splits = open_pyskl(tmp_path / "x.pkl").splits(["a", "b"], {})
+    assert {key: codes.tolist() for key, codes in splits.items()} == {"default": [1, 2]}
 
 
 class Hostile:
@@ -129,6 +170,7 @@ def test_pyskl_bad_files(tmp_path: Path):
     for content, words in (
         ({"annotations": []}, "frame_dir"),
         ([1, 2], "frame_dir"),
+        ({"split": ["a"], "annotations": [annotation("a", 0, np.zeros((1, 5, 25, 3)))]}, "items"),
         ({"split": {}, "annotations": [annotation("a", 0, np.zeros((1, 5, 25, 2)))]}, "M, T, V, 3"),
         ({"split": {}, "annotations": [annotation("a", 0, np.zeros((1, 5, 24, 3)))]}, "24 joints"),
     ):

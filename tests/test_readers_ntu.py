@@ -110,6 +110,23 @@ def test_actors_most_motion_first_then_by_overlap():
     )
 
 
+def test_one_shared_frame_is_no_overlap_and_the_later_track_wins_it():
+    lively, calm = person(20, 0.3), person(15, 0.1)
+    tracks = tracks_of(lively, calm, starts=(0, 19))
+    (actor,) = assign_actors(tracks)
+    assert [t.joints_TV3 is j for t, j in zip(actor, (lively, calm), strict=True)] == [True, True]
+    clip = stack_actors([actor], 34)
+    np.testing.assert_array_equal(clip[0, 18:20], [lively[18], calm[0]])
+    assert len(assign_actors(tracks_of(lively, calm, starts=(0, 18)))) == 2
+
+
+def test_the_second_actors_span_begins_at_frame_zero():
+    lively, late, early = person(60, 0.3), person(20, 0.1), person(12, 0.02)
+    actors = assign_actors(tracks_of(lively, late, early, starts=(0, 30, 5)))
+    assert [len(actor) for actor in actors] == [1, 1], "the early track would fit before the late"
+    assert actors[1][0].joints_TV3 is late
+
+
 def test_stacking_and_empty_frames():
     a = person(3)
     clip = stack_actors([tracks_of(a, starts=(2,))], 6)

@@ -62,6 +62,13 @@ def damage(root: Path, kind: str) -> None:
         (root / MANIFEST).unlink()
     elif kind == "broken manifest":
         (root / MANIFEST).write_text("{")
+    elif kind == "altered manifest":
+        text = (root / MANIFEST).read_text()
+        (root / MANIFEST).write_text(text.replace('"tiny"', '"tidy"'))
+    elif kind == "emptied manifest":
+        manifest = json.loads((root / MANIFEST).read_text())
+        del manifest["files"]["joints.npy"], manifest["checksum"]
+        (root / MANIFEST).write_text(json.dumps(manifest))
     else:
         manifest = json.loads((root / MANIFEST).read_text())
         manifest["version"] = 99
@@ -76,6 +83,8 @@ def damage(root: Path, kind: str) -> None:
         ("missing file", r"labels\.npy is missing"),
         ("no manifest", "has no store"),
         ("broken manifest", "unreadable"),
+        ("altered manifest", "store.json does not match"),
+        ("emptied manifest", "lists no joints"),
         ("other version", "version 99"),
     ],
 )
@@ -145,6 +154,44 @@ def test_overwrite_replaces_a_store_and_nothing_else(tmp_path: Path):
     assert open_store(tmp_path / "s").name == "new"
 
 
-def test_unknown_split(tmp_path: Path):
+def test_unknown_split_and_part(tmp_path: Path):
+    store = write(tmp_path / "s")
     with pytest.raises(InputError, match="xsub"):
-        write(tmp_path / "s").ids("xview", "train")
+        store.ids("xview", "train")
+    with pytest.raises(InputError, match="train or test"):
+        store.ids("xsub", "val")
+
+
+def test_an_unfinished_folder_is_no_store(tmp_path: Path):
+    with StoreWriter(tmp_path / "s", "tiny", KINECT20, ("a",)) as writer:
+        writer.add("x", CLIPS[0], 0, {})
+        with pytest.raises(InputError, match="has no store"):
+            open_store(writer.folder)
+
+
+@pytest.mark.parametrize(
+    ("splits", "words"),
+    [
+        ({"xsub": np.array([1, 2])}, "xsub has shape"),
+        ({"xsub": np.array([3])}, "1 train, 2 test"),
+        ({"../xsub": np.array([1])}, "name splits"),
+    ],
+)
+def test_splits_that_do_not_fit_are_refused(
+    tmp_path: Path, splits: dict[str, np.ndarray], words: str
+):
+    with (
+        pytest.raises(InputError, match=words),
+        StoreWriter(tmp_path / "s", "tiny", KINECT20, ("a",)) as writer,
+    ):
+        writer.add("x", CLIPS[0], 0, {})
+        writer.finish(splits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_beyond_float16_are_refused_not_made_infinite(tmp_path: Path):
+    with StoreWriter(tmp_path / "s", "tiny", KINECT20, ("a",), dtype="float16") as writer:
+        with pytest.raises(InputError, match="float16"):
+            writer.add("x", np.full((1, 2, 20, 3), 1e5, dtype=np.float32), 0, {})
+        writer.add("x", np.full((1, 2, 20, 3), 6e4, dtype=np.float32), 0, {})
+        assert np.isfinite(writer.finish({}).joints).all()

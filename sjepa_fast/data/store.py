@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -91,8 +92,10 @@ class Store:
             Indices in rising order.
 
         Raises:
-            InputError: If the split does not exist or its training part is empty.
+            InputError: If split or part does not exist, or the training part is empty.
         """
+        if part not in _PARTS:
+            raise InputError("part", part, f"use {' or '.join(_PARTS)}")
         if split not in self.splits:
             raise InputError("data.split", split, f"{self.name} has {', '.join(self.splits)}")
         found = np.nonzero(self.splits[split] == _PARTS[part])[0]
@@ -106,8 +109,16 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fingerprint(files: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+def _fingerprint(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _damaged(root: Path, what: str) -> InputError:
@@ -140,7 +151,13 @@ def open_store(root: Path, *, verify: bool = True) -> Store:
     if version != VERSION:
         fix = f"this release reads version {VERSION}; prepare the data again"
         raise InputError("data.root", f"{root} is a store of version {version}", fix)
+    checksum = manifest.pop("checksum", None)
+    if checksum not in (None, _fingerprint(manifest)):
+        raise _damaged(root, f"{MANIFEST} does not match its checksum")
     files: dict[str, Any] = manifest["files"]
+    lacking = [name for name in _ARRAYS if f"{name}.npy" not in files]
+    if lacking:
+        raise _damaged(root, f"{MANIFEST} lists no {', '.join(lacking)}")
     arrays: dict[str, NDArray[Any]] = {}
     for name, entry in files.items():
         path = root / name
@@ -240,6 +257,9 @@ class StoreWriter:
             raise InputError("clip", f"{name} has shape {shape}", f"give {expected}")
         if not np.isfinite(clip_MTVC).all():
             raise InputError("clip", f"{name} has NaN or infinite joints", "repair or skip it")
+        if np.abs(clip_MTVC).max() > np.finfo(self.dtype).max:
+            fix = "give metres, or store float32"
+            raise InputError("clip", f"{name} has values beyond {self.dtype.name}", fix)
         if not 0 <= label < len(self.class_names):
             fix = f"use 0..{len(self.class_names) - 1}"
             raise InputError("label", f"{label} of clip {name}", fix)
@@ -270,10 +290,18 @@ class StoreWriter:
             The finished store, opened.
 
         Raises:
-            InputError: If no clip was added.
+            InputError: If no clip was added or a split does not fit the clips.
         """
         if not self.names:
-            raise InputError("raw", f"no usable clip ({len(self.skipped)} skipped)", "check --raw")
+            why = f", the first because: {self.skipped[0][1]}" if self.skipped else ""
+            value = f"no usable clip ({len(self.skipped)} skipped{why})"
+            raise InputError("raw", value, "check --raw")
+        for key, codes in splits.items():
+            if re.fullmatch(r"[\w-]+", key) is None:
+                raise InputError("split", repr(key), "name splits with letters, digits, _ and -")
+            if np.shape(codes) != (len(self.names),) or not np.isin(codes, (0, 1, 2)).all():
+                fix = f"give {len(self.names)} codes: 1 train, 2 test, 0 unused"
+                raise InputError("split", f"{key} has shape {np.shape(codes)}", fix)
         self._finish_joints()
         rows = np.multiply(self.frames, self.bodies, dtype=np.int64)
         columns: dict[str, NDArray[Any]] = {
@@ -291,7 +319,7 @@ class StoreWriter:
             path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)}
             for path in sorted(self.folder.glob("*.npy"))
         }
-        manifest = {
+        manifest: dict[str, Any] = {
             "version": VERSION,
             "name": self.name,
             "layout": self.layout.to_dict(),
@@ -302,15 +330,27 @@ class StoreWriter:
             "skipped": self.skipped,
             "files": files,
         }
+        # As JSON will give it back, so that the checksum is of what a reader sees.
+        manifest = json.loads(json.dumps(manifest))
+        manifest["checksum"] = _fingerprint(manifest)
         (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         for path in self.folder.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            _sync(path)
         self.folder.chmod(0o755)
-        if self.out.exists():
-            shutil.rmtree(self.out)
-        self.folder.replace(self.out)
+        _sync(self.folder)
+        self._move_into_place()
         return open_store(self.out, verify=False)
+
+    def _move_into_place(self) -> None:
+        # The old store steps aside first, so that no moment has neither of the two on disk.
+        old = self.folder.with_name(f"{self.folder.name}.old")
+        replaced = self.out.exists()
+        if replaced:
+            self.out.replace(old)
+        self.folder.replace(self.out)
+        _sync(self.out.parent)
+        if replaced:
+            shutil.rmtree(old)
 
     def _finish_joints(self) -> None:
         self.rows.close()

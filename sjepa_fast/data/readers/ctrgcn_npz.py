@@ -7,9 +7,10 @@ end; y is one-hot (N, classes). T frames, M bodies, V = 25 joints.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,33 +38,52 @@ def clip_from_row(row: NDArray[np.floating[Any]]) -> NDArray[np.float32] | None:
     if len(filled) == 0:
         return None
     bodies = row[: filled[-1] + 1].reshape(-1, 2, 25, 3).transpose(1, 0, 2, 3)
-    single = not bodies[1].any() or np.array_equal(bodies[0], bodies[1])
+    single = not (bodies[1] != 0).any() or np.array_equal(bodies[0], bodies[1])
     return np.ascontiguousarray(bodies[:1] if single else bodies, dtype=np.float32)
+
+
+def _header(file: IO[bytes], member: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, fortran, dtype = read(file)
+    if fortran or dtype.kind not in "fiub" or len(shape) < 2:
+        raise InputError("raw", f"{member} is {dtype} {shape}", "expected C-ordered numbers")
+    return shape, dtype
+
+
+def _shape(archive: zipfile.ZipFile, member: str) -> tuple[int, ...]:
+    with archive.open(f"{member}.npy") as file:
+        return _header(file, member)[0]
 
 
 def _rows(archive: zipfile.ZipFile, member: str) -> Iterator[NDArray[Any]]:
     # np.load would hold the whole member (gigabytes); the .npy inside streams row by row.
-    with archive.open(f"{member}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, fortran, dtype = read(file)
-        if fortran or dtype.hasobject or len(shape) < 2:
-            raise InputError("raw", f"{member} is {dtype} {shape}", "expected C-ordered numbers")
-        size = int(np.prod(shape[1:])) * dtype.itemsize
-        for _ in range(shape[0]):
-            data = file.read(size)
-            if len(data) < size:
-                raise InputError("raw", f"{member} ends early", "fetch the file again")
-            yield np.frombuffer(data, dtype=dtype).reshape(shape[1:])
+    try:
+        with archive.open(f"{member}.npy") as file:
+            shape, dtype = _header(file, member)
+            size = int(np.prod(shape[1:])) * dtype.itemsize
+            for _ in range(shape[0]):
+                data = file.read(size)
+                if len(data) < size:
+                    raise InputError("raw", f"{member} ends early", "fetch the file again")
+                yield np.frombuffer(data, dtype=dtype).reshape(shape[1:])
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise InputError("raw", f"{member} is damaged ({error})", "fetch the file again") from error
 
 
-def _labels(archive: zipfile.ZipFile, member: str) -> NDArray[np.int64]:
-    found = np.stack(list(_rows(archive, member)))
-    return np.asarray(found.argmax(axis=1), dtype=np.int64)
+def _labels(archive: zipfile.ZipFile, part: str) -> NDArray[np.int64]:
+    frames, one_hot = _shape(archive, f"x_{part}"), _shape(archive, f"y_{part}")
+    if frames[0] != one_hot[0]:
+        value = f"{frames[0]} clips in x_{part}, {one_hot[0]} labels in y_{part}"
+        raise InputError("raw", value, "fetch the file again")
+    if len(frames) != 3 or frames[2] != WIDTH:
+        raise InputError("raw", f"x_{part} is {frames}", f"expected (clips, frames, {WIDTH})")
+    found = [int(row.argmax()) for row in _rows(archive, f"y_{part}")]
+    return np.array(found, dtype=np.int64)
 
 
 def open_ctrgcn(raw: Path, split: str) -> Source:
@@ -86,15 +106,12 @@ def open_ctrgcn(raw: Path, split: str) -> Source:
             if not wanted <= members:
                 lacks = ", ".join(sorted(wanted - members))
                 raise InputError("raw", f"{raw} lacks {lacks}", "use a CTR-GCN or MAMP .npz")
-            labels = {part: _labels(archive, f"y_{part}") for part in ("train", "test")}
-            width = next(_rows(archive, "y_train")).shape[0]
-            first = next(_rows(archive, "x_train"))
+            labels = {part: _labels(archive, part) for part in ("train", "test")}
+            width = max(_shape(archive, f"y_{part}")[1] for part in ("train", "test"))
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):
             raise
         raise InputError("raw", f"{raw}: {error}", "name a readable .npz file") from error
-    if first.ndim != 2 or first.shape[1] != WIDTH:
-        raise InputError("raw", f"x_train rows are {first.shape}", "expected (frames, 150)")
 
     def records() -> Iterator[Record]:
         with zipfile.ZipFile(raw) as archive:

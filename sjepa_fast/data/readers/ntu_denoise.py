@@ -73,20 +73,21 @@ def assign_actors(tracks: list[Track]) -> list[list[Track]]:
     """Give tracks to at most two actors.
 
     The most moving track is actor 1. Each further one, by falling motion, joins actor 1 where it
-    overlaps none of that actor's span, else actor 2 likewise, else it is dropped.
+    overlaps none of that actor's span, else actor 2 likewise, else it is dropped. As in the
+    field's scripts a single shared frame is no overlap (the later track wins it), and actor 2's
+    span begins at frame 0 even when its first track begins later.
     """
-    actors: list[list[Track]] = []
-    for track in sorted(tracks, key=lambda t: -t.motion):
-        for actor in (*actors, None):
-            if actor is None:
-                if len(actors) < 2:
-                    actors.append([track])
+    first, *others = sorted(tracks, key=lambda t: -t.motion)
+    actors: list[list[Track]] = [[first], []]
+    spans = [(first.start, first.end - 1), (0, 0)]
+    for track in others:
+        for actor, (low, high) in enumerate(spans):
+            last = track.end - 1
+            if min(high, last) - max(low, track.start) <= 0:
+                actors[actor].append(track)
+                spans[actor] = min(low, track.start), max(high, last)
                 break
-            start, end = min(t.start for t in actor), max(t.end for t in actor)
-            if track.end <= start or track.start >= end:
-                actor.append(track)
-                break
-    return actors
+    return [actor for actor in actors if actor]
 
 
 def stack_actors(actors: list[list[Track]], frames: int) -> Joints:

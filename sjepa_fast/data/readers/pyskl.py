@@ -71,6 +71,8 @@ def _clip(annotation: dict[str, Any], joints: int) -> tuple[NDArray[np.float32] 
     keypoint = np.asarray(annotation["keypoint"])
     if keypoint.ndim != 4 or keypoint.shape[2:] != (joints, 3) or 0 in keypoint.shape:
         return None, f"keypoint has shape {keypoint.shape}"
+    if keypoint.dtype.kind not in "fiu":
+        return None, f"keypoint is of type {keypoint.dtype}"
     if not np.isfinite(keypoint).all():
         return None, "NaN or infinite joints"
     present = keypoint.any(axis=(1, 2, 3))
@@ -87,7 +89,8 @@ def open_pyskl(raw: Path) -> Source:
         raw: The `.pkl`.
 
     Returns:
-        The opened set; `xsub_train` and `xsub_val` become the split xsub, and so on.
+        The opened set; `xsub_train` and `xsub_val` become the split xsub, and so on;
+        plain `train` and `val` become the split default.
 
     Raises:
         InputError: If the content has another form.
@@ -99,7 +102,7 @@ def open_pyskl(raw: Path) -> Source:
         names = [str(annotation["frame_dir"]) for annotation in annotations]
         labels = [int(annotation["label"]) for annotation in annotations]
         members = {str(key): {str(name) for name in value} for key, value in lists.items()}
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         fix = "expected {split, annotations: [{frame_dir, label, keypoint}]}"
         raise InputError("raw", f"{raw}: {error!r}", fix) from error
     if keypoint.ndim != 4 or keypoint.shape[-1] != 3:
@@ -115,7 +118,7 @@ def open_pyskl(raw: Path) -> Source:
         out: Splits = {}
         for key, chosen in members.items():
             base, _, part = key.rpartition("_")
-            codes = out.setdefault(base or key, np.zeros(len(kept), dtype=np.int8))
+            codes = out.setdefault(base or "default", np.zeros(len(kept), dtype=np.int8))
             codes[[name in chosen for name in kept]] = 1 if part == "train" else 2
         return out
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,7 @@ def _load(path: Path) -> dict[str, Array]:
             return {key: file[key] for key in file.files}
     except FileNotFoundError as error:
         raise InputError("raw", f"{path} does not exist", "name the folder or file") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         fix = "fetch it again"
         raise InputError("raw", f"{path} is no readable .npz ({error})", fix) from error
 
