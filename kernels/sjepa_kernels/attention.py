@@ -58,7 +58,14 @@ def _explicit_is_faster(q_BHNd: Tensor, k_BHNd: Tensor) -> bool:
 
 def _explicit(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
     scores = (q_BHNd * q_BHNd.shape[-1] ** -0.5) @ k_BHNd.transpose(-2, -1)
-    return torch.softmax(scores, dim=-1) @ v_BHNd
+    if not torch.compiler.is_compiling():
+        return torch.softmax(scores, dim=-1) @ v_BHNd
+    # Written out, because Inductor replaces matmul-softmax-matmul by the very kernel that this
+    # form is there to avoid. Dividing after the product also rounds once less.
+    scores = scores.float()
+    weights = (scores - scores.detach().amax(dim=-1, keepdim=True)).exp()
+    mixed: Tensor = weights.to(v_BHNd.dtype) @ v_BHNd / weights.sum(dim=-1, keepdim=True)
+    return mixed.to(v_BHNd.dtype)
 
 
 def _xformers(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
