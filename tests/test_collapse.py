@@ -72,3 +72,19 @@ def test_panel_reads_the_device_once():
         collapse_panel(rows("healthy"), CENTER, 0.06)
     # tolist() reads the whole vector; one_hot's range check is the library's own.
     assert reads.count <= 2
+
+
+def test_a_regular_grid_is_sampled_over_all_its_joints_and_clips():
+    # 64 clips of 8 x 20 tokens: a plain stride of 2 would only ever meet every other joint.
+    clips, segments, joints = 64, 8, 20
+    noise = torch.randn(clips, segments, joints, WIDTH, generator=torch.Generator().manual_seed(1))
+    every_other = noise.clone()
+    every_other[:, :, ::2] = 1.0
+    late = torch.zeros_like(noise)
+    late[52:] = noise[52:]
+    for grid, share in ((every_other, 0.5), (late, 12 / 64)):
+        panel = collapse_panel(grid, CENTER, 0.06)
+        everything = grid.flatten(0, 2).std(dim=0).mean().item()
+        assert panel["collapsed"] == 0
+        assert panel["channel_std"] == pytest.approx(everything, rel=0.1)
+        assert panel["argmax_share"] == pytest.approx(1 - share, abs=0.06)

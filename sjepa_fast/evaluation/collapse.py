@@ -7,6 +7,8 @@ Shapes: R rows (tokens), D features.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -21,12 +23,24 @@ def effective_rank(x_RD: Tensor) -> Tensor:
     return entropy.exp()
 
 
+def _sample(rows_RD: Tensor) -> Tensor:
+    # Golden-section steps reach all clips; a step coprime to the row count, which the joint count
+    # divides, meets every joint equally often and no row twice.
+    count = len(rows_RD)
+    if count <= MAX_ROWS:
+        return rows_RD
+    step = round(0.618 * count)
+    while math.gcd(step, count) != 1:
+        step += 1
+    return rows_RD[torch.arange(MAX_ROWS, device=rows_RD.device) * step % count]
+
+
 @torch.no_grad()
 def collapse_panel(target: Tensor, center_D: Tensor, temp_target: float) -> dict[str, float]:
     """Measure target features, with one copy from the device.
 
     Args:
-        target: Target encoder features (..., D); at most 4,096 evenly spaced rows are used.
+        target: Target encoder features (..., D); at most 4,096 spread-out rows are used.
         center_D: The centre.
         temp_target: Temperature of the target softmax.
 
@@ -37,7 +51,7 @@ def collapse_panel(target: Tensor, center_D: Tensor, temp_target: float) -> dict
         collapsed (1 or 0), from rank, deviation and cosine alone.
     """
     rows = target.detach().reshape(-1, target.shape[-1]).float()
-    rows = rows[:: max(1, len(rows) // MAX_ROWS)][:MAX_ROWS]
+    rows = _sample(rows)
     deviation = rows.std(dim=0)
     direction = torch.nn.functional.normalize(rows, dim=1).mean(dim=0)
     log_p = torch.log_softmax((rows - center_D.float()) / temp_target, dim=1)
