@@ -19,6 +19,7 @@ from sjepa_fast.data.synthetic import (
     write_synthetic_store,
 )
 from sjepa_fast.data.synthetic_actions import PAIRS
+from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.knn import knn_predict
 from sjepa_fast.evaluation.metrics import accuracy
 from sjepa_fast.skeletons import NTU25
@@ -110,6 +111,15 @@ def test_raw_nearest_neighbour_across_subjects_and_views_is_below_70(demo: Store
 def test_classes_are_learnable(demo: Store):
     data = DataConfig(frames=32, center=True, align_yaw=True, normalize_size=True, eval_crop=1.0)
     assert nearest(demo, "xview", data) > 90, "the same performance from another side"
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("subjects", 0), ("repetitions", 0), ("cameras", 4), ("seed", -1)]
+)
+def test_impossible_sizes_are_named_and_leave_nothing(tmp_path: Path, argument: str, value: int):
+    with pytest.raises(InputError, match=f"^{argument}: {value}; use"):
+        write_synthetic_store(tmp_path / "s", **{argument: value})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_size_is_free(tmp_path: Path):

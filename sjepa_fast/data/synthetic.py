@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sjepa_fast.data.store import Store, StoreWriter
 from sjepa_fast.data.synthetic_actions import PAIRS, SOLO, Action, Motion, Series, bump
+from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import NTU25
 
 ACTIONS = (*SOLO, *PAIRS)
@@ -236,8 +237,22 @@ def write_synthetic_store(
 
     Returns:
         The store.
+
+    Raises:
+        InputError: If a count is below 1, there are more cameras than three, or the seed is
+            negative.
     """
-    command = f"write_synthetic_store(subjects={subjects}, repetitions={repetitions}, seed={seed})"
+    for argument, value in (("subjects", subjects), ("repetitions", repetitions)):
+        if value < 1:
+            raise InputError(argument, value, "use at least 1")
+    if not 1 <= cameras <= len(CAMERA_YAW):
+        raise InputError("cameras", cameras, f"use 1 to {len(CAMERA_YAW)}")
+    if seed < 0:
+        raise InputError("seed", seed, "use 0 or more")
+    command = (
+        f"write_synthetic_store(subjects={subjects}, repetitions={repetitions}, "
+        f"cameras={cameras}, seed={seed})"
+    )
     with StoreWriter(out, "synthetic", NTU25, ACTIONS) as writer:
         for subject in range(subjects):
             for action in range(len(ACTIONS)):
