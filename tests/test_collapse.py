@@ -88,3 +88,8 @@ def test_a_regular_grid_is_sampled_over_all_its_joints_and_clips():
         assert panel["collapsed"] == 0
         assert panel["channel_std"] == pytest.approx(everything, rel=0.1)
         assert panel["argmax_share"] == pytest.approx(1 - share, abs=0.06)
+
+
+def test_a_constant_offset_is_not_a_collapse():
+    panel = collapse_panel(rows("healthy") + 200, CENTER, 0.06)
+    assert panel["mean_cosine"] > 0.999 and panel["collapsed"] == 0
