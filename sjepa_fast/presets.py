@@ -29,7 +29,9 @@ def sjepa_ntu60_xsub() -> TrainConfig:
     return TrainConfig(run=Path("runs/sjepa-ntu60-xsub"), log=LogConfig(knn_every=10_000))
 
 
-def _small_data(run: str, split: str, bodies: int, steps: int, batch_size: int) -> TrainConfig:
+def _small_data(
+    run: str, split: str, bodies: int, steps: int, batch_size: int, knn: int
+) -> TrainConfig:
     """Recipe for about a thousand clips on two CPU cores; everything here is our choice."""
     return TrainConfig(
         run=Path(run),
@@ -58,19 +60,19 @@ def _small_data(run: str, split: str, bodies: int, steps: int, batch_size: int) 
             clip_grad=3.0,
         ),
         eval=EvalConfig(online_pool="full", knn_scaling="fitted", linear="logistic"),
-        log=LogConfig(every=20, panel_every=100, knn_every=500),
+        log=LogConfig(every=20, panel_every=100, knn_every=knn),
         checkpoint=CheckpointConfig(every=500),
     )
 
 
 def sjepa_nucla() -> TrainConfig:
     """N-UCLA in minutes on two cores: aligned, size-normalised, whitened tokens (our recipe)."""
-    return _small_data("runs/sjepa-nucla", "xview", bodies=1, steps=2400, batch_size=64)
+    return _small_data("runs/sjepa-nucla", "xview", bodies=1, steps=2400, batch_size=64, knn=400)
 
 
 def sjepa_demo() -> TrainConfig:
     """The embedded synthetic skeletons, small enough for a laptop (our recipe)."""
-    return _small_data("runs/demo", "xsub_xview", bodies=2, steps=500, batch_size=32)
+    return _small_data("runs/demo", "xsub_xview", bodies=2, steps=500, batch_size=32, knn=250)
 
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = {

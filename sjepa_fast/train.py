@@ -154,6 +154,8 @@ def train(config: TrainConfig) -> int:
         )
         if start:
             log.note(f"resumed at step {start}")
+        elif math.isfinite(before):
+            log.row(0, {"knn": before})
     began = clock = time.perf_counter()
     while step < total and not stop:
         if step // per_epoch != epoch:

@@ -73,6 +73,8 @@ def finished(store: Path, tmp_path_factory) -> Path:
 
 def test_run_folder_is_complete(finished: Path):
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    first, *rows = rows
+    assert first.keys() == {"step", "knn"} and first["step"] == 0, "the score before training"
     assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
     for key in ("loss", "lr", "momentum", "grad_norm", "clips_per_second", "ms_per_step"):
         assert all(row[key] == row[key] for row in rows), key
@@ -161,7 +163,7 @@ def test_two_processes_follow_one(store: Path, finished: Path, tmp_path: Path):
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=2e-3, atol=2e-4, msg=name)
     losses = [
-        [json.loads(x)["loss"] for x in (r / "metrics.jsonl").read_text().splitlines()]
+        [json.loads(x)["loss"] for x in (r / "metrics.jsonl").read_text().splitlines()[1:]]
         for r in (tmp_path / "one", run)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
