@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -142,69 +143,75 @@ def train(config: TrainConfig) -> int:
     panel: dict[str, float] = {}
     step, epoch = start, -1
     order = train_ids
-    log = RunLog(config.run, start, tensorboard=config.log.tensorboard) if world.leads else None
-    if log is not None:
-        log.__enter__()
-        write_json(config.run / "env.json", environment(device, dtype, reason))
-        names = "\n".join(str(store.names[i]) for i in train_part)
-        write_text(config.run / "train_ids.txt", names + "\n")
-        log.note(
-            f"{store.name}: {len(train_part)} training clips, {total} steps of "
-            f"{config.optim.batch_size}; {device}, {str(dtype)[6:]} ({reason})"
-        )
-        if start:
-            log.note(f"resumed at step {start}")
-        elif math.isfinite(before):
-            log.row(0, {"knn": before})
-    began = clock = time.perf_counter()
-    while step < total and not stop:
-        if step // per_epoch != epoch:
-            epoch = step // per_epoch
-            order = torch.from_numpy(epoch_order(train_part, config.seed, epoch))
-            order = order.to(device, non_blocking=True)
-        first = step % per_epoch * config.optim.batch_size + world.rank * share
-        ids = order[first : first + share]
+    with contextlib.ExitStack() as stack:
+        log: RunLog | None = None
+        if world.leads:
+            log = stack.enter_context(RunLog(config.run, start, config.log.tensorboard))
+            write_json(config.run / "env.json", environment(device, dtype, reason))
+            names = "\n".join(str(store.names[i]) for i in train_part)
+            write_text(config.run / "train_ids.txt", names + "\n")
+            log.note(
+                f"{store.name}: {len(train_part)} training clips, {total} steps of "
+                f"{config.optim.batch_size}; {device}, {str(dtype)[6:]} ({reason})"
+            )
+            if start:
+                log.note(f"resumed at step {start}")
+            elif math.isfinite(before):
+                log.row(0, {"knn": before})
+        began = clock = time.perf_counter()
+        while step < total and not stop:
+            if step // per_epoch != epoch:
+                epoch = step // per_epoch
+                order = torch.from_numpy(epoch_order(train_part, config.seed, epoch))
+                order = order.to(device, non_blocking=True)
+            first = step % per_epoch * config.optim.batch_size + world.rank * share
+            ids = order[first : first + share]
 
-        rate = learning_rate(step, total, warmup, config.optim.lr, config.optim.lr_end)
-        momentum = ema_momentum(step, total, config.objective.ema_start, config.objective.ema_end)
-        result = train_step(ids, rate, momentum)
-        loss_sum += result.loss
-        step += 1
+            rate = learning_rate(step, total, warmup, config.optim.lr, config.optim.lr_end)
+            momentum = ema_momentum(
+                step, total, config.objective.ema_start, config.objective.ema_end
+            )
+            result = train_step(ids, rate, momentum)
+            loss_sum += result.loss
+            step += 1
 
-        if step % config.log.every == 0 or step == total:
-            mean = world.sum_(loss_sum.clone()) / (world.size * (step - logged_step))
-            values = {"loss": mean.item(), "grad_norm": result.grad_norm.item(), "lr": rate}
-            if not math.isfinite(values["loss"]):
-                raise FloatingPointError(f"loss is {values['loss']} at step {step}")
-            values["momentum"] = momentum
-            now = time.perf_counter()
-            seconds = (now - clock) / (step - logged_step)
-            values["ms_per_step"] = 1000 * seconds
-            values["clips_per_second"] = config.optim.batch_size / seconds
-            if device.type == "cuda":
-                values["gpu_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
-            if log is not None and (step % config.log.panel_every == 0 or step == total):
-                panel = collapse_panel(result.target, model.center, config.objective.temp_target)
-                values |= panel
-            if log is not None and config.log.knn_every and step % config.log.knn_every == 0:
-                values["knn"] = score()
-            if log is not None:
-                log.row(step, values)
-                log.line(progress_line(step, total, panel | values, seconds * (total - step)))
-            loss_sum.zero_()
-            logged_step, clock = step, time.perf_counter()
-            if world.size > 1:
-                # One process may have been told to stop; all must leave at the same step.
-                stop = bool(world.sum_(torch.tensor(float(asked), device=device)).item())
-        if world.size == 1:
-            stop = asked
-        if log is not None and (step % config.checkpoint.every == 0 or step == total or stop):
-            save_checkpoint(config.run, step, model, optimizer, config.checkpoint.keep)
+            panel_due = step % config.log.panel_every == 0 or step == total
+            knn_due = config.log.knn_every > 0 and step % config.log.knn_every == 0
+            if step % config.log.every == 0 or panel_due or knn_due:
+                mean = world.sum_(loss_sum.clone()) / (world.size * (step - logged_step))
+                values = {"loss": mean.item(), "grad_norm": result.grad_norm.item(), "lr": rate}
+                if not math.isfinite(values["loss"]):
+                    raise FloatingPointError(f"loss is {values['loss']} at step {step}")
+                values["momentum"] = momentum
+                now = time.perf_counter()
+                seconds = (now - clock) / (step - logged_step)
+                values["ms_per_step"] = 1000 * seconds
+                values["clips_per_second"] = config.optim.batch_size / seconds
+                if device.type == "cuda":
+                    values["gpu_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+                if log is not None and panel_due:
+                    panel = collapse_panel(
+                        result.target, model.center, config.objective.temp_target
+                    )
+                    values |= panel
+                if log is not None and knn_due:
+                    values["knn"] = score()
+                if log is not None:
+                    log.row(step, values)
+                    log.line(progress_line(step, total, panel | values, seconds * (total - step)))
+                loss_sum.zero_()
+                logged_step, clock = step, time.perf_counter()
+                if world.size > 1:
+                    # One process may have been told to stop; all must leave at the same step.
+                    stop = bool(world.sum_(torch.tensor(float(asked), device=device)).item())
+            if world.size == 1:
+                stop = asked
+            if log is not None and (step % config.checkpoint.every == 0 or step == total or stop):
+                save_checkpoint(config.run, step, model, optimizer, config.checkpoint.keep)
+        if log is not None:
+            log.note(f"{step - start} steps in {time.perf_counter() - began:.1f} s")
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    if log is not None:
-        log.note(f"{step - start} steps in {time.perf_counter() - began:.1f} s")
-        log.__exit__(None, None, None)
     if step == total and world.leads:
         for line in write_report(config, store, clips, model, dtype):
             print(line)

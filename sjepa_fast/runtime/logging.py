@@ -62,7 +62,7 @@ class RunLog:
         tensorboard: Also write TensorBoard events.
     """
 
-    def __init__(self, run: Path, start_step: int, *, tensorboard: bool) -> None:
+    def __init__(self, run: Path, start_step: int, tensorboard: bool) -> None:
         kept = [row for row in read_metrics(run) if row["step"] <= start_step]
         path = run / "metrics.jsonl"
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
