@@ -22,7 +22,9 @@ class DataConfig:
     """Which clips, and how they become (bodies, frames, joints, 3) arrays."""
 
     root: Path | None = None
-    """Folder of a prepared store; without one the embedded synthetic data is used."""
+    """Folder of a prepared store."""
+    synthetic: bool = False
+    """Without a store, use the embedded synthetic data, which is made beside the run folder."""
     split: str = "xsub"
     """Split of the store; pre-training sees its training part only."""
     frames: int = 120

@@ -30,12 +30,19 @@ def sjepa_ntu60_xsub() -> TrainConfig:
 
 
 def _small_data(
-    run: str, split: str, bodies: int, steps: int, batch_size: int, knn: int
+    run: str,
+    split: str,
+    bodies: int,
+    steps: int,
+    batch_size: int,
+    knn: int,
+    synthetic: bool = False,
 ) -> TrainConfig:
     """Recipe for about a thousand clips on two CPU cores; everything here is our choice."""
     return TrainConfig(
         run=Path(run),
         data=DataConfig(
+            synthetic=synthetic,
             split=split,
             frames=32,
             bodies=bodies,
@@ -72,7 +79,9 @@ def sjepa_nucla() -> TrainConfig:
 
 def sjepa_demo() -> TrainConfig:
     """The embedded synthetic skeletons, small enough for a laptop (our recipe)."""
-    return _small_data("runs/demo", "xsub_xview", bodies=2, steps=500, batch_size=32, knn=250)
+    return _small_data(
+        "runs/demo", "xsub_xview", bodies=2, steps=500, batch_size=32, knn=250, synthetic=True
+    )
 
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = {

@@ -40,6 +40,9 @@ def open_data(config: TrainConfig, world: World) -> tuple[TrainConfig, Store]:
     """Open the configured store, or the embedded synthetic one, which is made on first use."""
     root = config.data.root
     if root is None:
+        if not config.data.synthetic:
+            fix = "add --data.root STORE (made by sjepa_fast.prepare) or --data.synthetic"
+            raise InputError("data.root", "not given", fix)
         root = config.run.parent / "synthetic"
         if world.leads and not (root / "store.json").exists():
             write_synthetic_store(root)

@@ -196,6 +196,16 @@ def test_bad_input_exits_2_with_one_line(
     assert not (tmp_path / "bad" / "checkpoints").exists()
 
 
+def test_a_preset_without_data_is_refused_rather_than_trained_on_synthetic_data(tmp_path: Path):
+    for preset in ("sjepa-nucla", "sjepa-ntu60-xsub"):
+        module = [sys.executable, "-m", "sjepa_fast.train", preset, "--run", str(tmp_path / "run")]
+        done = call(module)
+        assert done.returncode == 2, done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+        assert "--data.root" in done.stderr and "--data.synthetic" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_starting_over_an_existing_run_or_resuming_with_other_settings_is_refused(
     store: Path, finished: Path
 ):
