@@ -31,6 +31,8 @@ class DataConfig:
     """T, frames after the linear resize."""
     bodies: int = 2
     """M, persons a clip; absent ones are zero bodies, as in the paper's pipeline."""
+    skip_empty_bodies: bool = False
+    """Train on single present bodies, `optim.batch_size` of them a step, instead of on clips."""
     crop_min: float = 0.5
     """Smallest share of a clip that a training crop keeps (the largest is 1)."""
     crop_min_frames: int = 64

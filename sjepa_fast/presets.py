@@ -46,6 +46,7 @@ def _small_data(
             split=split,
             frames=32,
             bodies=bodies,
+            skip_empty_bodies=True,
             crop_min=0.6,
             crop_min_frames=8,
             eval_crop=1.0,

@@ -105,8 +105,11 @@ def train(config: TrainConfig) -> int:
         raise InputError("optim.batch_size", config.optim.batch_size, fix)
     train_part = store.ids(config.data.split, "train")
     test_part = store.ids(config.data.split, "test")
-    per_epoch, total, warmup = run_lengths(config, len(train_part))
     clips = load_resident(store, config.data, device)
+    sampled, sampled_part = clips, train_part
+    if config.data.skip_empty_bodies:
+        sampled, sampled_part = clips.split_bodies(train_part)
+    per_epoch, total, warmup = run_lengths(config, len(sampled_part))
     if world.leads:
         prepare_run(config)
     world.barrier()
@@ -132,7 +135,7 @@ def train(config: TrainConfig) -> int:
         write_json(config.run / "results" / "knn-before.json", {"top1": before})
     if config.runtime.compile:
         compile_blocks(model)
-    train_step = TrainStep(config, clips, model, optimizer, dtype, world, start)
+    train_step = TrainStep(config, sampled, model, optimizer, dtype, world, start)
 
     stop = asked = False
 
@@ -165,7 +168,7 @@ def train(config: TrainConfig) -> int:
         while step < total and not stop:
             if step // per_epoch != epoch:
                 epoch = step // per_epoch
-                order = torch.from_numpy(epoch_order(train_part, config.seed, epoch))
+                order = torch.from_numpy(epoch_order(sampled_part, config.seed, epoch))
                 order = order.to(device, non_blocking=True)
             first = step % per_epoch * config.optim.batch_size + world.rank * share
             ids = order[first : first + share]

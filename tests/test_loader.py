@@ -46,6 +46,17 @@ def test_crop_resize_equals_torch_interpolate(clips, frames: int):
         assert (out[i, BODIES[i] :] == 0).all()
 
 
+def test_split_bodies_are_the_present_bodies_of_the_chosen_clips(clips):
+    resident, arrays = clips
+    bodies, ids = resident.split_bodies(np.array([1, 2, 3]))
+    expected = [(1, 0), (1, 1), (2, 0), (3, 0), (3, 1)]
+    assert len(ids) == len(expected) and bodies.max_bodies == 1
+    for number, (clip, body) in zip(ids, expected, strict=True):
+        here, length = torch.tensor([int(number)]), torch.tensor([FRAMES[clip]])
+        out = bodies.crop_resize(here, torch.tensor([0]), length, FRAMES[clip])
+        torch.testing.assert_close(out[0, 0], arrays[clip][body])
+
+
 def test_train_crop_stays_inside_the_clip_and_has_the_least_length(clips):
     resident, _ = clips
     seen: list[tuple[int, int]] = []
