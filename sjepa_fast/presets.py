@@ -81,7 +81,7 @@ def sjepa_nucla() -> TrainConfig:
 def sjepa_demo() -> TrainConfig:
     """The embedded synthetic skeletons, small enough for a laptop (our recipe)."""
     return _small_data(
-        "runs/demo", "xsub_xview", bodies=2, steps=500, batch_size=32, knn=250, synthetic=True
+        "runs/demo", "xsub_xview", bodies=2, steps=1000, batch_size=32, knn=500, synthetic=True
     )
 
 
