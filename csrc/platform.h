@@ -7,6 +7,11 @@
 #include <immintrin.h>
 #endif
 
+// Compilers that know the bfloat16 products of AVX-512.
+#if defined(SJEPA_X86) && (defined(__clang__) ? __clang_major__ >= 9 : __GNUC__ >= 10)
+#define SJEPA_X86_BF16 1
+#endif
+
 #ifdef _WIN32
 #define SJEPA_EXPORT __declspec(dllexport)
 #else

@@ -4,7 +4,7 @@ import ctypes
 import logging
 from pathlib import Path
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 
 
 def _load() -> ctypes.CDLL | None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from sjepa_kernels._attention_cpu import attention_cpu, has_cpu_code
 from sjepa_kernels._checks import bad_type, bad_value, check_float
 
-BACKENDS = ("auto", "sdpa", "explicit", "xformers")
+BACKENDS = ("auto", "sdpa", "explicit", "cpu", "xformers")
 
 # Measured on an AVX-512 core with bfloat16 instructions, forward and backward, heads of 32:
 # explicit wins at 75, 160, 256 and 400 tokens, ties at 512 and 750, and loses at 1024.
@@ -21,16 +22,17 @@ EXPLICIT_TOKENS = 448
 def attention(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, *, backend: str = "auto") -> Tensor:
     """softmax(q k^T / sqrt(d)) v, differentiable.
 
-    "auto" is `scaled_dot_product_attention`, except in bfloat16 on a CPU for up to
-    `EXPLICIT_TOKENS` tokens: forward and backward there took 1.2 to 5 times as long as two batched
-    products around a softmax, which materialise the scores and round them to bfloat16 (relative
-    error 4.5e-3 where SDPA has 2.2e-3).
+    "auto" is `scaled_dot_product_attention`, except in bfloat16 on a CPU. There it is "cpu", C++
+    that keeps the scores in cache, where the processor multiplies bfloat16 (AVX-512) and d is 16,
+    32, 48 or 64. On other CPUs it is "explicit" for up to `EXPLICIT_TOKENS` tokens: forward and
+    backward of SDPA took 1.2 to 5 times as long as two batched products around a softmax, which
+    materialise the scores and round them to bfloat16 (relative error 4.5e-3 where SDPA has 2.2e-3).
 
     Args:
         q_BHNd: Queries.
         k_BHNd: Keys, (B, H, M, d).
         v_BHNd: Values, (B, H, M, d).
-        backend: "auto", "sdpa", "explicit" (the scores are materialised) or "xformers"
+        backend: "auto", "sdpa", "explicit" (the scores are materialised), "cpu" or "xformers"
             (memory_efficient_attention; CUDA, half precision; needs the xformers extra).
 
     Returns:
@@ -45,6 +47,8 @@ def attention(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, *, backend: str = 
         raise bad_value("backend", repr(backend), f"choose one of {', '.join(BACKENDS)}")
     if backend == "xformers":
         return _xformers(q_BHNd, k_BHNd, v_BHNd)
+    if backend == "cpu" or (backend == "auto" and has_cpu_code(q_BHNd, k_BHNd)):
+        return _cpu(q_BHNd, k_BHNd, v_BHNd)
     if backend == "explicit" or (backend == "auto" and _explicit_is_faster(q_BHNd, k_BHNd)):
         return _explicit(q_BHNd, k_BHNd, v_BHNd)
     return scaled_dot_product_attention(q_BHNd, k_BHNd, v_BHNd)
@@ -66,6 +70,18 @@ def _explicit(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
     weights = (scores - scores.detach().amax(dim=-1, keepdim=True)).exp()
     mixed: Tensor = weights.to(v_BHNd.dtype) @ v_BHNd / weights.sum(dim=-1, keepdim=True)
     return mixed.to(v_BHNd.dtype)
+
+
+def _cpu(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
+    if not has_cpu_code(q_BHNd, k_BHNd):
+        raise bad_value(
+            "backend",
+            f"'cpu' with {q_BHNd.dtype} {tuple(q_BHNd.shape)} on {q_BHNd.device}",
+            "it needs the C++ library, AVX-512 with bfloat16, bfloat16 tensors with tokens and "
+            'heads of 16, 32, 48 or 64; use "auto"',
+        )
+    mixed: Tensor = attention_cpu(q_BHNd, k_BHNd, v_BHNd)[0]
+    return mixed
 
 
 def _xformers(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import math
 
 import pytest
 import torch
 from torch import Tensor
 
 from sjepa_kernels import attention
+from sjepa_kernels._attention_cpu import PROCESSOR_HAS_CODE
 from tests.kernels.cases import compiles
 
 module = importlib.import_module("sjepa_kernels.attention")
@@ -68,8 +70,108 @@ def test_explicit_in_bfloat16_keeps_the_error_of_a_few_roundings(tokens: int) ->
         assert error <= 7e-3 * truth.norm()
 
 
+HAS_CPU = pytest.mark.skipif(not PROCESSOR_HAS_CODE, reason="needs C++ and AVX-512 bfloat16")
+CPU_SHAPES = [
+    (2, 3, 37, 37, 16), (1, 2, 150, 150, 32), (2, 8, 75, 75, 32), (1, 1, 750, 750, 32),
+    (1, 2, 13, 29, 48), (2, 1, 64, 5, 64), (1, 2, 1, 40, 32), (1, 1, 1, 1, 32), (1, 1, 24, 33, 16),
+]  # fmt: skip
+
+
+def cpu_leaves(shape: tuple[int, ...], scale: float = 1.0) -> list[Tensor]:
+    """Queries, keys and values cut out of wider arrays, as a fused projection leaves them."""
+    batch, heads, queries, keys, width = shape
+    leaves = []
+    for tokens in (queries, keys, keys):
+        wide = (scale * torch.randn(batch, tokens, heads, 3 * width)).bfloat16()
+        leaves.append(wide[..., width : 2 * width].transpose(1, 2).detach().requires_grad_())
+    return leaves
+
+
+@HAS_CPU
+@pytest.mark.parametrize("scale", [1.0, 6.0], ids=["flat", "peaked"])
+@pytest.mark.parametrize("shape", CPU_SHAPES, ids=str)
+def test_cpu_is_as_close_to_the_truth_as_sdpa(shape: tuple[int, ...], scale: float) -> None:
+    torch.manual_seed(0)
+    leaves = cpu_leaves(shape, scale)
+    grad = torch.randn(*shape[:3], shape[4]).bfloat16()
+    truths = by_definition(leaves, grad)
+    ours, sdpa = (outcome(leaves, grad, backend) for backend in ("cpu", "sdpa"))
+    for mine, theirs, truth in zip(ours, sdpa, truths, strict=True):
+        error, of_sdpa = ((x.double() - truth).norm() for x in (mine, theirs))
+        # Peaked rows of one key have no gradient to q and k but rounding.
+        assert error <= 1.1 * of_sdpa + 1e-3 * truth.norm() + 2e-3 * truths[0].norm()
+
+
+@HAS_CPU
+def test_cpu_repeats_bitwise_for_any_number_of_threads() -> None:
+    torch.manual_seed(0)
+    leaves = cpu_leaves((3, 3, 50, 70, 32))
+    grad = torch.randn(3, 3, 50, 32).bfloat16()
+    before = torch.get_num_threads()
+    found = []
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        found.append(outcome(leaves, grad, "cpu"))
+    torch.set_num_threads(before)
+    for one, *others in zip(*found, strict=True):
+        assert all(torch.equal(one, other) for other in others)
+
+
+@HAS_CPU
+def test_cpu_takes_any_strides() -> None:
+    torch.manual_seed(0)
+    q, k, v = cpu_leaves((2, 2, 9, 11, 32))
+    grad = torch.randn(2, 2, 9, 32).bfloat16()
+    expected = outcome([q, k, v], grad, "cpu")
+    transposed = [
+        x.detach().transpose(2, 3).contiguous().transpose(2, 3).requires_grad_() for x in (q, k, v)
+    ]
+    for ours, truth in zip(outcome(transposed, grad, "cpu"), expected, strict=True):
+        assert torch.equal(ours, truth)
+    expanded = torch.randn(32).bfloat16().expand(2, 2, 9, 32)
+    for ours, truth in zip(
+        outcome([q, k, v], expanded, "cpu"),
+        outcome([q, k, v], expanded.contiguous(), "cpu"),
+        strict=True,
+    ):
+        assert torch.equal(ours, truth)
+    first_only = torch.autograd.grad(attention(q, k, v, backend="cpu"), [v], grad)
+    assert torch.equal(first_only[0], expected[3])
+
+
+@HAS_CPU
+def test_cpu_op_is_registered_correctly() -> None:
+    leaves = cpu_leaves((1, 2, 5, 7, 16))
+    torch.library.opcheck(torch.ops.sjepa.attention_cpu.default, tuple(leaves))
+    q, k, v = (x.detach() for x in leaves)
+    out, lse = torch.ops.sjepa.attention_cpu(q, k, v)
+    log_sum = ((q.double() @ k.double().mT) / 4).logsumexp(-1) / math.log(2)
+    torch.testing.assert_close(lse.double(), log_sum, rtol=1e-5, atol=1e-5)
+    args = (torch.randn_like(out), q, k, v, out, lse)
+    torch.library.opcheck(torch.ops.sjepa.attention_cpu_backward.default, args)
+
+
+@HAS_CPU
+@compiles
+def test_cpu_compiles_whole_with_equal_values() -> None:
+    torch.manual_seed(0)
+    leaves = cpu_leaves((2, 2, 9, 11, 32))
+    grad = torch.randn(2, 2, 9, 32).bfloat16()
+    compiled = torch.compile(attention, fullgraph=True)(*leaves)
+    found = [compiled, *torch.autograd.grad(compiled, leaves, grad)]
+    for ours, eager in zip(found, outcome(leaves, grad, "cpu"), strict=True):
+        assert torch.equal(ours, eager)
+
+
 def test_rule_of_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[str] = []
+    monkeypatch.setattr(module, "has_cpu_code", lambda q, k: q.shape[-1] == 16)
+    attention(*(torch.zeros(1, 1, 4, 8) for _ in range(3)))
+    with pytest.raises(ValueError, match=r"backend: 'cpu' with torch.float32 \(1, 1, 4, 8\)"):
+        attention(*(torch.zeros(1, 1, 4, 8) for _ in range(3)), backend="cpu")
+    monkeypatch.setattr(module, "_cpu", lambda q, k, v: taken.append("cpu") or q)
+    attention(*(torch.zeros(1, 1, 4, 16) for _ in range(3)))
+    assert taken.pop() == "cpu"
     for name in ("_explicit", "scaled_dot_product_attention"):
         monkeypatch.setattr(module, name, lambda q, k, v, name=name: taken.append(name) or q)
     for tokens, dtype in ((448, torch.bfloat16), (449, torch.bfloat16), (40, torch.float32)):

@@ -1,0 +1,96 @@
+"""Calls the C++ attention for bfloat16 on a CPU (csrc/attention.cpp), with its gradient.
+
+Shapes: B sequences, H heads, N queries, M keys, d head width.
+"""
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sjepa_kernels._library import Op
+from sjepa_kernels._native import LIBRARY
+
+_WIDTHS = (16, 32, 48, 64)
+
+
+# Whether the library is built and the processor multiplies bfloat16 (AVX-512).
+PROCESSOR_HAS_CODE = LIBRARY is not None and bool(LIBRARY.sjepa_has_bf16_attention())
+
+
+def has_cpu_code(q_BHNd: Tensor, k_BHMd: Tensor) -> bool:
+    """Whether the C++ code takes these inputs."""
+    usable = q_BHNd.dtype == torch.bfloat16 and q_BHNd.device.type == "cpu"
+    filled = q_BHNd.numel() > 0 and k_BHMd.numel() > 0
+    return usable and filled and q_BHNd.shape[-1] in _WIDTHS and PROCESSOR_HAS_CODE
+
+
+def _call(function: Any, shape: tuple[int, ...], tensors: list[Tensor], lse: Tensor) -> None:
+    strides = [s for t in tensors for s in t.stride()[:3]]
+    status = function(
+        (ctypes.c_int64 * 5)(*shape),
+        (ctypes.c_int64 * len(strides))(*strides),
+        *(ctypes.c_void_p(t.data_ptr()) for t in [*tensors, lse]),
+        ctypes.c_int(torch.get_num_threads()),
+    )
+    if status != 0:
+        raise MemoryError("attention: no memory for its scratch")
+
+
+def _beside(x_BHNd: Tensor) -> Tensor:
+    """Return an empty tensor of this shape that lies in memory as (B, N, H, d)."""
+    batch, heads, tokens, width = x_BHNd.shape
+    return x_BHNd.new_empty(batch, tokens, heads, width).transpose(1, 2)
+
+
+def _dense_width(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mixed values and, for the backward, log2 of the row sums (B, H, N)."""
+    assert LIBRARY is not None
+    batch, heads, tokens, width = q.shape
+    out, lse = _forward_fake(q, k, v)
+    tensors = [_dense_width(q), _dense_width(k), _dense_width(v), out]
+    shape = (batch, heads, tokens, k.shape[2], width)
+    _call(LIBRARY.sjepa_attention_forward, shape, tensors, lse)
+    return out, lse
+
+
+def _forward_fake(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return _beside(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+
+
+def _gradients(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    assert LIBRARY is not None
+    batch, heads, tokens, width = q.shape
+    found = _gradients_fake(grad, q, k, v, out, lse)
+    tensors = [*(_dense_width(x) for x in (q, k, v, out, grad)), *found]
+    shape = (batch, heads, tokens, k.shape[2], width)
+    _call(LIBRARY.sjepa_attention_backward, shape, tensors, lse)
+    return found
+
+
+def _gradients_fake(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _beside(q), _beside(k), _beside(v)
+
+
+def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    out, lse = output
+    ctx.mark_non_differentiable(lse)
+    ctx.save_for_backward(*inputs, out, lse)
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    found: tuple[Tensor, Tensor, Tensor] = _gradients_op(grad, *ctx.saved_tensors)
+    return found
+
+
+_gradients_op = Op("attention_cpu_backward", _gradients, _gradients_fake)
+attention_cpu = Op("attention_cpu", _forward, _forward_fake, setup=_setup, backward=_backward)
