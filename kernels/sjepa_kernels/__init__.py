@@ -1,7 +1,10 @@
 """Fused operations for joint-embedding predictive training: Triton, C++ and plain PyTorch."""
 
+from sjepa_kernels._augment_config import Augmentation, SkeletonTables
+from sjepa_kernels._augment_ref import clip_uniforms
 from sjepa_kernels._dispatch import use
 from sjepa_kernels.attention import attention
+from sjepa_kernels.augment import augment_clips
 from sjepa_kernels.center import update_center_
 from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.ema import EmaPlan, ema_update_
@@ -11,10 +14,14 @@ from sjepa_kernels.tokens_pack import pack_tokens
 from sjepa_kernels.tokens_scatter import scatter_mask_tokens
 
 __all__ = [
+    "Augmentation",
     "CenteredCrossEntropy",
     "EmaPlan",
+    "SkeletonTables",
     "attention",
+    "augment_clips",
     "centered_softmax_cross_entropy",
+    "clip_uniforms",
     "ema_update_",
     "pack_tokens",
     "philox4x32",

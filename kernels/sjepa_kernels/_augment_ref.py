@@ -1,0 +1,241 @@
+"""Crops and views in plain PyTorch: the reference of `augment_clips`, piece by piece.
+
+Shapes: R rows (all bodies' frames packed), N clips of the store, B clips of a batch, M bodies,
+T frames, V joints, C = 3 coordinates, l frames a segment, U draws a clip.
+"""
+
+import torch
+from torch import Tensor
+
+from sjepa_kernels._augment_config import Augmentation, SkeletonTables
+from sjepa_kernels._triton import compute_dtype
+from sjepa_kernels.philox import philox4x32, uniform
+
+CROP, VIEW = 0, 1
+# Order of a clip's draws in the VIEW stream.
+SHIFT, FLIP, SCALE, SHEAR, DRAWS = 3, 6, 7, 8, 14
+
+
+def clip_uniforms(seed: Tensor, step: Tensor, ids_B: Tensor, stream: int, count: int) -> Tensor:
+    """Draw uniforms in [0, 1) that depend on (seed, step, clip id, stream) alone.
+
+    Draw k is word k mod 4 of Philox4x32-10 at the counters (k div 4, id, step, stream).
+
+    Args:
+        seed: 0-dim int64.
+        step: 0-dim int64.
+        ids_B: Clip ids, int32 or int64.
+        stream: Which use the numbers are for.
+        count: Numbers a clip.
+
+    Returns:
+        (B, count) float32.
+    """
+    counters = torch.arange((count + 3) // 4, device=ids_B.device)
+    words = philox4x32(seed, counters[None, :], ids_B[:, None], step, stream)
+    drawn = torch.stack([uniform(word) for word in words], dim=-1).flatten(1)
+    return drawn[:, :count]
+
+
+def crop_bounds(
+    uniforms_B2: Tensor, valid_B: Tensor, crop_min: float, crop_min_frames: int
+) -> tuple[Tensor, Tensor]:
+    """Random crop of method 1.5: share U(crop_min, 1), at least `crop_min_frames` frames.
+
+    Args:
+        uniforms_B2: Draws in [0, 1) for length and start.
+        valid_B: Frames of each clip, int64.
+        crop_min: Smallest share kept.
+        crop_min_frames: Fewest frames kept, of clips that have them.
+
+    Returns:
+        First frame and number of frames, int64, (B,) each.
+    """
+    share = crop_min + (1 - crop_min) * uniforms_B2[:, 0]
+    length = (share * valid_B).floor().long().clamp_min(crop_min_frames)
+    length = torch.minimum(length, valid_B)
+    start = (uniforms_B2[:, 1] * (valid_B - length + 1)).floor().long()
+    return torch.minimum(start, valid_B - length), length
+
+
+def crop_resize(
+    joints_RVC: Tensor,
+    offsets_N: Tensor,
+    frames_N: Tensor,
+    bodies_N: Tensor,
+    ids_B: Tensor,
+    start_B: Tensor,
+    length_B: Tensor,
+    frames: int,
+    bodies: int,
+) -> Tensor:
+    """Cut [start, start + length) from each clip and resize it linearly to `frames`.
+
+    Half-pixel centres without anti-aliasing, source = (t + 0.5) length / T - 0.5, clamped
+    (method 1.5). Absent bodies are zero.
+
+    Args:
+        joints_RVC: The store; body m of frame t of clip i is row offset + m * frames + t.
+        offsets_N: First row of each clip, int64.
+        frames_N: Frames of each clip, int64.
+        bodies_N: Bodies of each clip, int64.
+        ids_B: Clip ids, int32 or int64.
+        start_B: First frame, int64.
+        length_B: Frames in the crop, int64.
+        frames: T.
+        bodies: M.
+
+    Returns:
+        (B, M, T, V, C) in float32, or float64 for float64.
+    """
+    device, dtype = joints_RVC.device, compute_dtype(joints_RVC.dtype)
+    time = torch.arange(frames, device=device, dtype=dtype)
+    source = (time + 0.5) * (length_B[:, None].to(dtype) / frames) - 0.5
+    last = (length_B[:, None] - 1).to(dtype)
+    source = torch.minimum(source.clamp_min(0), last)
+    lower = source.floor()
+    weight = (source - lower)[:, None, :, None, None]
+    upper = torch.minimum(lower + 1, last)
+    body = torch.arange(bodies, device=device)
+    present = body < bodies_N[ids_B][:, None]
+    begin = (offsets_N[ids_B] + start_B)[:, None]
+    # An absent body reads the first one's rows, which exist, and is zeroed below.
+    first = torch.where(present, begin + body * frames_N[ids_B][:, None], begin)
+    low = joints_RVC[first[:, :, None] + lower.long()[:, None]].to(dtype)
+    high = joints_RVC[first[:, :, None] + upper.long()[:, None]].to(dtype)
+    clip = low + (high - low) * weight
+    return torch.where(present[:, :, None, None, None], clip, 0.0)
+
+
+def rotation_about(axis_B3: Tensor, angle_B: Tensor) -> Tensor:
+    """Rodrigues' rotation matrices: R = I + sin(a) K + (1 - cos(a)) K K.
+
+    Args:
+        axis_B3: Unit axes.
+        angle_B: Angles in radians.
+
+    Returns:
+        (B, 3, 3), to be applied to column vectors.
+    """
+    x, y, z = axis_B3.unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).view(-1, 3, 3)
+    eye = torch.eye(3, device=axis_B3.device, dtype=axis_B3.dtype)
+    sine, cosine = angle_B.sin()[:, None, None], angle_B.cos()[:, None, None]
+    return eye + sine * cross + (1 - cosine) * (cross @ cross)
+
+
+def body_axis(x_BMTVC: Tensor, center: int, spine_top: int) -> Tensor:
+    """Unit vector from `center` to `spine_top` of the first body, clip mean, (B, 3).
+
+    A body without extent (all zeros) gets the vertical.
+    """
+    spine = (x_BMTVC[:, 0, :, spine_top] - x_BMTVC[:, 0, :, center]).mean(dim=1)
+    length = spine.norm(dim=-1, keepdim=True)
+    unit = torch.eye(3, device=spine.device, dtype=spine.dtype)
+    return torch.where(length > 1e-6, spine / length.clamp_min(1e-6), unit[1])
+
+
+def shear_matrix(amounts_B6: Tensor) -> Tensor:
+    """Ones on the diagonal, the six amounts row by row beside it, (B, 3, 3)."""
+    a, b, c, d, e, f = amounts_B6.unbind(-1)
+    one = torch.ones_like(a)
+    return torch.stack([one, a, b, c, one, d, e, f, one], dim=-1).view(-1, 3, 3)
+
+
+def stream_of(x_BMTVC: Tensor, parents_V: Tensor, stream: str) -> Tensor:
+    """Joints, bones (child - parent), motion (x[t+1] - x[t], last 0) or motion of bones."""
+    if stream.startswith("bone"):
+        x_BMTVC = x_BMTVC - x_BMTVC[:, :, :, parents_V]
+    if stream.endswith("motion"):
+        change = x_BMTVC[:, :, 1:] - x_BMTVC[:, :, :-1]
+        x_BMTVC = torch.cat([change, torch.zeros_like(x_BMTVC[:, :, :1])], dim=2)
+    return x_BMTVC
+
+
+def tokens_of(x_BMTVC: Tensor, segment_length: int) -> Tensor:
+    """Tubelets of every body: (B, M, T, V, C) -> (B*M, T/l * V, l*C), numbers by (frame, coord)."""
+    batch, bodies, frames, joints, coords = x_BMTVC.shape
+    segments = frames // segment_length
+    x = x_BMTVC.view(batch * bodies, segments, segment_length, joints, coords).transpose(2, 3)
+    return x.reshape(batch * bodies, segments * joints, segment_length * coords)
+
+
+def view_matrix(
+    x_BMTVC: Tensor, uniforms_BU: Tensor, skeleton: SkeletonTables, augmentation: Augmentation
+) -> Tensor:
+    """Shear * scale * rotation of each clip, (B, 3, 3), for column vectors."""
+    signed = uniforms_BU.to(x_BMTVC.dtype) * 2 - 1
+    unit = torch.eye(3, device=x_BMTVC.device, dtype=x_BMTVC.dtype)
+    axes = [unit[i].expand(len(signed), 3) for i in range(3)]
+    if augmentation.form == "body":
+        axis = body_axis(x_BMTVC, skeleton.center, skeleton.spine_top)
+        matrix = rotation_about(axis, signed[:, 0] * augmentation.rotation)
+        if augmentation.tilt > 0:
+            tilt_x = rotation_about(axes[0], signed[:, 1] * augmentation.tilt)
+            tilt_z = rotation_about(axes[2], signed[:, 2] * augmentation.tilt)
+            matrix = tilt_z @ tilt_x @ matrix
+    else:
+        # Method 1.5 writes each factor for the angle that Rodrigues' formula calls negative.
+        x, y, z = (rotation_about(axes[i], -signed[:, i] * augmentation.rotation) for i in range(3))
+        matrix = z @ y @ x
+    if augmentation.scale > 0:
+        matrix = matrix * (1 + signed[:, SCALE, None, None] * augmentation.scale)
+    if augmentation.shear > 0:
+        matrix = shear_matrix(signed[:, SHEAR:DRAWS] * augmentation.shear) @ matrix
+    return matrix
+
+
+def random_view(
+    x_BMTVC: Tensor, uniforms_BU: Tensor, skeleton: SkeletonTables, augmentation: Augmentation
+) -> Tensor:
+    """One geometric view of each clip, the same for all bodies; all-zero bodies stay zero.
+
+    Args:
+        x_BMTVC: Clips.
+        uniforms_BU: 14 draws in [0, 1): angle, tilt x and z (form "axes": the angles about x, y
+            and z), shift x, y, z, flip, scale, six entries of the shear.
+        skeleton: Mirror table, and the joints of the axis.
+        augmentation: Ranges.
+
+    Returns:
+        The transformed clips, same shape.
+    """
+    matrix = view_matrix(x_BMTVC, uniforms_BU, skeleton, augmentation)
+    pivot = x_BMTVC.new_zeros(())
+    if augmentation.form == "body":
+        pivot = x_BMTVC[:, 0, :, skeleton.center].mean(dim=1)[:, None, None, None, :]
+    moved = torch.einsum("bmtvc,bdc->bmtvd", x_BMTVC - pivot, matrix)
+    if augmentation.flip > 0:
+        mirror = 1 - 2 * torch.eye(3, device=moved.device, dtype=moved.dtype)[0]
+        chosen = (uniforms_BU[:, FLIP] < augmentation.flip)[:, None, None, None, None]
+        moved = torch.where(chosen, moved[:, :, :, skeleton.flip_V] * mirror, moved)
+    signed = uniforms_BU[:, SHIFT:FLIP].to(x_BMTVC.dtype) * 2 - 1
+    shift = (signed * augmentation.translation)[:, None, None, None, :]
+    present = (x_BMTVC != 0).flatten(2).any(dim=2)[:, :, None, None, None]
+    return torch.where(present, moved + pivot + shift, x_BMTVC)
+
+
+def augment_clips_ref(
+    joints_RVC: Tensor,
+    offsets_N: Tensor,
+    frames_N: Tensor,
+    bodies_N: Tensor,
+    ids_B: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    skeleton: SkeletonTables,
+    augmentation: Augmentation,
+    with_clip: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Plain PyTorch form of `augment_clips`."""
+    a = augmentation
+    draws = clip_uniforms(seed, step, ids_B, CROP, 2)
+    start, length = crop_bounds(draws, frames_N[ids_B], a.crop_min, a.crop_min_frames)
+    store = joints_RVC, offsets_N, frames_N, bodies_N
+    clip = crop_resize(*store, ids_B, start, length, a.frames, a.bodies)
+    view = random_view(clip, clip_uniforms(seed, step, ids_B, VIEW, DRAWS), skeleton, a)
+    view_tokens = tokens_of(stream_of(view, skeleton.parents_V, a.stream), a.segment_length)
+    if not with_clip:
+        return view_tokens, view_tokens.new_empty(0, *view_tokens.shape[1:])
+    return view_tokens, tokens_of(stream_of(clip, skeleton.parents_V, a.stream), a.segment_length)

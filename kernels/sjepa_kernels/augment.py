@@ -1,0 +1,166 @@
+"""From a packed store to tokens in one launch: crop, resize, view, stream and tubelets.
+
+Shapes: R rows (all bodies' frames packed), N clips of the store, B clips of a batch, M bodies,
+T frames, V joints, C = 3 coordinates, l frames a segment, S = T/l segments, P = l*C numbers a
+token.
+"""
+
+import torch
+from torch import Tensor
+
+from sjepa_kernels._augment_config import Augmentation, SkeletonTables
+from sjepa_kernels._augment_ref import augment_clips_ref
+from sjepa_kernels._augment_triton import launch
+from sjepa_kernels._checks import (
+    bad_type,
+    bad_value,
+    check_float,
+    check_ids,
+    check_same_device,
+    check_shape,
+)
+from sjepa_kernels._dispatch import choose
+from sjepa_kernels._library import Op
+from sjepa_kernels._triton import compute_dtype
+
+
+def _outputs(
+    joints_RVC: Tensor, ids_B: Tensor, sizes: list[int], with_clip: bool
+) -> tuple[Tensor, Tensor]:
+    frames, bodies, length = sizes[:3]
+    shape = (frames // length * joints_RVC.shape[1], length * 3)
+    dtype, rows = compute_dtype(joints_RVC.dtype), ids_B.shape[0] * bodies
+    view = joints_RVC.new_empty((rows, *shape), dtype=dtype)
+    return view, view.new_empty((rows if with_clip else 0, *shape))
+
+
+def _forward(
+    joints_RVC: Tensor,
+    offsets_N: Tensor,
+    frames_N: Tensor,
+    bodies_N: Tensor,
+    ids_B: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    flip_V: Tensor,
+    parents_V: Tensor,
+    sizes: list[int],
+    ranges: list[float],
+    form: str,
+    stream: str,
+    with_clip: bool,
+) -> tuple[Tensor, Tensor]:
+    view, clip = _outputs(joints_RVC, ids_B, sizes, with_clip)
+    if view.numel():
+        inputs = joints_RVC, offsets_N, frames_N, bodies_N, ids_B, seed, step, flip_V, parents_V
+        launch([x.contiguous() for x in inputs], view, clip, sizes, ranges, form, stream)
+    return view, clip
+
+
+def _forward_fake(
+    joints_RVC: Tensor,
+    offsets_N: Tensor,
+    frames_N: Tensor,
+    bodies_N: Tensor,
+    ids_B: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    flip_V: Tensor,
+    parents_V: Tensor,
+    sizes: list[int],
+    ranges: list[float],
+    form: str,
+    stream: str,
+    with_clip: bool,
+) -> tuple[Tensor, Tensor]:
+    return _outputs(joints_RVC, ids_B, sizes, with_clip)
+
+
+_op = Op("augment_clips", _forward, _forward_fake)
+
+
+def _check(
+    joints_RVC: Tensor,
+    index: dict[str, Tensor],
+    ids_B: Tensor,
+    keys: dict[str, Tensor],
+    skeleton: SkeletonTables,
+) -> None:
+    check_float("joints", joints_RVC)
+    if joints_RVC.ndim != 3 or joints_RVC.shape[2] != 3:
+        raise bad_value("joints", tuple(joints_RVC.shape), "expected (R, V, 3)")
+    tables = {"flip": skeleton.flip_V, "parents": skeleton.parents_V}
+    check_same_device(joints_RVC.device, ids=ids_B, **index, **keys, **tables)
+    clips = index["offsets"].shape[0] if index["offsets"].ndim else 0
+    for name, tensor in index.items():
+        check_shape(name, tensor, (clips,), "(N,)")
+    for name, tensor in keys.items():
+        check_shape(name, tensor, (), "()")
+    for name, tensor in {**index, **keys}.items():
+        if tensor.dtype != torch.int64:
+            raise bad_type(name, tensor.dtype, "pass an int64 tensor")
+    for name, table in tables.items():
+        check_shape(f"skeleton.{name}", table, (joints_RVC.shape[1],), "(V,)")
+    if ids_B.ndim != 1:
+        raise bad_value("ids", tuple(ids_B.shape), "expected (B,)")
+    check_ids("ids", ids_B, clips)
+
+
+@torch.no_grad()
+def augment_clips(
+    joints_RVC: Tensor,
+    offsets_N: Tensor,
+    frames_N: Tensor,
+    bodies_N: Tensor,
+    ids_B: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    skeleton: SkeletonTables,
+    augmentation: Augmentation,
+    *,
+    with_clip: bool = True,
+    impl: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Tokens of a view of each clip and of the clip itself, from one read of the store.
+
+    Random crop, linear resize to T, then for the view F A (x - pivot) + pivot + shift (see
+    `Augmentation`), then the stream and tubelets. All draws are Philox words at (draw, clip id,
+    step, stream of draws), so they are the same on every device and for any split of a batch.
+    Source: method 1.5, 2 and 3.3.
+
+    Args:
+        joints_RVC: Floating point; body m of frame t of clip i is row offset + m * frames + t.
+        offsets_N: First row of each clip, int64.
+        frames_N: Frames of each clip, int64, at least 1.
+        bodies_N: Bodies of each clip, int64.
+        ids_B: Clips of the batch, int32 or int64; they may repeat.
+        seed: 0-dim int64.
+        step: 0-dim int64, so that a captured graph draws anew at each replay.
+        skeleton: Mirror, parents and axis.
+        augmentation: Sizes, ranges and stream.
+        with_clip: Whether the second output is wanted; if not, it has no rows.
+        impl: "auto", "triton", "cpu" or "torch".
+
+    Returns:
+        View and clip tokens, (B*M, S*V, l*3) each, in the tubelet order: token segment * V +
+        joint, numbers (frame, coordinate); float32, or float64 for a float64 store. Absent
+        bodies, and bodies that are zero in the whole crop, are zero. Not differentiable.
+
+    Raises:
+        TypeError: A dtype is not usable.
+        ValueError: A shape, device, id or `impl` is not usable.
+    """
+    index = {"offsets": offsets_N, "frames": frames_N, "bodies": bodies_N}
+    _check(joints_RVC, index, ids_B, {"seed": seed, "step": step}, skeleton)
+    store = joints_RVC, offsets_N, frames_N, bodies_N
+    if choose(impl, joints_RVC.device) == "torch":
+        return augment_clips_ref(
+            *store, ids_B, seed, step, skeleton, augmentation, with_clip=with_clip
+        )
+    a = augmentation
+    sizes = [a.frames, a.bodies, a.segment_length, a.crop_min_frames]
+    sizes += [skeleton.center, skeleton.spine_top]
+    ranges = [a.crop_min, a.rotation, a.tilt, a.translation, a.scale, a.shear, a.flip]
+    tables = skeleton.flip_V, skeleton.parents_V
+    view, clip = _op(*store, ids_B, seed, step, *tables, sizes, ranges, a.form, a.stream, with_clip)
+    return view, clip

@@ -1,0 +1,480 @@
+"""Crops and views against a float64 derivation, frame by frame, in every implementation here."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sjepa_kernels import Augmentation, SkeletonTables, augment_clips, clip_uniforms
+from sjepa_kernels._augment_ref import DRAWS, crop_bounds
+from tests.kernels.cases import Place, assert_within_budget, compiles
+
+# Pelvis, neck, and two pairs of hands and feet; the neck is the root.
+FLIP, PARENTS, CENTER, TOP = (0, 1, 3, 2, 5, 4), (1, 1, 1, 1, 0, 0), 0, 1
+CROP, VIEW = 0, 1
+SMALL = Augmentation(frames=6, bodies=2, segment_length=2, crop_min_frames=3)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A store of clips, the tables of its skeleton, and how many frames and bodies they have."""
+
+    joints: Tensor
+    offsets: Tensor
+    frames: Tensor
+    bodies: Tensor
+    skeleton: SkeletonTables
+
+    def args(self) -> tuple[Tensor, ...]:
+        return self.joints, self.offsets, self.frames, self.bodies
+
+
+def packed(
+    place: Place, dtype: torch.dtype = torch.float32, repeat: int = 1, scale: int = 1
+) -> Packed:
+    """Four clips of 1, 5, 9 and 12 frames; `repeat` copies of the joints, `scale` times as long."""
+    frames = torch.tensor([1, 5, 9, 12]) * scale
+    bodies = torch.tensor([1, 2, 1, 2])
+    rows = frames * bodies
+    joints = torch.randn(int(rows.sum()), len(FLIP) * repeat, 3)
+    joints[:, TOP] = joints[:, CENTER] + torch.tensor([0.1, 0.6, 0.2])
+    flip = [i * len(FLIP) + j for i in range(repeat) for j in FLIP]
+    parents = [i * len(FLIP) + j for i in range(repeat) for j in PARENTS]
+    device = place.device
+    return Packed(
+        joints.to(device, dtype),
+        (rows.cumsum(0) - rows).to(device),
+        frames.to(device),
+        bodies.to(device),
+        SkeletonTables.of(flip, parents, CENTER, TOP, device),
+    )
+
+
+def scalars(place: Place, seed: int = 3, step: int = 5) -> tuple[Tensor, Tensor]:
+    return torch.tensor(seed, device=place.device), torch.tensor(step, device=place.device)
+
+
+def run(
+    place: Place, store: Packed, ids: Tensor, a: Augmentation, step: int = 5, **options: Any
+) -> tuple[Tensor, Tensor]:
+    options = {"impl": place.impl} | options
+    where = ids.to(place.device)
+    return augment_clips(
+        *store.args(), where, *scalars(place, step=step), store.skeleton, a, **options
+    )
+
+
+def turn(axis: np.ndarray, angle: float, v: np.ndarray) -> np.ndarray:
+    """Rodrigues' vector formula."""
+    across = np.cross(axis, v) * np.sin(angle)
+    return v * np.cos(angle) + across + axis * (axis @ v) * (1 - np.cos(angle))
+
+
+def mamp_matrix(x: float, y: float, z: float) -> np.ndarray:
+    """Rz Ry Rx as method 1.5 writes them."""
+    c, s = np.cos, np.sin
+    rx = np.array([[1, 0, 0], [0, c(x), s(x)], [0, -s(x), c(x)]])
+    ry = np.array([[c(y), 0, -s(y)], [0, 1, 0], [s(y), 0, c(y)]])
+    rz = np.array([[c(z), s(z), 0], [-s(z), c(z), 0], [0, 0, 1]])
+    return rz @ ry @ rx
+
+
+def cropped(store: Packed, clip: int, draws: np.ndarray, a: Augmentation) -> np.ndarray:
+    """(M, T, V, 3) of one clip, each frame between the two source frames around its centre."""
+    joints = store.joints.double().cpu().numpy()
+    offset, valid, count = (int(x[clip]) for x in (store.offsets, store.frames, store.bodies))
+    length = min(max(int((a.crop_min + (1 - a.crop_min) * draws[0]) * valid), 1), valid)
+    length = min(max(length, a.crop_min_frames), valid)
+    start = min(int(draws[1] * (valid - length + 1)), valid - length)
+    out = np.zeros((a.bodies, a.frames, *joints.shape[1:]))
+    for m in range(min(count, a.bodies)):
+        body = joints[offset + m * valid + start :][:length]
+        for t in range(a.frames):
+            at = min(max((t + 0.5) * length / a.frames - 0.5, 0.0), length - 1)
+            low = int(at)
+            high = min(low + 1, length - 1)
+            out[m, t] = body[low] * (1 - (at - low)) + body[high] * (at - low)
+    return out
+
+
+def viewed(x: np.ndarray, store: Packed, u: np.ndarray, a: Augmentation) -> np.ndarray:
+    """The view of one clip, joint by joint."""
+    signed, out = 2 * u - 1, np.zeros_like(x)
+    flip = store.skeleton.flip_V.tolist()
+    pivot = np.zeros(3)
+    spine = (x[0, :, TOP] - x[0, :, CENTER]).mean(0)
+    length = np.linalg.norm(spine)
+    axis = spine / length if length > 1e-6 else np.array([0.0, 1.0, 0.0])
+    if a.form == "body":
+        pivot = x[0, :, CENTER].mean(0)
+    h = signed[8:14] * a.shear
+    shear = np.array([[1, h[0], h[1]], [h[2], 1, h[3]], [h[4], h[5], 1]])
+    for m, t, j in np.ndindex(x.shape[:3]):
+        if not x[m].any():
+            continue
+        mirrored = u[6] < a.flip
+        v = x[m, t, flip[j] if mirrored else j] - pivot
+        if a.form == "body":
+            v = turn(axis, signed[0] * a.rotation, v)
+            v = turn(np.array([1.0, 0, 0]), signed[1] * a.tilt, v)
+            v = turn(np.array([0, 0, 1.0]), signed[2] * a.tilt, v)
+        else:
+            v = mamp_matrix(*(signed[:3] * a.rotation)) @ v
+        v = shear @ (v * (1 + signed[7] * a.scale))
+        if mirrored:
+            v[0] = -v[0]
+        out[m, t, j] = v + pivot + signed[3:6] * a.translation
+    return out
+
+
+def tokenised(x: np.ndarray, store: Packed, a: Augmentation) -> np.ndarray:
+    """Stream, then tokens (M, S*V, l*3), number by number."""
+    parents = store.skeleton.parents_V.tolist()
+    if a.stream in ("bone", "bone_motion"):
+        x = np.stack([x[:, :, j] - x[:, :, p] for j, p in enumerate(parents)], axis=2)
+    if a.stream in ("motion", "bone_motion"):
+        x = np.concatenate([x[:, 1:] - x[:, :-1], np.zeros_like(x[:, :1])], axis=1)
+    bodies, frames, joints, _ = x.shape
+    size = a.segment_length
+    out = np.zeros((bodies, frames // size * joints, size * 3))
+    for m, t, j, c in np.ndindex(x.shape):
+        out[m, t // size * joints + j, t % size * 3 + c] = x[m, t, j, c]
+    return out
+
+
+def truth_of(store: Packed, ids: Tensor, place: Place, a: Augmentation) -> list[Tensor]:
+    seed, step = (x.cpu() for x in scalars(place))
+    drawn = [clip_uniforms(seed, step, ids, s, DRAWS).double().numpy() for s in (CROP, VIEW)]
+    views, clips = [], []
+    for i, clip in enumerate(ids.tolist()):
+        x = cropped(store, clip, drawn[0][i], a)
+        clips.append(tokenised(x, store, a))
+        views.append(tokenised(viewed(x, store, drawn[1][i], a), store, a))
+    return [torch.from_numpy(np.concatenate(part)) for part in (views, clips)]
+
+
+SETTINGS = {
+    "body axis": {"rotation": 1.0},
+    "tilt, shift, flip": {"rotation": 1.0, "tilt": 0.4, "translation": 0.2, "flip": 0.5},
+    "axes": {"form": "axes", "rotation": 0.7, "translation": 0.2, "flip": 0.5},
+    "scale": {"scale": 0.3},
+    "shear": {"shear": 0.5},
+    "bone": {"stream": "bone", "flip": 0.5},
+    "motion": {"stream": "motion", "translation": 0.2},
+    "one frame a token": {"segment_length": 1, "frames": 7, "bodies": 1},
+    "everything": {
+        **{"rotation": 0.8, "tilt": 0.3, "translation": 0.3, "scale": 0.2, "shear": 0.3},
+        **{"flip": 0.5, "stream": "bone_motion", "frames": 9, "segment_length": 3, "bodies": 3},
+    },
+    "axes, everything": {
+        **{"form": "axes", "translation": 0.3, "scale": 0.2, "shear": 0.3, "flip": 0.5},
+        **{"stream": "bone_motion", "crop_min": 1.0},
+    },
+    "short crops": {"crop_min": 0.1, "crop_min_frames": 1},
+    "crop longer than any clip": {"crop_min_frames": 64},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_values(place: Place, name: str, dtype: torch.dtype) -> None:
+    a = dataclasses.replace(SMALL, **SETTINGS[name])
+    store, ids = packed(place, dtype), torch.tensor([2, 0, 3, 1, 3])
+    ours = run(place, store, ids, a)
+    eager = run(place, store, ids, a, impl="torch")
+    truth = truth_of(store, ids, place, a)
+    for what, mine, theirs, true in zip(("view", "clip"), ours, eager, truth, strict=True):
+        assert_within_budget(mine, theirs, true, what)
+        # Positions between frames are rounded to float32; what is left is far below a millimetre.
+        tight = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"atol": 1e-5}
+        torch.testing.assert_close(mine.cpu().double(), true, **{"rtol": 0.0} | tight)
+    assert not torch.equal(*ours)
+
+
+def test_more_than_one_block_and_a_body_that_appears_late(place: Place) -> None:
+    a = dataclasses.replace(SMALL, frames=132, segment_length=4, tilt=0.1, flip=0.5)
+    store = packed(place, repeat=2, scale=20)
+    # The second body of clip 3 is there in the last 20 frames alone.
+    first = int(store.offsets[3]) + 240
+    store.joints[first : first + 220] = 0
+    a = dataclasses.replace(a, crop_min=1.0)
+    ids = torch.tensor([3, 1])
+    ours, eager = run(place, store, ids, a), run(place, store, ids, a, impl="torch")
+    assert eager[0][1].abs().amin(dim=1).max() > 0
+    for mine, theirs, true in zip(ours, eager, truth_of(store, ids, place, a), strict=True):
+        assert_within_budget(mine, theirs, true, "tokens")
+
+
+# What the separate crop, view and tubelet functions gave for this store before they were fused.
+BEFORE = {
+    "view": (
+        [-1.1464130878448486, -0.9288978576660156, 0.6606399416923523, 0.0, -0.12280789017677307],
+        [-0.7049742341041565, 0.3462054133415222, -0.9043382406234741, 0.0, -0.8438040018081665],
+        [-50.76145462691784, -46.85277387499809, -49.67179153859615, 0.0, -26.37283220514655],
+        [165.39591573135496, 170.68832490249207, 163.94649534597283, 0.0, 148.76195123398816],
+    ),
+    "clip": (
+        [-0.8066741228103638, -0.6055929660797119, 0.6732820868492126, 0.0, 0.17088717222213745],
+        [-0.9409998655319214, 0.11704279482364655, -0.945593535900116, 0.0, -0.2231370359659195],
+        [-28.542383577674627, -35.16094209998846, 10.568341767415404, 0.0, -0.8800249174237251],
+        [144.09683363854276, 143.32570518853205, 137.77408227926517, 0.0, 146.040208647011],
+    ),
+}
+
+
+def test_values_are_those_of_the_separate_functions(place: Place) -> None:
+    frames, bodies = torch.tensor([5, 9, 4]), torch.tensor([1, 2, 2])
+    rows = frames * bodies
+    i = torch.arange(int(rows.sum()) * 45, dtype=torch.float64)
+    joints = torch.sin(i * i * 0.37).float().view(-1, 15, 3)
+    offsets = rows.cumsum(0) - rows
+    joints[int(offsets[2]) + 4 : int(offsets[2]) + 8] = 0
+    flip = (0, 1, 2, 6, 7, 8, 3, 4, 5, 12, 13, 14, 9, 10, 11)
+    parents = (1, 2, 2, 1, 3, 4, 1, 6, 7, 2, 9, 10, 2, 12, 13)
+    device = place.device
+    store = [x.to(device) for x in (joints, offsets, frames, bodies)]
+    a = Augmentation(
+        frames=8, crop_min=0.5, crop_min_frames=3, rotation=0.9, tilt=0.2, translation=0.3, flip=0.5
+    )
+    seed, step = scalars(place, 2**40 + 7, 3)
+    ids = torch.tensor([1, 0, 2], device=device)
+    skeleton = SkeletonTables.of(flip, parents, 2, 1, device)
+    out = augment_clips(*store, ids, seed, step, skeleton, a, impl=place.impl)
+    for what, tokens in zip(("view", "clip"), out, strict=True):
+        x = tokens.cpu().double()
+        found = x[:, 17, 4], x[:, 3, 8], x.sum((1, 2)), x.square().sum((1, 2))
+        for values, before, slack in zip(
+            found, BEFORE[what], (1e-5, 1e-5, 1e-4, 1e-4), strict=True
+        ):
+            expected = torch.tensor([*before, 0.0], dtype=torch.float64)
+            torch.testing.assert_close(values, expected, rtol=0, atol=slack)
+
+
+def joints_of(tokens: Tensor, a: Augmentation, joints: int = len(FLIP)) -> Tensor:
+    """Tokens back to (sequences, T, V, 3)."""
+    grid = tokens.view(len(tokens), -1, joints, a.segment_length, 3)
+    return grid.transpose(2, 3).reshape(len(tokens), a.frames, joints, 3)
+
+
+def bones(x: Tensor) -> Tensor:
+    return (x - x[:, :, list(PARENTS)]).norm(dim=-1)
+
+
+def test_flip_twice_is_the_identity(place: Place) -> None:
+    a = dataclasses.replace(SMALL, crop_min=1.0, rotation=0.0, flip=1.0, crop_min_frames=1)
+    store = packed(place)
+    # Clip 1 has two bodies; resized once to T frames, the second crop changes nothing.
+    once, clip = run(place, store, torch.tensor([1]), a)
+    mirrored = Packed(
+        joints_of(once, a).flatten(0, 1),
+        torch.zeros_like(store.offsets[:1]),
+        torch.full_like(store.frames[:1], a.frames),
+        torch.full_like(store.bodies[:1], 2),
+        store.skeleton,
+    )
+    assert (once - clip).abs().max() > 0.1
+    twice, unchanged = run(place, mirrored, torch.tensor([0]), a)
+    assert torch.equal(unchanged, once)
+    torch.testing.assert_close(twice, clip, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("form", ["body", "axes"])
+def test_rotation_keeps_bone_lengths_and_scale_multiplies_them(place: Place, form: Any) -> None:
+    a = dataclasses.replace(SMALL, form=form, rotation=1.5, scale=0.4)
+    store, ids = packed(place, torch.float64), torch.tensor([1, 3])
+    view, clip = (joints_of(x, a) for x in run(place, store, ids, a))
+    drawn = clip_uniforms(*scalars(place), ids.to(place.device), VIEW, 8)[:, 7].double()
+    factor = (1 + 0.4 * (2 * drawn - 1)).repeat_interleave(2)[:, None, None]
+    assert (factor - 1).abs().min() > 0.01
+    torch.testing.assert_close(bones(view), factor * bones(clip))
+    assert (view - clip).abs().mean() > 0.1
+    if form == "body":
+        # The axis and the pivot stay where they are.
+        for x in (view, clip):
+            x[:] -= x[:, :, :1].mean(dim=1, keepdim=True)[::2].repeat_interleave(2, 0)
+        torch.testing.assert_close(
+            view[::2, :, TOP].mean(1), factor[::2, 0] * clip[::2, :, TOP].mean(1)
+        )
+
+
+def test_absent_bodies_are_zero_and_zero_bodies_are_absent(place: Place) -> None:
+    a = dataclasses.replace(SMALL, translation=0.5, flip=1.0)
+    store = packed(place)
+    first = int(store.offsets[1])
+    store.joints[first + 5 : first + 10] = 0
+    for tokens in run(place, store, torch.tensor([0, 1, 3]), a):
+        assert [bool(x.any()) for x in tokens] == [True, False, True, False, True, True]
+    # Without a first body there is neither axis nor pivot: the second turns about the vertical.
+    store.joints[first + 5 : first + 10] = 1
+    store.joints[first : first + 5] = 0
+    view, clip = run(place, store, torch.tensor([1]), dataclasses.replace(a, flip=0.0))
+    assert not view[0].any()
+    up = joints_of(view, a)[1, ..., 1] - joints_of(clip, a)[1, ..., 1]
+    torch.testing.assert_close(up, up[:1, :1].expand_as(up))
+
+
+def test_draws_depend_on_clip_and_step_alone(place: Place) -> None:
+    a = dataclasses.replace(SMALL, translation=0.1, flip=0.5)
+    store = packed(place)
+    together = run(place, store, torch.tensor([2, 3, 3, 1]), a)
+    alone = run(place, store, torch.tensor([3], dtype=torch.int32), a)
+    for many, one in zip(together, alone, strict=True):
+        assert torch.equal(many[2:4], one) and torch.equal(many[4:6], one)
+    later = run(place, store, torch.tensor([3]), a, step=6)
+    assert not torch.equal(later[0], alone[0]) and not torch.equal(later[1], alone[1])
+    only, nothing = run(place, store, torch.tensor([3]), a, with_clip=False)
+    assert torch.equal(only, alone[0]) and nothing.shape == (0, *only.shape[1:])
+
+
+def test_repeats_bitwise_and_writes_every_number(place: Place) -> None:
+    a = dataclasses.replace(SMALL, frames=10, shear=0.2, flip=0.5)
+    store, ids = packed(place), torch.tensor([0, 3, 1])
+    first = run(place, store, ids, a)
+    torch.use_deterministic_algorithms(True)  # Fills what `empty` returns with NaN.
+    try:
+        second = run(place, store, ids, a)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for x, y in zip(first, second, strict=True):
+        assert torch.equal(x, y)
+
+
+def test_empty_batch_and_strided_store(place: Place) -> None:
+    store = packed(place)
+    empty = run(place, store, torch.zeros(0, dtype=torch.int64), SMALL)
+    assert [x.shape for x in empty] == [(0, 18, 6), (0, 18, 6)]
+    wide = torch.stack([store.joints, store.joints], dim=-1)[..., 0]
+    assert not wide.is_contiguous()
+    for x, y in zip(
+        run(place, dataclasses.replace(store, joints=wide), torch.tensor([3]), SMALL),
+        run(place, store, torch.tensor([3]), SMALL),
+        strict=True,
+    ):
+        assert torch.equal(x, y)
+
+
+def test_opcheck(place: Place) -> None:
+    if place.impl != "triton":
+        pytest.skip("the reference is plain PyTorch; only the kernel is registered")
+    store, ids = packed(place), torch.tensor([1, 3], device=place.device)
+    tables = store.skeleton.flip_V, store.skeleton.parents_V
+    for with_clip in (True, False):
+        torch.library.opcheck(
+            torch.ops.sjepa.augment_clips.default,
+            (
+                *(*store.args(), ids, *scalars(place), *tables),
+                *([6, 2, 2, 3, CENTER, TOP], [0.5, 0.3, 0.1, 0.1, 0.1, 0.1, 0.5]),
+                *("body", "joint", with_clip),
+            ),
+        )
+
+
+@compiles
+def test_compiled_values_equal_eager(place: Place) -> None:
+    a = dataclasses.replace(SMALL, tilt=0.1, translation=0.1, flip=0.5)
+    store = packed(place)
+
+    def tokens(ids: Tensor, seed: Tensor, step: Tensor) -> tuple[Tensor, ...]:
+        view, clip = augment_clips(
+            *store.args(), ids + 1, seed, step, store.skeleton, a, impl=place.impl
+        )
+        return 2 * view, clip.square()
+
+    args = torch.tensor([2, 0], device=place.device), *scalars(place)
+    compiled = torch.compile(tokens, fullgraph=True)(*args)
+    torch.testing.assert_close(compiled, tokens(*args), rtol=1e-5, atol=1e-5)
+
+
+def test_kernel_turns_bad_ids_into_nan(place: Place) -> None:
+    if place.impl != "triton":
+        pytest.skip("the reference checks ids")
+    store = packed(place)
+    ids = torch.tensor([3, 4, -1], device=place.device)
+    tables = store.skeleton.flip_V, store.skeleton.parents_V
+    ranges = [0.5, 0.3, 0.0, 0.0, 0.0, 0.0, 0.5]
+    sizes = [6, 2, 2, 3, CENTER, TOP]
+    inputs = (*store.args(), ids, *scalars(place), *tables)
+    for out in torch.ops.sjepa.augment_clips(*inputs, sizes, ranges, "body", "joint", True):
+        assert torch.isfinite(out[:2]).all() and torch.isnan(out[2:]).all()
+
+
+def test_crop_stays_inside_the_clip_and_has_the_least_length() -> None:
+    grid = torch.tensor([[u, v] for u in (0.0, 0.3, 0.999999) for v in (0.0, 0.5, 0.999999)])
+    start, length = crop_bounds(grid, torch.full((9,), 40), 0.5, 10)
+    assert (start >= 0).all() and (start + length <= 40).all()
+    assert length.min() == 20 and length.max() >= 39
+    assert start[length == 20].max() == 20
+    start, length = crop_bounds(grid, torch.full((9,), 7), 0.5, 10)
+    assert (start == 0).all() and (length == 7).all(), "a clip shorter than the least is kept whole"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"joints": torch.zeros(4, 6)}, ValueError, r"joints: \(4, 6\); expected \(R, V, 3\)"),
+        ({"joints": torch.zeros(4, 6, 3).int()}, TypeError, r"joints: torch.int32"),
+        ({"frames": torch.tensor([2])}, ValueError, r"frames: \(1,\); expected \(N,\)"),
+        ({"bodies": torch.tensor([1, 1]).int()}, TypeError, "bodies: torch.int32; pass an int64"),
+        ({"ids": torch.tensor([0, 2])}, ValueError, r"ids: ids from 0 to 2; .*0\.\.1"),
+        ({"ids": torch.tensor([[0]])}, ValueError, r"ids: \(1, 1\); expected \(B,\)"),
+        ({"seed": torch.tensor([1])}, ValueError, r"seed: \(1,\); expected \(\)"),
+        ({"step": torch.tensor(1.0)}, TypeError, "step: torch.float32; pass an int64"),
+        ({"joints": torch.zeros(4, 5, 3)}, ValueError, r"skeleton.flip: \(6,\); expected \(V,\)"),
+        ({"impl": "fast"}, ValueError, "impl: 'fast'; choose one of auto, triton, cpu, torch"),
+    ],
+)
+def test_bad_input_is_named(change: dict, error: type[Exception], words: str) -> None:
+    good = {
+        "joints": torch.zeros(4, 6, 3),
+        "offsets": torch.tensor([0, 2]),
+        "frames": torch.tensor([2, 2]),
+        "bodies": torch.tensor([1, 1]),
+        "ids": torch.tensor([1, 0]),
+        "seed": torch.tensor(0),
+        "step": torch.tensor(0),
+        "skeleton": SkeletonTables.of(FLIP, PARENTS, CENTER, TOP, "cpu"),
+        "augmentation": SMALL,
+        "impl": "auto",
+    }
+    args = good | change
+    impl = args.pop("impl")
+    with pytest.raises(error, match=words):
+        augment_clips(*args.values(), impl=impl)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"frames": 7, "segment_length": 2}, "segment_length: 2; choose a divisor of frames = 7"),
+        ({"bodies": 0}, "bodies: 0; give at least 1"),
+        ({"flip": 1.5}, "flip: 1.5; give a finite number from 0 to 1"),
+        ({"rotation": float("nan")}, "rotation: nan; give a finite number"),
+        ({"shear": -0.1}, "shear: -0.1; give a finite number from 0"),
+        ({"form": "spin"}, "form: 'spin'; choose one of body, axes"),
+        ({"stream": "velocity"}, "stream: 'velocity'; choose one of joint, bone"),
+        ({"form": "axes", "tilt": 0.1}, 'tilt: 0.1; use form="body"'),
+    ],
+)
+def test_bad_settings_are_named(change: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(SMALL, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"flip": (0, 0, 2, 3, 4, 5)}, r"flip: .*give a permutation of 0\.\.5"),
+        ({"parents": (0, 6, 0, 0, 0, 0)}, r"parents: .*joints must lie in 0\.\.5"),
+        ({"spine_top": -1}, r"spine_top: \(-1,\); joints must lie in 0\.\.5"),
+    ],
+)
+def test_bad_skeletons_are_named(change: dict, words: str) -> None:
+    good = {"flip": FLIP, "parents": PARENTS, "center": CENTER, "spine_top": TOP}
+    with pytest.raises(ValueError, match=words):
+        SkeletonTables.of(**(good | change), device="cpu")
