@@ -20,22 +20,24 @@ from sjepa_fast.viz.skeleton import plot_clip_mask
 
 
 def draw_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> None:
-    """Picture the first training clip with the mask that step 0 would give it."""
+    """Picture the crop and the mask that step 0 would give the first training clip."""
     device = clips.joints_RVC.device
     ids = torch.from_numpy(store.ids(config.data.split, "train")[:1]).to(device)
-    clip = clips.eval_crop(ids, config.data)
     seed = torch.tensor(config.seed, device=device)
-    inputs = make_step_input(clip, ids, seed, torch.zeros_like(seed), config, store.layout)
+    inputs = make_step_input(clips, ids, seed, torch.zeros_like(seed), config)
     masked = torch.zeros(inputs.clip_BNP.shape[:2], dtype=torch.bool, device=device)
     masked.scatter_(1, inputs.ids_mask_BQ, True)
     bodies = int(clips.bodies_N[ids[0]])
+    length, joints = config.model.segment_length, store.layout.num_joints
+    tokens = inputs.clip_BNP[:bodies].view(bodies, -1, joints, length, 3)
+    clip = tokens.transpose(2, 3).reshape(bodies, -1, joints, 3)
     plot_clip_mask(
-        clip[0, :bodies].cpu().numpy(),
+        clip.cpu().numpy(),
         store.layout,
-        masked[:bodies].view(bodies, -1, store.layout.num_joints).cpu().numpy(),
+        masked[:bodies].view(bodies, -1, joints).cpu().numpy(),
         config.run / "mask.png",
         title=f"{store.names[int(ids[0])]}: {100 * config.mask.ratio:.0f} % of tokens masked",
-        segment_length=config.model.segment_length,
+        segment_length=length,
     )
 
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sjepa_fast.config import TrainConfig
-from sjepa_fast.data.augment import CROP, clip_uniforms
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.objectives.sjepa import SJEPA, make_step_input
 from sjepa_fast.runtime.device import autocast
@@ -69,10 +68,8 @@ class TrainStep:
     def __call__(self, ids_B: Tensor, rate: float, momentum: float) -> StepResult:
         """Train on the clips `ids_B` (int64, on the device)."""
         config, clips, model = self.config, self.clips, self.model
-        draws = clip_uniforms(self.seed, self.step, ids_B, CROP, 2)
-        crop = clips.train_crop(ids_B, draws, config.data)
-        batch = make_step_input(crop, ids_B, self.seed, self.step, config, clips.layout)
-        with autocast(crop.device, self.dtype):
+        batch = make_step_input(clips, ids_B, self.seed, self.step, config)
+        with autocast(ids_B.device, self.dtype):
             loss, center_sum, target = self.objective(batch)
         loss.backward()
         limit = config.optim.clip_grad or math.inf

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from sjepa_fast.config import DataConfig
+from sjepa_fast.config import DataConfig, ModelConfig, TrainConfig, ViewConfig, replace
 from sjepa_fast.data.loader import ResidentClips, epoch_order
+from sjepa_fast.models.embed import tubelets
 from sjepa_fast.skeletons import KINECT20
 
 FRAMES = [1, 7, 40, 13]
@@ -57,25 +58,22 @@ def test_split_bodies_are_the_present_bodies_of_the_chosen_clips(clips):
         torch.testing.assert_close(out[0, 0], arrays[clip][body])
 
 
-def test_train_crop_stays_inside_the_clip_and_has_the_least_length(clips):
+def test_training_tokens_are_the_crop_in_tubelets_and_a_view_of_it(clips):
     resident, _ = clips
-    seen: list[tuple[int, int]] = []
-
-    class Spy(ResidentClips):
-        def crop_resize(self, ids_B, start_B, length_B, frames):
-            seen.extend(zip(start_B.tolist(), length_B.tolist(), strict=True))
-            return super().crop_resize(ids_B, start_B, length_B, frames)
-
-    spy = Spy(**{k: getattr(resident, k) for k in resident.__dataclass_fields__})
-    data = DataConfig(frames=8, crop_min=0.5, crop_min_frames=10)
-    for u in (0.0, 0.3, 0.999999):
-        for v in (0.0, 0.5, 0.999999):
-            spy.train_crop(torch.tensor([2]), torch.tensor([[u, v]]), data)
-    lengths = {length for _, length in seen}
-    assert all(s >= 0 and s + n <= 40 and n >= 20 for s, n in seen)
-    assert min(lengths) == 20 and max(lengths) >= 39
-    spy.train_crop(torch.tensor([1]), torch.tensor([[0.0, 0.9]]), data)
-    assert seen[-1] == (0, 7), "a clip shorter than the least crop is kept whole"
+    still = {"rotation": 0.0, "translation": 0.0, "flip": 0.0}
+    config = TrainConfig(
+        data=DataConfig(frames=8, crop_min=1.0),
+        model=ModelConfig(segment_length=2),
+        view=ViewConfig(**still),
+    )
+    ids, seed, step = torch.tensor([3, 1]), torch.tensor(1), torch.tensor(2)
+    view, clip = resident.train_tokens(ids, seed, step, config)
+    whole = resident.crop_resize(ids, torch.zeros_like(ids), torch.tensor([13, 7]), 8)
+    assert torch.equal(clip, tubelets(whole.flatten(0, 1), 2))
+    torch.testing.assert_close(view, clip, rtol=1e-5, atol=1e-5)
+    shifted = replace(config, view=still | {"translation": 0.5})
+    moved = resident.train_tokens(ids, seed, step, shifted)[0] - clip
+    assert moved.view(4, -1, 3).std(dim=1).max() < 1e-5 and moved.abs().max() > 0.05
 
 
 def test_eval_crop_is_centred(clips):

@@ -12,6 +12,7 @@ from sjepa_fast.config import (
     TrainConfig,
     ViewConfig,
 )
+from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.objectives.sjepa import SJEPA, make_step_input
 from sjepa_fast.skeletons import NTU25
 
@@ -28,7 +29,16 @@ def clips(batch: int = 3) -> torch.Tensor:
 def step_input(config: TrainConfig = CONFIG, x: torch.Tensor | None = None, step: int = 0):
     x = clips() if x is None else x
     ids = torch.arange(len(x))
-    return make_step_input(x, ids, torch.tensor(0), torch.tensor(step), config, NTU25)
+    whole = ResidentClips(
+        joints_RVC=x.flatten(0, 2),
+        offsets_N=ids * x.shape[1] * x.shape[2],
+        frames_N=torch.full_like(ids, x.shape[2]),
+        bodies_N=torch.full_like(ids, x.shape[1]),
+        labels_N=torch.zeros_like(ids),
+        layout=NTU25,
+        max_bodies=x.shape[1],
+    )
+    return make_step_input(whole, ids, torch.tensor(0), torch.tensor(step), config)
 
 
 def softmax(x: np.ndarray) -> np.ndarray:

@@ -80,7 +80,7 @@ def test_the_watch_sees_a_wait():
 def test_steady_state_step_has_no_host_wait(monkeypatch: pytest.MonkeyPatch):
     # On a CPU, the fused ops check the range of ids (they do not on a GPU); that reads values.
     monkeypatch.setattr("sjepa_kernels._checks.check_ids", lambda *_: None)
-    for module in ("centered_ce", "_tokens", "tokens_pack", "tokens_scatter"):
+    for module in ("augment", "centered_ce", "_tokens", "tokens_pack", "tokens_scatter"):
         path = f"sjepa_kernels.{module}.check_ids"
         monkeypatch.setattr(path, lambda *_: None, raising=False)
     step = make_step()

@@ -235,9 +235,7 @@ def test_loss_falls_on_one_repeated_batch(store: Path):
     for group in optimizer.param_groups:
         group["lr"] = 3e-3
     zero = torch.tensor(0)
-    batch = make_step_input(
-        clips.eval_crop(ids, config.data), ids, zero, zero, config, opened.layout
-    )
+    batch = make_step_input(clips, ids, zero, zero, config)
     losses = []
     for _ in range(30):
         loss, _, _ = model(batch)

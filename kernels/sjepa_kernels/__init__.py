@@ -1,7 +1,7 @@
 """Fused operations for joint-embedding predictive training: Triton, C++ and plain PyTorch."""
 
 from sjepa_kernels._augment_config import Augmentation, SkeletonTables
-from sjepa_kernels._augment_ref import clip_uniforms
+from sjepa_kernels._augment_ref import clip_uniforms, crop_resize
 from sjepa_kernels._dispatch import use
 from sjepa_kernels.attention import attention
 from sjepa_kernels.augment import augment_clips
@@ -22,6 +22,7 @@ __all__ = [
     "augment_clips",
     "centered_softmax_cross_entropy",
     "clip_uniforms",
+    "crop_resize",
     "ema_update_",
     "pack_tokens",
     "philox4x32",

@@ -1,23 +1,26 @@
 """Clips that live on the device, and crops of them without a loader.
 
 Shapes: R rows (all bodies' frames packed), N clips, B clips of a batch, M bodies, T frames,
-V joints, C coordinates.
+V joints, C coordinates, N tokens, P numbers a token.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sjepa_fast.config import DataConfig
+from sjepa_fast.config import DataConfig, TrainConfig
+from sjepa_fast.data.augment import augmentation, skeleton_tables
 from sjepa_fast.data.normalize import normalize_clip
 from sjepa_fast.data.store import Store
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import SkeletonLayout
+from sjepa_kernels import SkeletonTables, augment_clips, crop_resize
 
 
 @dataclass(frozen=True)
@@ -47,23 +50,17 @@ class ResidentClips:
         Returns:
             (B, M, T, V, C) float32.
         """
-        device = self.joints_RVC.device
-        time = torch.arange(frames, device=device, dtype=torch.float32)
-        source = (time + 0.5) * (length_B[:, None] / frames) - 0.5
-        last = (length_B[:, None] - 1).to(torch.float32)
-        source = torch.minimum(source.clamp_min(0), last)
-        lower = source.floor()
-        weight = (source - lower)[:, None, :, None, None]
-        upper = torch.minimum(lower + 1, last)
-        body = torch.arange(self.max_bodies, device=device)
-        first = self.offsets_N[ids_B][:, None] + body * self.frames_N[ids_B][:, None]
-        first = first + start_B[:, None]
-        present = body < self.bodies_N[ids_B][:, None]
-        first = torch.where(present, first, self.offsets_N[ids_B][:, None] + start_B[:, None])
-        low = self.joints_RVC[first[:, :, None] + lower.long()[:, None]].float()
-        high = self.joints_RVC[first[:, :, None] + upper.long()[:, None]].float()
-        clip = low + (high - low) * weight
-        return torch.where(present[:, :, None, None, None], clip, 0.0)
+        return crop_resize(
+            self.joints_RVC,
+            self.offsets_N,
+            self.frames_N,
+            self.bodies_N,
+            ids_B,
+            start_B,
+            length_B,
+            frames,
+            self.max_bodies,
+        )
 
     def split_bodies(self, ids: np.ndarray) -> tuple[ResidentClips, np.ndarray]:
         """Make every present body a clip of its own, so that no step is spent on absent ones.
@@ -91,24 +88,36 @@ class ResidentClips:
         chosen = np.isin(of_body.cpu().numpy(), ids).nonzero()[0]
         return bodies, chosen
 
-    def train_crop(self, ids_B: Tensor, uniforms_B2: Tensor, data: DataConfig) -> Tensor:
-        """Random crop of method 1.5: share U(crop_min, 1), at least crop_min_frames frames.
+    @cached_property
+    def tables(self) -> SkeletonTables:
+        """The layout's tables on the device, copied once: a copy in every step would wait."""
+        return skeleton_tables(self.layout, self.joints_RVC.device)
+
+    def train_tokens(
+        self, ids_B: Tensor, seed: Tensor, step: Tensor, config: TrainConfig
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens of a random view and of the random crop it was made of, in one launch.
 
         Args:
-            ids_B: Clip ids.
-            uniforms_B2: Draws in [0, 1) for length and start.
-            data: Crop settings.
+            ids_B: Clip ids, int64.
+            seed: 0-dim int64.
+            step: 0-dim int64.
+            config: Crop, view and token settings.
 
         Returns:
-            (B, M, T, V, C).
+            Two (B*M, N, P) float32.
         """
-        valid = self.frames_N[ids_B]
-        share = data.crop_min + (1 - data.crop_min) * uniforms_B2[:, 0]
-        length = (share * valid).floor().long().clamp_min(data.crop_min_frames)
-        length = torch.minimum(length, valid)
-        start = (uniforms_B2[:, 1] * (valid - length + 1)).floor().long()
-        start = torch.minimum(start, valid - length)
-        return self.crop_resize(ids_B, start, length, data.frames)
+        return augment_clips(
+            self.joints_RVC,
+            self.offsets_N,
+            self.frames_N,
+            self.bodies_N,
+            ids_B,
+            seed,
+            step,
+            self.tables,
+            augmentation(config, self.max_bodies),
+        )
 
     def eval_crop(self, ids_B: Tensor, data: DataConfig) -> Tensor:
         """Centred crop of `eval_crop` of each clip, (B, M, T, V, C)."""

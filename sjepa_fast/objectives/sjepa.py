@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from sjepa_fast.config import TrainConfig, kept_tokens
-from sjepa_fast.data.augment import MASK, VIEW, clip_uniforms, random_view
-from sjepa_fast.models.embed import tubelets
+from sjepa_fast.data.augment import MASK
+from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.predictor import Predictor
 from sjepa_fast.objectives.masking import motion_aware_keys, motion_intensity, select_smallest
 from sjepa_fast.skeletons import SkeletonLayout
-from sjepa_kernels import centered_softmax_cross_entropy
+from sjepa_kernels import centered_softmax_cross_entropy, clip_uniforms
 
 
 @dataclass(frozen=True)
@@ -99,38 +99,30 @@ class SJEPA(nn.Module):
 
 @torch.no_grad()
 def make_step_input(
-    x_BMTVC: Tensor,
-    ids_B: Tensor,
-    seed: Tensor,
-    step: Tensor,
-    config: TrainConfig,
-    layout: SkeletonLayout,
+    clips: ResidentClips, ids_B: Tensor, seed: Tensor, step: Tensor, config: TrainConfig
 ) -> StepInput:
-    """View, tubelets and mask of a batch of cropped clips.
+    """Crop, view, tubelets and mask of a batch of clips.
 
     The mask is drawn from the clip, not from its view (method 3.4, our choice), per body.
 
     Args:
-        x_BMTVC: Cropped clips.
-        ids_B: Their ids, which key the random draws.
+        clips: Resident clips.
+        ids_B: Clip ids, int64; they key the random draws.
         seed: 0-dim int64.
         step: 0-dim int64.
-        config: View, mask and token settings.
-        layout: Joints.
+        config: Crop, view, mask and token settings.
 
     Returns:
         The inputs of `SJEPA.forward`, with bodies folded into sequences.
     """
-    batch, bodies = x_BMTVC.shape[:2]
-    view = random_view(x_BMTVC, clip_uniforms(seed, step, ids_B, VIEW, 7), layout, config.view)
-    segment = config.model.segment_length
-    clip_tokens = tubelets(x_BMTVC.flatten(0, 1), segment)
-    tokens = clip_tokens.shape[1]
-    draws = clip_uniforms(seed, step, ids_B, MASK, bodies * tokens).view(batch * bodies, tokens)
+    view_tokens, clip_tokens = clips.train_tokens(ids_B, seed, step, config)
+    sequences, tokens = clip_tokens.shape[:2]
+    count = clips.max_bodies * tokens
+    draws = clip_uniforms(seed, step, ids_B, MASK, count).view(sequences, tokens)
     if config.mask.kind == "motion_aware":
-        intensity = motion_intensity(clip_tokens, layout.num_joints)
+        intensity = motion_intensity(clip_tokens, clips.layout.num_joints)
         keys = motion_aware_keys(intensity, draws, config.mask.tau)
     else:
         keys = draws
     ids_keep, ids_mask = select_smallest(keys, kept_tokens(config.mask, tokens))
-    return StepInput(tubelets(view.flatten(0, 1), segment), clip_tokens, ids_keep, ids_mask)
+    return StepInput(view_tokens, clip_tokens, ids_keep, ids_mask)
