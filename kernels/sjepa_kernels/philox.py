@@ -46,14 +46,26 @@ def philox4x32(
     k1s = (((seed >> 32) & _MASK) + _bump(_W1, seed.device)) & _MASK
     x0, x1, x2, x3 = (_counter(i, c) for i, c in enumerate((c0, c1, c2, c3)))
     for k0, k1 in zip(k0s.unbind(), k1s.unbind(), strict=True):
-        # An int64 product of two 32-bit words wraps, which keeps its 64 bits: `& _MASK` after the
-        # arithmetic shift drops the copies of the sign bit.
-        p0, p1 = x0 * _M0, x2 * _M1
-        x0, x1 = ((p1 >> 32) & _MASK) ^ x1 ^ k0, p1 & _MASK
-        x2, x3 = ((p0 >> 32) & _MASK) ^ x3 ^ k1, p0 & _MASK
+        hi0, lo0 = _product(x0, _M0)
+        hi1, lo1 = _product(x2, _M1)
+        x0, x1, x2, x3 = hi1 ^ x1 ^ k0, lo1, hi0 ^ x3 ^ k1, lo0
     assert isinstance(x0, Tensor) and isinstance(x1, Tensor)
     assert isinstance(x2, Tensor) and isinstance(x3, Tensor)
     return x0, x1, x2, x3
+
+
+def _product(word: Tensor | int, factor: int) -> tuple[Tensor | int, Tensor | int]:
+    """High and low word of the product of two 32-bit words."""
+    if torch.compiler.is_compiling():
+        # The int64 product of two words may overflow, which is undefined in the C++ that a CPU
+        # graph becomes: its compiler drops the mask. Halves of the word do not overflow.
+        low = (word & 0xFFFF) * factor
+        middle = (word >> 16) * factor + (low >> 16)
+        return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)
+    # In eager mode it wraps, which keeps its 64 bits: `& _MASK` after the arithmetic shift drops
+    # the copies of the sign bit.
+    product = word * factor
+    return (product >> 32) & _MASK, product & _MASK
 
 
 def _bump(step: int, device: torch.device) -> Tensor:

@@ -1,0 +1,112 @@
+"""From a resident store to the tokens of a clip and of its view: per-clip loader, torch, ours.
+
+`pytest benchmarks/bench_augment.py --benchmark-only`; on a GPU where there is one. The default
+batch of 128 clips, 2 bodies, 120 frames and 25 joints. Each row checks its values before it is
+timed, and reports GB/s of the bytes the op must move: the crop once, and both outputs. On a CPU
+the op has no code of its own and is the row `eager`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from benchmarks.conftest import Timed
+from benchmarks.reference.sampling import random_view
+from sjepa_fast.config import TrainConfig
+from sjepa_fast.data.augment import augmentation
+from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.models.embed import tubelets
+from sjepa_fast.skeletons import NTU25
+from sjepa_kernels import augment_clips, clip_uniforms
+from sjepa_kernels._augment_ref import CROP, augment_clips_ref, crop_bounds
+
+CLIPS, BATCH, CONFIG = 1024, 128, TrainConfig()
+Tokens = tuple[Tensor, Tensor]
+# Inductor imports a module of torch that torch itself deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method.:DeprecationWarning")
+OURS_RUNS = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="the op's own code is a GPU kernel; see the row eager"
+)
+
+
+@pytest.fixture(scope="module")
+def clips(device: torch.device) -> ResidentClips:
+    """Clips of about the lengths of NTU-60, a fifth of them with two bodies."""
+    torch.manual_seed(0)
+    frames = torch.randint(40, 180, (CLIPS,))
+    bodies = 1 + (torch.rand(CLIPS) < 0.2).long()
+    rows = frames * bodies
+    steps = torch.randn(int(rows.sum()), 25, 3) * 0.02
+    return ResidentClips(
+        joints_RVC=(torch.randn(25, 3) * 0.4 + steps).to(device),
+        offsets_N=(rows.cumsum(0) - rows).to(device),
+        frames_N=frames.to(device),
+        bodies_N=bodies.to(device),
+        labels_N=torch.zeros_like(frames).to(device),
+        layout=NTU25,
+        max_bodies=2,
+    )
+
+
+def per_clip(clips: ResidentClips, ids: Tensor, seed: Tensor, step: Tensor) -> Tokens:
+    """What a loader's workers do: each clip on its own, then one view of the collated batch."""
+    data, view = CONFIG.data, CONFIG.view
+    draws = clip_uniforms(seed, step, ids, CROP, 2)
+    bounds = crop_bounds(draws, clips.frames_N[ids], data.crop_min, data.crop_min_frames)
+    batch = clips.joints_RVC.new_zeros(len(ids), data.bodies, data.frames, 25, 3)
+    for row, (clip, start, length) in enumerate(
+        zip(ids.tolist(), *(x.tolist() for x in bounds), strict=True)
+    ):
+        first, frames = int(clips.offsets_N[clip]), int(clips.frames_N[clip])
+        for body in range(int(clips.bodies_N[clip])):
+            begin = first + body * frames + start
+            flat = clips.joints_RVC[begin : begin + length].flatten(1).T[None]
+            resized = interpolate(flat, size=data.frames, mode="linear", align_corners=False)
+            batch[row, body] = resized[0].T.reshape(data.frames, 25, 3)
+    moved = random_view(batch, view.rotation, view.translation, view.flip)
+    length = CONFIG.model.segment_length
+    return tubelets(moved.flatten(0, 1), length), tubelets(batch.flatten(0, 1), length)
+
+
+@pytest.mark.benchmark(group="store to clip and view tokens, 128 clips, float32")
+@pytest.mark.parametrize(
+    "variant", ["per clip", "eager", "compiled", pytest.param("ours", marks=OURS_RUNS)]
+)
+def test_augment(timed: Timed, clips: ResidentClips, device: torch.device, variant: str) -> None:
+    torch.manual_seed(1)
+    ids = torch.randperm(CLIPS)[:BATCH].to(device)
+    seed, step = torch.tensor(0, device=device), torch.tensor(0, device=device)
+    told = augmentation(CONFIG, clips.max_bodies)
+    store = clips.joints_RVC, clips.offsets_N, clips.frames_N, clips.bodies_N
+    args = *store, ids, seed, step, clips.tables, told
+    compiled = torch.compile(augment_clips_ref, dynamic=False)
+    variants: dict[str, Callable[[], Tokens]] = {
+        "per clip": lambda: per_clip(clips, ids, seed, step),
+        "eager": lambda: augment_clips_ref(*args),
+        "compiled": lambda: compiled(*args),
+        "ours": lambda: augment_clips(*args),
+    }
+    exact = augment_clips_ref(store[0].double(), *args[1:])
+    for what, ours, true in zip(("view", "clip"), variants[variant](), exact, strict=True):
+        # The loader draws a view of its own.
+        if what == "clip" or variant != "per clip":
+            torch.testing.assert_close(ours.double(), true, rtol=0, atol=1e-5)
+    draws = clip_uniforms(seed, step, ids, CROP, 2)
+    valid = clips.frames_N[ids]
+    length = crop_bounds(draws, valid, told.crop_min, told.crop_min_frames)[1]
+    read = int((length * clips.bodies_N[ids]).sum()) * 75
+    numbers = read + 2 * exact[0].numel()
+    timed(
+        variants[variant],
+        dtype=torch.float32,
+        rounds=15,
+        warmup=5,
+        row=variant,
+        clips=BATCH,
+        gigabytes=round(numbers * 4e-9, 6),
+    )
