@@ -19,9 +19,6 @@ SJEPA_TARGET static inline Vec nearest(Vec a) {
 SJEPA_TARGET static inline Vec times_power_of_two(Vec a, Vec whole) {
   return _mm512_scalef_ps(a, whole);
 }
-SJEPA_TARGET static inline Vec zero_below(Vec a, Vec x, float limit) {
-  return _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask(x, fill(limit), _CMP_LT_OQ), _mm512_setzero_ps());
-}
 SJEPA_TARGET static inline float sum(Vec a) { return _mm512_reduce_add_ps(a); }
 SJEPA_TARGET static inline float maximum(Vec a) { return _mm512_reduce_max_ps(a); }
 
@@ -78,20 +75,27 @@ static inline float maximum(Vec a) { return a; }
 
 #endif
 
-// exp(x) for x <= 0, to about 1e-7 relative; below -87 it is 0, so that no denormal is formed.
-// x = n ln 2 + r with |r| <= ln 2 / 2, then the Taylor polynomial of degree 7 in r, times 2^n.
-SJEPA_TARGET static inline Vec exp_nonpositive(Vec x) {
-  Vec bounded = larger(x, fill(-87.0f));
-  Vec n = nearest(mul(bounded, fill(1.44269504088896341f)));
-  Vec r = fma(n, fill(-0.693359375f), bounded);
-  r = fma(n, fill(2.12194440e-4f), r);
-  Vec p = fill(1.0f / 5040);
-  p = fma(p, r, fill(1.0f / 720));
-  p = fma(p, r, fill(1.0f / 120));
-  p = fma(p, r, fill(1.0f / 24));
-  p = fma(p, r, fill(1.0f / 6));
-  p = fma(p, r, fill(0.5f));
+// 2^x for x <= 0, to 1e-8 relative before rounding; arguments below -126 give 0 or a number too
+// small to matter. x = n + r with |r| <= 1/2, then a minimax polynomial of degree 6 in r, times 2^n.
+SJEPA_TARGET static inline Vec exp2_nonpositive(Vec x) {
+#if SJEPA_LANES == 16
+  // The scaling instruction underflows by itself.
+  const Vec bounded = x;
+#else
+  const Vec bounded = larger(x, fill(-126.0f));
+#endif
+  const Vec n = nearest(bounded);
+  const Vec r = sub(bounded, n);
+  Vec p = fill(1.5345811e-4f);
+  p = fma(p, r, fill(1.3399931e-3f));
+  p = fma(p, r, fill(9.618489e-3f));
+  p = fma(p, r, fill(5.5503286e-2f));
+  p = fma(p, r, fill(2.4022646e-1f));
+  p = fma(p, r, fill(6.931472e-1f));
   p = fma(p, r, fill(1.0f));
-  p = fma(p, r, fill(1.0f));
-  return zero_below(times_power_of_two(p, n), x, -87.0f);
+#if SJEPA_LANES == 16
+  return times_power_of_two(p, n);
+#else
+  return zero_below(times_power_of_two(p, n), x, -126.0f);
+#endif
 }

@@ -7,6 +7,7 @@ from sjepa_kernels.attention import attention
 from sjepa_kernels.augment import augment_clips
 from sjepa_kernels.center import update_center_
 from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
+from sjepa_kernels.crops import centered_crop_cross_entropy
 from sjepa_kernels.ema import EmaPlan, ema_update_
 from sjepa_kernels.modules import CenteredCrossEntropy
 from sjepa_kernels.philox import philox4x32, uniform
@@ -20,6 +21,7 @@ __all__ = [
     "SkeletonTables",
     "attention",
     "augment_clips",
+    "centered_crop_cross_entropy",
     "centered_softmax_cross_entropy",
     "clip_uniforms",
     "crop_resize",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels._checks import bad_value, check_shape
+from sjepa_kernels._triton import compute_dtype
 
 
 @torch.no_grad()
@@ -36,3 +37,22 @@ def update_center_(
     if isinstance(weight, Tensor):
         weight = weight.to(center_D.dtype)
     center_D.lerp_(mean, weight)
+
+
+@torch.no_grad()
+def sum_of_used_rows(teacher: Tensor, index_R: Tensor | None) -> Tensor:
+    """Sum the teacher's rows, each as often as `index_R` names it, without gathering them.
+
+    Args:
+        teacher: (any, D).
+        index_R: int32 or int64 row numbers, or None for every row once.
+
+    Returns:
+        (D,), float32 (float64 for a float64 teacher).
+    """
+    wide = teacher.to(compute_dtype(teacher.dtype))
+    if index_R is None:
+        return wide.sum(dim=0)
+    times = wide.new_zeros(teacher.shape[0])
+    times.index_add_(0, index_R, wide.new_ones(()).expand(index_R.shape[0]))
+    return times @ wide

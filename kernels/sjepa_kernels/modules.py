@@ -1,15 +1,24 @@
 """Ops that hold state, as modules."""
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sjepa_kernels.center import update_center_
+from sjepa_kernels._checks import bad_value
+from sjepa_kernels.center import sum_of_used_rows, update_center_
 from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
 
 
+def all_reduce_if_distributed(total: Tensor) -> None:
+    """Sum a tensor over all processes, in place, where a process group is initialised."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(total)
+
+
 class CenteredCrossEntropy(nn.Module):
-    """`centered_softmax_cross_entropy` with its centre, updated after each use in training mode.
+    """`centered_softmax_cross_entropy` with its centre, updated once a call in training mode.
 
     The batch mean that moves the centre is taken over the rows of all processes.
 
@@ -18,6 +27,10 @@ class CenteredCrossEntropy(nn.Module):
         temp_student: Student temperature.
         temp_target: Target temperature.
         center_momentum: m in c <- m c + (1 - m) mean.
+        update: "after" uses the centre as it was before the batch (DINO's order), "before" moves
+            it first, which costs one more read of the teacher.
+        all_reduce: Sums its argument, the batch sum of the teacher with the number of rows
+            appended (D + 1,), over processes, in place.
         impl: "auto", "triton", "cpu" or "torch".
     """
 
@@ -30,13 +43,19 @@ class CenteredCrossEntropy(nn.Module):
         temp_target: float = 0.06,
         center_momentum: float = 0.9,
         *,
+        update: str = "after",
+        all_reduce: Callable[[Tensor], None] = all_reduce_if_distributed,
         impl: str = "auto",
     ) -> None:
         super().__init__()
+        if update not in ("after", "before"):
+            raise bad_value("update", repr(update), "choose after or before")
         self.register_buffer("center", torch.zeros(width))
         self.temp_student = temp_student
         self.temp_target = temp_target
         self.center_momentum = center_momentum
+        self.update = update
+        self.all_reduce = all_reduce
         self.impl = impl
 
     def forward(
@@ -46,7 +65,7 @@ class CenteredCrossEntropy(nn.Module):
         teacher_index_R: Tensor | None = None,
         row_weights_R: Tensor | None = None,
     ) -> Tensor:
-        """Return the loss with the centre as it was before this batch.
+        """Return the loss, and move the centre in training mode.
 
         Args:
             student_RD: Student features.
@@ -57,6 +76,9 @@ class CenteredCrossEntropy(nn.Module):
         Returns:
             The 0-dim loss.
         """
+        rows = student_RD.shape[0]
+        if self.training and self.update == "before":
+            self._move(sum_of_used_rows(teacher, teacher_index_R), rows)
         loss, center_sum = centered_softmax_cross_entropy(
             student_RD,
             teacher,
@@ -67,10 +89,12 @@ class CenteredCrossEntropy(nn.Module):
             row_weights_R=row_weights_R,
             impl=self.impl,
         )
-        if self.training:
-            count = torch.full_like(center_sum[:1], student_RD.shape[0])
-            total = torch.cat([center_sum, count])
-            if dist.is_available() and dist.is_initialized():
-                dist.all_reduce(total)
-            update_center_(self.center, total[:-1], total[-1], self.center_momentum)
+        if self.training and self.update == "after":
+            self._move(center_sum, rows)
         return loss
+
+    @torch.no_grad()
+    def _move(self, center_sum_D: Tensor, rows: int) -> None:
+        total = torch.cat([center_sum_D, torch.full_like(center_sum_D[:1], rows)])
+        self.all_reduce(total)
+        update_center_(self.center, total[:-1], total[-1], self.center_momentum)

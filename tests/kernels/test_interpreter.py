@@ -16,14 +16,23 @@ import pytest
 from sjepa_kernels._triton import HAVE_TRITON, INTERPRETED
 
 HERE = Path(__file__).parent
-OPS = ["test_augment.py", "test_tokens.py", "test_centered_ce.py", "test_ema.py", "test_philox.py"]
+OPS = [
+    "test_augment.py",
+    "test_centered_ce.py",
+    "test_crops.py",
+    "test_ema.py",
+    "test_masks.py",
+    "test_philox.py",
+    "test_tokens.py",
+]
 
 
 @pytest.mark.skipif(not HAVE_TRITON, reason="Triton is not installed")
 @pytest.mark.skipif(INTERPRETED, reason="already interpreted")
-def test_kernels_in_the_interpreter() -> None:
+@pytest.mark.parametrize("name", OPS)
+def test_kernels_in_the_interpreter(name: str) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *(HERE / n for n in OPS)],
+        [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", HERE / name],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         cwd=HERE.parents[1],
         capture_output=True,
@@ -32,6 +41,5 @@ def test_kernels_in_the_interpreter() -> None:
     )
     report = result.stdout[-6000:] + result.stderr[-2000:]
     assert result.returncode == 0, report
-    for name in OPS:
-        ran = re.findall(rf"{name}::\S*\[cpu-triton\S* PASSED", result.stdout)
-        assert ran, f"no kernel test of {name} ran: {report}"
+    ran = re.findall(rf"{name}::\S*\[cpu-triton\S* PASSED", result.stdout)
+    assert ran, f"no kernel test of {name} ran: {report}"

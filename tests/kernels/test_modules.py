@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -41,3 +43,53 @@ def test_center_is_the_mean_over_processes(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(dist, "all_reduce", add_another_process)
     module(torch.zeros(2, 2), teacher)
     torch.testing.assert_close(module.center, torch.tensor([3.4, 6.6]))
+
+
+@pytest.mark.parametrize("indexed", [False, True], ids=["all rows", "index"])
+def test_center_moves_before_use_where_asked(place: Place, indexed: bool) -> None:
+    module = CenteredCrossEntropy(3, update="before", impl=place.impl).to(place.device)
+    student, teacher = torch.randn(2, 4, 3).to(place.device)
+    index = torch.tensor([1, 1, 3, 0], device=place.device) if indexed else None
+    used = teacher if index is None else teacher[index]
+    center = 0.1 * used.mean(0)
+    expected, _ = centered_softmax_cross_entropy(student, used, center, impl="torch")
+    torch.testing.assert_close(module(student, teacher, index), expected)
+    torch.testing.assert_close(module.center, center)
+    before = module.center.clone()
+    module.eval()(student, teacher, index)
+    assert torch.equal(module.center, before)
+
+
+def test_own_all_reduce_is_called_with_sum_and_rows() -> None:
+    seen: list[Tensor] = []
+
+    def twice(total: Tensor) -> None:
+        seen.append(total.clone())
+        total *= 2
+
+    module = CenteredCrossEntropy(2, center_momentum=0.0, all_reduce=twice)
+    teacher = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    module(torch.zeros(2, 2), teacher)
+    torch.testing.assert_close(seen, [torch.tensor([4.0, 6.0, 2.0])])
+    torch.testing.assert_close(module.center, torch.tensor([2.0, 3.0]))
+
+
+def test_unknown_order_is_refused() -> None:
+    with pytest.raises(ValueError, match="update: 'during'; choose after or before"):
+        CenteredCrossEntropy(2, update="during")
+
+
+def _one_of_two(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    module = CenteredCrossEntropy(2, center_momentum=0.0)
+    module(torch.zeros(rank + 1, 2), torch.full((rank + 1, 2), 3.0 * rank))
+    torch.save(module.center, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_share_one_center(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_one_of_two, (str(tmp_path),), nprocs=2)
+    # One row of 0 in the first process, two rows of 3 in the second.
+    for rank in (0, 1):
+        center = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        torch.testing.assert_close(center, torch.tensor([2.0, 2.0]))
