@@ -46,11 +46,15 @@ def philox4x32(
     k1s = (((seed >> 32) & _MASK) + _bump(_W1, seed.device)) & _MASK
     x0, x1, x2, x3 = (_counter(i, c) for i, c in enumerate((c0, c1, c2, c3)))
     for k0, k1 in zip(k0s.unbind(), k1s.unbind(), strict=True):
-        # An int64 product of two 32-bit words wraps, which keeps its 64 bits: `& _MASK` after the
-        # arithmetic shift drops the copies of the sign bit.
-        p0, p1 = x0 * _M0, x2 * _M1
-        x0, x1 = ((p1 >> 32) & _MASK) ^ x1 ^ k0, p1 & _MASK
-        x2, x3 = ((p0 >> 32) & _MASK) ^ x3 ^ k1, p0 & _MASK
+        # x M = x (M - 2^32) + 2^32 x. The first product fits int64 because M > 2^31; x M itself
+        # would overflow, which C++ leaves undefined and a compiled graph then gets wrong.
+        p0, p1 = x0 * (_M0 - (1 << 32)), x2 * (_M1 - (1 << 32))
+        x0, x1, x2, x3 = (
+            ((p1 >> 32) + x2) ^ x1 ^ k0,
+            p1 & _MASK,
+            ((p0 >> 32) + x0) ^ x3 ^ k1,
+            p0 & _MASK,
+        )
     assert isinstance(x0, Tensor) and isinstance(x1, Tensor)
     assert isinstance(x2, Tensor) and isinstance(x3, Tensor)
     return x0, x1, x2, x3
