@@ -27,7 +27,7 @@ def draw_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> None:
     seed = torch.tensor(config.seed, device=device)
     inputs = make_step_input(clip, ids, seed, torch.zeros_like(seed), config, store.layout)
     masked = torch.zeros(inputs.clip_BNP.shape[:2], dtype=torch.bool, device=device)
-    masked.scatter_(1, inputs.ids_mask_BQ, True)
+    masked.scatter_(1, inputs.ids_mask_BQ.long(), True)
     bodies = int(clips.bodies_N[ids[0]])
     plot_clip_mask(
         clip[0, :bodies].cpu().numpy(),

@@ -1,10 +1,13 @@
 """Fused operations for joint-embedding predictive training: Triton, C++ and plain PyTorch."""
 
 from sjepa_kernels._dispatch import use
+from sjepa_kernels._masks import TokenMask
 from sjepa_kernels.attention import attention
 from sjepa_kernels.center import update_center_
 from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.ema import EmaPlan, ema_update_
+from sjepa_kernels.masks import motion_aware_mask, random_mask
+from sjepa_kernels.masks_tube import tube_mask
 from sjepa_kernels.modules import CenteredCrossEntropy
 from sjepa_kernels.philox import philox4x32, uniform
 from sjepa_kernels.tokens_pack import pack_tokens
@@ -13,12 +16,16 @@ from sjepa_kernels.tokens_scatter import scatter_mask_tokens
 __all__ = [
     "CenteredCrossEntropy",
     "EmaPlan",
+    "TokenMask",
     "attention",
     "centered_softmax_cross_entropy",
     "ema_update_",
+    "motion_aware_mask",
     "pack_tokens",
     "philox4x32",
+    "random_mask",
     "scatter_mask_tokens",
+    "tube_mask",
     "uniform",
     "update_center_",
     "use",

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sjepa_fast.config import TrainConfig, kept_tokens
-from sjepa_fast.data.augment import MASK, VIEW, clip_uniforms, random_view
+from sjepa_fast.config import TrainConfig
+from sjepa_fast.data.augment import VIEW, clip_uniforms, random_view
 from sjepa_fast.models.embed import tubelets
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.predictor import Predictor
-from sjepa_fast.objectives.masking import motion_aware_keys, motion_intensity, select_smallest
+from sjepa_fast.objectives.masking import draw_mask
 from sjepa_fast.skeletons import SkeletonLayout
 from sjepa_kernels import centered_softmax_cross_entropy
 
@@ -121,16 +121,10 @@ def make_step_input(
     Returns:
         The inputs of `SJEPA.forward`, with bodies folded into sequences.
     """
-    batch, bodies = x_BMTVC.shape[:2]
     view = random_view(x_BMTVC, clip_uniforms(seed, step, ids_B, VIEW, 7), layout, config.view)
     segment = config.model.segment_length
-    clip_tokens = tubelets(x_BMTVC.flatten(0, 1), segment)
-    tokens = clip_tokens.shape[1]
-    draws = clip_uniforms(seed, step, ids_B, MASK, bodies * tokens).view(batch * bodies, tokens)
-    if config.mask.kind == "motion_aware":
-        intensity = motion_intensity(clip_tokens, layout.num_joints)
-        keys = motion_aware_keys(intensity, draws, config.mask.tau)
-    else:
-        keys = draws
-    ids_keep, ids_mask = select_smallest(keys, kept_tokens(config.mask, tokens))
-    return StepInput(tubelets(view.flatten(0, 1), segment), clip_tokens, ids_keep, ids_mask)
+    clip = tubelets(x_BMTVC.flatten(0, 1), segment)
+    bodies = x_BMTVC.shape[1]
+    drawn = draw_mask(clip, ids_B, bodies, seed, step, config.mask, layout.num_joints)
+    view_tokens = tubelets(view.flatten(0, 1), segment)
+    return StepInput(view_tokens, clip, drawn.ids_keep_BK, drawn.ids_mask_BQ)
