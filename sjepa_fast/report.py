@@ -26,7 +26,7 @@ def draw_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> None:
     seed = torch.tensor(config.seed, device=device)
     inputs = make_step_input(clips, ids, seed, torch.zeros_like(seed), config)
     masked = torch.zeros(inputs.clip_BNP.shape[:2], dtype=torch.bool, device=device)
-    masked.scatter_(1, inputs.ids_mask_BQ, True)
+    masked.scatter_(1, inputs.ids_mask_BQ.long(), True)
     bodies = int(clips.bodies_N[ids[0]])
     length, joints = config.model.segment_length, store.layout.num_joints
     tokens = inputs.clip_BNP[:bodies].view(bodies, -1, joints, length, 3)

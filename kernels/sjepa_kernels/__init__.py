@@ -3,12 +3,15 @@
 from sjepa_kernels._augment_config import Augmentation, SkeletonTables
 from sjepa_kernels._augment_ref import clip_uniforms, crop_resize
 from sjepa_kernels._dispatch import use
+from sjepa_kernels._masks import TokenMask
 from sjepa_kernels.attention import attention
 from sjepa_kernels.augment import augment_clips
 from sjepa_kernels.center import update_center_
 from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.crops import centered_crop_cross_entropy
 from sjepa_kernels.ema import EmaPlan, ema_update_
+from sjepa_kernels.masks import motion_aware_mask, random_mask
+from sjepa_kernels.masks_tube import tube_mask
 from sjepa_kernels.modules import CenteredCrossEntropy
 from sjepa_kernels.philox import philox4x32, uniform
 from sjepa_kernels.tokens_pack import pack_tokens
@@ -19,6 +22,7 @@ __all__ = [
     "CenteredCrossEntropy",
     "EmaPlan",
     "SkeletonTables",
+    "TokenMask",
     "attention",
     "augment_clips",
     "centered_crop_cross_entropy",
@@ -26,9 +30,12 @@ __all__ = [
     "clip_uniforms",
     "crop_resize",
     "ema_update_",
+    "motion_aware_mask",
     "pack_tokens",
     "philox4x32",
+    "random_mask",
     "scatter_mask_tokens",
+    "tube_mask",
     "uniform",
     "update_center_",
     "use",

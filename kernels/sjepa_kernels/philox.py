@@ -46,26 +46,18 @@ def philox4x32(
     k1s = (((seed >> 32) & _MASK) + _bump(_W1, seed.device)) & _MASK
     x0, x1, x2, x3 = (_counter(i, c) for i, c in enumerate((c0, c1, c2, c3)))
     for k0, k1 in zip(k0s.unbind(), k1s.unbind(), strict=True):
-        hi0, lo0 = _product(x0, _M0)
-        hi1, lo1 = _product(x2, _M1)
-        x0, x1, x2, x3 = hi1 ^ x1 ^ k0, lo1, hi0 ^ x3 ^ k1, lo0
+        # x M = x (M - 2^32) + 2^32 x. The first product fits int64 because M > 2^31; x M itself
+        # would overflow, which C++ leaves undefined and a compiled graph then gets wrong.
+        p0, p1 = x0 * (_M0 - (1 << 32)), x2 * (_M1 - (1 << 32))
+        x0, x1, x2, x3 = (
+            ((p1 >> 32) + x2) ^ x1 ^ k0,
+            p1 & _MASK,
+            ((p0 >> 32) + x0) ^ x3 ^ k1,
+            p0 & _MASK,
+        )
     assert isinstance(x0, Tensor) and isinstance(x1, Tensor)
     assert isinstance(x2, Tensor) and isinstance(x3, Tensor)
     return x0, x1, x2, x3
-
-
-def _product(word: Tensor | int, factor: int) -> tuple[Tensor | int, Tensor | int]:
-    """High and low word of the product of two 32-bit words."""
-    if torch.compiler.is_compiling():
-        # The int64 product of two words may overflow, which is undefined in the C++ that a CPU
-        # graph becomes: its compiler drops the mask. Halves of the word do not overflow.
-        low = (word & 0xFFFF) * factor
-        middle = (word >> 16) * factor + (low >> 16)
-        return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)
-    # In eager mode it wraps, which keeps its 64 bits: `& _MASK` after the arithmetic shift drops
-    # the copies of the sign bit.
-    product = word * factor
-    return (product >> 32) & _MASK, product & _MASK
 
 
 def _bump(step: int, device: torch.device) -> Tensor:

@@ -67,7 +67,7 @@ class TubeletEmbed(nn.Module):
         else:
             position = self.temporal[ids_keep_BK // self.joints]
             position = position + self.spatial[ids_keep_BK % self.joints]
-            index = ids_keep_BK.unsqueeze(-1).expand(-1, -1, tubelets_BNP.shape[-1])
+            index = ids_keep_BK.long().unsqueeze(-1).expand(-1, -1, tubelets_BNP.shape[-1])
             x = tubelets_BNP.gather(1, index)
         if self.whiten:
             mean, matrix = self.get_buffer("whiten_mean"), self.get_buffer("whiten_matrix")

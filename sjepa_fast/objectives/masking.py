@@ -1,54 +1,63 @@
-"""Which tokens the view encoder sees: motion-aware Gumbel selection and uniform selection.
+"""Which tokens the view encoder sees, drawn for each body from the clip itself.
 
-Shapes: B clips, M bodies, N = S*V tokens, V joints, P numbers a token, K kept, Q masked.
+Shapes: B clips, M bodies, N = S*V tokens, P numbers a token, K kept, Q masked.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-
-def motion_intensity(tubelets_BNP: Tensor, joints: int) -> Tensor:
-    """Mean absolute change of each tubelet against the one a segment earlier, (B, N).
-
-    m[s, v] = mean_k |P[s, v, k] - P[s-1, v, k]|; segment 0 copies segment 1 (method 3.4, step 1).
-    A single segment has no motion and scores zero.
-    """
-    batch, tokens, size = tubelets_BNP.shape
-    grid = tubelets_BNP.view(batch, tokens // joints, joints, size)
-    change = (grid[:, 1:] - grid[:, :-1]).abs().mean(dim=-1)
-    if change.shape[1] == 0:
-        return grid.new_zeros(batch, tokens)
-    return torch.cat([change[:, :1], change], dim=1).flatten(1)
+from sjepa_fast.config import MaskConfig, kept_tokens
+from sjepa_fast.data.augment import MASK
+from sjepa_kernels import TokenMask, motion_aware_mask, random_mask
 
 
-def gumbel(uniform: Tensor) -> Tensor:
-    """Gumbel noise of a uniform draw: -log(-log(U + 1e-10) + 1e-10)."""
-    noise: Tensor = -torch.log(-torch.log(uniform + 1e-10) + 1e-10)
-    return noise
-
-
-def motion_aware_keys(intensity_BN: Tensor, uniform_BN: Tensor, tau: float) -> Tensor:
-    """Sort keys of motion-aware masking; the smallest stay visible.
-
-    x = m / (tau max m + 1e-10); key = log softmax(x) + Gumbel (method 3.4, steps 2 and 3).
-    """
-    peak = intensity_BN.amax(dim=1, keepdim=True)
-    scaled = intensity_BN / (peak * tau + 1e-10)
-    return torch.log_softmax(scaled, dim=1) + gumbel(uniform_BN)
-
-
-def select_smallest(keys_BN: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-    """Split token ids by their keys.
+def draw_mask(
+    clip_BNP: Tensor,
+    ids_B: Tensor,
+    bodies: int,
+    seed: Tensor,
+    step: Tensor,
+    mask: MaskConfig,
+    joints: int,
+) -> TokenMask:
+    """Draw the mask of each sequence, fixed by (seed, step, clip id, body).
 
     Args:
-        keys_BN: One key a token.
-        keep: K, how many tokens stay visible.
+        clip_BNP: Tubelets of B*M sequences, the bodies of a clip next to each other; in the
+            order segment*V + joint.
+        ids_B: Clip ids.
+        bodies: M.
+        seed: 0-dim int64.
+        step: 0-dim int64.
+        mask: Kind, count and temperature.
+        joints: V.
 
     Returns:
-        `ids_keep` (B, K) with the smallest keys and `ids_mask` (B, N-K), both in rising id
-        order, so that gathers walk memory forwards (the networks do not depend on the order).
+        Kept and masked ids, int32 in rising order, so that gathers walk memory forwards (the
+        networks do not depend on the order), and their inverse.
     """
-    order = keys_BN.argsort(dim=1)
-    return order[:, :keep].sort(dim=1).values, order[:, keep:].sort(dim=1).values
+    sequences, tokens = clip_BNP.shape[:2]
+    keep = kept_tokens(mask, tokens)
+    if mask.kind == "random":
+        return random_mask(
+            sequences,
+            tokens,
+            keep,
+            seed,
+            step=step,
+            clip_ids_C=ids_B,
+            bodies=bodies,
+            stream=MASK,
+        )
+    return motion_aware_mask(
+        clip_BNP,
+        keep,
+        seed,
+        joints=joints,
+        tau=mask.tau,
+        step=step,
+        clip_ids_C=ids_B,
+        bodies=bodies,
+        stream=MASK,
+    )

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sjepa_fast.config import TrainConfig, kept_tokens
-from sjepa_fast.data.augment import MASK
+from sjepa_fast.config import TrainConfig
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.predictor import Predictor
-from sjepa_fast.objectives.masking import motion_aware_keys, motion_intensity, select_smallest
+from sjepa_fast.objectives.masking import draw_mask
 from sjepa_fast.skeletons import SkeletonLayout
-from sjepa_kernels import centered_softmax_cross_entropy, clip_uniforms
+from sjepa_kernels import centered_softmax_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -116,13 +115,6 @@ def make_step_input(
         The inputs of `SJEPA.forward`, with bodies folded into sequences.
     """
     view_tokens, clip_tokens = clips.train_tokens(ids_B, seed, step, config)
-    sequences, tokens = clip_tokens.shape[:2]
-    count = clips.max_bodies * tokens
-    draws = clip_uniforms(seed, step, ids_B, MASK, count).view(sequences, tokens)
-    if config.mask.kind == "motion_aware":
-        intensity = motion_intensity(clip_tokens, clips.layout.num_joints)
-        keys = motion_aware_keys(intensity, draws, config.mask.tau)
-    else:
-        keys = draws
-    ids_keep, ids_mask = select_smallest(keys, kept_tokens(config.mask, tokens))
-    return StepInput(view_tokens, clip_tokens, ids_keep, ids_mask)
+    bodies, joints = clips.max_bodies, clips.layout.num_joints
+    drawn = draw_mask(clip_tokens, ids_B, bodies, seed, step, config.mask, joints)
+    return StepInput(view_tokens, clip_tokens, drawn.ids_keep_BK, drawn.ids_mask_BQ)

@@ -92,14 +92,17 @@ def test_uniform_is_even_and_below_one() -> None:
 
 
 @compiles
-def test_compiled_words_equal_eager() -> None:
+@pytest.mark.parametrize("count", [1, 5, 9])
+def test_compiled_words_equal_eager(count: int) -> None:
+    # Small counts are compiled into one loop, where an overflow would be the compiler's to judge.
     def draw(seed: Tensor, step: Tensor) -> tuple[Tensor, ...]:
-        words = philox4x32(seed, torch.arange(9)[None], torch.arange(4)[:, None], step, 3)
+        words = philox4x32(seed, torch.arange(count)[None], torch.arange(4)[:, None], step, 3)
         return (*words, uniform(words[0]))
 
-    args = torch.tensor(-(1 << 62) - 3), torch.tensor(0xFFFFFFFF)
-    eager, compiled = draw(*args), torch.compile(draw, fullgraph=True)(*args)
-    assert all(map(torch.equal, compiled, eager))
+    compiled = torch.compile(draw, fullgraph=True, dynamic=False)
+    for args in ((-(1 << 62) - 3, 0xFFFFFFFF), (-9, 0)):
+        seed, step = map(torch.tensor, args)
+        assert all(map(torch.equal, compiled(seed, step), draw(seed, step)))
 
 
 @compiles

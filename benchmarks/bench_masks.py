@@ -1,0 +1,113 @@
+"""Mask selection against what it replaces: eager PyTorch with two argsorts, and the same compiled.
+
+`pytest benchmarks/bench_masks.py --benchmark-only`; on a GPU where there is one, which adds the
+Triton kernels. Each row checks its masks before it is timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.reference.sampling import mask_from_keys
+from sjepa_kernels import motion_aware_mask, random_mask, tube_mask
+from sjepa_kernels._triton import HAVE_TRITON
+
+# Inductor imports a module of torch that torch itself deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method.:DeprecationWarning")
+
+ON_GPU = torch.cuda.is_available()
+SEQUENCES, SEGMENTS, JOINTS, KEPT = (256 if ON_GPU else 32), 30, 25, 75
+TOKENS = SEGMENTS * JOINTS
+TRITON = pytest.param(
+    "ours, Triton", marks=pytest.mark.skipif(not (ON_GPU and HAVE_TRITON), reason="needs a GPU")
+)
+VARIANTS = ["eager", "eager compiled", "ours, reference", TRITON]
+
+# ids_keep, ids_restore and a third tensor: the mask as 0 and 1, or ids_mask.
+Masks = tuple[Tensor, Tensor, Tensor]
+
+
+def plain_motion(x_BNP: Tensor) -> Masks:
+    """Motion-aware masks by two argsorts and a gather, drawn with torch's own generator."""
+    grid = x_BNP.view(len(x_BNP), SEGMENTS, JOINTS, -1)
+    motion = torch.zeros_like(grid)
+    motion[:, 1:] = torch.abs(grid[:, 1:] - grid[:, :-1])
+    motion[:, 0] = motion[:, 1]
+    intensity = motion.mean(dim=-1).flatten(1)
+    scaled = intensity / (intensity.max(dim=-1, keepdim=True).values * 0.8 + 1e-10)
+    noise = -torch.log(-torch.log(torch.rand_like(scaled) + 1e-10) + 1e-10)
+    return mask_from_keys(torch.log(torch.softmax(scaled, dim=-1)) + noise, KEPT)
+
+
+def plain_random(x_BNP: Tensor) -> Masks:
+    """Uniform masks the same way."""
+    return mask_from_keys(torch.rand(x_BNP.shape[:2], device=x_BNP.device), KEPT)
+
+
+def plain_tube(x_BNP: Tensor) -> Masks:
+    """Tube masks of 5 segments, 2 joints visible, by two argsorts over joints."""
+    frames = x_BNP.view(len(x_BNP), SEGMENTS, JOINTS, -1, 3).transpose(2, 3).flatten(1, 2)
+    motion = torch.zeros_like(frames)
+    motion[:, :-1] = frames[:, 1:] - frames[:, :-1]
+    by_tube = motion.abs().view(len(x_BNP), SEGMENTS // 5, -1, JOINTS, 3).mean(dim=(2, 4))
+    share = by_tube / (by_tube.max(dim=2, keepdim=True).values + 1e-6)
+    keys = torch.rand_like(share) + 0.1 * share
+    order = keys.argsort(dim=2)
+    restore = order.argsort(dim=2).repeat_interleave(5, dim=1)
+    keep = order[:, :, :2].repeat_interleave(5, dim=1)
+    first = torch.arange(0, TOKENS, JOINTS, device=x_BNP.device)[:, None]
+    return (keep + first).flatten(1), (restore + first).flatten(1), (restore >= 2).flatten(1)
+
+
+def ours(kind: str, impl: str, x_BNP: Tensor, seed: Tensor, step: Tensor) -> Masks:
+    if kind == "motion":
+        mask = motion_aware_mask(x_BNP, KEPT, seed, joints=JOINTS, step=step, impl=impl)
+    elif kind == "random":
+        mask = random_mask(SEQUENCES, TOKENS, KEPT, seed, step=step, impl=impl)
+    else:
+        mask = tube_mask(x_BNP, 2, seed, joints=JOINTS, tube_length=5, step=step, impl=impl)
+    return mask.ids_keep_BK, mask.ids_restore_BN, mask.ids_mask_BQ
+
+
+def check(drawn: Masks, kind: str) -> None:
+    """Ids are of distinct tokens, as many as asked for, and differ between sequences."""
+    keep = drawn[0].sort(dim=1).values
+    kept = 2 * SEGMENTS if kind == "tube" else KEPT
+    assert keep.shape == (SEQUENCES, kept)
+    assert int(keep.min()) >= 0 and int(keep.max()) < TOKENS
+    assert (keep.diff(dim=1) > 0).all()
+    assert len(keep.unique(dim=0)) == SEQUENCES
+
+
+@pytest.mark.benchmark(group="masks")
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", ["motion", "random", "tube"])
+def test_mask(timed: Callable[..., None], device: torch.device, kind: str, variant: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(SEQUENCES, TOKENS, 9 if kind == "tube" else 12, device=device)
+    seed, step = torch.tensor(0, device=device), torch.tensor(0, device=device)
+    plain = {"motion": plain_motion, "random": plain_random, "tube": plain_tube}[kind]
+    compiled = torch.compile(plain, dynamic=False)
+    runs: dict[str, Callable[[], Masks]] = {
+        "eager": lambda: plain(x),
+        "eager compiled": lambda: compiled(x),
+        "ours, reference": lambda: ours(kind, "torch", x, seed, step),
+        "ours, Triton": lambda: ours(kind, "triton", x, seed, step),
+    }
+    run = runs[variant]
+    check(run(), kind)
+
+    timed(
+        run,
+        dtype=x.dtype,
+        rounds=15,
+        warmup=5,
+        kind=kind,
+        variant=variant,
+        sequences=SEQUENCES,
+        tokens=TOKENS,
+    )

@@ -1,0 +1,203 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+"""What the mask ops share: their result, the draws, the selection of the smallest keys, checks.
+
+Shapes: C clips, B sequences (clip x body, bodies innermost), N = S*V tokens (index s V + v),
+P numbers a token, K kept, Q = N - K masked.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sjepa_kernels._checks import bad_type, bad_value, check_same_device, check_shape
+from sjepa_kernels._triton import next_power_of_two, tl, triton
+from sjepa_kernels.philox import philox4x32, philox4x32_device
+
+MOST_TOKENS = 4096
+
+
+class TokenMask(NamedTuple):
+    """Which tokens stay visible; int32, ids in rising order.
+
+    `ids_restore_BN` is the inverse of cat([ids_keep, ids_mask], dim=1): token n stands there at
+    place `ids_restore[b, n]`, which is below K exactly for the visible tokens. So
+    `cat([visible, masked], 1)` gathered at `ids_restore` is the full grid again.
+    """
+
+    ids_keep_BK: Tensor
+    ids_mask_BQ: Tensor
+    ids_restore_BN: Tensor
+
+
+def draw_words(
+    seed: Tensor, step: Tensor | int, clip_ids_C: Tensor, bodies: int, stream: int, count: int
+) -> Tensor:
+    """Return the random words of each sequence, (C * bodies, count) int64 below 2^32.
+
+    The draw i = body * count + n of a clip is word i % 4 of Philox at the counters
+    (i // 4, clip id, step, stream).
+    """
+    total = bodies * count
+    counters = torch.arange((total + 3) // 4, device=seed.device)
+    words = philox4x32(seed, counters[None], clip_ids_C[:, None], step, stream)
+    return (
+        torch.stack(words, dim=-1)
+        .flatten(1)[:, :total]
+        .reshape(clip_ids_C.shape[0] * bodies, count)
+    )
+
+
+def split_smallest(keys_BN: Tensor, keep: int) -> TokenMask:
+    """Split tokens by their keys: the `keep` smallest stay, smaller ids first among equals."""
+    batch, tokens = keys_BN.shape
+    first = keys_BN.argsort(dim=1, stable=True)[:, :keep]
+    visible = torch.zeros_like(keys_BN, dtype=torch.int32).scatter(1, first, 1)
+    seen = visible.cumsum(dim=1, dtype=torch.int32)
+    token = torch.arange(tokens, device=keys_BN.device, dtype=torch.int32).expand(batch, -1)
+    restore = torch.where(visible > 0, seen - 1, keep + token - seen)
+    packed = torch.empty_like(restore).scatter(1, restore.long(), token)
+    return TokenMask(packed[:, :keep].contiguous(), packed[:, keep:].contiguous(), restore)
+
+
+@triton.jit
+def draw_words_device(seed, step, clip_ids, b, n, count, bodies, STREAM: tl.constexpr):
+    """The words of `draw_words` inside a kernel: those n of sequence b, uint32."""
+    i = ((b % bodies) * count + n).to(tl.uint32)
+    bits = tl.load(seed)
+    clip = tl.load(clip_ids + b // bodies).to(tl.uint32)
+    when = tl.load(step).to(tl.uint32)
+    zero = i - i
+    w0, w1, w2, w3 = philox4x32_device(
+        bits.to(tl.uint32), (bits >> 32).to(tl.uint32), i >> 2, zero + clip, zero + when,
+        zero + STREAM,
+    )  # fmt: skip
+    # A block computes each word four times over; that is cheaper than moving words between lanes.
+    even = tl.where((i & 2) == 0, w0, w2)
+    odd = tl.where((i & 2) == 0, w1, w3)
+    return tl.where((i & 1) == 0, even, odd)
+
+
+@triton.jit
+def uniform_device(word):
+    """Float32 in [0, 1) as `philox.uniform` makes it."""
+    return (word >> 8).to(tl.float32) * 5.9604644775390625e-08
+
+
+@triton.jit
+def ordered_bits(key):
+    """Float32 as uint32 in the same order; NaN comes last, as in torch's sort."""
+    bits = key.to(tl.uint32, bitcast=True)
+    flipped = tl.where((bits >> 31) == 0, bits ^ 0x80000000, bits ^ 0xFFFFFFFF)
+    return tl.where(key == key, flipped, 0xFFFFFFFF)
+
+
+@triton.jit
+def peak_device(x):
+    """Maximum of float32 numbers that are not below zero; NaN if one is NaN, as in torch."""
+    bits = tl.max(x.to(tl.int32, bitcast=True), axis=0)
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def keep_smallest(order, inside, K, BITS: tl.constexpr):
+    """Return flags of the K smallest of `order`, all below 2^BITS, and their running count.
+
+    The K-th smallest value is found bit by bit, by counting: no element moves, unlike in a sort,
+    and nothing depends on how the block is laid out over threads.
+    """
+    low = tl.full((), 0, tl.uint32)
+    bit = tl.full((), 1 << (BITS - 1), tl.uint32)
+    for _ in range(BITS):
+        below = tl.sum((inside & (order < low + bit)).to(tl.int32), axis=0)
+        low = tl.where(below < K, low + bit, low)
+        bit = bit >> 1
+    less = inside & (order < low)
+    equal = inside & (order == low)
+    room = K - tl.sum(less.to(tl.int32), axis=0)
+    keep = less | (equal & (tl.cumsum(equal.to(tl.int32), axis=0) <= room))
+    return keep, tl.cumsum(keep.to(tl.int32), axis=0)
+
+
+def block_of(size: int) -> tuple[int, int]:
+    """Return (block, warps) for a kernel that holds `size` keys in registers."""
+    block = max(next_power_of_two(size), 32)
+    return block, min(max(block // 256, 1), 16)
+
+
+def numbers_a_load(size: int) -> int:
+    """Return how many of a token's numbers a thread loads at once: 4, or 2 or 1 if those divide."""
+    return math.gcd(size, 4)
+
+
+def empty_mask(like: Tensor, batch: int, tokens: int, keep: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the three tensors of a `TokenMask`, not filled."""
+    keep_BK, mask_BQ, restore_BN = (
+        like.new_empty((batch, columns), dtype=torch.int32)
+        for columns in (keep, tokens - keep, tokens)
+    )
+    return keep_BK, mask_BQ, restore_BN
+
+
+def draw_tensors(
+    seed: Tensor, step: Tensor | int, clip_ids_C: Tensor | None, clips: int
+) -> tuple[Tensor, Tensor]:
+    """Return step and clip ids as tensors; the ids of a batch without are 0..C-1."""
+    if clip_ids_C is None:
+        clip_ids_C = torch.arange(clips, device=seed.device)
+    if not isinstance(step, Tensor):
+        step = torch.full((), step, device=seed.device, dtype=torch.int64)
+    return step, clip_ids_C
+
+
+def check_draws(
+    device: torch.device,
+    seed: Tensor,
+    step: Tensor | int,
+    clip_ids_C: Tensor | None,
+    batch: int,
+    bodies: int,
+    stream: int,
+) -> None:
+    """Check what keys the draws of `batch` sequences."""
+    if seed.dtype != torch.int64:
+        raise bad_type("seed", seed.dtype, "pass an int64 tensor")
+    check_shape("seed", seed, (), "a 0-dim tensor")
+    if bodies < 1 or batch % bodies:
+        raise bad_value("bodies", bodies, f"must divide the batch of {batch} sequences")
+    if not 0 <= stream < 1 << 32:
+        raise bad_value("stream", stream, "choose a number from 0 to 2^32 - 1")
+    check_same_device(device, seed=seed)
+    if isinstance(step, Tensor):
+        check_shape("step", step, (), "a 0-dim tensor")
+        _check_integers("step", step)
+        check_same_device(device, step=step)
+    if clip_ids_C is not None:
+        check_shape("clip_ids", clip_ids_C, (batch // bodies,), "(C,)")
+        _check_integers("clip_ids", clip_ids_C)
+        check_same_device(device, clip_ids=clip_ids_C)
+
+
+def check_counts(tokens: int, keep: int, of: int, what: str) -> None:
+    """Check the number of tokens, and that `keep` is a count of the `of` things it picks from."""
+    if not 1 <= tokens <= MOST_TOKENS:
+        raise bad_value("tokens", tokens, f"pass 1 to {MOST_TOKENS} tokens a sequence")
+    if not 0 <= keep <= of:
+        raise bad_value("keep", keep, f"keep 0 to {of} {what}")
+
+
+def check_tubelets(tubelets_BNP: Tensor, joints: int) -> None:
+    """Check that tokens of numbers make a grid of segments x joints."""
+    if tubelets_BNP.ndim != 3 or tubelets_BNP.shape[2] == 0:
+        raise bad_value("tubelets", tuple(tubelets_BNP.shape), "expected (B, N, P) with P > 0")
+    if not tubelets_BNP.dtype.is_floating_point:
+        raise bad_type("tubelets", tubelets_BNP.dtype, "pass a floating-point tensor")
+    tokens = tubelets_BNP.shape[1]
+    if joints < 1 or tokens % joints:
+        raise bad_value("joints", joints, f"must divide the {tokens} tokens")
+
+
+def _check_integers(argument: str, tensor: Tensor) -> None:
+    if tensor.dtype not in (torch.int32, torch.int64):
+        raise bad_type(argument, tensor.dtype, "pass an int32 or int64 tensor")

@@ -1,0 +1,277 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+"""Which tokens stay visible: motion-aware Gumbel selection (MAMP, S-JEPA) and uniform selection.
+
+Shapes: C clips, B sequences (clip x body, bodies innermost), N = S*V tokens (index s V + v),
+P numbers a token, K kept, Q = N - K masked.
+"""
+
+import torch
+from torch import Tensor
+
+from sjepa_kernels._checks import check_positive
+from sjepa_kernels._dispatch import choose
+from sjepa_kernels._library import Op
+from sjepa_kernels._masks import (
+    TokenMask,
+    block_of,
+    check_counts,
+    check_draws,
+    check_tubelets,
+    draw_tensors,
+    draw_words,
+    draw_words_device,
+    empty_mask,
+    keep_smallest,
+    numbers_a_load,
+    ordered_bits,
+    peak_device,
+    split_smallest,
+    uniform_device,
+)
+from sjepa_kernels._triton import device_scalar, tl, triton
+from sjepa_kernels.philox import uniform
+
+
+def motion_keys(tubelets_BNP: Tensor, words_BN: Tensor, joints: int, tau: float | Tensor) -> Tensor:
+    """Sort keys of `motion_aware_mask`, float32 (B, N)."""
+    batch, tokens, size = tubelets_BNP.shape
+    grid = tubelets_BNP.float().reshape(batch, tokens // joints, joints, size)
+    change = (grid[:, 1:] - grid[:, :-1]).abs().mean(dim=-1)
+    first = change[:, :1] if tokens > joints else grid.new_zeros(batch, 1, joints)
+    intensity_BN = torch.cat([first, change], dim=1).flatten(1)
+    scaled = intensity_BN / (intensity_BN.amax(dim=1, keepdim=True) * tau + 1e-10)
+    gumbel = -torch.log(-torch.log(uniform(words_BN) + 1e-10) + 1e-10)
+    # log softmax(x) is x less a number that all tokens of a row share: it cannot change which keys
+    # are the smallest, and leaving it out saves a rounding.
+    return scaled + gumbel
+
+
+def motion_aware_mask_ref(
+    tubelets_BNP: Tensor,
+    keep: int,
+    joints: int,
+    tau: float | Tensor,
+    seed: Tensor,
+    step: Tensor | int,
+    clip_ids_C: Tensor,
+    bodies: int,
+    stream: int,
+) -> TokenMask:
+    """Plain PyTorch form of `motion_aware_mask`."""
+    words = draw_words(seed, step, clip_ids_C, bodies, stream, tubelets_BNP.shape[1])
+    return split_smallest(motion_keys(tubelets_BNP, words, joints, tau), keep)
+
+
+def random_mask_ref(
+    tokens: int,
+    keep: int,
+    seed: Tensor,
+    step: Tensor | int,
+    clip_ids_C: Tensor,
+    bodies: int,
+    stream: int,
+) -> TokenMask:
+    """Plain PyTorch form of `random_mask`."""
+    words = draw_words(seed, step, clip_ids_C, bodies, stream, tokens)
+    return split_smallest(words >> 8, keep)
+
+
+@triton.jit
+def _mask_kernel(
+    tubelets, tau, seed, step, clip_ids, ids_keep, ids_mask, ids_restore, N, K, V, bodies,
+    P: tl.constexpr, STREAM: tl.constexpr, MOTION: tl.constexpr,
+    BN: tl.constexpr, BP: tl.constexpr,
+):  # fmt: skip
+    """One sequence from its numbers to its ids, all keys in registers."""
+    b = tl.program_id(0).to(tl.int64)
+    n = tl.arange(0, BN)
+    inside = n < N
+    word = draw_words_device(seed, step, clip_ids, b, n, N, bodies, STREAM)
+    if MOTION:
+        # The first segment takes the change of the second one; a single segment has none.
+        here = tl.where(n < V, n + V, n)
+        there = (inside & (here < N))[:, None]
+        total = tl.zeros((BN,), tl.float32)
+        for start in range(0, P, BP):
+            k = start + tl.arange(0, BP)[None, :]
+            place = tubelets + b * N * P + here[:, None] * P + k
+            now = tl.load(place, mask=there, other=0.0).to(tl.float32)
+            before = tl.load(place - V * P, mask=there, other=0.0).to(tl.float32)
+            total += tl.sum(tl.abs(now - before), axis=1)
+        intensity = total / P
+        scaled = intensity / (peak_device(intensity) * tl.load(tau).to(tl.float32) + 1e-10)
+        key = scaled - tl.log(-tl.log(uniform_device(word) + 1e-10) + 1e-10)
+        keep, seen = keep_smallest(ordered_bits(key), inside, K, 32)
+    else:
+        keep, seen = keep_smallest(word >> 8, inside, K, 24)
+    kept_place = seen - 1
+    mask_place = n - seen
+    tl.store(ids_keep + b * K + kept_place, n, mask=keep)
+    tl.store(ids_mask + b * (N - K) + mask_place, n, mask=inside & (keep == 0))
+    tl.store(ids_restore + b * N + n, tl.where(keep, kept_place, K + mask_place), mask=inside)
+
+
+def _motion_aware_mask(
+    tubelets: Tensor,
+    keep: int,
+    joints: int,
+    tau: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    clip_ids: Tensor,
+    bodies: int,
+    stream: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, tokens, size = tubelets.shape
+    out = empty_mask(tubelets, batch, tokens, keep)
+    if batch:
+        block, warps = block_of(tokens)
+        _mask_kernel[(batch,)](
+            tubelets.contiguous(), tau, seed, step, clip_ids.contiguous(), *out,
+            tokens, keep, joints, bodies,
+            P=size, STREAM=stream, MOTION=True, BN=block, BP=numbers_a_load(size), num_warps=warps,
+        )  # fmt: skip
+    return out
+
+
+def _motion_aware_mask_fake(
+    tubelets: Tensor,
+    keep: int,
+    joints: int,
+    tau: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    clip_ids: Tensor,
+    bodies: int,
+    stream: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return empty_mask(tubelets, tubelets.shape[0], tubelets.shape[1], keep)
+
+
+def _random_mask(
+    tokens: int, keep: int, seed: Tensor, step: Tensor, clip_ids: Tensor, bodies: int, stream: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch = clip_ids.shape[0] * bodies
+    out = empty_mask(seed, batch, tokens, keep)
+    if batch:
+        block, warps = block_of(tokens)
+        # Numbers and tau are not read: the seed stands for them.
+        _mask_kernel[(batch,)](
+            seed, seed, seed, step, clip_ids.contiguous(), *out, tokens, keep, 1, bodies,
+            P=1, STREAM=stream, MOTION=False, BN=block, BP=1, num_warps=warps,
+        )  # fmt: skip
+    return out
+
+
+def _random_mask_fake(
+    tokens: int, keep: int, seed: Tensor, step: Tensor, clip_ids: Tensor, bodies: int, stream: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    return empty_mask(seed, clip_ids.shape[0] * bodies, tokens, keep)
+
+
+_motion_op = Op("motion_aware_mask", _motion_aware_mask, _motion_aware_mask_fake)
+_random_op = Op("random_mask", _random_mask, _random_mask_fake)
+
+
+def motion_aware_mask(
+    tubelets_BNP: Tensor,
+    keep: int,
+    seed: Tensor,
+    *,
+    joints: int,
+    tau: float | Tensor = 0.8,
+    step: Tensor | int = 0,
+    clip_ids_C: Tensor | None = None,
+    bodies: int = 1,
+    stream: int = 0,
+    impl: str = "auto",
+) -> TokenMask:
+    """Draw masks that hide moving tokens more often than still ones (method 3.4, from MAMP).
+
+    m[s, v] = mean_k |P[s, v, k] - P[s-1, v, k]|, m[0] = m[1]; x = m / (tau max m + 1e-10);
+    key = log softmax(x) - log(-log(U + 1e-10) + 1e-10); the K smallest keys stay visible, smaller
+    ids first among equals. Arithmetic is float32. A sequence without motion (one segment, or an
+    empty body) is masked uniformly; one with NaN keeps its first K tokens.
+
+    The draws depend on (seed, step, clip id, body, token, stream) alone: the same bits on every
+    device and in every implementation, however a batch is split. Keys differ between
+    implementations by roundings of a logarithm, so that ids may differ where the two keys around
+    the cut lie within 4e-6 of each other (between float32 and float64, in about one sequence of
+    10,000 with 750 tokens).
+
+    Args:
+        tubelets_BNP: Tokens in the order s V + v; N at most 4096.
+        keep: K, how many tokens stay visible; 0 to N.
+        seed: 0-dim int64, on the device. Under a captured graph it may change between replays.
+        joints: V, tokens a segment.
+        tau: Temperature above zero, a float or a 0-dim tensor (0.8 for NTU-60, 0.75 for NTU-120).
+        step: An int, or a 0-dim integer tensor that counts calls; equal steps draw equal masks.
+        clip_ids_C: int32 or int64 id of each clip; 0..C-1 by default.
+        bodies: Sequences a clip; sequence c * bodies + m is body m of clip c.
+        stream: Keeps these draws apart from others of the same seed, step and clip.
+        impl: "auto", "triton", "cpu" or "torch".
+
+    Returns:
+        The mask; its three tensors carry no gradient.
+
+    Raises:
+        TypeError: A dtype is not usable.
+        ValueError: A shape, count, device, temperature or `impl` is not usable.
+    """
+    check_tubelets(tubelets_BNP, joints)
+    batch, tokens = tubelets_BNP.shape[:2]
+    check_counts(tokens, keep, tokens, "tokens")
+    check_positive("tau", tau)
+    device = tubelets_BNP.device
+    check_draws(device, seed, step, clip_ids_C, batch, bodies, stream)
+    tubelets_BNP = tubelets_BNP.detach()
+    when, ids = draw_tensors(seed, step, clip_ids_C, batch // bodies)
+    heat = device_scalar(tau, tubelets_BNP)
+    args = (tubelets_BNP, keep, joints, heat, seed, when, ids, bodies, stream)
+    if choose(impl, device) == "torch":
+        return motion_aware_mask_ref(*args)
+    return TokenMask(*_motion_op(*args))
+
+
+def random_mask(
+    batch: int,
+    tokens: int,
+    keep: int,
+    seed: Tensor,
+    *,
+    step: Tensor | int = 0,
+    clip_ids_C: Tensor | None = None,
+    bodies: int = 1,
+    stream: int = 0,
+    impl: str = "auto",
+) -> TokenMask:
+    """Draw masks that hide every token with the same probability.
+
+    The key is the uniform draw itself (the same bits as in `motion_aware_mask`), compared as an
+    integer: all implementations agree on every id.
+
+    Args:
+        batch: B, how many sequences.
+        tokens: N, at most 4096.
+        keep: K, how many tokens stay visible; 0 to N.
+        seed: 0-dim int64; its device is where the mask is made.
+        step: An int, or a 0-dim integer tensor that counts calls; equal steps draw equal masks.
+        clip_ids_C: int32 or int64 id of each clip; 0..C-1 by default.
+        bodies: Sequences a clip; sequence c * bodies + m is body m of clip c.
+        stream: Keeps these draws apart from others of the same seed, step and clip.
+        impl: "auto", "triton", "cpu" or "torch".
+
+    Returns:
+        The mask.
+
+    Raises:
+        TypeError: A dtype is not usable.
+        ValueError: A shape, count, device or `impl` is not usable.
+    """
+    check_counts(tokens, keep, tokens, "tokens")
+    check_draws(seed.device, seed, step, clip_ids_C, batch, bodies, stream)
+    when, ids = draw_tensors(seed, step, clip_ids_C, batch // bodies)
+    args = (tokens, keep, seed, when, ids, bodies, stream)
+    if choose(impl, seed.device) == "torch":
+        return random_mask_ref(*args)
+    return TokenMask(*_random_op(*args))
