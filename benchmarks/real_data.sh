@@ -54,5 +54,8 @@ evaluations() {
 trains | while read -r line; do
   [ -e "$(expr "$line" : '.*--run \([^ ]*\)')/results/knn-before-after.json" ] || echo "$line"
 done | xargs -P 2 -d '\n' -I{} sh -c "$python -m sjepa_fast.train {} > /dev/null"
-evaluations | xargs -P 2 -d '\n' -I{} sh -c "$python -m sjepa_fast.evaluate {}"
+evaluations | while read -r protocol run _ split _ encoder _ pool; do
+  done=$(find "$run/results" -name "$protocol-$encoder-${pool:-*}-*-$split.json")
+  [ -n "$done" ] || echo "$protocol $run --data.split $split --encoder $encoder ${pool:+--pool $pool}"
+done | xargs -P 2 -d '\n' -I{} sh -c "$python -m sjepa_fast.evaluate {}"
 $python benchmarks/real_data_table.py "$work" benchmarks/results/cpu-2-cores

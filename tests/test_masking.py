@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from sjepa_fast.config import MaskConfig, kept_tokens
-from sjepa_fast.data.augment import MASK, clip_uniforms
+from sjepa_fast.data.augment import MASK
 from sjepa_fast.objectives.masking import draw_mask
+from sjepa_kernels import clip_uniforms
 
 CLIPS, BODIES, SEGMENTS, JOINTS, SIZE = 3, 2, 5, 7, 12
 TOKENS = SEGMENTS * JOINTS
