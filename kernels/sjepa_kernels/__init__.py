@@ -10,14 +10,17 @@ from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.ema import EmaPlan, ema_update_
 from sjepa_kernels.modules import CenteredCrossEntropy
 from sjepa_kernels.philox import philox4x32, uniform
+from sjepa_kernels.targets import ContextualizedTargets, accumulate_normalized_
 from sjepa_kernels.tokens_pack import pack_tokens
 from sjepa_kernels.tokens_scatter import scatter_mask_tokens
 
 __all__ = [
     "Augmentation",
     "CenteredCrossEntropy",
+    "ContextualizedTargets",
     "EmaPlan",
     "SkeletonTables",
+    "accumulate_normalized_",
     "attention",
     "augment_clips",
     "centered_softmax_cross_entropy",

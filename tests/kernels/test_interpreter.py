@@ -16,7 +16,14 @@ import pytest
 from sjepa_kernels._triton import HAVE_TRITON, INTERPRETED
 
 HERE = Path(__file__).parent
-OPS = ["test_augment.py", "test_tokens.py", "test_centered_ce.py", "test_ema.py", "test_philox.py"]
+OPS = [
+    "test_augment.py",
+    "test_tokens.py",
+    "test_centered_ce.py",
+    "test_ema.py",
+    "test_philox.py",
+    "test_targets.py",
+]
 
 
 @pytest.mark.skipif(not HAVE_TRITON, reason="Triton is not installed")
