@@ -10,6 +10,7 @@ from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.ema import EmaPlan, ema_update_
 from sjepa_kernels.modules import CenteredCrossEntropy
 from sjepa_kernels.philox import philox4x32, uniform
+from sjepa_kernels.residual_norm import residual_layer_norm
 from sjepa_kernels.targets import ContextualizedTargets, accumulate_normalized_
 from sjepa_kernels.tokens_pack import pack_tokens
 from sjepa_kernels.tokens_scatter import scatter_mask_tokens
@@ -29,6 +30,7 @@ __all__ = [
     "ema_update_",
     "pack_tokens",
     "philox4x32",
+    "residual_layer_norm",
     "scatter_mask_tokens",
     "uniform",
     "update_center_",
