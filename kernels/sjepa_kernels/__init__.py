@@ -8,6 +8,7 @@ from sjepa_kernels.augment import augment_clips
 from sjepa_kernels.center import update_center_
 from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.ema import EmaPlan, ema_update_
+from sjepa_kernels.fused_mlp import fused_mlp
 from sjepa_kernels.modules import CenteredCrossEntropy
 from sjepa_kernels.philox import philox4x32, uniform
 from sjepa_kernels.residual_norm import residual_layer_norm
@@ -28,6 +29,7 @@ __all__ = [
     "clip_uniforms",
     "crop_resize",
     "ema_update_",
+    "fused_mlp",
     "pack_tokens",
     "philox4x32",
     "residual_layer_norm",

@@ -127,9 +127,7 @@ def _forward(
 def _forward_fake(
     x: Tensor, residual: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    mean, rstd = (
-        x.new_empty(x.shape[:-1], dtype=_working_dtype(x, residual)) for _ in range(2)
-    )
+    mean, rstd = (x.new_empty(x.shape[:-1], dtype=_working_dtype(x, residual)) for _ in range(2))
     return x.new_empty(x.shape), residual.new_empty(x.shape), mean, rstd
 
 

@@ -19,7 +19,12 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels._triton import HAVE_TRITON, INTERPRETED
-from tests.kernels import launches_augment, launches_residual_norm, launches_targets
+from tests.kernels import (
+    launches_augment,
+    launches_fused_mlp,
+    launches_residual_norm,
+    launches_targets,
+)
 
 if not HAVE_TRITON or INTERPRETED:
     pytest.skip("needs Triton's compiler", allow_module_level=True)
@@ -143,6 +148,7 @@ CASES |= {
     for aligned in (False, True)
 }
 CASES |= launches_augment.CASES
+CASES |= launches_fused_mlp.CASES
 CASES |= launches_residual_norm.CASES
 CASES |= launches_targets.CASES
 

@@ -22,6 +22,7 @@ OPS = [
     "test_centered_ce.py",
     "test_ema.py",
     "test_philox.py",
+    "test_fused_mlp.py",
     "test_residual_norm.py",
     "test_targets.py",
 ]
