@@ -24,6 +24,8 @@ from sjepa_kernels._triton import (
 
 # Whole rows stay in registers.
 _WIDEST_ROW = 4096
+# Enough programs to fill a large GPU; a constant, so that sums repeat bitwise.
+_PROGRAMS = 1056
 
 
 def residual_layer_norm_ref(
@@ -143,9 +145,7 @@ def _gradients(
     """Return the gradients of the sum, of the weight and of the bias (empty if not needed)."""
     width = weight_D.shape[0]
     rows, columns, warps = _tile(width, 2048)
-    # Enough programs to fill a large GPU; a function of the shape alone, so that the sums repeat
-    # bitwise.
-    programs = min(cdiv(mean.numel(), rows), 1056)
+    programs = min(cdiv(mean.numel(), rows), _PROGRAMS)
     grad = total.new_empty(total.shape)
     parts = total.new_empty((2, programs, width if needs_affine else 0), dtype=mean.dtype)
     if grad.numel():
