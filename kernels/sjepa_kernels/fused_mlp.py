@@ -279,7 +279,8 @@ def fused_mlp(
     numbers a row; the backward computes it again, a bounded chunk of rows at a time. gelu is the
     exact one, by the error function.
     Products take the dtype of `x`, or autocast's where it is on, and sum in float32 (float64 for
-    float64); the norm and the activation are computed in that dtype too.
+    float64); the norm and the activation are computed in that dtype too. In float32 the forward's
+    products are exact ones, never TF32, and therefore slow: the op is meant for half precision.
 
     Args:
         x: The residual stream, (..., D).
