@@ -10,19 +10,24 @@ from sjepa_kernels.center import update_center_
 from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.crops import centered_crop_cross_entropy
 from sjepa_kernels.ema import EmaPlan, ema_update_
+from sjepa_kernels.fused_mlp import fused_mlp
 from sjepa_kernels.masks import motion_aware_mask, random_mask
 from sjepa_kernels.masks_tube import tube_mask
 from sjepa_kernels.modules import CenteredCrossEntropy
 from sjepa_kernels.philox import philox4x32, uniform
+from sjepa_kernels.residual_norm import residual_layer_norm
+from sjepa_kernels.targets import ContextualizedTargets, accumulate_normalized_
 from sjepa_kernels.tokens_pack import pack_tokens
 from sjepa_kernels.tokens_scatter import scatter_mask_tokens
 
 __all__ = [
     "Augmentation",
     "CenteredCrossEntropy",
+    "ContextualizedTargets",
     "EmaPlan",
     "SkeletonTables",
     "TokenMask",
+    "accumulate_normalized_",
     "attention",
     "augment_clips",
     "centered_crop_cross_entropy",
@@ -30,10 +35,12 @@ __all__ = [
     "clip_uniforms",
     "crop_resize",
     "ema_update_",
+    "fused_mlp",
     "motion_aware_mask",
     "pack_tokens",
     "philox4x32",
     "random_mask",
+    "residual_layer_norm",
     "scatter_mask_tokens",
     "tube_mask",
     "uniform",

@@ -19,7 +19,13 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels._triton import HAVE_TRITON, INTERPRETED
-from tests.kernels import launches_augment, launches_masks
+from tests.kernels import (
+    launches_augment,
+    launches_fused_mlp,
+    launches_masks,
+    launches_residual_norm,
+    launches_targets,
+)
 
 if not HAVE_TRITON or INTERPRETED:
     pytest.skip("needs Triton's compiler", allow_module_level=True)
@@ -39,7 +45,9 @@ class Launch:
     def __init__(self, kernel: Any, args: tuple, options: dict[str, Any]) -> None:
         self.kernel = kernel
         self.values = dict(zip(kernel.arg_names, args, strict=False)) | options
-        self.warps = self.values.pop("num_warps", 4)
+        self.options = {"num_warps": self.values.pop("num_warps", 4)}
+        if "num_stages" in self.values:
+            self.options["num_stages"] = self.values.pop("num_stages")
 
     def compile(self, arch: int) -> Any:
         signature, constants, hints = {}, {}, {}
@@ -58,7 +66,7 @@ class Launch:
                     hints[(i,)] = [["tt.divisibility", 16]]
         source = ASTSource(self.kernel, signature, constants, hints)
         target = GPUTarget("cuda", arch, 32)
-        return triton.compile(source, target=target, options={"num_warps": self.warps})
+        return triton.compile(source, target=target, options=self.options)
 
 
 def record(module: ModuleType, run: Callable[[], Any], patch: pytest.MonkeyPatch) -> list[Launch]:
@@ -142,6 +150,9 @@ CASES |= {
     for aligned in (False, True)
 }
 CASES |= launches_augment.CASES
+CASES |= launches_fused_mlp.CASES
+CASES |= launches_residual_norm.CASES
+CASES |= launches_targets.CASES
 
 
 def spilled_bytes(ptx: str, arch: int) -> int | None:
@@ -172,6 +183,8 @@ def test_compiles_without_spills(case: str, monkeypatch: pytest.MonkeyPatch) -> 
     for arch in [90] if odd else ARCHITECTURES:
         for launch in launches:
             compiled = launch.compile(arch)
+            # What one program may hold on an A100; later generations have more.
+            assert compiled.metadata.shared <= 163 * 1024, launch.kernel.__name__
             spilled = spilled_bytes(compiled.asm["ptx"], arch)
             if spilled is not None:
                 # Widths no multiple of 16 cost the packed backward a few address registers.

@@ -21,8 +21,11 @@ OPS = [
     "test_centered_ce.py",
     "test_crops.py",
     "test_ema.py",
+    "test_fused_mlp.py",
     "test_masks.py",
     "test_philox.py",
+    "test_residual_norm.py",
+    "test_targets.py",
     "test_tokens.py",
 ]
 
