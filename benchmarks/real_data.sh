@@ -35,7 +35,7 @@ evaluations() {
     case $run in
       */nucla-*) splits="xview xview_clean" ;;
       */msr*) splits="xsub" ;;
-      */sbu-f*) splits="fold$(expr "$run" : '.*/sbu-f\([0-9]\)')" ;;
+      */sbu-f*) split=${run##*/sbu-f} && splits="fold${split%%-*}" ;;
     esac
     for split in $splits; do
       for encoder in target random; do
