@@ -145,6 +145,8 @@ class EvalConfig:
     """Pooling of the online kNN and of the before/after figures."""
     knn_scaling: Literal["none", "fitted"] = "none"
     """none: plain cosine (STARS protocol); fitted: centre, or standardise pooled features."""
+    knn_clips: int = 4096
+    """At most this many training clips in the online kNN and the before/after figures."""
     linear: Literal["sgd", "logistic"] = "sgd"
     """sgd: the paper's probe (method 6.1); logistic: L2 logistic regression for small sets."""
 
@@ -159,8 +161,6 @@ class LogConfig:
     """Steps between collapse panels."""
     knn_every: int = 0
     """Steps between online kNN scores; 0 is off."""
-    knn_clips: int = 4096
-    """At most this many training clips in the online kNN."""
     tensorboard: bool = True
     """Also write TensorBoard events."""
 
@@ -236,6 +236,8 @@ def validate(config: TrainConfig) -> None:
         ("model.predictor_depth", model.predictor_depth),
         ("optim.batch_size", optim.batch_size),
         ("optim.length", optim.length),
+        ("data.crop_min_frames", data.crop_min_frames),
+        ("eval.knn_clips", config.eval.knn_clips),
         ("log.every", config.log.every),
         ("log.panel_every", config.log.panel_every),
         ("checkpoint.every", config.checkpoint.every),
@@ -252,6 +254,25 @@ def validate(config: TrainConfig) -> None:
     ):
         if not 0 < share <= 1:
             raise InputError(name, share, "give a share above 0 and up to 1")
+    for name, value, most in (
+        ("seed", config.seed, 2.0**63 - 1024),
+        ("data.whiten", data.whiten, 1),
+        ("view.rotation", config.view.rotation, math.inf),
+        ("view.tilt", config.view.tilt, math.inf),
+        ("view.translation", config.view.translation, math.inf),
+        ("view.flip", config.view.flip, 1),
+        ("objective.center_momentum", config.objective.center_momentum, 1),
+        ("optim.lr", optim.lr, math.inf),
+        ("optim.lr_end", optim.lr_end, math.inf),
+        ("optim.weight_decay", optim.weight_decay, math.inf),
+        ("optim.beta1", optim.beta1, math.nextafter(1, 0)),
+        ("optim.beta2", optim.beta2, math.nextafter(1, 0)),
+        ("optim.clip_grad", optim.clip_grad, math.inf),
+        ("log.knn_every", config.log.knn_every, math.inf),
+    ):
+        if not (0 <= value <= most and math.isfinite(value)):
+            upper = "or more" if most == math.inf else f"to {most:.6g}"
+            raise InputError(name, value, f"give a finite number, 0 {upper}")
     if data.frames < model.segment_length:
         raise InputError(
             "data.frames",

@@ -171,7 +171,7 @@ def parse_train(argv: list[str]) -> TrainConfig:
     base = preset(name or "sjepa-demo")
     if file is not None:
         base = apply_yaml(base, Path(file))
-    elif name is None and "auto" in args:
+    elif name is None and ("auto" in args or "--resume=auto" in args):
         known = cli.parse(TrainConfig, args, default=base, prog="sjepa_fast.train")
         own = known.run / "config.yaml"
         if known.resume == "auto" and own.is_file():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 import tyro
 from torch import Tensor
@@ -39,6 +41,8 @@ class EvalData:
     """Store; default: the one the run was trained on."""
     split: str | None = None
     """Split of the store; default: the run's."""
+    bodies: int | None = None
+    """Persons a clip; default: the run's."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def open_run(request: EvaluateConfig) -> tuple[TrainConfig, Store]:
         config.data,
         root=request.data.root or config.data.root,
         split=request.data.split or config.data.split,
+        bodies=request.data.bodies or config.data.bodies,
     )
     if data.root is None:
         raise InputError("data.root", "not given", "add --data.root STORE")
@@ -125,12 +130,19 @@ def describe(
         "weights": weights,
         "pool": None if request.encoder == "raw" else pool,
         "training_seed": config.seed,
+        "trained_on": json.loads((request.run / "data.json").read_text()),
         "store": store.name,
         "store_fingerprint": store.fingerprint,
         "split": config.data.split,
         "device": str(device),
         "torch": torch.__version__,
     }
+
+
+def clips_seen_in_training(run: Path, store: Store, ids: np.ndarray) -> int:
+    """Count the clips, by name, that the run was pre-trained on."""
+    seen = set((run / "train_ids.txt").read_text().splitlines())
+    return sum(str(store.names[i]) in seen for i in ids)
 
 
 def score_knn(
@@ -188,6 +200,8 @@ def evaluate(request: EvaluateConfig) -> int:
     Raises:
         InputError: If the run, the store or the split does not fit.
     """
+    if not request.k or min(request.k) < 1:
+        raise InputError("k", request.k, "count at least 1 neighbour")
     config, store = open_run(request)
     device = pick_device(config.runtime, 0)
     clips = load_resident(store, config.data, device)
@@ -205,10 +219,12 @@ def evaluate(request: EvaluateConfig) -> int:
     else:
         figures, guess = score_linear(request, config, features, labels, classes, pool)
     matrix = confusion_matrix(guess, labels[1], classes)
+    weights_saw = clips_seen_in_training(request.run, store, test_ids.cpu().numpy())
     result = {
         **describe(request, config, store, pool, device),
         "train_clips": len(train_ids),
         "test_clips": len(test_ids),
+        "test_clips_seen_in_training": weights_saw,
         **figures,
         "per_class": dict(zip(store.class_names, per_class_accuracy(matrix), strict=True)),
         "confusion": matrix.tolist(),
@@ -221,6 +237,8 @@ def evaluate(request: EvaluateConfig) -> int:
     headline = accuracy(guess, labels[1])
     title = f"{request.protocol}, {kind}, {store.name} {config.data.split}: {headline:.1f} %"
     plot_confusion(matrix, store.class_names, folder / f"{name}.png", title=title)
+    if weights_saw:
+        print(f"note: {weights_saw} of the test clips were in the pre-training set of this run")
     shown = ", ".join(f"{k} {v:.1f}" for k, v in figures.items() if isinstance(v, float))
     print(f"{name}: {shown} ({len(test_ids)} test clips) -> {folder / name}.json")
     return 0

@@ -65,7 +65,7 @@ def write_report(
         return lines
     train = torch.from_numpy(store.ids(config.data.split, "train")).to(device)
     labels = clips.labels_N[test]
-    train = train[: config.log.knn_clips]
+    train = train[: config.eval.knn_clips]
     guess = nearest_neighbour(model.target_encoder, clips, train, test, config, dtype)
     after = 100 * (guess == labels).float().mean().item()
     before = json.loads((config.run / "results" / "knn-before.json").read_text())["top1"]

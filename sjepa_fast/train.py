@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import signal
 import sys
@@ -52,7 +53,7 @@ def open_data(config: TrainConfig, world: World) -> tuple[TrainConfig, Store]:
     return config, open_store(root)
 
 
-def prepare_run(config: TrainConfig) -> None:
+def prepare_run(config: TrainConfig, store: Store) -> None:
     """Make the run folder and settle whether this start may write into it."""
     try:
         (config.run / "results").mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,16 @@ def prepare_run(config: TrainConfig) -> None:
                 "add --resume auto to continue it, or choose another --run",
             )
         check_resumable(config, read_config(written))
+        begun = json.loads((config.run / "data.json").read_text())["fingerprint"]
+        if begun != store.fingerprint:
+            raise InputError(
+                "data.root",
+                f"{config.data.root} holds other clips or splits than when the run began",
+                "restore that store, or choose another --run",
+            )
     write_text(written, to_yaml(config))
+    data = {"store": store.name, "fingerprint": store.fingerprint, "split": config.data.split}
+    write_json(config.run / "data.json", data)
 
 
 def run_lengths(config: TrainConfig, clips: int) -> tuple[int, int, int]:
@@ -111,14 +121,14 @@ def train(config: TrainConfig) -> int:
         sampled, sampled_part = clips.split_bodies(train_part)
     per_epoch, total, warmup = run_lengths(config, len(sampled_part))
     if world.leads:
-        prepare_run(config)
+        prepare_run(config, store)
     world.barrier()
 
     train_ids = torch.from_numpy(train_part).to(device)
     test_ids = torch.from_numpy(test_part).to(device)
     model = build_model(config, clips, train_ids, device)
     optimizer = build_optimizer(model, config)
-    knn_ids = train_ids[: config.log.knn_clips]
+    knn_ids = train_ids[: config.eval.knn_clips]
 
     def score() -> float:
         guess = nearest_neighbour(model.target_encoder, clips, knn_ids, test_ids, config, dtype)
@@ -143,13 +153,14 @@ def train(config: TrainConfig) -> int:
         nonlocal asked
         asked = True
 
-    handlers = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
     share = config.optim.batch_size // world.size
     loss_sum, logged_step = torch.zeros((), device=device), start
     panel: dict[str, float] = {}
     step, epoch = start, -1
     order = train_ids
     with contextlib.ExitStack() as stack:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, number, signal.signal(number, interrupt))
         log: RunLog | None = None
         if world.leads:
             log = stack.enter_context(RunLog(config.run, start, config.log.tensorboard))
@@ -181,9 +192,13 @@ def train(config: TrainConfig) -> int:
             loss_sum += result.loss
             step += 1
 
+            if world.size == 1:
+                stop = asked
             panel_due = step % config.log.panel_every == 0 or step == total
             knn_due = config.log.knn_every > 0 and step % config.log.knn_every == 0
-            if step % config.log.every == 0 or panel_due or knn_due:
+            # The loss is looked at before every save, so that no broken weights replace good ones.
+            save_due = step % config.checkpoint.every == 0 or step == total or stop
+            if step % config.log.every == 0 or panel_due or knn_due or save_due:
                 mean = world.sum_(loss_sum.clone()) / (world.size * (step - logged_step))
                 values = {"loss": mean.item(), "grad_norm": result.grad_norm.item(), "lr": rate}
                 if not math.isfinite(values["loss"]):
@@ -210,14 +225,10 @@ def train(config: TrainConfig) -> int:
                 if world.size > 1:
                     # One process may have been told to stop; all must leave at the same step.
                     stop = bool(world.sum_(torch.tensor(float(asked), device=device)).item())
-            if world.size == 1:
-                stop = asked
-            if log is not None and (step % config.checkpoint.every == 0 or step == total or stop):
+            if log is not None and (save_due or stop):
                 save_checkpoint(config.run, step, model, optimizer, config.checkpoint.keep)
         if log is not None:
             log.note(f"{step - start} steps in {time.perf_counter() - began:.1f} s")
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     if step == total and world.leads:
         for line in write_report(config, store, clips, model, dtype):
             print(line)

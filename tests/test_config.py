@@ -108,6 +108,18 @@ def test_unknown_preset_names_the_nearest():
         ("optim", {"warmup": 5000}, "optim.warmup"),
         ("optim", {"batch_size": 0}, "optim.batch_size"),
         ("log", {"every": 0}, "log.every"),
+        ("log", {"knn_every": -1}, "log.knn_every"),
+        ("data", {"whiten": -3.0}, "data.whiten"),
+        ("data", {"crop_min_frames": 0}, "data.crop_min_frames"),
+        ("view", {"rotation": float("nan")}, "view.rotation"),
+        ("view", {"flip": 1.5}, "view.flip"),
+        ("objective", {"center_momentum": 2.0}, "objective.center_momentum"),
+        ("optim", {"lr": float("nan")}, "optim.lr"),
+        ("optim", {"lr": -1.0}, "optim.lr"),
+        ("optim", {"weight_decay": -1.0}, "optim.weight_decay"),
+        ("optim", {"beta1": 1.0}, "optim.beta1"),
+        ("optim", {"clip_grad": -1.0}, "optim.clip_grad"),
+        ("eval", {"knn_clips": 0}, "eval.knn_clips"),
     ],
 )
 def test_bad_values_are_refused_by_name(section: str, values: dict[str, object], argument: str):

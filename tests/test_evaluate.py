@@ -7,11 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
+from sjepa_fast.build import build_model
 from sjepa_fast.config_io import parse_train, to_yaml
+from sjepa_fast.data.loader import load_resident
 from sjepa_fast.data.synthetic import write_synthetic_store
-from sjepa_fast.evaluation.features import pool_tokens
+from sjepa_fast.evaluate import EvaluateConfig, extract, open_run
+from sjepa_fast.evaluation.features import clip_features, pool_tokens
+from sjepa_fast.runtime.checkpoint import latest_checkpoint
+from sjepa_fast.runtime.device import pick_dtype
 from sjepa_fast.train import train
 
 ROOT = Path(__file__).parent.parent
@@ -72,6 +78,43 @@ def test_encoders_differ_and_raw_has_no_weights(run: Path):
     assert scores["view"]["weights"] == scores["target"]["weights"]
 
 
+def test_each_encoder_is_the_one_it_names(run: Path):
+    """After three steps target, view and random differ, and each equals its stored weights."""
+    config, store = open_run(EvaluateConfig("knn", run))
+    clips = load_resident(store, config.data, torch.device("cpu"))
+    ids = torch.arange(6)
+    stored = safetensors.torch.load_file(latest_checkpoint(run).path / "model.safetensors")
+    found = {}
+    for encoder in ("target", "view", "random"):
+        request = EvaluateConfig("knn", run, encoder=encoder)
+        found[encoder], _ = extract(request, config, clips, ids, ids, "mean")
+        model = build_model(config, clips, ids, torch.device("cpu")).eval()
+        if encoder != "random":
+            model.load_state_dict(stored)
+        network = model.view_encoder if encoder == "view" else model.target_encoder
+        dtype, _ = pick_dtype(config.runtime, torch.device("cpu"))
+        expected = clip_features(network, clips, ids, config, dtype, ("mean",))["mean"]
+        torch.testing.assert_close(found[encoder], expected)
+    for one, other in (("target", "view"), ("target", "random"), ("view", "random")):
+        assert (found[one] - found[other]).abs().max() > 1e-3, (one, other)
+
+
+def test_clips_seen_in_training_are_counted(run: Path, tmp_path: Path):
+    done = call("knn", str(run), "--data.split", "xsub")
+    assert done.returncode == 0 and "pre-training" not in done.stdout, done.stdout
+    trained_on = result(run, "knn-target-full")["trained_on"]
+    assert trained_on["split"] == "xsub_xview" and len(trained_on["fingerprint"]) == 64
+    for name in ("config.yaml", "data.json", "checkpoints"):
+        (tmp_path / name).symlink_to(run / name)
+    (tmp_path / "results").mkdir()
+    tests = open_run(EvaluateConfig("knn", run))[1]
+    names = [str(tests.names[i]) for i in tests.ids("xsub", "test")[:3]]
+    (tmp_path / "train_ids.txt").write_text("\n".join([*names, "other"]))
+    done = call("knn", str(tmp_path), "--data.split", "xsub")
+    assert "3 of the test clips were in the pre-training set" in done.stdout, done.stderr
+    assert result(tmp_path, "knn-target-full")["test_clips_seen_in_training"] == 3
+
+
 def test_linear_by_both_recipes(run: Path, tmp_path: Path):
     done = call("linear", str(run), "--data.split", "xsub", "--pool", "joint")
     assert done.returncode == 0, done.stderr
@@ -80,7 +123,8 @@ def test_linear_by_both_recipes(run: Path, tmp_path: Path):
     config = parse_train(["--config", str(run / "config.yaml"), "--eval.linear", "sgd"])
     (tmp_path / "results").mkdir()
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
+    for name in ("checkpoints", "data.json", "train_ids.txt"):
+        (tmp_path / name).symlink_to(run / name)
     done = call("linear", str(tmp_path), "--data.split", "xsub")
     assert done.returncode == 0, done.stderr
     sgd = result(tmp_path, "linear-target-mean")
@@ -94,6 +138,7 @@ def test_linear_by_both_recipes(run: Path, tmp_path: Path):
         (["knn", "RUN", "--data.root", "nowhere"], ["data.root", "nowhere"]),
         (["knn", "RUN", "--data.split", "xset"], ["data.split", "xset", "xsub"]),
         (["knnn", "RUN"], ["knnn", "knn"]),
+        (["knn", "RUN", "--k", "0"], ["k", "0", "at least 1"]),
         (["knn", "RUN", "--poool", "mean"], ["--poool", "--pool"]),
     ],
 )

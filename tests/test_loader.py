@@ -80,6 +80,9 @@ def test_eval_crop_is_centred(clips):
     resident, arrays = clips
     out = resident.eval_crop(torch.tensor([2]), DataConfig(frames=36, eval_crop=0.9))
     torch.testing.assert_close(out[0, 0], arrays[2][0, 2:38])
+    # int(0.3 * 13 / 2) = 1 frame goes at either end.
+    out = resident.eval_crop(torch.tensor([3]), DataConfig(frames=11, eval_crop=0.7))
+    torch.testing.assert_close(out[0], arrays[3][:, 1:12])
 
 
 def test_epoch_order_is_a_permutation_fixed_by_seed_and_epoch():

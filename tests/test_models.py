@@ -89,3 +89,15 @@ def test_encoder_is_equivariant_to_the_order_of_kept_tokens():
     keep = torch.tensor([[3, 9, 0, 14]])
     flipped = encoder(x, keep.flip(1)).flip(1)
     torch.testing.assert_close(encoder(x, keep), flipped, rtol=1e-10, atol=1e-12)
+
+
+def test_whitening_keeps_the_small_directions_under_autocast():
+    torch.manual_seed(0)
+    embed = TubeletEmbed(1, 50, 12, 16, whiten=True)
+    x = 100 + torch.randn(4, 50, 12) * torch.logspace(0, -3, 12)
+    embed.get_buffer("whiten_mean").fill_(100)
+    embed.get_buffer("whiten_matrix").copy_(torch.diag(torch.logspace(0, 3, 12)))
+    exact = embed.double()(x.double())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = embed.float()(x)
+    assert (ours - exact).norm() < 0.01 * exact.norm()

@@ -66,11 +66,13 @@ def test_loss_and_center_sum_match_numpy():
     np.testing.assert_allclose(target.numpy(), teacher)
 
 
-def test_uniform_target_gives_at_least_log_width():
+def test_uniform_target_and_prediction_give_the_log_of_the_width():
     model = SJEPA(CONFIG, NTU25)
     torch.nn.init.zeros_(model.target_encoder.norm.weight)
-    loss, _, _ = model(step_input())
-    assert loss.item() >= np.log(32) - 1e-6
+    torch.nn.init.zeros_(model.predictor.proj_out.weight)
+    loss, _, target = model(step_input())
+    assert (target == 0).all()
+    assert loss.item() == pytest.approx(np.log(32), rel=1e-6)
 
 
 def test_gradients_reach_view_encoder_and_predictor_only():

@@ -1,5 +1,6 @@
 """The training step never makes the host wait for the device, and does what it says."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from sjepa_fast.config import (
     ViewConfig,
 )
 from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.objectives.sjepa import make_step_input
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.skeletons import KINECT20
 from sjepa_fast.step import TrainStep
@@ -44,7 +46,8 @@ def resident() -> ResidentClips:
     )
 
 
-def make_step(config: TrainConfig = CONFIG) -> TrainStep:
+def make_step(**sections: Any) -> TrainStep:
+    config = dataclasses.replace(CONFIG, **sections)
     clips = resident()
     model = build_model(config, clips, torch.arange(6), torch.device("cpu"))
     return TrainStep(config, clips, model, build_optimizer(model, config), torch.float32, World())
@@ -111,21 +114,41 @@ def test_step_moves_each_part_by_its_own_rule():
 
 
 def test_centre_is_updated_after_use_with_the_mean_of_masked_targets():
-    step = make_step()
-    result = step(torch.arange(6), 0.0, 1.0)
-    assert step.model.center.abs().max() <= 0.1 * result.target.abs().amax() * 1.01
-    with torch.no_grad():
-        everything = result.target.mean(dim=(0, 1))
-    # 36 of 40 tokens are masked, so the masked mean lies close to the mean of all.
-    torch.testing.assert_close(step.model.center / 0.1, everything, atol=0.3, rtol=0.3)
+    step = make_step(objective=ObjectiveConfig(center_momentum=0.7))
+    ids = torch.arange(6)
+    batch = make_step_input(step.clips, ids, step.seed, step.step, step.config)
+    result = step(ids, 0.0, 1.0)
+    index = batch.ids_mask_BQ.long()[:, :, None].expand(-1, -1, result.target.shape[-1])
+    mean = result.target.gather(1, index).mean(dim=(0, 1))
+    torch.testing.assert_close(step.model.center, 0.3 * mean, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(step.model.center, 0.3 * result.target.mean(dim=(0, 1)), rtol=1e-3)
 
 
-def test_two_steps_draw_different_masks_and_equal_seeds_repeat():
+def test_gradients_are_clipped_to_the_norm_asked_for(monkeypatch: pytest.MonkeyPatch):
+    norms = {}
+    for limit in (0.0, 1e-3):
+        step = make_step(optim=OptimConfig(batch_size=6, clip_grad=limit))
+        seen: list[float] = []
+
+        def measure(optimizer: torch.optim.Optimizer = step.optimizer, seen=seen) -> None:
+            grads = [p.grad for g in optimizer.param_groups for p in g["params"]]
+            seen.append(torch.stack([g.norm() for g in grads if g is not None]).norm().item())
+
+        monkeypatch.setattr(step.optimizer, "step", measure)
+        reported = step(torch.arange(6), 1e-3, 0.99).grad_norm.item()
+        norms[limit] = (reported, seen[0])
+    assert norms[0.0][0] == pytest.approx(norms[0.0][1], rel=1e-5)
+    assert norms[1e-3][0] == pytest.approx(norms[0.0][0], rel=1e-5), "the norm before clipping"
+    assert norms[1e-3][1] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_equal_seeds_repeat_and_another_seed_does_not():
     first, second = make_step(), make_step()
     ids = torch.arange(6)
     a = [first(ids, 1e-3, 0.99).loss for _ in range(3)]
     b = [second(ids, 1e-3, 0.99).loss for _ in range(3)]
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert not torch.equal(make_step(seed=1)(ids, 1e-3, 0.99).loss, a[0])
 
 
 def test_weight_decay_groups():

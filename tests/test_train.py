@@ -1,7 +1,9 @@
 """The trainer end to end on a tiny store: it runs, resumes exactly, stops cleanly, scales out."""
 
+import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,12 @@ import pytest
 import safetensors.torch
 import torch
 
+from sjepa_fast.config_io import parse_train
+from sjepa_fast.data.store import open_store
 from sjepa_fast.data.synthetic import write_synthetic_store
+from sjepa_fast.data.whiten import fit_whitening
+from sjepa_fast.models.embed import tubelets
+from sjepa_fast.runtime.schedule import ema_momentum, learning_rate
 
 ROOT = Path(__file__).parent.parent
 TINY = {
@@ -142,6 +149,77 @@ def test_resumed_run_has_the_same_weights_as_an_uninterrupted_one(
     assert steps == sorted(set(steps)), "no step is logged twice"
 
 
+def test_a_torn_row_of_the_metrics_does_not_stop_a_resume(store: Path, tmp_path: Path):
+    run = tmp_path / "torn"
+    assert call(command(store, run, "--optim.length", "4")).returncode == 0
+    written = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(written + '{"step": 5, "lo')
+    resumed = call(command(store, run, "--optim.length", "4", "--resume=auto"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert (run / "metrics.jsonl").read_text() == written
+    (run / "metrics.jsonl").write_text("{\n" + written)
+    broken = call(command(store, run, "--optim.length", "4", "--resume", "auto"))
+    assert broken.returncode == 2 and "line 1" in broken.stderr, broken.stderr
+
+
+def test_other_data_or_a_damaged_state_is_not_resumed(store: Path, tmp_path: Path):
+    run, own = tmp_path / "run", tmp_path / "store"
+    shutil.copytree(store, own)
+    assert call(command(own, run, "--optim.length", "4")).returncode == 0
+    ids = (run / "train_ids.txt").read_bytes()
+    (run / "checkpoints" / "step-best").mkdir()
+    again = ["--optim.length", "4", "--resume", "auto"]
+    assert call(command(own, run, *again)).returncode == 0, "step-best is none"
+    newest = sorted((run / "checkpoints").glob("step-0*"))[-1]
+    whole = (newest / "state.pt").read_bytes()
+    (newest / "state.pt").write_bytes(b"")
+    done = call(command(own, run, *again))
+    assert done.returncode == 2 and "state.pt" in done.stderr, done.stderr
+    (newest / "state.pt").write_bytes(whole)
+    shutil.rmtree(own)
+    write_synthetic_store(own, subjects=6, repetitions=1)
+    done = call(command(own, run, *again))
+    assert done.returncode == 2 and "data.root" in done.stderr, done.stderr
+    assert (run / "train_ids.txt").read_bytes() == ids
+
+
+def test_only_training_clips_reach_the_step_and_it_follows_the_schedules(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    module = importlib.import_module("sjepa_fast.train")
+    seen: list[tuple[torch.Tensor, float, float]] = []
+
+    class Recorder(module.TrainStep):  # type: ignore[name-defined]
+        def __call__(self, ids_B, rate, momentum):
+            seen.append((ids_B.clone(), rate, momentum))
+            Recorder.last = self
+            return super().__call__(ids_B, rate, momentum)
+
+    monkeypatch.setattr(module, "TrainStep", Recorder)
+    handler = signal.getsignal(signal.SIGINT)
+    config = parse_train(command(store, tmp_path / "run", "--data.no-skip-empty-bodies")[3:])
+    assert module.train(config) == 0
+    assert signal.getsignal(signal.SIGINT) is handler
+    opened = open_store(store)
+    train_part = set(opened.ids(config.data.split, "train").tolist())
+    drawn = torch.cat([ids for ids, _, _ in seen])
+    assert set(drawn.tolist()) <= train_part and len(set(drawn.tolist())) > len(train_part) / 2
+    for step, (_, rate, momentum) in enumerate(seen):
+        assert rate == learning_rate(step, 12, 2, config.optim.lr, config.optim.lr_end)
+        assert momentum == ema_momentum(
+            step, 12, config.objective.ema_start, config.objective.ema_end
+        )
+    clips = Recorder.last.clips
+    ids = torch.tensor(sorted(train_part))
+    bodies = clips.eval_crop(ids, config.data).flatten(0, 1)
+    present = (bodies != 0).flatten(1).any(dim=1)
+    tokens = tubelets(bodies[present], config.model.segment_length).flatten(0, 1)
+    mean, matrix = fit_whitening(tokens, config.data.whiten)
+    embed = Recorder.last.model.target_encoder.embed
+    torch.testing.assert_close(embed.whiten_mean, mean)
+    torch.testing.assert_close(embed.whiten_matrix, matrix)
+
+
 @pytest.mark.slow
 def test_two_processes_follow_one(store: Path, finished: Path, tmp_path: Path):
     run = tmp_path / "two"
@@ -183,6 +261,8 @@ def test_two_processes_follow_one(store: Path, finished: Path, tmp_path: Path):
         (["--data.bodies", "1"], ["data.bodies", "2"]),
         (["--run", "/proc/nope"], ["run", "/proc/nope"]),
         (["--runtime.device", "gpu7"], ["runtime.device", "gpu7"]),
+        (["--optim.beta1", "1.5"], ["optim.beta1", "1.5"]),
+        (["--view.rotation", "nan"], ["view.rotation", "nan"]),
     ],
 )
 def test_bad_input_exits_2_with_one_line(

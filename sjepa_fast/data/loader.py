@@ -123,7 +123,7 @@ class ResidentClips:
         """Centred crop of `eval_crop` of each clip, (B, M, T, V, C)."""
         valid = self.frames_N[ids_B]
         start = ((1 - data.eval_crop) * valid / 2).floor().long()
-        length = (data.eval_crop * valid).floor().long().clamp_min(1)
+        length = (valid - 2 * start).clamp_min(1)
         return self.crop_resize(ids_B, start, length, data.frames)
 
 

@@ -71,6 +71,9 @@ class TubeletEmbed(nn.Module):
             x = tubelets_BNP.gather(1, index)
         if self.whiten:
             mean, matrix = self.get_buffer("whiten_mean"), self.get_buffer("whiten_matrix")
-            x = (x - mean) @ matrix
+            # In float32 even under autocast: the matrix magnifies the small directions, and with
+            # them the rounding of the large ones.
+            with torch.autocast(x.device.type, enabled=False):
+                x = (x.to(mean.dtype) - mean) @ matrix
         out: Tensor = self.proj(x) + position
         return out

@@ -29,7 +29,7 @@ class Checkpoint:
 
 def list_checkpoints(run: Path) -> list[Checkpoint]:
     """Return the complete checkpoints of a run, oldest first."""
-    folders = sorted((run / "checkpoints").glob("step-*"))
+    folders = sorted((run / "checkpoints").glob("step-" + "[0-9]" * 8))
     return [Checkpoint(path, int(path.name.removeprefix("step-"))) for path in folders]
 
 
@@ -109,7 +109,7 @@ def load_state(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         optimizer.load_state_dict(state["optimizer"])
-    except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise InputError(
             "resume", f"{path}: {error}", "delete that checkpoint folder to resume an older one"
         ) from error

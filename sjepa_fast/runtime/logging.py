@@ -7,7 +7,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import TracebackType
 
@@ -17,15 +16,31 @@ from rich.live import Live
 from rich.text import Text
 
 from sjepa_fast._version import __version__
+from sjepa_fast.errors import InputError
 from sjepa_fast.runtime.files import write_text
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """Return the rows of a run's `metrics.jsonl`, oldest first."""
+    """Return the rows of a run's `metrics.jsonl`, oldest first.
+
+    A torn last line, which a killed process may leave, is not a row.
+
+    Raises:
+        InputError: If another line is not a row.
+    """
     path = run / "metrics.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                fix = "delete the line"
+                raise InputError("run", f"{path}, line {number} is not a row", fix) from error
+    return rows
 
 
 def environment(device: torch.device, dtype: torch.dtype, reason: str) -> dict[str, object]:
@@ -63,7 +78,8 @@ class RunLog:
     """
 
     def __init__(self, run: Path, start_step: int, tensorboard: bool) -> None:
-        kept = [row for row in read_metrics(run) if row["step"] <= start_step]
+        # A fresh start keeps nothing: not even step 0 of a run that never reached a checkpoint.
+        kept = [row for row in read_metrics(run) if row["step"] <= start_step] if start_step else []
         path = run / "metrics.jsonl"
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self.file = path.open("a", encoding="utf-8")
@@ -136,5 +152,6 @@ def progress_line(step: int, total: int, values: dict[str, float], left_seconds:
     ):
         if key in values:
             parts.append(f"{label} {values[key]:{form}}")
-    eta = time.strftime("%H:%M:%S", time.gmtime(left_seconds))
+    minutes, seconds = divmod(round(left_seconds), 60)
+    eta = f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}"
     return " | ".join([*parts, f"ETA {eta}"])
