@@ -1,0 +1,211 @@
+"""The self-check behind `python -m sjepa_kernels`: every op that can run here, against float64.
+
+To add an op, write a function like those below and name it in `CHECKS`. A function gets
+`(impl, device)` and returns triples `(ours, eager, truth)`: what the op gave in float32, what
+plain PyTorch gives in float32, and the formula in float64, written without the op's reference.
+"""
+
+import math
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sjepa_kernels import _native, _triton
+from sjepa_kernels.attention import attention
+from sjepa_kernels.center import update_center_
+from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
+from sjepa_kernels.ema import EmaPlan
+from sjepa_kernels.philox import philox4x32, uniform
+from sjepa_kernels.tokens_pack import pack_tokens
+from sjepa_kernels.tokens_scatter import scatter_mask_tokens
+
+# An error may be twice eager's plus this, in the Euclidean norm relative to the truth.
+SLACK = 5e-7
+
+Triple = tuple[Tensor, Tensor, Tensor]
+
+
+def _random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _with_gradients(
+    ours: Callable[..., Tensor], plain: Callable[..., Tensor], leaves: list[Tensor], device: str
+) -> list[Triple]:
+    """Return triples for the output of a function of `leaves` and for each of its gradients."""
+    runs = []
+    for f, dtype in ((ours, torch.float32), (plain, torch.float32), (plain, torch.float64)):
+        inputs = [x.to(device, dtype).requires_grad_() for x in leaves]
+        out = f(*inputs)
+        grad = torch.linspace(0.5, 1.5, out.numel(), dtype=dtype, device=device).view_as(out)
+        runs.append([out.detach(), *torch.autograd.grad(out, inputs, grad)])
+    return list(zip(*runs, strict=True))
+
+
+def _token_inputs(device: str) -> tuple[list[Tensor], Tensor]:
+    """Two sequences of 3 segments x 5 joints, 6 of 15 tokens visible, width 24."""
+    order = _random(2, 15, seed=9).argsort(dim=1).to(device)
+    return [_random(2, 6, 24), _random(24), _random(3, 24, seed=1), _random(5, 24, seed=2)], order
+
+
+def _packed(order: Tensor, x: Tensor, mask: Tensor, temporal: Tensor, spatial: Tensor) -> Tensor:
+    content = torch.cat([x, mask.expand(2, 9, -1)], dim=1)
+    return content + (temporal[:, None] + spatial).flatten(0, 1)[order]
+
+
+def _pack(impl: str, device: str) -> list[Triple]:
+    leaves, order = _token_inputs(device)
+    keep, hide = order[:, :6], order[:, 6:]
+    return _with_gradients(
+        lambda x, m, t, s: pack_tokens(x, m, keep, hide, t, s, impl=impl),
+        lambda *inputs: _packed(order, *inputs),
+        leaves,
+        device,
+    )
+
+
+def _scatter(impl: str, device: str) -> list[Triple]:
+    leaves, order = _token_inputs(device)
+    back = order.argsort(dim=1)[:, :, None].expand(-1, -1, 24)
+    return _with_gradients(
+        lambda x, m, t, s: scatter_mask_tokens(x, m, order[:, :6], t, s, impl=impl),
+        lambda *inputs: _packed(order, *inputs).gather(1, back),
+        leaves,
+        device,
+    )
+
+
+def _centered_ce(impl: str, device: str) -> list[Triple]:
+    teacher, center = (3 * _random(40, 50, seed=1)).to(device), _random(50, seed=2).to(device)
+    rows = torch.arange(33, device=device) * 7 % 40
+    sums: list[Tensor] = []
+
+    def ours(student: Tensor) -> Tensor:
+        loss, center_sum = centered_softmax_cross_entropy(
+            student, teacher, center, teacher_index_R=rows, impl=impl
+        )
+        sums.append(center_sum)
+        return loss
+
+    def plain(student: Tensor) -> Tensor:
+        t, c = teacher[rows].to(student.dtype), center.to(student.dtype)
+        sums.append(t.sum(0))
+        target = torch.softmax((t - c) / 0.06, dim=1)
+        return -(target * torch.log_softmax(student / 0.1, dim=1)).sum(1).mean()
+
+    triples = _with_gradients(ours, plain, [_random(33, 50)], device)
+    return [*triples, (sums[0], sums[1], sums[2])]
+
+
+def _update_center(impl: str, device: str) -> list[Triple]:
+    ours, total = _random(50).to(device), _random(50, seed=1).to(device)
+    eager, truth = (0.9 * c + 0.1 * (s / 33) for c, s in ((ours, total), (ours.double(), total)))
+    update_center_(ours, total, 33, 0.9)
+    return [(ours, eager, truth)]
+
+
+def _ema(impl: str, device: str) -> list[Triple]:
+    # One chunk of the kernel and a bit, and a transposed matrix.
+    targets = [_random(4099).to(device), _random(6, 8).to(device).t()]
+    sources = [_random(4099, seed=1).to(device), _random(6, 8, seed=1).to(device).t()]
+    eager = [torch.lerp(t, s, 0.04) for t, s in zip(targets, sources, strict=True)]
+    truth = [0.96 * t.double() + 0.04 * s.double() for t, s in zip(targets, sources, strict=True)]
+    EmaPlan(targets, sources, impl=impl).update_(0.96)
+    return list(zip(targets, eager, truth, strict=True))
+
+
+def _attention(impl: str, device: str) -> list[Triple]:
+    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.softmax(q @ k.mT / 4, dim=-1) @ v
+
+    leaves = [_random(2, 3, n, 16, seed=n) for n in (37, 41, 41)]
+    return _with_gradients(attention, plain, leaves, device)
+
+
+def _philox(impl: str, device: str) -> list[Triple]:
+    """The known answer for an all-zero counter and key, as bits and as uniform numbers."""
+    seed = torch.zeros((), dtype=torch.int64, device=device)
+    words = torch.stack(philox4x32(seed, 0, 0, 0, 0))
+    known = torch.tensor([0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8], device=device)
+    draws = uniform(known).double(), known.double() / 2**32
+    return [(words, known, known), (uniform(words), draws[0].float(), draws[0])]
+
+
+@dataclass(frozen=True)
+class Check:
+    """The function that runs an op, and which code it has beside plain PyTorch."""
+
+    run: Callable[[str, str], list[Triple]]
+    impls: tuple[str, ...] = ()
+
+
+CHECKS = {
+    "attention": Check(_attention),
+    "centered_softmax_cross_entropy": Check(_centered_ce, ("cpu", "triton")),
+    "EmaPlan, ema_update_": Check(_ema, ("cpu", "triton")),
+    "pack_tokens": Check(_pack, ("triton",)),
+    "philox4x32, uniform": Check(_philox),
+    "scatter_mask_tokens": Check(_scatter, ("triton",)),
+    "update_center_": Check(_update_center),
+}
+
+
+def _places() -> list[tuple[str, str]]:
+    """Return the (impl, device) pairs of this machine."""
+    places = [("torch", "cpu")]
+    if _native.LIBRARY is not None:
+        places.append(("cpu", "cpu"))
+    if _triton.INTERPRETED:
+        places.append(("triton", "cpu"))
+    if torch.cuda.is_available():
+        places.append(("torch", "cuda"))
+        if _triton.HAVE_TRITON:
+            places.append(("triton", "cuda"))
+    return places
+
+
+def _error(x: Tensor, truth: Tensor) -> float:
+    """Return |x - truth| / |truth| in the Euclidean norm, infinite for NaN."""
+    distance = torch.linalg.vector_norm(x.double() - truth.double())
+    error = float(distance / torch.linalg.vector_norm(truth.double()).clamp_min(1e-30))
+    return math.inf if math.isnan(error) else error
+
+
+def _worst(triples: list[Triple]) -> tuple[float, float]:
+    """Return (error, budget) of the tensor that uses most of its budget; integers must be equal."""
+    pairs = []
+    for ours, eager, truth in triples:
+        slack = SLACK if ours.is_floating_point() else 0.0
+        pairs.append((_error(ours, truth), 2 * _error(eager, truth) + slack))
+    return max(pairs, key=lambda pair: pair[0] / max(pair[1], 1e-30))
+
+
+def main() -> int:
+    """Print one line for each op and implementation; return 1 if one is over its budget."""
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    triton = getattr(_triton.triton, "__version__", "") if _triton.HAVE_TRITON else "absent"
+    library = "absent" if _native.LIBRARY is None else "built"
+    interpreted = ", interpreted" if _triton.INTERPRETED else ""
+    print(f"python {platform.python_version()}, torch {torch.__version__}")
+    print(f"Triton {triton}{interpreted}; C++ library {library}; CUDA device {cuda}\n")
+    print(f"{'op':32}{'impl':8}{'device':8}{'error':>9}{'budget':>9}")
+    failures = 0
+    for name, check in CHECKS.items():
+        for impl, device in _places():
+            if impl != "torch" and impl not in check.impls:
+                continue
+            start = f"{name:32}{impl:8}{device:8}"
+            try:
+                error, budget = _worst(check.run(impl, device))
+            except Exception as problem:
+                failures += 1
+                print(f"{start}  FAILED: {type(problem).__name__}: {problem}")
+                continue
+            over = not error <= budget < math.inf
+            failures += over
+            print(f"{start}{error:9.1e}{budget:9.1e}  {'OVER BUDGET' if over else 'ok'}")
+    print(f"\n{failures} of the lines above failed" if failures else "\nall within budget")
+    return 1 if failures else 0
