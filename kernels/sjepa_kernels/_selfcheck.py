@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import gelu, layer_norm
 
 from sjepa_kernels import _native, _triton
 from sjepa_kernels._augment_config import Augmentation, SkeletonTables
@@ -22,9 +23,12 @@ from sjepa_kernels.center import update_center_
 from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.crops import centered_crop_cross_entropy
 from sjepa_kernels.ema import EmaPlan
+from sjepa_kernels.fused_mlp import fused_mlp
 from sjepa_kernels.masks import motion_aware_mask, random_mask
 from sjepa_kernels.masks_tube import tube_mask
 from sjepa_kernels.philox import philox4x32, uniform
+from sjepa_kernels.residual_norm import residual_layer_norm
+from sjepa_kernels.targets import ContextualizedTargets
 from sjepa_kernels.tokens_pack import pack_tokens
 from sjepa_kernels.tokens_scatter import scatter_mask_tokens
 
@@ -192,6 +196,48 @@ def _attention(device: str, dtype: torch.dtype) -> list[Triple]:
     return _with_gradients(attention, plain, leaves, device, dtype)
 
 
+def _residual_norm(impl: str, device: str) -> list[Triple]:
+    """Both outputs, side by side."""
+
+    def plain(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        total = x + residual
+        return torch.cat([layer_norm(total, (24,), weight, bias), total])
+
+    leaves = [_random(9, 24), _random(9, 24, seed=1), _random(24), _random(24, seed=1)]
+    return _with_gradients(
+        lambda *inputs: torch.cat(residual_layer_norm(*inputs, impl=impl)), plain, leaves, device
+    )
+
+
+def _fused_mlp(impl: str, device: str) -> list[Triple]:
+    def plain(
+        x: Tensor, weight: Tensor, bias: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
+    ) -> Tensor:
+        hidden = gelu(layer_norm(x, (16,), weight, bias) @ w1.mT + b1)
+        return x + hidden @ w2.mT + b2
+
+    shapes = (9, 16), (16,), (16,), (64, 16), (64,), (16, 64), (16,)
+    leaves = [_random(*shape, seed=k) for k, shape in enumerate(shapes)]
+    return _with_gradients(lambda *inputs: fused_mlp(*inputs, impl=impl), plain, leaves, device)
+
+
+def _targets(impl: str, device: str) -> list[Triple]:
+    """Three layers, each normalised over its tokens; a LayerNorm of their mean at some tokens."""
+    layers = [_random(2, 15, 24, seed=k).to(device) for k in range(3)]
+    ids = _random(2, 15, seed=9).argsort(dim=1)[:, :6].to(device)
+
+    def plain(dtype: torch.dtype) -> Tensor:
+        x = torch.stack(layers).to(dtype)
+        x = (x - x.mean(2, keepdim=True)) / (x.var(2, correction=0, keepdim=True) + 1e-5).sqrt()
+        chosen = x.mean(0).gather(1, ids[:, :, None].expand(-1, -1, 24))
+        return layer_norm(chosen, (24,))
+
+    ours = ContextualizedTargets(3, norm="instance", final_norm=True, impl=impl)
+    for layer in layers:
+        ours.add_(layer)
+    return [(ours.finish(ids), plain(torch.float32), plain(torch.float64))]
+
+
 def _philox(impl: str, device: str) -> list[Triple]:
     """The known answer for an all-zero counter and key, as bits and as uniform numbers."""
     seed = torch.zeros((), dtype=torch.int64, device=device)
@@ -216,10 +262,13 @@ CHECKS = {
     "augment_clips": Check(_augment, ("triton",)),
     "centered_crop_cross_entropy": Check(_centered_crops, ("cpu", "triton")),
     "centered_softmax_cross_entropy": Check(_centered_ce, ("cpu", "triton")),
+    "ContextualizedTargets": Check(_targets, ("triton",)),
     "EmaPlan, ema_update_": Check(_ema, ("cpu", "triton")),
+    "fused_mlp": Check(_fused_mlp, ("triton",)),
     "motion_aware_mask, random_mask, tube_mask": Check(_masks, ("triton",)),
     "pack_tokens": Check(_pack, ("triton",)),
     "philox4x32, uniform": Check(_philox),
+    "residual_layer_norm": Check(_residual_norm, ("triton",)),
     "scatter_mask_tokens": Check(_scatter, ("triton",)),
     "update_center_": Check(_update_center),
 }

@@ -40,6 +40,7 @@ NOT_OPS = {
     "CenteredCrossEntropy",
     "SkeletonTables",
     "TokenMask",
+    "accumulate_normalized_",
     "clip_uniforms",
     "crop_resize",
     "use",
