@@ -43,6 +43,6 @@ pydoclint: $(PYDOCLINT)
 	$(PYDOCLINT) --quiet --config pyproject.toml sjepa_fast kernels/sjepa_kernels
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
 	rm -f kernels/sjepa_kernels/_csrc*.so
-	find sjepa_fast kernels tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find sjepa_fast kernels tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

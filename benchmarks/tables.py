@@ -22,6 +22,7 @@ def condense(raw: dict[str, Any]) -> dict[str, Any]:
         {
             "name": row["name"],
             "group": row["group"],
+            "params": row.get("params"),
             **{key: row["stats"][key] for key in ("min", "median", "max", "rounds")},
             **row["extra_info"],
         }

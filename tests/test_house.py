@@ -18,7 +18,7 @@ import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("sjepa_fast", "kernels", "csrc", "tests", "benchmarks")
+SOURCES = ("sjepa_fast", "kernels", "csrc", "tests", "benchmarks", "examples")
 # Sub-packages of sjepa_fast and the ones that they must not import, directly or lazily.
 UPPER = {"models", "objectives", "evaluation", "train", "evaluate", "step", "build", "report"}
 MAY_NOT_IMPORT = {
@@ -68,7 +68,7 @@ def test_no_file_is_longer_than_500_lines() -> None:
     assert len((ROOT / "setup.py").read_text().splitlines()) <= 80
 
 
-@pytest.mark.parametrize("folder", ["kernels", "tests", "benchmarks", "csrc"])
+@pytest.mark.parametrize("folder", ["kernels", "tests", "benchmarks", "csrc", "examples"])
 def test_plain_folders_are_not_packages(folder: str) -> None:
     assert not (ROOT / folder / "__init__.py").exists()
 

@@ -99,7 +99,7 @@ def test_sdist_has_what_building_and_testing_need(built: tuple[Path, Path]) -> N
     with tarfile.open(built[0]) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").glob("*.*")}
-    for folder in ("sjepa_fast", "kernels", "tests", "benchmarks"):
+    for folder in ("sjepa_fast", "kernels", "tests", "benchmarks", "examples"):
         wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.py")}
     wanted |= {
         "setup.py",

@@ -5,6 +5,9 @@ import math
 import torch
 from torch import Tensor
 
+# Not the 8-bit kinds, in which torch itself has no sums and the kernels have no loads.
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
 
 def bad_value(argument: str, value: object, fix: str) -> ValueError:
     """Return a ValueError that reads `argument: value; fix`."""
@@ -17,9 +20,9 @@ def bad_type(argument: str, value: object, fix: str) -> TypeError:
 
 
 def check_float(argument: str, tensor: Tensor) -> None:
-    """Raise TypeError unless the tensor is floating point."""
-    if not tensor.dtype.is_floating_point:
-        raise bad_type(argument, tensor.dtype, "pass a floating-point tensor")
+    """Raise TypeError unless the tensor is float64, float32, bfloat16 or float16."""
+    if tensor.dtype not in FLOATS:
+        raise bad_type(argument, tensor.dtype, "pass a floating-point tensor of 16, 32 or 64 bits")
 
 
 def check_shape(argument: str, tensor: Tensor, shape: tuple[int, ...], letters: str) -> None:

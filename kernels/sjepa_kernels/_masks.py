@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sjepa_kernels._checks import bad_type, bad_value, check_same_device, check_shape
+from sjepa_kernels._checks import bad_type, bad_value, check_float, check_same_device, check_shape
 from sjepa_kernels._triton import next_power_of_two, tl, triton
 from sjepa_kernels.philox import philox4x32, philox4x32_device
 
@@ -191,8 +191,7 @@ def check_tubelets(tubelets_BNP: Tensor, joints: int) -> None:
     """Check that tokens of numbers make a grid of segments x joints."""
     if tubelets_BNP.ndim != 3 or tubelets_BNP.shape[2] == 0:
         raise bad_value("tubelets", tuple(tubelets_BNP.shape), "expected (B, N, P) with P > 0")
-    if not tubelets_BNP.dtype.is_floating_point:
-        raise bad_type("tubelets", tubelets_BNP.dtype, "pass a floating-point tensor")
+    check_float("tubelets", tubelets_BNP)
     tokens = tubelets_BNP.shape[1]
     if joints < 1 or tokens % joints:
         raise bad_value("joints", joints, f"must divide the {tokens} tokens")

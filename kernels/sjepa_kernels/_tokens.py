@@ -48,7 +48,7 @@ def table_gradients(
     """
     if not any(needs):
         return None, None
-    grid = position_ND.view(*sizes, -1)
+    grid = position_ND.view(*sizes, position_ND.shape[-1])
     temporal = grid.sum(1).to(dtypes[0]) if needs[0] else None
     spatial = grid.sum(0).to(dtypes[1]) if needs[1] else None
     return temporal, spatial
@@ -78,6 +78,9 @@ def check_tokens(
     check_same_device(visible_BKD.device, mask_token=mask_token_D, **tables, **ids)
     tokens = position_temporal_SD.shape[0] * position_spatial_VD.shape[0]
     for name, index in ids.items():
-        columns = kept if name == "ids_keep" else index.shape[-1]
-        check_shape(name, index, (batch, columns), "(B, K)" if name == "ids_keep" else "(B, Q)")
+        letters = "(B, K)" if name == "ids_keep" else "(B, Q)"
+        if index.ndim != 2:
+            raise bad_value(name, tuple(index.shape), f"expected {letters}")
+        columns = kept if name == "ids_keep" else index.shape[1]
+        check_shape(name, index, (batch, columns), letters)
         check_ids(name, index, tokens)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from sjepa_kernels._attention_cpu import attention_cpu, has_cpu_code
-from sjepa_kernels._checks import bad_type, bad_value, check_float
+from sjepa_kernels._checks import bad_type, bad_value, check_float, check_same_device
 
 BACKENDS = ("auto", "sdpa", "explicit", "cpu", "xformers")
 
@@ -40,7 +40,8 @@ def attention(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, *, backend: str = 
 
     Raises:
         TypeError: An input is not floating point, or dtypes differ.
-        ValueError: Shapes do not fit, or the backend is unknown or cannot run here.
+        ValueError: Shapes or devices do not fit, there are no keys, or the backend is unknown or
+            cannot run here.
     """
     _check(q_BHNd, k_BHNd, v_BHNd)
     if backend not in BACKENDS:
@@ -115,9 +116,12 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.ndim != 4:
             raise bad_value(name, tuple(x.shape), "expected (B, H, N, d)")
+    check_same_device(q.device, k=k, v=v)
     if k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
         raise bad_value(
             "q, k, v",
             (tuple(q.shape), tuple(k.shape), tuple(v.shape)),
             "batch, heads and head width must agree, and keys and values must pair up",
         )
+    if k.shape[2] == 0 or k.shape[3] == 0:
+        raise bad_value("k", tuple(k.shape), "a softmax over nothing has no value; pass keys")

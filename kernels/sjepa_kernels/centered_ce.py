@@ -11,7 +11,6 @@ from torch import Tensor
 
 from sjepa_kernels._ce_cpu import centered_ce_cpu, has_cpu_code, is_one
 from sjepa_kernels._checks import (
-    bad_type,
     bad_value,
     check_float,
     check_ids,
@@ -395,5 +394,4 @@ def _check(
     if weights is not None:
         check_shape("row_weights", weights, (rows,), "(R,)")
         check_same_device(student.device, row_weights=weights)
-        if not weights.dtype.is_floating_point:
-            raise bad_type("row_weights", weights.dtype, "pass a floating-point tensor")
+        check_float("row_weights", weights)

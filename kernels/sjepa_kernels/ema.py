@@ -62,7 +62,8 @@ def _ema_kernel(
         t = tl.where(w < 0.5, t + w * (s - t), s - (s - t) * (1.0 - w))
         tl.store(target + i, t)
         if HAS_SHADOW:
-            tl.store(shadow + i, t)
+            # By way of float32: the interpreter casts float64 to bfloat16 wrongly.
+            tl.store(shadow + i, t.to(tl.float32))
     else:
         inside = i < count
         t = tl.load(target + i, mask=inside, other=0.0).to(COMPUTE)
@@ -70,7 +71,7 @@ def _ema_kernel(
         t = tl.where(w < 0.5, t + w * (s - t), s - (s - t) * (1.0 - w))
         tl.store(target + i, t, mask=inside)
         if HAS_SHADOW:
-            tl.store(shadow + i, t, mask=inside)
+            tl.store(shadow + i, t.to(tl.float32), mask=inside)
 
 
 class _Tables:
@@ -208,7 +209,8 @@ class EmaPlan:
 
     Raises:
         TypeError: A tensor is not floating point.
-        ValueError: The lists do not pair up, a target appears twice, or devices differ.
+        ValueError: The lists do not pair up, a target appears twice or is expanded, or devices
+            differ.
     """
 
     def __init__(
@@ -316,6 +318,7 @@ def _check_lists(targets: list[Tensor], sources: list[Tensor], shadows: list[Ten
         check_float(f"sources[{i}]", sources[i])
         if target.device != targets[0].device:
             raise bad_value(f"targets[{i}]", target.device, f"move it to {targets[0].device}")
+        _check_written(f"targets[{i}]", target)
         if torch.compiler.is_compiling() or target.numel() == 0:
             continue
         if target.data_ptr() in seen:
@@ -324,3 +327,10 @@ def _check_lists(targets: list[Tensor], sources: list[Tensor], shadows: list[Ten
     for i, shadow in enumerate(shadows):
         if shadow.dtype not in (torch.bfloat16, torch.float16):
             raise bad_type(f"shadows[{i}]", shadow.dtype, "pass bfloat16 or float16")
+        _check_written(f"shadows[{i}]", shadow)
+
+
+def _check_written(name: str, tensor: Tensor) -> None:
+    """Raise ValueError where several elements share one place in memory."""
+    if any(s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True)):
+        raise bad_value(name, "an expanded tensor", "pass one that owns its elements")

@@ -66,14 +66,29 @@ def _bump(step: int, device: torch.device) -> Tensor:
 
 def _counter(position: int, counter: Tensor | int) -> Tensor | int:
     if isinstance(counter, Tensor):
-        if counter.dtype.is_floating_point or counter.dtype in (torch.bool, torch.complex64):
-            raise bad_type(f"c{position}", counter.dtype, "pass an integer tensor or an int")
+        _check_integers(f"c{position}", counter)
         counter = counter.to(torch.int64)
     return counter & _MASK
 
 
+def _check_integers(name: str, tensor: Tensor) -> None:
+    if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:
+        raise bad_type(name, tensor.dtype, "pass an integer tensor")
+
+
 def uniform(bits: Tensor) -> Tensor:
-    """Return float32 in [0, 1) from the top 24 of 32 random bits: (bits >> 8) * 2^-24."""
+    """Return float32 in [0, 1) from the top 24 of 32 random bits: (bits >> 8) * 2^-24.
+
+    Args:
+        bits: Integers in [0, 2^32), as `philox4x32` returns them.
+
+    Returns:
+        float32 of the same shape.
+
+    Raises:
+        TypeError: The bits are not integers.
+    """
+    _check_integers("bits", bits)
     return (bits >> 8).to(torch.float32) * 2.0**-24
 
 

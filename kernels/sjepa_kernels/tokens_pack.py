@@ -151,38 +151,41 @@ def _sums(
     """Return sums of `grad` over rows: by segment, by joint, and where hidden."""
     batch, _, width = grad_BRD.shape
     dtype = compute_dtype(grad_BRD.dtype)
+    if grad_BRD.numel() == 0:
+        shapes = (segments, width), (joints, width), (width,)
+        temporal, spatial, hidden = (grad_BRD.new_zeros(s, dtype=dtype) for s in shapes)
+        return temporal, spatial, hidden
     # Enough programs to fill a large GPU; a function of the shapes alone, so sums repeat bitwise.
-    chunk = cdiv(max(batch, 1), min(max(batch, 1), 256))
+    chunk = cdiv(batch, min(batch, 256))
     parts = cdiv(batch, chunk)
     temporal = grad_BRD.new_empty((parts, segments, width), dtype=dtype)
     spatial = grad_BRD.new_empty((parts, joints, width), dtype=dtype)
     hidden = grad_BRD.new_empty((parts, width), dtype=dtype)
-    if temporal.numel():
-        # The widest tile of those tried that compiles without spills for sm_80, sm_90 and sm_100.
-        tile = 32
-        columns = min(row_tiles(width)[1], 64)
-        grid = (parts, cdiv(max(segments, joints), tile), cdiv(width, columns))
-        _pack_backward_kernel[grid](
-            grad_BRD.contiguous(),
-            ids_keep_BK.contiguous(),
-            ids_mask_BQ.contiguous(),
-            temporal,
-            spatial,
-            hidden,
-            batch,
-            ids_keep_BK.shape[1],
-            ids_mask_BQ.shape[1],
-            segments,
-            joints,
-            width,
-            chunk,
-            COMPUTE=TL_DTYPES[dtype],
-            UPCAST=INTERPRETED,
-            BT=tile,
-            BR=32,
-            BD=columns,
-            num_warps=8,
-        )
+    # The widest tile of those tried that compiles without spills for sm_80, sm_90 and sm_100.
+    tile = 32
+    columns = min(row_tiles(width)[1], 64)
+    grid = (parts, cdiv(max(segments, joints, 1), tile), cdiv(width, columns))
+    _pack_backward_kernel[grid](
+        grad_BRD.contiguous(),
+        ids_keep_BK.contiguous(),
+        ids_mask_BQ.contiguous(),
+        temporal,
+        spatial,
+        hidden,
+        batch,
+        ids_keep_BK.shape[1],
+        ids_mask_BQ.shape[1],
+        segments,
+        joints,
+        width,
+        chunk,
+        COMPUTE=TL_DTYPES[dtype],
+        UPCAST=INTERPRETED,
+        BT=tile,
+        BR=32,
+        BD=columns,
+        num_warps=8,
+    )
     return temporal.sum(0), spatial.sum(0), hidden.sum(0)
 
 

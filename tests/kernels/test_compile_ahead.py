@@ -1,16 +1,17 @@
 """Every kernel, as launched at the default and at odd shapes, compiles for three GPU generations.
 
 Launches are recorded on meta tensors, so what is compiled is what would run: no GPU is needed.
+What each kernel costs is compared with `aot_table.json`; after a change that is meant to change
+it, `python -m tests.kernels.test_compile_ahead --update` writes the table anew, for review.
 """
 
 from __future__ import annotations
 
 import importlib
-import re
-import subprocess
-import tempfile
+import sys
 from collections.abc import Callable
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -33,6 +34,8 @@ if not HAVE_TRITON or INTERPRETED:
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from tests.kernels import aot_table
 
 ARCHITECTURES = [80, 90, 100]
 HALF, FULL = torch.bfloat16, torch.float32
@@ -155,41 +158,102 @@ CASES |= launches_residual_norm.CASES
 CASES |= launches_targets.CASES
 
 
-def spilled_bytes(ptx: str, arch: int) -> int | None:
-    """Return the bytes a kernel spills, where Triton's wheel brings the assembler."""
-    name = "ptxas-blackwell" if arch >= 100 else "ptxas"
-    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
-    if not assembler.exists():
-        return None
-    target = re.search(r"\.target (\w+)", ptx)
-    assert target
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "kernel.ptx")
-        source.write_text(ptx)
-        command = [assembler, "-v", f"-arch={target[1]}", source, "-o", f"{folder}/kernel.cubin"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    spills = re.findall(r"(\d+) bytes spill stores", said)
-    assert spills, said
-    return sum(map(int, spills))
+def is_odd(case: str) -> bool:
+    """Whether a case has shapes or addresses that forbid 16-byte accesses."""
+    return any(word in case for word in ("odd", "77x", "unaligned"))
+
+
+@cache
+def measured(case: str) -> aot_table.Rows:
+    """Compile what a case launches and return its rows of the table."""
+    module, run = CASES[case]
+    with pytest.MonkeyPatch.context() as patch:
+        launches = record(importlib.import_module(f"sjepa_kernels.{module}"), run, patch)
+    assert launches
+    named: dict[str, tuple[Launch, int]] = {}
+    # One generation for the odd shapes, whose code differs in little but the width of accesses.
+    for arch in [90] if is_odd(case) else ARCHITECTURES:
+        for launch in launches:
+            name = f"{case} {launch.kernel.__name__} sm_{arch}"
+            again = sum(other.split(" again")[0] == name for other in named)
+            named[name + f" again {again}" * (again > 0)] = launch, arch
+    # Only the assembler beside it: parsing in two threads at once breaks Python 3.11's `ast`.
+    with ThreadPoolExecutor(1) as pool:
+        rows = {
+            name: pool.submit(aot_table.resources, launch.compile(arch), arch)
+            for name, (launch, arch) in named.items()
+        }
+        return {name: row.result() for name, row in rows.items()}
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_compiles_without_spills(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, run = CASES[case]
-    launches = record(importlib.import_module(f"sjepa_kernels.{module}"), run, monkeypatch)
-    assert launches
-    # One generation for the odd shapes, whose code differs in little but the width of accesses.
-    odd = any(word in case for word in ("odd", "77x", "unaligned"))
-    for arch in [90] if odd else ARCHITECTURES:
-        for launch in launches:
-            compiled = launch.compile(arch)
-            # What one program may hold on an A100; later generations have more.
-            assert compiled.metadata.shared <= 163 * 1024, launch.kernel.__name__
-            spilled = spilled_bytes(compiled.asm["ptx"], arch)
-            if spilled is not None:
-                # Widths no multiple of 16 cost the packed backward a few address registers.
-                assert spilled <= (64 if odd else 0), (launch.kernel.__name__, arch, spilled)
-            # Rows of V joints of 3 numbers start at no multiple of 16 bytes: nothing to widen.
-            if not odd and not case.startswith("augment") and "narrow" not in case:
-                wide = r"(ld\.global\S*\.v[48]|cp\.async\S* \[.*\], \[.*\], 0x10)"
-                assert re.search(wide, compiled.asm["ptx"]), (launch.kernel.__name__, arch)
+def test_compiles_without_spills(case: str) -> None:
+    for name, row in measured(case).items():
+        # What one program may hold on an A100; later generations have more.
+        assert row["shared"] <= 163 * 1024, name
+        # Widths no multiple of 16 cost the packed backward a few address registers.
+        assert row.get("spills", 0) <= (64 if is_odd(case) else 0), name
+        # Rows of V joints of 3 numbers start at no multiple of 16 bytes: nothing to widen.
+        narrow = is_odd(case) or case.startswith("augment") or "narrow" in case
+        assert row["wide"] or narrow, name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_costs_no_more_than_the_table(case: str) -> None:
+    table = aot_table.load()
+    if triton.__version__ != table["triton"]:
+        pytest.skip(f"the table is for Triton {table['triton']}, this is {triton.__version__}")
+    rows = measured(case)
+    if not all("registers" in row for row in rows.values()):
+        pytest.skip("this build of Triton does not bring the assembler")
+    problems = aot_table.worse(rows, table["rows"])
+    assert not problems, "\n".join([*problems, f"if this is meant: {aot_table.UPDATE}"])
+
+
+def test_table_is_of_the_pinned_version_and_of_these_cases() -> None:
+    table = aot_table.load()
+    assert table["triton"] == aot_table.pinned_triton()
+    assert {name.split()[0] for name in table["rows"]} == set(CASES), aot_table.UPDATE
+    names = list(table["rows"])
+    assert names == sorted(names)
+    assert len(aot_table.PATH.read_text().splitlines()) == len(names) + 5
+
+
+ROW = {"registers": 64, "spills": 0, "shared": 512, "wide": 4, "narrow": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"registers": 72}, "registers 64 -> 72"),
+        ({"spills": 4}, "spills 0 -> 4"),
+        ({"shared": 1024}, "shared 512 -> 1024"),
+        ({"narrow": 6}, "narrow 2 -> 6"),
+        ({"wide": 0}, "no 16-byte access is left of 4"),
+        ({"registers": 71, "wide": 2, "shared": 0}, None),
+    ],
+    ids=str,
+)
+def test_what_counts_as_worse(change: dict[str, int], words: str | None) -> None:
+    problems = aot_table.worse({"kernel": ROW | change}, {"kernel": ROW})
+    assert problems == ([f"kernel: {words}"] if words else [])
+    assert aot_table.worse({"new": ROW}, {"kernel": ROW}) == ["new: not in the table"]
+
+
+def test_accesses_are_counted_by_their_bytes() -> None:
+    ptx = """
+    @%p1 ld.global.v4.b32 { %r1, %r2, %r3, %r4 }, [ %rd1 + 0 ];
+    ld.global.L1::evict_last.v2.b64 { %rd2, %rd3 }, [ %rd1 + 0 ];
+    ld.global.v4.b16 { %rs1, %rs2, %rs3, %rs4 }, [ %rd1 + 0 ];
+    st.global.b32 [ %rd1 + 0 ], { %r1 };
+    ld.shared.v4.b32 {%r1, %r2, %r3, %r4}, [%r5];
+    cp.async.cg.shared.global [ %r1 + 0 ], [ %rd1 + 0 ], 0x10, %r2;
+    cp.async.ca.shared.global [ %r1 + 0 ], [ %rd1 + 0 ], 0x4, %r2;
+    """
+    assert aot_table.accesses(ptx) == (3, 3)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--update"] or triton.__version__ != aot_table.pinned_triton():
+        sys.exit(f"usage, with Triton {aot_table.pinned_triton()}: {aot_table.UPDATE}")
+    aot_table.save({name: row for case in CASES for name, row in measured(case).items()})

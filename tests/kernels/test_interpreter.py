@@ -22,6 +22,7 @@ OPS = [
     "test_crops.py",
     "test_ema.py",
     "test_fused_mlp.py",
+    "test_fuzz.py",
     "test_masks.py",
     "test_philox.py",
     "test_residual_norm.py",

@@ -140,6 +140,15 @@ def test_empty_batch(place: Place, name: str) -> None:
         assert torch.equal(grad, torch.zeros_like(leaf))
 
 
+@pytest.mark.parametrize("name", OPS)
+def test_tables_without_rows(place: Place, name: str) -> None:
+    leaves, order = random_inputs((2, 0, 3, 40, 0), torch.float32, place.device)
+    out = op_for(name, order.view(2, 0), 0, place.impl)(*leaves)
+    assert out.shape == (2, 0, 40)
+    for leaf, grad in zip(leaves, gradients(out, leaves, torch.ones_like(out)), strict=True):
+        assert torch.equal(grad, torch.zeros_like(leaf))
+
+
 def test_pack_is_the_scattered_grid_in_packed_order(place: Place) -> None:
     leaves, order = random_inputs((2, 3, 4, 5, 5), torch.float64, place.device)
     grid = op_for("scatter", order, 5, place.impl)(*leaves)

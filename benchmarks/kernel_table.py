@@ -1,0 +1,89 @@
+"""Write the measured ratios of the fused ops into kernels/README.md, from committed results.
+
+python -m benchmarks.kernel_table
+
+A result is `benchmarks/results/MACHINE/kernels.json`, made in two steps:
+pytest benchmarks/bench_kernels.py --benchmark-only --benchmark-json=RAW.json
+python -m benchmarks.tables condense RAW.json benchmarks/results/MACHINE/kernels.json
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from benchmarks.tables import RESULTS, ROOT
+
+README = ROOT / "kernels" / "README.md"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+Row = dict[str, Any]
+
+
+def comparisons(result: dict[str, Any]) -> dict[str, list[Row]]:
+    """Return the rows that were timed against each other, by group and shape.
+
+    A row takes part by its parameter `variant`; what starts with "ours" is ours, and its other
+    parameters, such as a shape, name the case.
+    """
+    found: dict[str, list[Row]] = {}
+    for row in result["rows"]:
+        params = dict(row.get("params") or {})
+        if (variant := params.pop("variant", None)) is None:
+            continue
+        case = [
+            " x ".join(map(str, value)) if isinstance(value, list) else str(value)
+            for value in params.values()
+        ]
+        found.setdefault(", ".join([row["group"], *case]), []).append({**row, "variant": variant})
+    return found
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return one line for each of our variants, with its ratio to each of the others."""
+    lines = [
+        "| op and what was timed | ms (median) | GB/s | times as fast as |",
+        "| --- | ---: | ---: | --- |",
+    ]
+    for name, rows in comparisons(result).items():
+        others = [row for row in rows if not row["variant"].startswith("ours")]
+        for row in rows:
+            if row in others:
+                continue
+            which = row["variant"].removeprefix("ours").strip()
+            ratios = [f"{o['variant']} {o['median'] / row['median']:.2f}x" for o in others]
+            speed = f"{row['GB/s']:.1f}" if "GB/s" in row else "-"
+            lines.append(
+                f"| {name}{f': {which}' if which else ''} | {1000 * row['median']:.2f} | {speed} | "
+                f"{', '.join(ratios)} |"
+            )
+    return "\n".join(lines)
+
+
+def measured() -> str:
+    """Return the text between the markers: a table for each machine with a result."""
+    paths = sorted(RESULTS.glob("*/kernels.json"))
+    parts = []
+    for path in paths:
+        result = json.loads(path.read_text())
+        facts = result["rows"][0]
+        note = f" {result['note']}" if "note" in result else ""
+        parts += [
+            f"`{path.relative_to(ROOT)}`, {facts['device']}, torch {facts['torch']}, "
+            f"{result['date']}.{note}",
+            table(result),
+        ]
+    if not any(path.parent.name.startswith("gpu") for path in paths):
+        parts.append("No GPU has been measured yet.")
+    return "\n\n".join(parts)
+
+
+def with_measured(readme: str) -> str:
+    """Return the README's text with what stands between the markers made anew."""
+    head, _, rest = readme.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{BEGIN}\n{measured()}\n{END}{tail}"
+
+
+if __name__ == "__main__":
+    README.write_text(with_measured(README.read_text()))

@@ -1,0 +1,5 @@
+"""`python -m sjepa_kernels`: check every op on this machine against float64."""
+
+from sjepa_kernels._selfcheck import main
+
+raise SystemExit(main())

@@ -1,0 +1,332 @@
+"""The self-check behind `python -m sjepa_kernels`: every op that can run here, against float64.
+
+To add an op, write a function like those below and name it in `CHECKS`. A function gets
+`(impl, device)` and returns triples `(ours, eager, truth)`: what the op gave in float32, what
+plain PyTorch gives in float32, and the formula in float64: written out, or, where that is long,
+the op's own reference run in float64.
+"""
+
+import math
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, layer_norm
+
+from sjepa_kernels import _native, _triton
+from sjepa_kernels._augment_config import Augmentation, SkeletonTables
+from sjepa_kernels.attention import attention
+from sjepa_kernels.augment import augment_clips
+from sjepa_kernels.center import update_center_
+from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
+from sjepa_kernels.crops import centered_crop_cross_entropy
+from sjepa_kernels.ema import EmaPlan
+from sjepa_kernels.fused_mlp import fused_mlp
+from sjepa_kernels.masks import motion_aware_mask, random_mask
+from sjepa_kernels.masks_tube import tube_mask
+from sjepa_kernels.philox import philox4x32, uniform
+from sjepa_kernels.residual_norm import residual_layer_norm
+from sjepa_kernels.targets import ContextualizedTargets
+from sjepa_kernels.tokens_pack import pack_tokens
+from sjepa_kernels.tokens_scatter import scatter_mask_tokens
+
+# An error may be twice eager's plus this, in the Euclidean norm relative to the truth.
+SLACK = 5e-7
+# Whatever eager does: beyond this a result is not the op's at all.
+MOST = 0.05
+
+Triple = tuple[Tensor, Tensor, Tensor]
+
+
+def _random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _with_gradients(
+    ours: Callable[..., Tensor],
+    plain: Callable[..., Tensor],
+    leaves: list[Tensor],
+    device: str,
+    rounded: torch.dtype = torch.float32,
+) -> list[Triple]:
+    """Return triples for the output of a function of `leaves` and for each of its gradients."""
+    runs = []
+    for f, dtype in ((ours, rounded), (plain, rounded), (plain, torch.float64)):
+        inputs = [x.to(device, rounded).to(dtype).requires_grad_() for x in leaves]
+        out = f(*inputs)
+        grad = torch.linspace(0.5, 1.5, out.numel(), dtype=dtype, device=device).view_as(out)
+        runs.append([out.detach(), *torch.autograd.grad(out, inputs, grad)])
+    return list(zip(*runs, strict=True))
+
+
+def _token_inputs(device: str) -> tuple[list[Tensor], Tensor]:
+    """Two sequences of 3 segments x 5 joints, 6 of 15 tokens visible, width 24."""
+    order = _random(2, 15, seed=9).argsort(dim=1).to(device)
+    return [_random(2, 6, 24), _random(24), _random(3, 24, seed=1), _random(5, 24, seed=2)], order
+
+
+def _packed(order: Tensor, x: Tensor, mask: Tensor, temporal: Tensor, spatial: Tensor) -> Tensor:
+    content = torch.cat([x, mask.expand(2, 9, -1)], dim=1)
+    return content + (temporal[:, None] + spatial).flatten(0, 1)[order]
+
+
+def _pack(impl: str, device: str) -> list[Triple]:
+    leaves, order = _token_inputs(device)
+    keep, hide = order[:, :6], order[:, 6:]
+    return _with_gradients(
+        lambda x, m, t, s: pack_tokens(x, m, keep, hide, t, s, impl=impl),
+        lambda *inputs: _packed(order, *inputs),
+        leaves,
+        device,
+    )
+
+
+def _scatter(impl: str, device: str) -> list[Triple]:
+    leaves, order = _token_inputs(device)
+    back = order.argsort(dim=1)[:, :, None].expand(-1, -1, 24)
+    return _with_gradients(
+        lambda x, m, t, s: scatter_mask_tokens(x, m, order[:, :6], t, s, impl=impl),
+        lambda *inputs: _packed(order, *inputs).gather(1, back),
+        leaves,
+        device,
+    )
+
+
+def _centered_ce(impl: str, device: str) -> list[Triple]:
+    teacher, center = (3 * _random(40, 50, seed=1)).to(device), _random(50, seed=2).to(device)
+    rows = torch.arange(33, device=device) * 7 % 40
+    sums: list[Tensor] = []
+
+    def ours(student: Tensor) -> Tensor:
+        loss, center_sum = centered_softmax_cross_entropy(
+            student, teacher, center, teacher_index_R=rows, impl=impl
+        )
+        sums.append(center_sum)
+        return loss
+
+    def plain(student: Tensor) -> Tensor:
+        t, c = teacher[rows].to(student.dtype), center.to(student.dtype)
+        sums.append(t.sum(0))
+        target = torch.softmax((t - c) / 0.06, dim=1)
+        return -(target * torch.log_softmax(student / 0.1, dim=1)).sum(1).mean()
+
+    triples = _with_gradients(ours, plain, [_random(33, 50)], device)
+    return [*triples, (sums[0], sums[1], sums[2])]
+
+
+def _centered_crops(impl: str, device: str) -> list[Triple]:
+    """Two global and two local crops."""
+    teacher, center = (3 * _random(2, 6, 20, seed=1)).to(device), _random(20, seed=2).to(device)
+
+    def ours(student: Tensor) -> Tensor:
+        return centered_crop_cross_entropy(student, teacher, center, impl=impl)[0]
+
+    def plain(student: Tensor) -> Tensor:
+        t, c = teacher.to(student.dtype), center.to(student.dtype)
+        target = torch.softmax((t - c) / 0.04, dim=-1)
+        pairs = -torch.einsum("tbk,sbk->tsb", target, torch.log_softmax(student / 0.1, dim=-1))
+        different = ~torch.eye(2, 4, dtype=torch.bool, device=student.device)
+        return pairs[different].mean()
+
+    return _with_gradients(ours, plain, [_random(4, 6, 20)], device)
+
+
+def _masks(impl: str, device: str) -> list[Triple]:
+    """The ids themselves, which must be those of the references on float64 tubelets."""
+    seed = torch.tensor(5, device=device)
+    tubelets = _random(4, 30, 12).to(device)
+
+    def ids(x: Tensor, which: str) -> list[Tensor]:
+        return [
+            *random_mask(4, 30, 7, seed, impl=which),
+            *motion_aware_mask(x, 7, seed, joints=5, impl=which),
+            *tube_mask(x, 2, seed, joints=5, tube_length=2, impl=which),
+        ]
+
+    runs = ids(tubelets, impl), ids(tubelets, "torch"), ids(tubelets.double(), "torch")
+    return list(zip(*runs, strict=True))
+
+
+def _augment(impl: str, device: str) -> list[Triple]:
+    """Three clips of five joints, with everything that a view can do."""
+    frames, bodies = torch.tensor([9, 20, 14]), torch.tensor([1, 2, 2])
+    rows = frames * bodies
+    skeleton = SkeletonTables.of([0, 1, 2, 4, 3], [0, 0, 1, 1, 1], 0, 2, device)
+    augmentation = Augmentation(
+        frames=12, crop_min_frames=4, tilt=0.1, translation=0.1, scale=0.1, shear=0.1, flip=0.5
+    )
+    store = _random(int(rows.sum()), 5, 3).to(device)
+    first, ids = rows.cumsum(0) - rows, torch.tensor([2, 0, 1])
+    first, frames, bodies, ids = (x.to(device) for x in (first, frames, bodies, ids))
+    seed, step = (torch.tensor(n, device=device) for n in (3, 7))
+
+    def tokens(x: Tensor, which: str) -> tuple[Tensor, Tensor]:
+        return augment_clips(
+            x, first, frames, bodies, ids, seed, step, skeleton, augmentation, impl=which
+        )
+
+    runs = tokens(store, impl), tokens(store, "torch"), tokens(store.double(), "torch")
+    return list(zip(*runs, strict=True))
+
+
+def _update_center(impl: str, device: str) -> list[Triple]:
+    ours, total = _random(50).to(device), _random(50, seed=1).to(device)
+    eager, truth = (0.9 * c + 0.1 * (s / 33) for c, s in ((ours, total), (ours.double(), total)))
+    update_center_(ours, total, 33, 0.9)
+    return [(ours, eager, truth)]
+
+
+def _ema(impl: str, device: str) -> list[Triple]:
+    # One chunk of the kernel and a bit, and a transposed matrix.
+    targets = [_random(4099).to(device), _random(6, 8).to(device).t()]
+    sources = [_random(4099, seed=1).to(device), _random(6, 8, seed=1).to(device).t()]
+    eager = [torch.lerp(t, s, 0.04) for t, s in zip(targets, sources, strict=True)]
+    truth = [0.96 * t.double() + 0.04 * s.double() for t, s in zip(targets, sources, strict=True)]
+    EmaPlan(targets, sources, impl=impl).update_(0.96)
+    return list(zip(targets, eager, truth, strict=True))
+
+
+def _attention(device: str, dtype: torch.dtype) -> list[Triple]:
+    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.softmax(q @ k.mT / 4, dim=-1) @ v
+
+    leaves = [_random(2, 3, n, 16, seed=n) for n in (37, 41, 41)]
+    return _with_gradients(attention, plain, leaves, device, dtype)
+
+
+def _residual_norm(impl: str, device: str) -> list[Triple]:
+    """Both outputs, side by side."""
+
+    def plain(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        total = x + residual
+        return torch.cat([layer_norm(total, (24,), weight, bias), total])
+
+    leaves = [_random(9, 24), _random(9, 24, seed=1), _random(24), _random(24, seed=1)]
+    return _with_gradients(
+        lambda *inputs: torch.cat(residual_layer_norm(*inputs, impl=impl)), plain, leaves, device
+    )
+
+
+def _fused_mlp(impl: str, device: str) -> list[Triple]:
+    def plain(
+        x: Tensor, weight: Tensor, bias: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
+    ) -> Tensor:
+        hidden = gelu(layer_norm(x, (16,), weight, bias) @ w1.mT + b1)
+        return x + hidden @ w2.mT + b2
+
+    shapes = (9, 16), (16,), (16,), (64, 16), (64,), (16, 64), (16,)
+    leaves = [_random(*shape, seed=k) for k, shape in enumerate(shapes)]
+    return _with_gradients(lambda *inputs: fused_mlp(*inputs, impl=impl), plain, leaves, device)
+
+
+def _targets(impl: str, device: str) -> list[Triple]:
+    """Three layers, each normalised over its tokens; a LayerNorm of their mean at some tokens."""
+    layers = [_random(2, 15, 24, seed=k).to(device) for k in range(3)]
+    ids = _random(2, 15, seed=9).argsort(dim=1)[:, :6].to(device)
+
+    def plain(dtype: torch.dtype) -> Tensor:
+        x = torch.stack(layers).to(dtype)
+        x = (x - x.mean(2, keepdim=True)) / (x.var(2, correction=0, keepdim=True) + 1e-5).sqrt()
+        chosen = x.mean(0).gather(1, ids[:, :, None].expand(-1, -1, 24))
+        return layer_norm(chosen, (24,))
+
+    ours = ContextualizedTargets(3, norm="instance", final_norm=True, impl=impl)
+    for layer in layers:
+        ours.add_(layer)
+    return [(ours.finish(ids), plain(torch.float32), plain(torch.float64))]
+
+
+def _philox(impl: str, device: str) -> list[Triple]:
+    """The known answer for an all-zero counter and key, as bits and as uniform numbers."""
+    seed = torch.zeros((), dtype=torch.int64, device=device)
+    words = torch.stack(philox4x32(seed, 0, 0, 0, 0))
+    known = torch.tensor([0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8], device=device)
+    draws = uniform(known).double(), known.double() / 2**32
+    return [(words, known, known), (uniform(words), draws[0].float(), draws[0])]
+
+
+@dataclass(frozen=True)
+class Check:
+    """The function that runs an op, and which code it has beside plain PyTorch."""
+
+    run: Callable[[str, str], list[Triple]]
+    impls: tuple[str, ...] = ()
+
+
+CHECKS = {
+    "attention": Check(lambda impl, device: _attention(device, torch.float32)),
+    # C++ where the processor multiplies bfloat16: this op chooses by `backend`, not by `impl`.
+    "attention (bfloat16)": Check(lambda impl, device: _attention(device, torch.bfloat16)),
+    "augment_clips": Check(_augment, ("triton",)),
+    "centered_crop_cross_entropy": Check(_centered_crops, ("cpu", "triton")),
+    "centered_softmax_cross_entropy": Check(_centered_ce, ("cpu", "triton")),
+    "ContextualizedTargets": Check(_targets, ("triton",)),
+    "EmaPlan, ema_update_": Check(_ema, ("cpu", "triton")),
+    "fused_mlp": Check(_fused_mlp, ("triton",)),
+    "motion_aware_mask, random_mask, tube_mask": Check(_masks, ("triton",)),
+    "pack_tokens": Check(_pack, ("triton",)),
+    "philox4x32, uniform": Check(_philox),
+    "residual_layer_norm": Check(_residual_norm, ("triton",)),
+    "scatter_mask_tokens": Check(_scatter, ("triton",)),
+    "update_center_": Check(_update_center),
+}
+
+
+def _places() -> list[tuple[str, str]]:
+    """Return the (impl, device) pairs of this machine."""
+    places = [("torch", "cpu")]
+    if _native.LIBRARY is not None:
+        places.append(("cpu", "cpu"))
+    if _triton.INTERPRETED:
+        places.append(("triton", "cpu"))
+    if torch.cuda.is_available():
+        places.append(("torch", "cuda"))
+        if _triton.HAVE_TRITON:
+            places.append(("triton", "cuda"))
+    return places
+
+
+def _error(x: Tensor, truth: Tensor) -> float:
+    """Return |x - truth| / |truth| in the Euclidean norm, infinite for NaN."""
+    distance = torch.linalg.vector_norm(x.double() - truth.double())
+    error = float(distance / torch.linalg.vector_norm(truth.double()).clamp_min(1e-30))
+    return math.inf if math.isnan(error) else error
+
+
+def _worst(triples: list[Triple]) -> tuple[float, float]:
+    """Return (error, budget) of the tensor that uses most of its budget; integers must be equal."""
+    pairs = []
+    for ours, eager, truth in triples:
+        slack = SLACK if ours.is_floating_point() else 0.0
+        pairs.append((_error(ours, truth), min(2 * _error(eager, truth) + slack, MOST)))
+    return max(pairs, key=lambda pair: pair[0] / max(pair[1], 1e-30))
+
+
+def main() -> int:
+    """Print one line for each op and implementation; return 1 if one is over its budget."""
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    triton = getattr(_triton.triton, "__version__", "") if _triton.HAVE_TRITON else "absent"
+    library = "absent" if _native.LIBRARY is None else "built"
+    interpreted = ", interpreted" if _triton.INTERPRETED else ""
+    print(f"python {platform.python_version()}, torch {torch.__version__}")
+    print(f"Triton {triton}{interpreted}; C++ library {library}; CUDA device {cuda}\n")
+    print(f"{'op':44}{'impl':8}{'device':8}{'error':>9}{'budget':>9}")
+    failures = 0
+    for name, check in CHECKS.items():
+        for impl, device in _places():
+            if impl != "torch" and impl not in check.impls:
+                continue
+            start = f"{name:44}{impl:8}{device:8}"
+            try:
+                error, budget = _worst(check.run(impl, device))
+            except Exception as problem:
+                failures += 1
+                print(f"{start}  FAILED: {type(problem).__name__}: {problem}")
+                continue
+            over = not error <= budget < math.inf
+            failures += over
+            print(f"{start}{error:9.1e}{budget:9.1e}  {'OVER BUDGET' if over else 'ok'}")
+    print(f"\n{failures} of the lines above failed" if failures else "\nall within budget")
+    return 1 if failures else 0

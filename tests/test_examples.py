@@ -1,0 +1,175 @@
+"""The adapters in `examples/` against the plain form or the equations of what they replace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from examples.data2vec_loop import Data2Vec, momentum_at
+from examples.dino_loss import DinoLoss
+from examples.jepa_predictor import PackedPredictor, concatenated_tables, full_grid
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def test_examples_stay_short_enough_to_paste() -> None:
+    files = list(EXAMPLES.glob("*.py"))
+    assert len(files) == 3
+    assert {f.name: n for f in files if (n := len(f.read_text().splitlines())) >= 80} == {}
+
+
+def grid_and_ids() -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+    """A 3 x 4 grid of width 6 + 10, its concatenated table, and a random order of its tokens."""
+    rows, columns = torch.randn(3, 6).double(), torch.randn(4, 10).double()
+    position = torch.stack([torch.cat([r, c]) for r in rows for c in columns])
+    order = torch.stack([torch.randperm(12) for _ in range(2)])
+    return (rows, columns), position, order
+
+
+def test_packed_predictor_equals_repeat_cat_gather() -> None:
+    axes, position, order = grid_and_ids()
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True, norm_first=True)
+    model = PackedPredictor(7, concatenated_tables(*axes), nn.Sequential(layer)).double()
+    nn.init.normal_(model.mask_token)
+    keep, hide, restore = order[:, :5], order[:, 5:9], order.argsort(dim=1)
+    context = torch.randn(2, 5, 7, dtype=torch.float64, requires_grad=True)
+
+    def plain() -> Tensor:
+        hidden = model.mask_token.repeat(2, 7, 1)
+        grid = torch.cat([model.embed(context), hidden], dim=1)
+        grid = grid.gather(1, restore[:, :, None].repeat(1, 1, 16)) + position
+        used = torch.cat([keep, hide], dim=1)[:, :, None].repeat(1, 1, 16)
+        mixed = layer(grid.gather(1, used))[:, 5:]
+        return model.project(model.norm(mixed))
+
+    ours, theirs = model(context, keep, hide), plain()
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    weights, leaves = torch.randn_like(ours), [context, *model.parameters()]
+    for mine, other in zip(
+        torch.autograd.grad(ours, leaves, weights),
+        torch.autograd.grad(theirs, leaves, weights),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, other, rtol=1e-11, atol=1e-11)
+
+
+def test_full_grid_is_the_decoders_input() -> None:
+    axes, position, order = grid_and_ids()
+    visible, mask_token = torch.randn(2, 5, 16).double(), torch.randn(16).double()
+    grid = full_grid(visible, mask_token, order[:, :5], concatenated_tables(*axes))
+    for b in range(2):
+        for token in range(12):
+            found = (order[b, :5] == token).nonzero()
+            content = visible[b, int(found)] if len(found) else mask_token
+            torch.testing.assert_close(grid[b, token], content + position[token])
+
+
+def dino_by_definition(
+    student: list[Tensor], teacher: list[Tensor], center: Tensor, temps: tuple[float, float]
+) -> Tensor:
+    """The sum over pairs of different crops of H(P_t, P_s), in float64, divided by their number."""
+    terms = []
+    for t, teacher_BD in enumerate(teacher):
+        y = (teacher_BD.double() - center) / temps[1]
+        p_t = (y - y.logsumexp(1, keepdim=True)).exp()
+        for s, student_BD in enumerate(student):
+            if s != t:
+                x = student_BD.double() / temps[0]
+                terms.append(-(p_t * (x - x.logsumexp(1, keepdim=True))).sum(1).mean())
+    return torch.stack(terms).mean()
+
+
+def crops(count: int, dtype: torch.dtype) -> list[Tensor]:
+    return [torch.randn(6, 40, dtype=dtype) for _ in range(count)]
+
+
+@pytest.mark.parametrize("local", [0, 1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_dino_loss_is_the_published_one_over_a_warmup(dtype: torch.dtype, local: int) -> None:
+    loss_of = DinoLoss(40).to(dtype)
+    center = torch.zeros(40, dtype=torch.float64)
+    for temp in (0.04, 0.055, 0.07):
+        student, teacher = crops(2 + local, dtype), crops(2, dtype)
+        leaves = [x.requires_grad_() for x in student]
+        truth = dino_by_definition(leaves, teacher, center, (0.1, temp))
+        ours = loss_of(leaves, teacher, temp)
+        torch.testing.assert_close(ours.double(), truth, rtol=1e-5, atol=0)
+        pairs = zip(
+            torch.autograd.grad(ours, leaves), torch.autograd.grad(truth, leaves), strict=True
+        )
+        for mine, true in pairs:
+            assert (mine.double() - true).norm() <= 1e-5 * true.norm()
+        center = 0.9 * center + 0.1 * torch.cat(teacher).double().mean(0)
+        torch.testing.assert_close(loss_of.center.double(), center, rtol=1e-5, atol=1e-7)
+
+
+def test_dino_loss_equals_lightlys() -> None:
+    pytest.importorskip("lightly", reason="lightly is not installed")
+    module = pytest.importorskip("lightly.loss.dino_loss", reason="lightly cannot be imported")
+    theirs, ours = module.DINOLoss(output_dim=40, teacher_temp=0.05), DinoLoss(40)
+    for _ in range(3):
+        student, teacher = crops(5, torch.float32), crops(2, torch.float32)
+        expected = theirs(teacher, student, teacher_temp=0.05)
+        torch.testing.assert_close(ours(student, teacher, 0.05), expected, rtol=1e-5, atol=0)
+        torch.testing.assert_close(ours.center, theirs.center.flatten(), rtol=1e-5, atol=1e-7)
+
+
+class ThreeBlocks(nn.Module):
+    """Three layers of a linear map and tanh; masked tokens are replaced by a learned one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask_token = nn.Parameter(torch.randn(8))
+        self.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: Tensor, masked_BN: Tensor | None) -> list[Tensor]:
+        if masked_BN is not None:
+            x = torch.where(masked_BN[:, :, None], self.mask_token, x)
+        layers = []
+        for block in self.blocks:
+            x = torch.tanh(block(x))
+            layers.append(x)
+        return layers
+
+
+def test_data2vec_loop_follows_the_equations() -> None:
+    """The losses and the teacher of five steps, recomputed in float64 from the students."""
+    student, head = ThreeBlocks(), nn.Linear(8, 8)
+    model = Data2Vec(student, head, top=2, beta=0.5)
+    optimizer = torch.optim.SGD([*student.parameters(), *head.parameters()], lr=0.1)
+    followed, exact_head = ThreeBlocks().double(), nn.Linear(8, 8).double()
+    averaged = [p.detach().double() for p in student.parameters()]
+    for step in range(5):
+        x, masked = torch.randn(3, 6, 8), torch.rand(3, 6) < 0.5
+        for p, value in zip(followed.parameters(), averaged, strict=True):
+            p.data = value
+        top = torch.stack(followed(x.double(), None)[-2:])
+        top = (top - top.mean(-1, keepdim=True)) / (
+            top.var(-1, unbiased=False, keepdim=True) + 1e-5
+        ).sqrt()
+        for p, value in zip(followed.parameters(), student.parameters(), strict=True):
+            p.data = value.detach().double()
+        for p, value in zip(exact_head.parameters(), head.parameters(), strict=True):
+            p.data = value.detach().double()
+        gap = exact_head(followed(x.double(), masked)[-1])[masked] - top.mean(0)[masked]
+        small = gap.abs() < 0.5
+        truth = torch.where(small, gap.square() / (2 * 0.5), gap.abs() - 0.5 / 2).mean()
+        momentum = momentum_at(step, 0.9, 0.99, 4)
+        assert momentum == pytest.approx(min(0.99, 0.9 + 0.0225 * step))
+        loss = model.step(x, masked, optimizer, momentum)
+        torch.testing.assert_close(loss.double(), truth.detach(), rtol=1e-5, atol=0)
+        averaged = [
+            momentum * a + (1 - momentum) * p.detach().double()
+            for a, p in zip(averaged, student.parameters(), strict=True)
+        ]
+        for p, value in zip(model.teacher.parameters(), averaged, strict=True):
+            torch.testing.assert_close(p.double(), value, rtol=1e-5, atol=1e-6)
+            assert not p.requires_grad
