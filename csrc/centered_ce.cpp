@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <new>
 #include <vector>
@@ -16,6 +17,9 @@
 #include "platform.h"
 
 namespace {
+
+// Gradients of this many numbers and more would push out of the caches what comes next.
+constexpr int64_t kStreamed = 1 << 21;
 
 struct CeTask {
   const float* student;
@@ -25,9 +29,12 @@ struct CeTask {
   const float* weights;
   float* grad;
   int64_t width;
-  float scale_student;
+  float scale_student;   // log2(e) / temperature
   float scale_target;
-  float inverse_total;
+  float gradient_scale;  // 1 / (temperature of the student, sum of the weights)
+  bool streams;          // write the gradient past the caches
+
+  const float* teacher_row(int64_t r) const { return teacher + (index ? index[r] : r) * width; }
 };
 
 #ifdef SJEPA_X86
@@ -86,32 +93,45 @@ extern "C" SJEPA_EXPORT int sjepa_centered_ce_f32(
     total = 0;
     for (int64_t r = 0; r < rows; ++r) total += weights[r];
   }
-  const CeTask task{student, teacher, center, index, weights, grad, width,
-                    1.0f / *temp_student, 1.0f / *temp_target, static_cast<float>(1.0 / total)};
+  constexpr double kLog2e = 1.44269504088896341;
+  const CeTask task{student,
+                    teacher,
+                    center,
+                    index,
+                    weights,
+                    grad,
+                    width,
+                    static_cast<float>(kLog2e / *temp_student),
+                    static_cast<float>(kLog2e / *temp_target),
+                    static_cast<float>(1.0 / (*temp_student * total)),
+                    width % 16 == 0 && reinterpret_cast<uintptr_t>(grad) % 64 == 0 &&
+                        rows * width >= kStreamed};
   const int64_t blocks = std::min<int64_t>(64, (rows + 63) / 64);
-  const int64_t padded = (width + 15) / 16 * 16;
-  std::vector<float> scratch, sums;
+  // Each block has two padded rows of exponentials and one of column sums, all on cache lines.
+  const int64_t padded = (width / 16 + 1) * 16, share = 3 * padded;
+  std::vector<float> scratch;
   std::vector<double> losses;
   try {
-    scratch.resize(static_cast<size_t>(blocks * 2 * padded));
-    sums.assign(static_cast<size_t>(blocks * width), 0.0f);
+    scratch.assign(static_cast<size_t>(blocks * share + 16), 0.0f);
     losses.assign(static_cast<size_t>(blocks), 0.0);
   } catch (const std::bad_alloc&) {
     return 2;
   }
+  const auto address = reinterpret_cast<uintptr_t>(scratch.data());
+  float* const sums = scratch.data() + (64 - address % 64) % 64 / sizeof(float);
   const RowsBlock rows_block = rows_block_for(sjepa_lanes());
   SJEPA_PARALLEL_FOR(threads)
   for (int64_t block = 0; block < blocks; ++block) {
-    losses[static_cast<size_t>(block)] =
-        rows_block(task, rows * block / blocks, rows * (block + 1) / blocks,
-                   scratch.data() + block * 2 * padded, sums.data() + block * width);
+    float* const own = sums + block * share;
+    losses[static_cast<size_t>(block)] = rows_block(
+        task, rows * block / blocks, rows * (block + 1) / blocks, own + padded, own);
   }
   double loss_sum = 0;
   for (double part : losses) loss_sum += part;
   *loss = static_cast<float>(loss_sum / total);
   for (int64_t d = 0; d < width; ++d) {
     double column = 0;
-    for (int64_t block = 0; block < blocks; ++block) column += sums[block * width + d];
+    for (int64_t block = 0; block < blocks; ++block) column += sums[block * share + d];
     center_sum[d] = static_cast<float>(column);
   }
   return 0;

@@ -2,6 +2,7 @@
 // t <- t + weight (s - t), weight = 1 - momentum.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <new>
@@ -20,60 +21,44 @@ struct Span {
   int64_t count;
 };
 
-#define SJEPA_LERP_BODY                                                                    \
-  for (int64_t i = 0; i < span.count; ++i) {                                               \
-    const float t = span.target[i], s = span.source[i];                                    \
-    span.target[i] = weight < 0.5f ? t + weight * (s - t) : s - (s - t) * (1.0f - weight); \
-  }
-
-inline uint16_t to_bfloat16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
-  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
-
-void round_shadow(const Span& span) {
-  for (int64_t i = 0; i < span.count; ++i) span.shadow[i] = to_bfloat16(span.target[i]);
-}
-
-void lerp_any(const Span& span, float weight) { SJEPA_LERP_BODY }
-
 #ifdef SJEPA_X86
-__attribute__((target("avx512f"))) void lerp_16(const Span& span, float weight) {
-  const __m512 w = _mm512_set1_ps(weight), rest = _mm512_set1_ps(1.0f - weight);
-  const int64_t whole = span.count - span.count % 16;
-  for (int64_t i = 0; i < whole; i += 16) {
-    const __m512 t = _mm512_loadu_ps(span.target + i), s = _mm512_loadu_ps(span.source + i);
-    const __m512 gap = _mm512_sub_ps(s, t);
-    _mm512_storeu_ps(span.target + i, weight < 0.5f ? _mm512_fmadd_ps(w, gap, t)
-                                                    : _mm512_fnmadd_ps(gap, rest, s));
-  }
-  lerp_any({span.target + whole, span.source + whole, nullptr, span.count - whole}, weight);
-}
+namespace wide16 {
+#define SJEPA_LANES 16
+#define SJEPA_TARGET __attribute__((target("avx512f")))
+#include "simd.h"
+#include "ema_span.h"
+#undef SJEPA_LANES
+#undef SJEPA_TARGET
+}  // namespace wide16
 
-__attribute__((target("avx2,fma"))) void lerp_8(const Span& span, float weight) {
-  const __m256 w = _mm256_set1_ps(weight), rest = _mm256_set1_ps(1.0f - weight);
-  const int64_t whole = span.count - span.count % 8;
-  for (int64_t i = 0; i < whole; i += 8) {
-    const __m256 t = _mm256_loadu_ps(span.target + i), s = _mm256_loadu_ps(span.source + i);
-    const __m256 gap = _mm256_sub_ps(s, t);
-    _mm256_storeu_ps(span.target + i, weight < 0.5f ? _mm256_fmadd_ps(w, gap, t)
-                                                    : _mm256_fnmadd_ps(gap, rest, s));
-  }
-  lerp_any({span.target + whole, span.source + whole, nullptr, span.count - whole}, weight);
-}
+namespace wide8 {
+#define SJEPA_LANES 8
+#define SJEPA_TARGET __attribute__((target("avx2,fma")))
+#include "simd.h"
+#include "ema_span.h"
+#undef SJEPA_LANES
+#undef SJEPA_TARGET
+}  // namespace wide8
 #endif
 
-using Lerp = void (*)(const Span&, float);
+namespace wide1 {
+#define SJEPA_LANES 1
+#define SJEPA_TARGET
+#include "simd.h"
+#include "ema_span.h"
+#undef SJEPA_LANES
+#undef SJEPA_TARGET
+}  // namespace wide1
 
-Lerp lerp_for(int lanes) {
+using MoveSpan = void (*)(const Span&, float);
+
+MoveSpan move_span_for(int lanes) {
 #ifdef SJEPA_X86
-  if (lanes == 16) return lerp_16;
-  if (lanes == 8) return lerp_8;
+  if (lanes == 16) return wide16::move_span;
+  if (lanes == 8) return wide8::move_span;
 #endif
   (void)lanes;
-  return lerp_any;
+  return wide1::move_span;
 }
 
 }  // namespace
@@ -95,13 +80,11 @@ extern "C" SJEPA_EXPORT int sjepa_ema_f32(float* const* targets, const float* co
   } catch (const std::bad_alloc&) {
     return 2;
   }
-  const Lerp lerp = lerp_for(sjepa_lanes());
+  const MoveSpan move_span = move_span_for(sjepa_lanes());
   const int64_t total = static_cast<int64_t>(spans.size());
   SJEPA_PARALLEL_FOR(threads)
   for (int64_t i = 0; i < total; ++i) {
-    const Span& span = spans[static_cast<size_t>(i)];
-    lerp(span, *weight);
-    if (span.shadow) round_shadow(span);
+    move_span(spans[static_cast<size_t>(i)], *weight);
   }
   return 0;
 }

@@ -7,17 +7,33 @@
 using Vec = __m512;
 SJEPA_TARGET static inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
 SJEPA_TARGET static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a); }
+SJEPA_TARGET static inline void stream(float* p, Vec a) { _mm512_stream_ps(p, a); }
 SJEPA_TARGET static inline Vec fill(float a) { return _mm512_set1_ps(a); }
 SJEPA_TARGET static inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
 SJEPA_TARGET static inline Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
 SJEPA_TARGET static inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 SJEPA_TARGET static inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 SJEPA_TARGET static inline Vec larger(Vec a, Vec b) { return _mm512_max_ps(a, b); }
-SJEPA_TARGET static inline Vec nearest(Vec a) {
-  return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+// The bits of 2^(i / 16) less i << 19, so that adding k << 19 for k = 16 n + i gives 2^(k / 16);
+// and the polynomial 1 + r (kRoot1 + r (kRoot2 + r kRoot3)) for 2^r, |r| <= 1 / 32.
+alignas(64) static const uint32_t kRoots[16] = {
+    0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532, 0x3f75fed7, 0x3f75583f,
+    0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c, 0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
+constexpr float kRoot1 = 0.69314718267f, kRoot2 = 0.24023428801f, kRoot3 = 0.055502136492f;
+SJEPA_TARGET static inline Vec power_of_two(Vec shifted) {
+  const __m512i k = _mm512_castps_si512(shifted);
+  const __m512i root = _mm512_permutexvar_epi32(k, _mm512_load_si512(kRoots));
+  return _mm512_castsi512_ps(_mm512_add_epi32(root, _mm512_slli_epi32(k, 19)));
 }
-SJEPA_TARGET static inline Vec times_power_of_two(Vec a, Vec whole) {
-  return _mm512_scalef_ps(a, whole);
+// Rounded to nearest, ties to even; NaN stays NaN.
+SJEPA_TARGET static inline void store_bfloat16(uint16_t* p, Vec a) {
+  const __m512i bits = _mm512_castps_si512(a);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(1 << 22));
+  const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+  const __m512i high = _mm512_srli_epi32(_mm512_mask_mov_epi32(up, nan, quiet), 16);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(high));
 }
 SJEPA_TARGET static inline float sum(Vec a) { return _mm512_reduce_add_ps(a); }
 SJEPA_TARGET static inline float maximum(Vec a) { return _mm512_reduce_max_ps(a); }
@@ -27,21 +43,32 @@ SJEPA_TARGET static inline float maximum(Vec a) { return _mm512_reduce_max_ps(a)
 using Vec = __m256;
 SJEPA_TARGET static inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
 SJEPA_TARGET static inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a); }
+SJEPA_TARGET static inline void stream(float* p, Vec a) { _mm256_stream_ps(p, a); }
 SJEPA_TARGET static inline Vec fill(float a) { return _mm256_set1_ps(a); }
 SJEPA_TARGET static inline Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 SJEPA_TARGET static inline Vec sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
 SJEPA_TARGET static inline Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
 SJEPA_TARGET static inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 SJEPA_TARGET static inline Vec larger(Vec a, Vec b) { return _mm256_max_ps(a, b); }
-SJEPA_TARGET static inline Vec nearest(Vec a) {
-  return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+// As above with i / 8 and 20; |r| <= 1 / 16.
+alignas(64) static const uint32_t kRoots[8] = {
+    0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
+constexpr float kRoot1 = 0.69314721426f, kRoot2 = 0.24025762979f, kRoot3 = 0.055496221788f;
+SJEPA_TARGET static inline Vec power_of_two(Vec shifted) {
+  const __m256i k = _mm256_castps_si256(shifted);
+  const __m256i root = _mm256_permutevar8x32_epi32(
+      _mm256_load_si256(reinterpret_cast<const __m256i*>(kRoots)), k);
+  return _mm256_castsi256_ps(_mm256_add_epi32(root, _mm256_slli_epi32(k, 20)));
 }
-SJEPA_TARGET static inline Vec times_power_of_two(Vec a, Vec whole) {
-  __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(whole), _mm256_set1_epi32(127));
-  return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
-}
-SJEPA_TARGET static inline Vec zero_below(Vec a, Vec x, float limit) {
-  return _mm256_andnot_ps(_mm256_cmp_ps(x, fill(limit), _CMP_LT_OQ), a);
+SJEPA_TARGET static inline void store_bfloat16(uint16_t* p, Vec a) {
+  const __m256i bits = _mm256_castps_si256(a);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(1 << 22));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+  const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(up, quiet, nan), 16);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi32(
+      _mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1)));
 }
 SJEPA_TARGET static inline float sum(Vec a) {
   __m128 half = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -59,43 +86,55 @@ SJEPA_TARGET static inline float maximum(Vec a) {
 using Vec = float;
 static inline Vec load(const float* p) { return *p; }
 static inline void store(float* p, Vec a) { *p = a; }
+static inline void stream(float* p, Vec a) { *p = a; }
 static inline Vec fill(float a) { return a; }
 static inline Vec add(Vec a, Vec b) { return a + b; }
 static inline Vec sub(Vec a, Vec b) { return a - b; }
 static inline Vec mul(Vec a, Vec b) { return a * b; }
 static inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 static inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
-static inline Vec nearest(Vec a) { return std::nearbyint(a); }
-static inline Vec times_power_of_two(Vec a, Vec whole) {
-  return std::ldexp(a, static_cast<int>(whole));
+static inline void store_bfloat16(uint16_t* p, Vec a) {
+  uint32_t bits;
+  std::memcpy(&bits, &a, sizeof bits);
+  const uint32_t up = bits + 0x7fffu + ((bits >> 16) & 1u);
+  *p = static_cast<uint16_t>((std::isnan(a) ? bits | (1u << 22) : up) >> 16);
 }
-static inline Vec zero_below(Vec a, Vec x, float limit) { return x < limit ? 0.0f : a; }
 static inline float sum(Vec a) { return a; }
 static inline float maximum(Vec a) { return a; }
 
 #endif
 
-// 2^x for x <= 0, to 1e-8 relative before rounding; arguments below -126 give 0 or a number too
-// small to matter. x = n + r with |r| <= 1/2, then a minimax polynomial of degree 6 in r, times 2^n.
-SJEPA_TARGET static inline Vec exp2_nonpositive(Vec x) {
-#if SJEPA_LANES == 16
-  // The scaling instruction underflows by itself.
-  const Vec bounded = x;
+// The first `count` numbers at p, followed by `rest`.
+SJEPA_TARGET static inline Vec load_part(const float* p, int64_t count, float rest) {
+  alignas(64) float all[SJEPA_LANES];
+  for (int64_t i = 0; i < SJEPA_LANES; ++i) all[i] = i < count ? p[i] : rest;
+  return load(all);
+}
+SJEPA_TARGET static inline void store_part(float* p, int64_t count, Vec a) {
+  alignas(64) float all[SJEPA_LANES];
+  store(all, a);
+  for (int64_t i = 0; i < count; ++i) p[i] = all[i];
+}
+
+// N times 2^x for x <= 0 to 1e-7 relative, exactly 1 at 0, nothing below 2^-126 (denormals must be
+// off). Step by step for all N, because a processor looks only so far ahead for work.
+template <int N>
+SJEPA_TARGET static inline void exp2_below_zero(Vec (&x)[N]) {
+#if SJEPA_LANES > 1
+  // x = k / lanes + r: a root of two from a table, its exponent added as a whole number, and the
+  // polynomial of degree 3 closest to 2^r that is 1 at 0. Adding kShift leaves k in low bits.
+  constexpr float kShift = 1.5f * (1 << 23) / SJEPA_LANES;
+  Vec scale[N], p[N];
+  for (int i = 0; i < N; ++i) x[i] = larger(fill(-127.0f), x[i]);  // in this order NaN stays NaN
+  for (int i = 0; i < N; ++i) scale[i] = add(x[i], fill(kShift));
+  for (int i = 0; i < N; ++i) p[i] = sub(scale[i], fill(kShift));
+  for (int i = 0; i < N; ++i) x[i] = sub(x[i], p[i]);
+  for (int i = 0; i < N; ++i) scale[i] = power_of_two(scale[i]);
+  for (int i = 0; i < N; ++i) p[i] = fma(fill(kRoot3), x[i], fill(kRoot2));
+  for (int i = 0; i < N; ++i) p[i] = fma(p[i], x[i], fill(kRoot1));
+  for (int i = 0; i < N; ++i) p[i] = mul(p[i], x[i]);
+  for (int i = 0; i < N; ++i) x[i] = fma(p[i], scale[i], scale[i]);
 #else
-  const Vec bounded = larger(x, fill(-126.0f));
-#endif
-  const Vec n = nearest(bounded);
-  const Vec r = sub(bounded, n);
-  Vec p = fill(1.5345811e-4f);
-  p = fma(p, r, fill(1.3399931e-3f));
-  p = fma(p, r, fill(9.618489e-3f));
-  p = fma(p, r, fill(5.5503286e-2f));
-  p = fma(p, r, fill(2.4022646e-1f));
-  p = fma(p, r, fill(6.931472e-1f));
-  p = fma(p, r, fill(1.0f));
-#if SJEPA_LANES == 16
-  return times_power_of_two(p, n);
-#else
-  return zero_below(times_power_of_two(p, n), x, -126.0f);
+  for (Vec& v : x) v = v < -126.0f ? 0.0f : std::exp2(v);
 #endif
 }

@@ -54,10 +54,5 @@ def centered_ce_cpu(
     return loss, center_sum, grad.to(student.dtype)
 
 
-def is_one(scalar: Tensor) -> bool:
-    """Whether a float32 CPU scalar is 1, read in place: no operator runs, so none can be traced."""
-    return ctypes.c_float.from_address(scalar.data_ptr()).value == 1
-
-
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

@@ -67,11 +67,14 @@ class Op:
         return self.body(*args)
 
 
+_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
+
+
 def _is_plain(arg: object) -> bool:
     """Whether an argument holds no tensor subclass (fake, functional), whose memory is not real."""
-    if isinstance(arg, torch.Tensor):
-        return type(arg) in (torch.Tensor, torch.nn.Parameter)
-    return not isinstance(arg, list) or all(map(_is_plain, arg))
+    if isinstance(arg, list):
+        return _PLAIN.issuperset(map(type, arg))
+    return not isinstance(arg, torch.Tensor) or type(arg) in _PLAIN
 
 
 def _needs_grad(arg: object) -> bool:

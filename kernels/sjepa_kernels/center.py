@@ -3,26 +3,36 @@
 Shapes: D features.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from sjepa_kernels._checks import bad_value, check_float, check_same_device, check_shape
 from sjepa_kernels._triton import compute_dtype
 
+Reduce = Callable[[Tensor], Tensor | None]
+
 
 @torch.no_grad()
 def update_center_(
-    center_D: Tensor, center_sum_D: Tensor, count: int | Tensor, momentum: float | Tensor
+    center_D: Tensor,
+    center_sum_D: Tensor,
+    count: int | Tensor,
+    momentum: float | Tensor,
+    *,
+    all_reduce: Reduce | None = None,
 ) -> None:
     """Move the centre towards a batch mean, in place: c <- m c + (1 - m) sum / count.
-
-    With several processes, all-reduce the sum and the count first.
 
     Args:
         center_D: The centre.
         center_sum_D: Sum of teacher rows, as `centered_softmax_cross_entropy` returns it.
         count: Number of rows in the sum.
         momentum: m in [0, 1] (0.9 in S-JEPA).
+        all_reduce: Sums its argument, the batch sum with the count appended (D + 1,), over
+            processes, in place or as a new tensor: for instance `torch.distributed.all_reduce`,
+            or a `functools.partial` of it that names a group.
 
     Raises:
         TypeError: The centre or the sum is not floating point.
@@ -40,6 +50,13 @@ def update_center_(
         raise bad_value("count", count, "pass the number of rows in the sum, at least 1")
     if not isinstance(momentum, Tensor) and not 0 <= momentum <= 1:
         raise bad_value("momentum", momentum, "pass a number in [0, 1]")
+    if all_reduce is not None:
+        if not isinstance(count, Tensor):
+            count = torch.full_like(center_sum_D[:1], count)
+        total = torch.cat([center_sum_D, count.to(center_sum_D).reshape(1)])
+        summed = all_reduce(total)
+        total = total if summed is None else summed
+        center_sum_D, count = total[:-1], total[-1]
     mean = (center_sum_D / count).to(center_D.dtype)
     weight = 1 - momentum
     if isinstance(weight, Tensor):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sjepa_kernels._ce_cpu import centered_ce_cpu, has_cpu_code, is_one
+from sjepa_kernels._ce_cpu import centered_ce_cpu, has_cpu_code
 from sjepa_kernels._checks import (
     bad_value,
     check_float,
@@ -20,6 +20,7 @@ from sjepa_kernels._checks import (
 )
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
+from sjepa_kernels._scale import scaled
 from sjepa_kernels._triton import (
     TL_DTYPES,
     cdiv,
@@ -79,7 +80,7 @@ def _ce_rows_kernel(
     c = tl.load(center + d, mask=d < D, other=0.0).to(COMPUTE)[None, :]
     scale_s = 1.0 / tl.load(temp_student)
     scale_t = 1.0 / tl.load(temp_target)
-    share = scale_s / tl.load(total)
+    share = scale_s / (tl.load(total) if HAS_WEIGHTS else R)
     center_sum = tl.zeros((BR, BD), COMPUTE)
     loss = tl.zeros((BR,), COMPUTE)
     for tile in range(program, tl.cdiv(R, BR), tl.num_programs(0)):
@@ -178,7 +179,7 @@ def _ce_columns_kernel(
     c = tl.load(center + d, mask=in_d, other=0.0).to(COMPUTE)
     scale_s = 1.0 / tl.load(temp_student)
     scale_t = 1.0 / tl.load(temp_target)
-    share = scale_s / tl.load(total)
+    share = scale_s / (tl.load(total) if HAS_WEIGHTS else R)
     center_sum = tl.zeros((BD,), COMPUTE)
     first = part * chunk
     for step in range(0, tl.minimum(chunk, R - first)):
@@ -212,10 +213,12 @@ def _launch(
     rows, width = student.shape
     dtype = compute_dtype(student.dtype)
     student, teacher, center = student.contiguous(), teacher.contiguous(), center.contiguous()
-    total = device_scalar(rows, student) if weights is None else weights.to(dtype).sum()
+    # Without weights the sum is the number of rows, which the kernels know.
+    total = None if weights is None else weights.to(dtype).sum()
     # Pointers that the constexpr flags switch off still need a tensor to stand for them.
     index_arg = student if index is None else index.contiguous()
     weights_arg = student if weights is None else weights.contiguous()
+    total_arg = student if total is None else total
     inputs = student, teacher, center, index_arg, weights_arg, temp_student, temp_target
     grad = torch.empty_like(student) if needs_grad else student.new_empty(0)
     flags: dict[str, Any] = {
@@ -232,11 +235,11 @@ def _launch(
         loss_part = student.new_empty(programs, dtype=dtype)
         center_part = student.new_empty((programs, width), dtype=dtype)
         _ce_rows_kernel[(programs,)](
-            *inputs, total, grad, loss_part, center_part, rows, teacher.shape[0], width,
+            *inputs, total_arg, grad, loss_part, center_part, rows, teacher.shape[0], width,
             NEEDS_GRAD=needs_grad, BR=tile, BD=columns, **flags,
             num_warps=8 if columns == _WIDEST_ROW else 4,
         )  # fmt: skip
-        return loss_part.sum() / total, center_part.sum(0), grad
+        return loss_part.sum() / (rows if total is None else total), center_part.sum(0), grad
     stats = student.new_empty((5, rows), dtype=dtype)
     _ce_stats_kernel[(rows,)](
         *inputs, stats, rows, teacher.shape[0], width, BD=2048, **flags, num_warps=8
@@ -246,10 +249,10 @@ def _launch(
     parts = cdiv(rows, chunk)
     center_part = student.new_empty((parts, width), dtype=dtype)
     _ce_columns_kernel[(parts, tiles)](
-        *inputs, total, stats, grad, center_part, rows, teacher.shape[0], width, chunk,
+        *inputs, total_arg, stats, grad, center_part, rows, teacher.shape[0], width, chunk,
         NEEDS_GRAD=needs_grad, BD=1024, **flags,
     )  # fmt: skip
-    return stats[4].sum() / total, center_part.sum(0), grad
+    return stats[4].sum() / (rows if total is None else total), center_part.sum(0), grad
 
 
 def _body(
@@ -288,16 +291,15 @@ def _fake(
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     _, center_sum, grad = output
     ctx.mark_non_differentiable(center_sum, grad)
+    # Zeros for the outputs without a gradient would be as large as the student.
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(grad)
+    ctx.impl = inputs[-1]
 
 
-def _backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     (grad,) = ctx.saved_tensors
-    on_host = type(grad_loss) is Tensor and grad_loss.device.type == "cpu"
-    readable = on_host and grad_loss.dtype == torch.float32 and not torch.compiler.is_compiling()
-    if not (readable and is_one(grad_loss)):
-        grad = (grad * grad_loss).to(grad.dtype)
-    return grad, None, None, None, None, None, None, None, None
+    return scaled(grad, grad_loss, ctx.impl), None, None, None, None, None, None, None, None
 
 
 _op = Op("centered_softmax_cross_entropy", _body, _fake, setup=_setup, backward=_backward)
@@ -319,6 +321,10 @@ def centered_softmax_cross_entropy(
     p_t = softmax((t - c) / temp_target), p_s = softmax(s / temp_student),
     loss = sum_r w_r (-sum_d p_t log p_s) / sum_r w_r, with w = 1 by default.
     Arithmetic is float32 (float64 for a float64 student). The gradient goes to the student alone.
+
+    iBOT and DINOv2 patches: rows are the masked patches and w_r = 1 / (masked patches of r's
+    image). Their mean over all images, also those without a mask, is this loss times
+    w.sum() / images. DINO's pairs of crops: `centered_crop_cross_entropy`.
 
     Args:
         student_RD: Student features before the softmax.

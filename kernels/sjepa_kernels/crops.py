@@ -1,13 +1,235 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """DINO's loss over 2-D crops: every student crop against every teacher crop but its own.
 
 Shapes: S student crops, T teacher crops, B images (or clips) a crop, K prototypes.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from sjepa_kernels._checks import bad_value
+from sjepa_kernels._ce_cpu import has_cpu_code
+from sjepa_kernels._checks import (
+    bad_value,
+    check_float,
+    check_positive,
+    check_same_device,
+    check_shape,
+)
+from sjepa_kernels._dispatch import choose
+from sjepa_kernels._library import Op
+from sjepa_kernels._scale import scaled
+from sjepa_kernels._triton import (
+    TL_DTYPES,
+    cdiv,
+    compute_dtype,
+    device_scalar,
+    next_power_of_two,
+    tl,
+    triton,
+)
 from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
+
+
+def centered_crop_ce_ref(
+    student_SBK: Tensor,
+    teacher_TBK: Tensor,
+    center_K: Tensor,
+    temp_student: float | Tensor,
+    temp_target: float | Tensor,
+    skip_same: bool,
+) -> tuple[Tensor, Tensor]:
+    """Plain PyTorch form of `centered_crop_cross_entropy`."""
+    dtype = compute_dtype(student_SBK.dtype)
+    teacher = teacher_TBK.to(dtype)
+    target_TBK = torch.softmax((teacher - center_K.to(dtype)) / temp_target, dim=-1)
+    log_p_SBK = torch.log_softmax(student_SBK.to(dtype) / temp_student, dim=-1)
+    terms = [
+        -(target_BK * log_p_BK).sum(dim=-1).mean()
+        for t, target_BK in enumerate(target_TBK)
+        for s, log_p_BK in enumerate(log_p_SBK)
+        if not (skip_same and s == t)
+    ]
+    return torch.stack(terms).mean(), teacher.sum(dim=(0, 1))
+
+
+@triton.jit
+def _row_stats_kernel(
+    x, center, temp, stats, R, D,
+    HAS_CENTER: tl.constexpr, COMPUTE: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """A row each: maximum of the scaled row and the sum of exponentials below it, online."""
+    r = tl.program_id(0).to(tl.int64)
+    scale = 1.0 / tl.load(temp)
+    top = tl.full((), float("-inf"), COMPUTE)
+    total = tl.full((), 0.0, COMPUTE)
+    for start in range(0, D, BD):
+        d = start + tl.arange(0, BD)
+        in_d = d < D
+        v = tl.load(x + r * D + d, mask=in_d, other=0.0).to(COMPUTE)
+        if HAS_CENTER:
+            v -= tl.load(center + d, mask=in_d, other=0.0).to(COMPUTE)
+        v = tl.where(in_d, v * scale, float("-inf"))
+        new = tl.maximum(top, tl.max(v, axis=0))
+        total = total * tl.exp(top - new) + tl.sum(tl.exp(v - new), axis=0)
+        top = new
+    tl.store(stats + r, top)
+    tl.store(stats + R + r, total)
+
+
+@triton.jit
+def _crop_columns_kernel(
+    student, teacher, center, temp_student, temp_target, stats_s, stats_t,
+    grad, gap_part, center_part, S, T, B, D, chunk, terms,
+    SKIP: tl.constexpr, NEEDS_GRAD: tl.constexpr,
+    COMPUTE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """Some samples and a tile of columns each.
+
+    The teachers' probabilities of a sample stay in registers while its students pass, so that
+    every element of either side is read once, however many pairs it is in.
+    """
+    part = tl.program_id(0).to(tl.int64)
+    tile = tl.program_id(1)
+    d = tile * BD + tl.arange(0, BD)
+    in_d = d < D
+    t = tl.arange(0, BT)
+    in_t = t < T
+    c = tl.load(center + d, mask=in_d, other=0.0).to(COMPUTE)[None, :]
+    scale_s = 1.0 / tl.load(temp_student)
+    scale_t = 1.0 / tl.load(temp_target)
+    share = scale_s / terms
+    center_sum = tl.zeros((BD,), COMPUTE)
+    gap = tl.zeros((BD,), COMPUTE)
+    first = part * chunk
+    for step in range(0, tl.minimum(chunk, B - first)):
+        b = first + step
+        row_t = t.to(tl.int64) * B + b
+        inside = in_t[:, None] & in_d[None, :]
+        y = tl.load(teacher + row_t[:, None] * D + d[None, :], mask=inside, other=0.0).to(COMPUTE)
+        center_sum += tl.sum(y, axis=0)
+        y_max = tl.load(stats_t + row_t, mask=in_t, other=0.0)[:, None]
+        y_sum = tl.load(stats_t + T * B + row_t, mask=in_t, other=1.0)[:, None]
+        p_t = tl.where(inside, tl.exp((y - c) * scale_t - y_max) / y_sum, 0.0)
+        for s in range(0, S):
+            row = s * B + b
+            target = p_t
+            count = T
+            if SKIP:
+                target = tl.where((t == s)[:, None], 0.0, p_t)
+                count = T - (s < T).to(tl.int32)
+            target = tl.sum(target, axis=0)
+            x_max = tl.load(stats_s + row)
+            x = tl.load(student + row * D + d, mask=in_d, other=0.0).to(COMPUTE) * scale_s
+            below = tl.where(in_d, x_max - x, 0.0)
+            gap += target * below
+            if NEEDS_GRAD:
+                x_sum = tl.load(stats_s + S * B + row)
+                ds = count * (tl.exp(-below) / x_sum) - target
+                tl.store(grad + row * D + d, ds * share, mask=in_d)
+    tl.store(center_part + part * D + d, center_sum, mask=in_d)
+    tl.store(gap_part + part * tl.num_programs(1) + tile, tl.sum(gap, axis=0))
+
+
+def _pairs(students: int, teachers: int, skip_same: bool) -> int:
+    return students * teachers - (min(students, teachers) if skip_same else 0)
+
+
+def _launch(
+    student: Tensor,
+    teacher: Tensor,
+    center: Tensor,
+    temp_student: Tensor,
+    temp_target: Tensor,
+    skip_same: bool,
+    needs_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    crops, batch, width = student.shape
+    teachers = teacher.shape[0]
+    dtype = compute_dtype(student.dtype)
+    compute = TL_DTYPES[dtype]
+    student, teacher, center = student.contiguous(), teacher.contiguous(), center.contiguous()
+    stats_s = student.new_empty((2, crops, batch), dtype=dtype)
+    stats_t = student.new_empty((2, teachers, batch), dtype=dtype)
+    columns = max(next_power_of_two(width), 16)
+    for x, temp, stats, has_center in (
+        (student, temp_student, stats_s, False),
+        (teacher, temp_target, stats_t, True),
+    ):
+        rows = x.shape[0] * batch
+        _row_stats_kernel[(rows,)](
+            x, center, temp, stats, rows, width,
+            HAS_CENTER=has_center, COMPUTE=compute, BD=min(columns, 4096),
+            num_warps=8 if columns >= 4096 else 4,
+        )  # fmt: skip
+    grad = torch.empty_like(student) if needs_grad else student.new_empty(0)
+    held = next_power_of_two(teachers)
+    block = min(columns, max(2048 // held, 128))
+    tiles = cdiv(width, block)
+    # Enough programs to fill a large GPU; the split follows from shapes alone, so sums repeat.
+    chunk = cdiv(batch, min(batch, max(1, 2112 // tiles)))
+    parts = cdiv(batch, chunk)
+    gap_part = student.new_empty((parts, tiles), dtype=dtype)
+    center_part = student.new_empty((parts, width), dtype=dtype)
+    terms = _pairs(crops, teachers, skip_same) * batch
+    _crop_columns_kernel[(parts, tiles)](
+        student, teacher, center, temp_student, temp_target, stats_s, stats_t,
+        grad, gap_part, center_part, crops, teachers, batch, width, chunk, terms,
+        SKIP=skip_same, NEEDS_GRAD=needs_grad, COMPUTE=compute, BT=held, BD=block,
+    )  # fmt: skip
+    # Both parts of the loss are non-negative, so nothing cancels.
+    log_sum_S = stats_s[1].log().sum(dim=1)
+    same = min(crops, teachers) if skip_same else 0
+    logs = (teachers - 1) * log_sum_S[:same].sum() + teachers * log_sum_S[same:].sum()
+    return (gap_part.sum() + logs) / terms, center_part.sum(0), grad
+
+
+def _body(
+    student: Tensor,
+    teacher: Tensor,
+    center: Tensor,
+    temp_student: Tensor,
+    temp_target: Tensor,
+    skip_same: bool,
+    needs_grad: bool,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss, the column sums of the teachers, and d loss / d student (or nothing)."""
+    return _launch(student, teacher, center, temp_student, temp_target, skip_same, needs_grad)
+
+
+def _fake(
+    student: Tensor,
+    teacher: Tensor,
+    center: Tensor,
+    temp_student: Tensor,
+    temp_target: Tensor,
+    skip_same: bool,
+    needs_grad: bool,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = compute_dtype(student.dtype)
+    grad = student.new_empty(student.shape if needs_grad else (0,))
+    center_sum = student.new_empty(student.shape[-1], dtype=dtype)
+    return student.new_empty((), dtype=dtype), center_sum, grad
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, center_sum, grad = output
+    ctx.mark_non_differentiable(center_sum, grad)
+    # Zeros for the outputs without a gradient would be as large as the student.
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(grad)
+    ctx.impl = inputs[-1]
+
+
+def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    (grad,) = ctx.saved_tensors
+    return scaled(grad, grad_loss, ctx.impl), None, None, None, None, None, None, None
+
+
+_op = Op("centered_crop_cross_entropy", _body, _fake, setup=_setup, backward=_backward)
 
 
 def centered_crop_cross_entropy(
@@ -20,40 +242,66 @@ def centered_crop_cross_entropy(
     skip_same: bool = True,
     impl: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Mean centred cross-entropy over pairs of crops, and the batch sum of the teacher.
+    """Loss of DINO over all pairs of crops, and the sum of the teacher rows, for the centre.
 
-    loss = mean over pairs (s, t), s != t, and over b of
-    -sum_k softmax((teacher[t, b] - c) / temp_target) log softmax(student[s, b] / temp_student):
-    the DINO loss, in which the T global crops come first among the S student crops. No pair is
-    materialised: each student row is read, and its gradient written, once for each teacher crop.
+    p_t = softmax((teacher[t] - c) / temp_target), p_s = softmax(student[s] / temp_student),
+    loss = mean over pairs (t, s), t != s, and over b of -sum_k p_t[b, k] log p_s[b, k].
+    Arithmetic is float32 (float64 for a float64 student). The gradient goes to the student alone;
+    it is made in the forward. No pair is materialised.
+
+    For iBOT's masked patches use `centered_softmax_cross_entropy` with `row_weights_R`.
 
     Args:
-        student_SBK: Student logits, global crops first.
-        teacher_TBK: Teacher logits of the global crops; not differentiated.
-        center_K: Centre c, subtracted as it is now; see `update_center_`.
-        temp_student: A float or a 0-dim tensor above zero.
-        temp_target: A float or a 0-dim tensor above zero.
-        skip_same: Whether crop t of the teacher skips crop t of the student.
+        student_SBK: Outputs of the student's head, the teacher's crops first and in its order. A
+            head's (S * B, K) output in chunks of a crop takes `.view(S, B, K)`.
+        teacher_TBK: Outputs of the teacher's head for its T crops.
+        center_K: Centre c, subtracted as it is now; see `update_center_` (the count is T * B).
+        temp_student: A float or a 0-dim tensor above zero (0.1 in DINO).
+        temp_target: A float or a 0-dim tensor above zero (0.04 in DINO, warmed up to 0.07).
+        skip_same: Leave out the pairs s = t, which see the same crop.
         impl: "auto", "triton", "cpu" or "torch".
 
     Returns:
-        The loss, 0-dim, and the sum over all T B teacher rows (K,), for the centre.
+        The loss, 0-dim, and the sum over the T * B teacher rows (K,), both float32 (float64 for a
+        float64 student).
 
     Raises:
         TypeError: A dtype is not usable.
-        ValueError: A shape, device, temperature or `impl` is not usable, or no pair is left.
+        ValueError: A shape, device, temperature or `impl` is not usable, or there are no pairs.
     """
-    for name, crops in (("student", student_SBK), ("teacher", teacher_TBK)):
-        if crops.ndim != 3 or crops.shape[0] == 0 or crops.shape[1] == 0:
-            raise bad_value(name, tuple(crops.shape), "expected (crops, batch, K), none of them 0")
+    _check(student_SBK, teacher_TBK, center_K, skip_same)
+    check_positive("temp_student", temp_student)
+    check_positive("temp_target", temp_target)
+    teacher_TBK, center_K = teacher_TBK.detach(), center_K.detach()
+    chosen = choose(impl, student_SBK.device, cpu=has_cpu_code(student_SBK))
+    if chosen == "torch":
+        return centered_crop_ce_ref(
+            student_SBK, teacher_TBK, center_K, temp_student, temp_target, skip_same
+        )
+    if chosen == "cpu":
+        return _a_teacher_at_a_time(
+            student_SBK, teacher_TBK, center_K, temp_student, temp_target, skip_same
+        )
+    needs_grad = torch.is_grad_enabled() and student_SBK.requires_grad
+    temp_s = device_scalar(temp_student, student_SBK)
+    temp_t = device_scalar(temp_target, student_SBK)
+    loss, center_sum, _ = _op(
+        student_SBK, teacher_TBK, center_K, temp_s, temp_t, skip_same, needs_grad, chosen
+    )
+    return loss, center_sum
+
+
+def _a_teacher_at_a_time(
+    student_SBK: Tensor,
+    teacher_TBK: Tensor,
+    center_K: Tensor,
+    temp_student: float | Tensor,
+    temp_target: float | Tensor,
+    skip_same: bool,
+) -> tuple[Tensor, Tensor]:
+    """The C++ form: each student row is read, and its gradient written, once for each teacher."""
     seen, batch, width = student_SBK.shape
     targets = teacher_TBK.shape[0]
-    if teacher_TBK.shape[1:] != (batch, width):
-        raise bad_value(
-            "teacher", tuple(teacher_TBK.shape), f"expected (T, B, K) = (T, {batch}, {width})"
-        )
-    if skip_same and seen == targets == 1:
-        raise bad_value("student", "one crop, the teacher's own", "pass more, or skip_same=False")
     device = student_SBK.device
     rows = student_SBK.reshape(seen * batch, width)
     crop = torch.arange(seen, device=device).repeat_interleave(batch)
@@ -64,7 +312,7 @@ def centered_crop_cross_entropy(
     for target in range(targets):
         paired = seen - (skip_same and target < seen)
         if paired == 0:
-            center_sum = center_sum + teacher_TBK[target].detach().sum(dim=0)
+            center_sum = center_sum + teacher_TBK[target].float().sum(dim=0)
             continue
         weights = (crop != target).to(torch.float32) if skip_same else None
         mean, total = centered_softmax_cross_entropy(
@@ -75,10 +323,27 @@ def centered_crop_cross_entropy(
             temp_target=temp_target,
             teacher_index_R=image,
             row_weights_R=weights,
-            impl=impl,
+            impl="cpu",
         )
         loss = loss + paired * mean
         # Every student crop has read each teacher row once.
         center_sum = center_sum + total / seen
         pairs += paired
     return loss / pairs, center_sum
+
+
+def _check(student: Tensor, teacher: Tensor, center: Tensor, skip_same: bool) -> None:
+    for name, crops in (("student", student), ("teacher", teacher)):
+        if crops.ndim != 3 or crops.numel() == 0:
+            raise bad_value(name, tuple(crops.shape), "expected (crops, batch, K), none of them 0")
+        check_float(name, crops)
+    seen, batch, width = student.shape
+    if teacher.shape[1:] != (batch, width):
+        raise bad_value(
+            "teacher", tuple(teacher.shape), f"expected (T, B, K) = (T, {batch}, {width})"
+        )
+    check_shape("center", center, (width,), "(K,)")
+    check_float("center", center)
+    check_same_device(student.device, teacher=teacher, center=center)
+    if _pairs(seen, teacher.shape[0], skip_same) == 0:
+        raise bad_value("student", "one crop, the teacher's own", "pass more, or skip_same=False")

@@ -3,6 +3,7 @@
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,17 +86,39 @@ class _Tables:
         self.chunks = torch.tensor(chunks, dtype=torch.int64, device=device)
 
 
+class _Arrays:
+    """The same addresses as C arrays, for a group on the CPU."""
+
+    def __init__(self, rows: list[tuple[int, int, int, int]], device: torch.device) -> None:
+        count = len(rows)
+        targets, sources, shadows, lengths = zip(*rows, strict=True)
+        addresses = ctypes.c_void_p * count
+        self.arguments = (
+            addresses(*targets),
+            addresses(*sources),
+            addresses(*shadows),
+            (ctypes.c_int64 * count)(*lengths),
+            ctypes.c_int64(count),
+        )
+
+
 # Tables by the addresses they hold, so that one can never be stale: a tensor that moved asks for
 # another. A few are kept, for a few models at once.
-_tables: dict[tuple[object, ...], _Tables] = {}
+_tables: dict[tuple[object, ...], Any] = {}
 _MAX_TABLES = 16
 
 
-def _tables_for(rows: list[tuple[int, int, int, int]], device: torch.device) -> _Tables:
-    key = (device, *rows)
+def _tables_for(
+    kind: type[_Tables] | type[_Arrays],
+    targets: list[Tensor],
+    sources: list[Tensor],
+    shadows: list[Tensor],
+) -> Any:
+    addresses = [x.data_ptr() for tensors in (targets, sources, shadows) for x in tensors]
+    key = (kind, targets[0].device, *addresses, *[t.numel() for t in targets])
     found = _tables.pop(key, None)
     if found is None:
-        found = _Tables(rows, device)
+        found = kind(_address_rows(targets, sources, shadows), targets[0].device)
         while len(_tables) >= _MAX_TABLES:
             _tables.pop(next(iter(_tables)))
     _tables[key] = found
@@ -114,7 +137,7 @@ def _address_rows(
 def _launch(
     targets: list[Tensor], sources: list[Tensor], shadows: list[Tensor], weight: Tensor
 ) -> None:
-    tables = _tables_for(_address_rows(targets, sources, shadows), targets[0].device)
+    tables = _tables_for(_Tables, targets, sources, shadows)
     _ema_kernel[(tables.programs,)](
         tables.tensors,
         tables.chunks,
@@ -134,14 +157,8 @@ def _run_cpp(
     targets: list[Tensor], sources: list[Tensor], shadows: list[Tensor], weight: Tensor
 ) -> None:
     assert LIBRARY is not None
-    count = len(targets)
-    addresses, lengths = ctypes.c_void_p * count, ctypes.c_int64 * count
     status = LIBRARY.sjepa_ema_f32(
-        addresses(*(t.data_ptr() for t in targets)),
-        addresses(*(s.data_ptr() for s in sources)),
-        addresses(*(s.data_ptr() for s in shadows)) if shadows else None,
-        lengths(*(t.numel() for t in targets)),
-        ctypes.c_int64(count),
+        *_tables_for(_Arrays, targets, sources, shadows).arguments,
         ctypes.c_void_p(weight.data_ptr()),
         ctypes.c_int(torch.get_num_threads()),
     )
@@ -226,6 +243,11 @@ class EmaPlan:
         self.shadows = [] if shadows is None else list(shadows)
         self.impl = impl
         _check_lists(self.targets, self.sources, self.shadows)
+        self.half = [
+            (i, target.dtype)
+            for i, target in enumerate(self.targets)
+            if target.dtype in (torch.bfloat16, torch.float16)
+        ]
         self.groups = [
             (
                 kind,
@@ -247,7 +269,7 @@ class EmaPlan:
             ValueError: The momentum is outside [0, 1], or a half-precision target is asked to
                 follow a momentum of 0.99 or more, or one that is a tensor.
         """
-        _check_momentum(momentum, self.targets)
+        _check_momentum(momentum, self.half)
         with torch.no_grad():
             for kind, targets, sources, shadows in self.groups:
                 chosen = choose(
@@ -287,21 +309,20 @@ def _has_cpu_code(targets: list[Tensor], sources: list[Tensor], shadows: list[Te
     )
 
 
-def _check_momentum(momentum: float | Tensor, targets: list[Tensor]) -> None:
+def _check_momentum(momentum: float | Tensor, half: list[tuple[int, torch.dtype]]) -> None:
     if isinstance(momentum, Tensor):
         if momentum.ndim != 0:
             raise bad_value("momentum", tuple(momentum.shape), "pass a float or a 0-dim tensor")
     elif not 0 <= momentum <= 1:
         raise bad_value("momentum", momentum, "pass a number in [0, 1]")
-    if isinstance(momentum, Tensor) or momentum >= 0.99:
-        for i, target in enumerate(targets):
-            if target.dtype in (torch.bfloat16, torch.float16):
-                raise bad_value(
-                    f"targets[{i}]",
-                    f"{target.dtype} with momentum {momentum}",
-                    "its changes would round away; keep a float32 target and pass the "
-                    "half-precision tensor as a shadow",
-                )
+    if half and (isinstance(momentum, Tensor) or momentum >= 0.99):
+        i, dtype = half[0]
+        raise bad_value(
+            f"targets[{i}]",
+            f"{dtype} with momentum {momentum}",
+            "its changes would round away; keep a float32 target and pass the "
+            "half-precision tensor as a shadow",
+        )
 
 
 def _check_lists(targets: list[Tensor], sources: list[Tensor], shadows: list[Tensor]) -> None:

@@ -1,13 +1,11 @@
 """Ops that hold state, as modules."""
 
-from collections.abc import Callable
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from sjepa_kernels._checks import bad_value
-from sjepa_kernels.center import sum_of_used_rows, update_center_
+from sjepa_kernels.center import Reduce, sum_of_used_rows, update_center_
 from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
 
 
@@ -30,7 +28,7 @@ class CenteredCrossEntropy(nn.Module):
         update: "after" uses the centre as it was before the batch (DINO's order), "before" moves
             it first, which costs one more read of the teacher.
         all_reduce: Sums its argument, the batch sum of the teacher with the number of rows
-            appended (D + 1,), over processes, in place.
+            appended (D + 1,), over processes, in place or as a new tensor.
         impl: "auto", "triton", "cpu" or "torch".
     """
 
@@ -44,7 +42,7 @@ class CenteredCrossEntropy(nn.Module):
         center_momentum: float = 0.9,
         *,
         update: str = "after",
-        all_reduce: Callable[[Tensor], None] = all_reduce_if_distributed,
+        all_reduce: Reduce = all_reduce_if_distributed,
         impl: str = "auto",
     ) -> None:
         super().__init__()
@@ -93,8 +91,7 @@ class CenteredCrossEntropy(nn.Module):
             self._move(center_sum, rows)
         return loss
 
-    @torch.no_grad()
     def _move(self, center_sum_D: Tensor, rows: int) -> None:
-        total = torch.cat([center_sum_D, torch.full_like(center_sum_D[:1], rows)])
-        self.all_reduce(total)
-        update_center_(self.center, total[:-1], total[-1], self.center_momentum)
+        update_center_(
+            self.center, center_sum_D, rows, self.center_momentum, all_reduce=self.all_reduce
+        )

@@ -79,6 +79,23 @@ def test_extreme_features(place: Place, spread: float) -> None:
     assert_right(random_inputs(6, 40, torch.float32, place.device, spread), place.impl)
 
 
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_a_nan_feature_shows_in_the_loss(place: Place, side: str) -> None:
+    for at in (2, 33):  # inside a vector, and after the last whole one
+        inputs = random_inputs(3, 35, torch.float32, place.device)
+        with torch.no_grad():
+            inputs[side][inputs["index"][1] if side == "teacher" else 1, at] = float("nan")
+        assert torch.isnan(run(inputs, place.impl)[0])
+
+
+def test_a_gradient_too_large_for_the_caches(place: Place) -> None:
+    """Enough numbers for the stores that bypass them, on their alignment and beside it."""
+    if place.impl != "cpu":
+        pytest.skip("only the C++ has such stores")
+    for width in (256, 248):
+        assert_right(random_inputs(8500, width, torch.float32, "cpu"), "cpu")
+
+
 @pytest.mark.parametrize("lanes", [16, 8, 1])
 @pytest.mark.parametrize("width", [1, 7, 8, 19, 64, 257])
 def test_every_vector_width(lanes: int, width: int) -> None:

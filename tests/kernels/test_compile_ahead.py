@@ -22,6 +22,7 @@ from torch import Tensor
 from sjepa_kernels._triton import HAVE_TRITON, INTERPRETED
 from tests.kernels import (
     launches_augment,
+    launches_crops,
     launches_fused_mlp,
     launches_masks,
     launches_residual_norm,
@@ -153,6 +154,7 @@ CASES |= {
     for aligned in (False, True)
 }
 CASES |= launches_augment.CASES
+CASES |= launches_crops.CASES
 CASES |= launches_fused_mlp.CASES
 CASES |= launches_residual_norm.CASES
 CASES |= launches_targets.CASES

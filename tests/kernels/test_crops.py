@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -64,6 +66,119 @@ def test_equals_the_published_equations(
     )
     for name, ours, eager, expected in found:
         assert_within_budget(ours, eager, expected, name)
+
+
+def random_inputs(
+    shape: tuple[int, ...], dtype: torch.dtype, device: str, spread: float = 0.3
+) -> list[Tensor]:
+    students, teachers, batch, width = shape
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    return [
+        (spread * torch.randn(students, batch, width)).to(device, dtype).requires_grad_(),
+        (spread * torch.randn(teachers, batch, width)).to(device, dtype),
+        torch.randn(width).mul(spread).to(device, wide),
+    ]
+
+
+def run(inputs: list[Tensor], impl: str, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    loss, center_sum = centered_crop_cross_entropy(*inputs, impl=impl, **options)
+    (grad,) = gradients(loss, [inputs[0]], torch.ones_like(loss))
+    return loss, center_sum, grad
+
+
+def assert_right(inputs: list[Tensor], impl: str, skip_same: bool = True) -> None:
+    exact = [x.detach().double() for x in inputs]
+    exact[0].requires_grad_()
+    loss = dino_loss(*exact, skip_same)
+    (grad,) = gradients(loss, exact[:1], torch.ones_like(loss))
+    truths = loss, exact[1].sum((0, 1)), grad
+    ours, eager = (run(inputs, name, skip_same=skip_same) for name in (impl, "torch"))
+    for what, *values in zip(("loss", "centre sum", "gradient"), ours, eager, truths, strict=True):
+        assert_within_budget(*values, what)
+
+
+@pytest.mark.parametrize("skip_same", [True, False])
+@pytest.mark.parametrize("shape", [(2, 1, 1, 1), (2, 3, 1, 7), (3, 3, 2, 300), (3, 2, 2, 2500)])
+def test_odd_shapes_and_several_tiles(
+    place: Place, shape: tuple[int, ...], skip_same: bool
+) -> None:
+    assert_right(random_inputs(shape, torch.float32, place.device), place.impl, skip_same)
+
+
+@pytest.mark.parametrize("spread", [1e-4, 1e3])
+def test_extreme_features(place: Place, spread: float) -> None:
+    assert_right(random_inputs((3, 2, 2, 40), torch.float32, place.device, spread), place.impl)
+
+
+def test_temperatures_as_device_tensors(place: Place) -> None:
+    inputs = random_inputs((3, 2, 2, 9), torch.float32, place.device)
+    temps = [torch.tensor(t, device=place.device) for t in (0.2, 0.07)]
+    as_tensors = run(inputs, place.impl, temp_student=temps[0], temp_target=temps[1])
+    as_floats = run(inputs, place.impl, temp_student=0.2, temp_target=0.07)
+    for a, b in zip(as_tensors, as_floats, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_strided_inputs_and_expanded_gradient(place: Place) -> None:
+    inputs = random_inputs((3, 2, 4, 10), torch.float32, place.device)
+    strided = [
+        inputs[0].detach().permute(2, 0, 1).contiguous().permute(1, 2, 0).requires_grad_(),
+        torch.stack([inputs[1]] * 2, dim=-1)[..., 1],
+        inputs[2],
+    ]
+    one = run(inputs, place.impl)
+    for a, b in zip(run(strided, place.impl), one, strict=True):
+        torch.testing.assert_close(a, b)
+    loss, _ = centered_crop_cross_entropy(*strided, impl=place.impl)
+    (three,) = gradients(loss.expand(3), strided[:1], torch.ones(()).to(loss).expand(3))
+    torch.testing.assert_close(three, 3 * one[2])
+
+
+def test_backward_twice_through_a_kept_graph(place: Place) -> None:
+    inputs = random_inputs((3, 2, 2, 6), torch.float32, place.device)
+    student = inputs[0]
+    loss, _ = centered_crop_cross_entropy(*inputs, impl=place.impl)
+    loss.backward(torch.full_like(loss, 3.0), retain_graph=True)
+    assert student.grad is not None
+    three = student.grad.clone()
+    student.grad.mul_(7)
+    loss.backward(torch.full_like(loss, 2.0))
+    torch.testing.assert_close(student.grad, 7 * three + 2 * three / 3)
+
+
+def test_only_the_student_learns(place: Place) -> None:
+    inputs = random_inputs((3, 2, 2, 6), torch.float32, place.device)
+    for leaf in inputs[1:]:
+        leaf.requires_grad_()
+    for output in centered_crop_cross_entropy(inputs[0].detach(), *inputs[1:], impl=place.impl):
+        assert not output.requires_grad
+
+
+def test_repeats_bitwise(place: Place) -> None:
+    inputs = random_inputs((3, 2, 9, 130), torch.float32, place.device)
+    for a, b in zip(run(inputs, place.impl), run(inputs, place.impl), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_every_output_element_is_written(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh memory full of NaN shows in no output."""
+    inputs = random_inputs((3, 2, 3, 33), torch.float32, place.device)
+    expected = run(inputs, place.impl)
+    fresh, fresh_like = Tensor.new_empty, torch.empty_like
+    monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: fresh(*a, **k).fill_(float("nan")))
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: fresh_like(*a, **k).fill_(torch.nan))
+    for a, b in zip(run(inputs, place.impl), expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_opcheck(place: Place) -> None:
+    if place.impl != "triton":
+        pytest.skip("only the kernels are registered")
+    inputs = random_inputs((3, 2, 2, 6), torch.float32, place.device)
+    temps = [torch.tensor(t, device=place.device) for t in (0.1, 0.04)]
+    op = torch.ops.sjepa.centered_crop_cross_entropy.default
+    torch.library.opcheck(op, (*inputs, *temps, True, True, place.impl))
+    torch.library.opcheck(op, (inputs[0].detach(), *inputs[1:], *temps, False, False, place.impl))
 
 
 def test_gradcheck(place: Place) -> None:

@@ -72,6 +72,14 @@ def test_plan_follows_tensors_that_move(place: Place) -> None:
     torch.testing.assert_close(parameter.detach(), torch.full_like(source, 4.5))
 
 
+def test_tables_know_a_shorter_tensor_at_the_same_place(place: Place) -> None:
+    memory, source = torch.zeros(8, device=place.device), torch.ones(8, device=place.device)
+    for length in (8, 3):
+        ema_update_([memory[:length]], [source[:length]], 0.5, impl=place.impl)
+    expected = torch.tensor([0.75] * 3 + [0.5] * 5, device=place.device)
+    torch.testing.assert_close(memory, expected)
+
+
 def test_momentum_one_holds_and_repeats_bitwise(place: Place) -> None:
     start = random_group(torch.float32, place.device)
     sources = random_group(torch.float32, place.device)
@@ -103,13 +111,20 @@ def test_every_vector_width(lanes: int) -> None:
         LIBRARY.sjepa_limit_lanes(16)
 
 
-def test_bfloat16_shadow_rounds_ties_and_keeps_nan() -> None:
+@pytest.mark.parametrize("lanes", [16, 8, 1])
+def test_bfloat16_shadow_rounds_ties_and_keeps_nan(lanes: int) -> None:
     if LIBRARY is None:
         pytest.skip("the C++ library is not built")
     tie = 1 + 2.0**-8
-    target = torch.tensor([tie, 1 + 3 * 2.0**-8, -tie, float("inf"), float("nan"), 3.4e38])
-    shadow = torch.zeros(6, dtype=torch.bfloat16)
-    ema_update_([target], [target.clone()], 1.0, shadows=[shadow], impl="cpu")
+    numbers = [tie, 1 + 3 * 2.0**-8, -tie, float("inf"), float("nan"), 3.4e38, 0.0, 1e-40]
+    target = torch.tensor(numbers * 5)[:-3]  # whole vectors and a part of one
+    shadow = torch.zeros_like(target, dtype=torch.bfloat16)
+    try:
+        if LIBRARY.sjepa_limit_lanes(lanes) != lanes:
+            pytest.skip(f"this processor has no vectors of {lanes} floats")
+        ema_update_([target], [target.clone()], 1.0, shadows=[shadow], impl="cpu")
+    finally:
+        LIBRARY.sjepa_limit_lanes(16)
     expected = target.to(torch.bfloat16)
     assert torch.equal(shadow.nan_to_num(), expected.nan_to_num())
     assert torch.equal(shadow.isnan(), expected.isnan())

@@ -9,7 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sjepa_kernels import CenteredCrossEntropy, centered_softmax_cross_entropy
+from sjepa_kernels import (
+    CenteredCrossEntropy,
+    centered_softmax_cross_entropy,
+    update_center_,
+)
 from tests.kernels.cases import Place
 
 
@@ -72,6 +76,14 @@ def test_own_all_reduce_is_called_with_sum_and_rows() -> None:
     module(torch.zeros(2, 2), teacher)
     torch.testing.assert_close(seen, [torch.tensor([4.0, 6.0, 2.0])])
     torch.testing.assert_close(module.center, torch.tensor([2.0, 3.0]))
+
+
+@pytest.mark.parametrize("count", [2, torch.tensor(2)], ids=["number", "tensor"])
+def test_the_function_takes_a_reduction_that_returns_its_sum(count: int | Tensor) -> None:
+    center = torch.zeros(2)
+    other = torch.tensor([30.0, 60.0, 8.0])  # another process: its sums and its number of rows
+    update_center_(center, torch.tensor([4.0, 6.0]), count, 0.5, all_reduce=other.add)
+    torch.testing.assert_close(center, torch.tensor([1.7, 3.3]))
 
 
 def test_unknown_order_is_refused() -> None:

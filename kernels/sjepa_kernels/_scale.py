@@ -1,0 +1,58 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+"""Multiplies a gradient computed in the forward by what reaches the loss, most often exactly 1."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from sjepa_kernels._triton import TL_DTYPES, cdiv, compute_dtype, tl, triton
+
+_BLOCK = 4096
+
+
+@triton.jit
+def _scale_kernel(grad, factor, count, COMPUTE: tl.constexpr, BLOCK: tl.constexpr):
+    """Multiply in place; where the factor is 1, known on the device alone, touch nothing."""
+    f = tl.load(factor).to(COMPUTE)
+    if f != 1.0:
+        i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        inside = i < count
+        g = tl.load(grad + i, mask=inside, other=0.0).to(COMPUTE)
+        tl.store(grad + i, g * f, mask=inside)
+
+
+def _scale_(grad: Tensor, factor: Tensor) -> None:
+    count = grad.numel()
+    compute = TL_DTYPES[compute_dtype(grad.dtype)]
+    _scale_kernel[(cdiv(count, _BLOCK),)](grad, factor, count, COMPUTE=compute, BLOCK=_BLOCK)
+
+
+def scaled(grad: Tensor, factor: Tensor | None, impl: str) -> Tensor | None:
+    """Return factor * grad inside a backward, where `grad` is saved memory nobody else holds.
+
+    Args:
+        grad: The saved gradient, contiguous. Its memory is reused unless the graph is kept for
+            another backward, which would read it again.
+        factor: What reaches the loss, 0-dim; None where nothing does.
+        impl: The implementation that made the gradient.
+
+    Returns:
+        The product, in the dtype of `grad`, or None.
+    """
+    if factor is None:
+        return None
+    if torch.compiler.is_compiling() or type(factor) is not Tensor:
+        return (grad * factor).to(grad.dtype)
+    if impl == "triton":
+        if not torch._C._autograd._get_current_graph_task_keep_graph():
+            _scale_(grad, factor)
+            return grad
+    elif factor.dtype == torch.float32 and factor.device.type == "cpu" and _is_one(factor):
+        return grad
+    return (grad * factor).to(grad.dtype)
+
+
+def _is_one(scalar: Tensor) -> bool:
+    """Whether a float32 CPU scalar is 1, read in place: no operator runs, so none can be traced."""
+    return ctypes.c_float.from_address(scalar.data_ptr()).value == 1
