@@ -31,6 +31,7 @@ def run(tmp_path_factory) -> Path:
     arguments += ["--data.frames", "16", "--model.depth", "1", "--model.predictor-depth", "1"]
     arguments += ["--optim.length", "3", "--optim.warmup", "1", "--optim.batch-size", "16"]
     arguments += ["--log.knn-every", "0", "--log.no-tensorboard"]
+    arguments += ["--data.split", "xsub_xview", "--eval.online-pool", "full"]
     assert train(parse_train(arguments)) == 0
     return folder / "run"
 
