@@ -21,9 +21,13 @@ from sjepa_fast.runtime.files import write_text
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """Return the rows of a run's `metrics.jsonl`, oldest first.
+    """Read a run's `metrics.jsonl`.
 
-    A torn last line, which a killed process may leave, is not a row.
+    Args:
+        run: Run folder.
+
+    Returns:
+        The rows, oldest first. A torn last line, which a killed process may leave, is not a row.
 
     Raises:
         InputError: If another line is not a row.
