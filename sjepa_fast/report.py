@@ -11,7 +11,7 @@ from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.data.store import Store
 from sjepa_fast.evaluation.features import nearest_neighbour
 from sjepa_fast.evaluation.metrics import confusion_matrix
-from sjepa_fast.objectives.sjepa import SJEPA, make_step_input
+from sjepa_fast.objectives.objective import Objective, make_step_input
 from sjepa_fast.runtime.files import write_json
 from sjepa_fast.runtime.logging import read_metrics
 from sjepa_fast.viz.confusion import plot_confusion
@@ -45,9 +45,9 @@ def draw_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> None:
 
 
 def write_report(
-    config: TrainConfig, store: Store, clips: ResidentClips, model: SJEPA, dtype: torch.dtype
+    config: TrainConfig, store: Store, clips: ResidentClips, model: Objective, dtype: torch.dtype
 ) -> list[str]:
-    """Score the target encoder and write the run's pictures.
+    """Score the encoder that is used downstream and write the run's pictures.
 
     Args:
         config: The run's configuration.
@@ -69,7 +69,7 @@ def write_report(
     train = torch.from_numpy(store.ids(config.data.split, "train")).to(device)
     labels = clips.labels_N[test]
     train = train[: config.eval.knn_clips]
-    guess = nearest_neighbour(model.target_encoder, clips, train, test, config, dtype)
+    guess = nearest_neighbour(model.eval_encoder, clips, train, test, config, dtype)
     after = 100 * (guess == labels).float().mean().item()
     before = json.loads((config.run / "results" / "knn-before.json").read_text())["top1"]
     matrix = confusion_matrix(guess, labels, len(store.class_names))

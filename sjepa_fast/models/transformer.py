@@ -22,11 +22,14 @@ class Block(nn.Module):
         width: Token width D.
         heads: Attention heads; must divide the width.
         mlp_ratio: Hidden width of the MLP over D.
+        layer_scale: First value of the learned factors on both branches; 0 is none.
     """
 
     drop_path: Tensor | None
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0) -> None:
+    def __init__(
+        self, width: int, heads: int, mlp_ratio: float = 4.0, layer_scale: float = 0.0
+    ) -> None:
         super().__init__()
         # A tensor, so that blocks with different probabilities share one compilation.
         self.register_buffer("drop_path", None, persistent=False)
@@ -38,6 +41,8 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
+        self.scale1 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
+        self.scale2 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """Return the block's output, same shape as the input (B, N, D)."""
@@ -45,10 +50,10 @@ class Block(nn.Module):
         qkv = self.qkv(self.norm1(x_BND)).view(batch, tokens, 3, self.heads, width // self.heads)
         q_BHND, k_BHND, v_BHND = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         mixed_BHND = attention(q_BHND, k_BHND, v_BHND)
-        mixed_BND = self.proj(mixed_BHND.transpose(1, 2).reshape(batch, tokens, width))
-        x_BND = x_BND + self._thin(mixed_BND)
+        mixed_BND = mixed_BHND.transpose(1, 2).reshape(batch, tokens, width)
+        x_BND = x_BND + self._thin(self.scale1(self.proj(mixed_BND)))
         hidden = torch.nn.functional.gelu(self.fc1(self.norm2(x_BND)))
-        out: Tensor = x_BND + self._thin(self.fc2(hidden))
+        out: Tensor = x_BND + self._thin(self.scale2(self.fc2(hidden)))
         return out
 
     def _thin(self, branch_BND: Tensor) -> Tensor:
@@ -77,6 +82,23 @@ def set_drop_path(blocks: Sequence[nn.Module], rate: float) -> None:
             torch.tensor(rate * share, device=device) if rate > 0 else None,
             persistent=False,
         )
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a residual branch (CaiT; Skeleton2vec, method 2).
+
+    Args:
+        width: D.
+        start: First value of all factors.
+    """
+
+    def __init__(self, width: int, start: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), start))
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """Return the scaled branch, same shape."""
+        return x_BND * self.gamma
 
 
 def init_weights(module: nn.Module) -> None:
