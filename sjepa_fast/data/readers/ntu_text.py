@@ -16,8 +16,7 @@ from sjepa_fast.data.readers.ntu_denoise import Track, track_motion
 from sjepa_kernels._native import LIBRARY
 
 JOINTS = 25
-# A header of a character, the joint count, and lines of three digits: no body takes fewer bytes.
-_LEAST_BYTES = 5 + 6 * JOINTS
+NEWLINE = ord("\n")
 
 # One track for each body id and the number of valid frames.
 Tracks = tuple[list[Track], int]
@@ -104,9 +103,11 @@ def parse_all(files: Sequence[bytes], threads: int) -> list[Tracks | str]:
     if read is None or not files:
         return [parse_bytes(data) for data in files]
     sizes = np.array([len(data) for data in files], dtype=np.int64)
-    first = np.concatenate([[0], np.cumsum(sizes // _LEAST_BYTES + 1)]).astype(np.int64)
+    # A body takes a header, a count and a line for each joint, so lines bound the rows.
+    lines = [np.count_nonzero(np.frombuffer(data, dtype=np.uint8) == NEWLINE) for data in files]
+    room = np.array(lines, dtype=np.int64) // (JOINTS + 2) + 1
+    first = np.concatenate([[0], np.cumsum(room)])
     rows = int(first[-1])
-    # Room for the densest text there can be; memory that is never written is never used.
     joints = np.empty((rows, JOINTS, 3), dtype=np.float64)
     body, start = np.empty(rows, dtype=np.int32), np.empty(rows, dtype=np.int32)
     counts = np.empty((len(files), 3), dtype=np.int64)
