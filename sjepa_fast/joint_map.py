@@ -2,7 +2,8 @@
 
 An encoder knows joints by the rows of its spatial position table. To read another skeleton it
 needs a row for each of that skeleton's joints: the row of the same body part, or of the nearest
-one that it was trained on.
+one that it was trained on; a middle part may stand between a left and a right joint, as the pelvis
+between the hips of a skeleton without one.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ PARTS = {
 }
 # Where to look when the other skeleton lacks the part; each list ends at a part that all have.
 INSTEAD = {
-    "pelvis": ("spine",),
-    "spine": ("pelvis", "chest"),
-    "chest": ("neck", "spine"),
-    "neck": ("chest", "head"),
+    "pelvis": ("spine", "hip"),
+    "spine": ("pelvis", "chest", "hip"),
+    "chest": ("neck", "spine", "shoulder"),
+    "neck": ("chest", "shoulder", "head"),
     "head": ("neck", "chest"),
     "eye": ("head", "neck"),
     "ear": ("head", "neck"),
@@ -76,32 +77,34 @@ def body_part(joint: str) -> tuple[str, str]:
     return _PART_OF.get("_".join(word for word in words if word != side), ""), side
 
 
-def map_joints(trained: SkeletonLayout, other: SkeletonLayout) -> tuple[int, ...]:
-    """Return, for each joint of `other`, the joint of `trained` that stands for it.
+def map_joints(trained: SkeletonLayout, other: SkeletonLayout) -> tuple[tuple[int, ...], ...]:
+    """Return, for each joint of `other`, the joints of `trained` that stand for it.
 
     Args:
         trained: The skeleton of the encoder.
         other: The skeleton of the data.
 
     Returns:
-        Indices into `trained`, one for each joint of `other`; the identity for equal joints.
+        For each joint of `other` one index into `trained`, or a left and a right one to be
+        averaged; the identity for equal joints.
 
     Raises:
         InputError: If a joint's part is not known or has no counterpart.
     """
     if trained.joints == other.joints:
-        return tuple(range(other.num_joints))
+        return tuple((joint,) for joint in range(other.num_joints))
     known: dict[tuple[str, str], int] = {}
     for index, joint in enumerate(trained.joints):
         known.setdefault(body_part(joint), index)
-    found = []
+    found: list[tuple[int, ...]] = []
     for joint in other.joints:
         part, side = body_part(joint)
         # A middle part, such as the pelvis for a missing hip, has no side.
-        wanted = [(p, s) for p in (part, *INSTEAD.get(part, ())) for s in (side, "")]
-        counterpart = next((known[key] for key in wanted if key in known and key[0]), None)
-        if counterpart is None:
+        sides = ((side,), ("",)) if side else (("",), ("left", "right"))
+        wanted = [[(p, s) for s in both] for p in (part, *INSTEAD.get(part, ())) for both in sides]
+        keys = next((keys for keys in wanted if part and all(k in known for k in keys)), None)
+        if keys is None:
             fix = f"name it after a body part of {trained.name}, as sjepa_fast/joint_map.py lists"
             raise InputError("layout", f"{joint} of {other.name} has no counterpart", fix)
-        found.append(counterpart)
+        found.append(tuple(known[key] for key in keys))
     return tuple(found)

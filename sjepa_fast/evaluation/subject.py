@@ -193,17 +193,20 @@ def load_encoder(
         has_target = any(name.startswith("target_encoder.") for name in stored)
         prefix = "target_encoder." if kind == "target" and has_target else "view_encoder."
         weights = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
-        rows = list(map_joints(trained, layout))
-        weights["embed.spatial"] = weights["embed.spatial"][rows]
+        spatial = weights["embed.spatial"]
+        rows = [spatial[list(joints)].mean(dim=0) for joints in map_joints(trained, layout)]
+        weights["embed.spatial"] = torch.stack(rows)
         encoder.load_state_dict(weights)
     except (OSError, safetensors.SafetensorError, KeyError, IndexError, RuntimeError) as error:
         fix = "use a checkpoint of this configuration, undamaged"
         raise InputError("run", f"{path}: {error}", fix) from error
 
 
-def clips_seen_in_training(run: Path, store: Store, ids: np.ndarray) -> int:
-    """Count the clips, by name, that the run was pre-trained on."""
+def clips_seen_in_training(run: Path, store: Store, ids: np.ndarray) -> int | None:
+    """Count the clips, by name, that the run was pre-trained on; None if it does not know."""
     seen = set((run / "train_ids.txt").read_text().splitlines())
+    if not seen:
+        return None
     return sum(str(store.names[i]) in seen for i in ids)
 
 
@@ -219,7 +222,7 @@ def describe(subject: Subject, encoder: str) -> dict[str, object]:
     mapped = None
     if layout.joints != trained.joints:
         pairs = zip(layout.joints, map_joints(trained, layout), strict=True)
-        mapped = {joint: trained.joints[row] for joint, row in pairs}
+        mapped = {joint: [trained.joints[row] for row in rows] for joint, rows in pairs}
     return {
         "encoder": encoder,
         "weights": weights,

@@ -44,16 +44,27 @@ class Block(nn.Module):
         self.scale1 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
         self.scale2 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
 
-    def forward(self, x_BND: Tensor) -> Tensor:
-        """Return the block's output, same shape as the input (B, N, D)."""
+    def forward(self, x_BND: Tensor, first: int = 0) -> Tensor:
+        """Return the block's output for the tokens from `first` on.
+
+        Keys and values come from all tokens; queries and all that follows only from the tokens
+        whose output is wanted, which changes no value of theirs.
+
+        Args:
+            x_BND: All tokens.
+            first: The first token whose output is wanted.
+
+        Returns:
+            (B, N - first, D).
+        """
         batch, tokens, width = x_BND.shape
         qkv = self.qkv(self.norm1(x_BND)).view(batch, tokens, 3, self.heads, width // self.heads)
         q_BHND, k_BHND, v_BHND = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed_BHND = attention(q_BHND, k_BHND, v_BHND)
-        mixed_BND = mixed_BHND.transpose(1, 2).reshape(batch, tokens, width)
-        x_BND = x_BND + self._thin(self.scale1(self.proj(mixed_BND)))
-        hidden = torch.nn.functional.gelu(self.fc1(self.norm2(x_BND)))
-        out: Tensor = x_BND + self._thin(self.scale2(self.fc2(hidden)))
+        mixed_BHQD = attention(q_BHND[:, :, first:], k_BHND, v_BHND)
+        mixed_BQD = mixed_BHQD.transpose(1, 2).reshape(batch, tokens - first, width)
+        x_BQD = x_BND[:, first:] + self._thin(self.scale1(self.proj(mixed_BQD)))
+        hidden = torch.nn.functional.gelu(self.fc1(self.norm2(x_BQD)))
+        out: Tensor = x_BQD + self._thin(self.scale2(self.fc2(hidden)))
         return out
 
     def _thin(self, branch_BND: Tensor) -> Tensor:
