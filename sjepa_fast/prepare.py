@@ -18,13 +18,13 @@ from sjepa_fast._version import __version__
 from sjepa_fast.config import nearest
 from sjepa_fast.data.clip_table import ClipTable
 from sjepa_fast.data.published import compare, split_sizes
-from sjepa_fast.data.readers import ctrgcn_npz, ntu, pyskl, ragged_npz
+from sjepa_fast.data.readers import ctrgcn_npz, ntu, pku, pyskl, ragged_npz
 from sjepa_fast.data.readers.record import Record, Source, Splits
 from sjepa_fast.data.store import Store, StoreWriter
 from sjepa_fast.errors import InputError
 from sjepa_fast.runtime.files import write_text
 
-NAMES = (*ntu.CLASSES, *ragged_npz.SETS, "ctrgcn", "pyskl")
+NAMES = (*ntu.CLASSES, *pku.NAMES, *ragged_npz.SETS, "ctrgcn", "pyskl")
 PLAIN_SECONDS = 10.0
 # Skipped inputs that are printed; the written list has all.
 SHOWN = 20
@@ -35,8 +35,9 @@ class PrepareConfig:
     """Turn raw skeleton files into a store."""
 
     name: Annotated[str, tyro.conf.Positional]
-    """ntu60, ntu120 (raw .skeleton files), nucla, msr_action3d, sbu, utkinect, florence3d (ragged
-    .npz), ctrgcn (CTR-GCN or MAMP .npz) or pyskl (.pkl)."""
+    """ntu60, ntu120 (raw .skeleton files), pku1, pku2 (recordings and labels as text), nucla,
+    msr_action3d, sbu, utkinect, florence3d (ragged .npz), ctrgcn (CTR-GCN or MAMP .npz), pyskl
+    (.pkl) or generic (a folder of .npy or pose .json files with a labels.csv); see docs/data.md."""
     raw: Path
     """Folder or file of the raw data."""
     out: Path | None = None
@@ -60,6 +61,8 @@ def open_source(request: PrepareConfig) -> Source:
         raise InputError("missing", f"{request.missing} with {request.name}", fix)
     if request.name in ntu.CLASSES:
         return ntu.open_ntu(request.name, request.raw, request.missing)
+    if request.name in pku.NAMES:
+        return pku.open_pku(request.name, request.raw)
     if request.name == "ctrgcn":
         return ctrgcn_npz.open_ctrgcn(request.raw, request.split_name)
     if request.name == "pyskl":
