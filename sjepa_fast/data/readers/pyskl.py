@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sjepa_fast.data.readers.record import Columns, Record, Source, Splits
+from sjepa_fast.data.readers.record import Columns, Record, Source, Splits, identity_of
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import LAYOUTS, SkeletonLayout
 
@@ -109,8 +110,9 @@ def open_pyskl(raw: Path) -> Source:
         raise InputError("raw", f"keypoint has shape {keypoint.shape}", "expected (M, T, V, 3)")
     layout = _layout(keypoint.shape[2])
 
-    def records() -> Iterator[Record]:
-        for name, label, annotation in zip(names, labels, annotations, strict=True):
+    def records(start: int = 0) -> Iterator[Record]:
+        every = zip(names, labels, annotations, strict=True)
+        for name, label, annotation in islice(every, start, None):
             clip, reason = _clip(annotation, layout.num_joints)
             yield Record(name, clip, label, {}, reason)
 
@@ -128,5 +130,6 @@ def open_pyskl(raw: Path) -> Source:
         class_names=tuple(f"A{action:03d}" for action in range(1, max(labels) + 2)),
         count=len(annotations),
         records=records,
+        identity=identity_of([raw]),
         splits=splits,
     )
