@@ -139,9 +139,11 @@ def describe(
     }
 
 
-def clips_seen_in_training(run: Path, store: Store, ids: np.ndarray) -> int:
-    """Count the clips, by name, that the run was pre-trained on."""
+def clips_seen_in_training(run: Path, store: Store, ids: np.ndarray) -> int | None:
+    """Count the clips, by name, that the run was pre-trained on; None if it does not know."""
     seen = set((run / "train_ids.txt").read_text().splitlines())
+    if not seen:
+        return None
     return sum(str(store.names[i]) in seen for i in ids)
 
 

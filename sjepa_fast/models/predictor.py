@@ -62,7 +62,9 @@ class Predictor(nn.Module):
             self.temporal.to(visible.dtype),
             self.spatial.to(visible.dtype),
         )
-        for block in self.blocks:
+        *early, last = self.blocks
+        for block in early:
             x = block(x)
-        out: Tensor = self.proj_out(self.norm(x[:, ids_keep_BK.shape[1] :]))
+        # What the visible tokens would become in the last block, nobody reads.
+        out: Tensor = self.proj_out(self.norm(last(x, first=ids_keep_BK.shape[1])))
         return out

@@ -31,15 +31,27 @@ class Block(nn.Module):
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
-    def forward(self, x_BND: Tensor) -> Tensor:
-        """Return the block's output, same shape as the input (B, N, D)."""
+    def forward(self, x_BND: Tensor, first: int = 0) -> Tensor:
+        """Return the block's output for the tokens from `first` on.
+
+        Keys and values come from all tokens; queries and all that follows only from the tokens
+        whose output is wanted, which changes no value of theirs.
+
+        Args:
+            x_BND: All tokens.
+            first: The first token whose output is wanted.
+
+        Returns:
+            (B, N - first, D).
+        """
         batch, tokens, width = x_BND.shape
         qkv = self.qkv(self.norm1(x_BND)).view(batch, tokens, 3, self.heads, width // self.heads)
         q_BHND, k_BHND, v_BHND = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed_BHND = attention(q_BHND, k_BHND, v_BHND)
-        x_BND = x_BND + self.proj(mixed_BHND.transpose(1, 2).reshape(batch, tokens, width))
-        hidden = torch.nn.functional.gelu(self.fc1(self.norm2(x_BND)))
-        out: Tensor = x_BND + self.fc2(hidden)
+        mixed_BHQD = attention(q_BHND[:, :, first:], k_BHND, v_BHND)
+        mixed_BQD = mixed_BHQD.transpose(1, 2).reshape(batch, tokens - first, width)
+        x_BQD = x_BND[:, first:] + self.proj(mixed_BQD)
+        hidden = torch.nn.functional.gelu(self.fc1(self.norm2(x_BQD)))
+        out: Tensor = x_BQD + self.fc2(hidden)
         return out
 
 

@@ -40,9 +40,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
-        for part in temporary.iterdir():
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
+        for part in temporary.rglob("*"):
+            if part.is_file():
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())
         temporary.chmod(0o755)
         if path.exists():
             shutil.rmtree(path)
