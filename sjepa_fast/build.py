@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sjepa_fast.config import TrainConfig
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.data.whiten import fit_whitening
+from sjepa_fast.guard import go_on_eagerly
 from sjepa_fast.models.embed import tubelets
 from sjepa_fast.objectives.sjepa import SJEPA
 
@@ -51,8 +52,15 @@ def build_optimizer(model: SJEPA, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def compile_blocks(model: SJEPA) -> None:
-    """Compile every transformer block; blocks of one shape share one compilation."""
+    """Compile every transformer block; blocks of one shape share one compilation.
+
+    Where PyTorch cannot compile at all, the blocks stay as they are, with a warning.
+    """
     for network in (model.view_encoder, model.target_encoder, model.predictor):
         for block in network.blocks:
             assert isinstance(block, nn.Module)
-            block.compile(dynamic=False)
+            try:
+                block.compile(dynamic=False)
+            except Exception as error:
+                go_on_eagerly(error)
+                return

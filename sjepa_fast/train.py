@@ -9,6 +9,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -22,6 +23,9 @@ from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.collapse import collapse_panel
 from sjepa_fast.evaluation.features import nearest_neighbour
+from sjepa_fast.flops import step_flops
+from sjepa_fast.guard import GuardedStep
+from sjepa_fast.profiling import PassClock, ProfiledStep
 from sjepa_fast.report import write_report
 from sjepa_fast.runtime.checkpoint import (
     list_checkpoints,
@@ -34,7 +38,7 @@ from sjepa_fast.runtime.dist import World, connect, disconnect, environment_worl
 from sjepa_fast.runtime.files import write_json, write_text
 from sjepa_fast.runtime.logging import RunLog, environment, progress_line
 from sjepa_fast.runtime.schedule import ema_momentum, learning_rate
-from sjepa_fast.step import TrainStep
+from sjepa_fast.step import StepResult, TrainStep
 
 
 def open_data(config: TrainConfig, world: World) -> tuple[TrainConfig, Store]:
@@ -145,7 +149,14 @@ def train(config: TrainConfig) -> int:
         write_json(config.run / "results" / "knn-before.json", {"top1": before})
     if config.runtime.compile:
         compile_blocks(model)
-    train_step = TrainStep(config, sampled, model, optimizer, dtype, world, start)
+    bare_step = TrainStep(config, sampled, model, optimizer, dtype, world, start)
+    train_step: Callable[..., StepResult] = GuardedStep(
+        bare_step, config.optim.batch_size, world.size, device, config.runtime.compile
+    )
+    if config.log.profile and world.leads:
+        flops = step_flops(config, store.layout.num_joints).total / world.size
+        passes = PassClock(model, optimizer, device)
+        train_step = ProfiledStep(train_step, passes, flops, dtype, config.run / "profile")
 
     stop = asked = False
 
