@@ -13,9 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from sjepa_fast.errors import InputError
+
+
+def _flag(name: str) -> object:
+    """Mark a field whose flag has no section in front, such as `--compile`.
+
+    Only a command line reads the mark, so a machine without its library gets none.
+    """
+    try:
+        from tyro.conf import arg
+    except ImportError:
+        return None
+    return arg(name=name, prefix_name=False)
 
 
 @dataclass(frozen=True)
@@ -198,6 +208,8 @@ class LogConfig:
     """Steps between online kNN scores; 0 is off."""
     tensorboard: bool = True
     """Also write TensorBoard events."""
+    profile: Annotated[bool, _flag("profile")] = False
+    """Look at a few steps after warm-up; trace and summary go to the run's folder `profile`."""
 
 
 @dataclass(frozen=True)
@@ -218,11 +230,9 @@ class RuntimeConfig:
     """auto, cpu, cuda or cuda:0."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision; weights, loss and EMA stay float32. auto asks the device."""
-    compile: Annotated[bool, tyro.conf.arg(name="compile", prefix_name=False)] = False
+    compile: Annotated[bool, _flag("compile")] = False
     """Compile the blocks of the three networks."""
-    cuda_graph: Annotated[
-        Literal["auto", "on", "off"], tyro.conf.arg(name="cuda-graph", prefix_name=False)
-    ] = "auto"
+    cuda_graph: Annotated[Literal["auto", "on", "off"], _flag("cuda-graph")] = "auto"
     """Replay the whole step as one CUDA graph; auto: with one process on a GPU."""
 
 

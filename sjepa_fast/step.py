@@ -150,7 +150,8 @@ def wants_graph(config: TrainConfig, device: torch.device, world: World) -> bool
     Args:
         config: `runtime.cuda_graph` is auto, on or off.
         device: Where the step runs.
-        world: This process among all; collectives are not captured (our choice).
+        world: This process among all; collectives are not captured (our choice), nor can a
+            profile look into a graph.
 
     Returns:
         The decision.
@@ -158,9 +159,9 @@ def wants_graph(config: TrainConfig, device: torch.device, world: World) -> bool
     Raises:
         InputError: If it is asked for where it cannot be.
     """
-    possible = device.type == "cuda" and world.size == 1
+    possible = device.type == "cuda" and world.size == 1 and not config.log.profile
     if config.runtime.cuda_graph == "on" and not possible:
-        where = f"{device.type}, {world.size} process(es)"
-        fix = "leave it on auto, or run one process on a GPU"
+        where = f"{device.type}, {world.size} process(es), profile {config.log.profile}"
+        fix = "leave it on auto, or run one process on a GPU without --profile"
         raise InputError("cuda-graph", f"on with {where}", fix)
     return possible and config.runtime.cuda_graph != "off"

@@ -9,8 +9,10 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from sjepa_fast import cli
 from sjepa_fast.build import build_model, build_optimizer
@@ -22,6 +24,9 @@ from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.collapse import collapse_panel
 from sjepa_fast.evaluation.features import nearest_neighbour
+from sjepa_fast.flops import step_flops
+from sjepa_fast.guard import GuardedStep
+from sjepa_fast.profiling import PassClock, ProfiledStep
 from sjepa_fast.report import write_report
 from sjepa_fast.runtime.checkpoint import (
     list_checkpoints,
@@ -34,7 +39,7 @@ from sjepa_fast.runtime.dist import World, connect, disconnect, environment_worl
 from sjepa_fast.runtime.files import write_json, write_text
 from sjepa_fast.runtime.logging import RunLog, environment, progress_line
 from sjepa_fast.runtime.schedule import tabulate
-from sjepa_fast.step import TrainStep
+from sjepa_fast.step import StepResult, TrainStep
 
 
 def open_data(config: TrainConfig, world: World) -> tuple[TrainConfig, Store]:
@@ -149,7 +154,14 @@ def train(config: TrainConfig) -> int:
         before = score()
         write_json(config.run / "results" / "knn-before.json", {"top1": before})
     schedule = tabulate(config, total, warmup, device)
-    train_step = TrainStep(config, sampled, model, optimizer, dtype, world, schedule, start)
+    bare_step = TrainStep(config, sampled, model, optimizer, dtype, world, schedule, start)
+    train_step: Callable[[Tensor], StepResult] = GuardedStep(
+        bare_step, config.optim.batch_size, world.size, device, config.runtime.compile
+    )
+    if config.log.profile and world.leads:
+        flops = step_flops(config, store.layout.num_joints).total / world.size
+        passes = PassClock(model, optimizer, device)
+        train_step = ProfiledStep(train_step, passes, flops, dtype, config.run / "profile")
 
     stop = asked = False
 
@@ -196,7 +208,7 @@ def train(config: TrainConfig) -> int:
             # The loss is looked at before every save, so that no broken weights replace good ones.
             save_due = step % config.checkpoint.every == 0 or step == total or stop
             if step % config.log.every == 0 or panel_due or knn_due or save_due:
-                recent = train_step.recent(step, step - logged_step)
+                recent = bare_step.recent(step, step - logged_step)
                 mean = world.sum_(recent[:, 0].mean()) / world.size
                 values = {
                     "loss": mean.item(),
