@@ -20,7 +20,7 @@ from sjepa_fast.data.store import Store
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.presets import preset
 from sjepa_fast.runtime.dist import World
-from sjepa_fast.runtime.schedule import ema_momentum, learning_rate
+from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.step import TrainStep
 
 STEPS = 50
@@ -56,15 +56,11 @@ def trace(kind: str) -> list[float]:
     clips = load_resident(data, config.data, torch.device("cpu"))
     ids = torch.from_numpy(data.ids("xsub", "train"))
     model = build_model(config, clips, ids, torch.device("cpu"))
-    step = TrainStep(config, clips, model, build_optimizer(model, config), torch.float32, World())
-    optim, objective, losses = config.optim, config.objective, []
-    for i in range(STEPS):
-        batch = ids[torch.arange(8 * i, 8 * i + 8) % len(ids)]
-        rate = learning_rate(i, STEPS, optim.warmup, optim.lr, optim.lr_end)
-        start_end = objective.ema_start, objective.ema_end
-        losses.append(
-            step(batch, rate, ema_momentum(i, STEPS, *start_end, objective.ema_schedule)).loss
-        )
+    schedule = tabulate(config, STEPS, config.optim.warmup, torch.device("cpu"))
+    optimizer = build_optimizer(model, config)
+    step = TrainStep(config, clips, model, optimizer, torch.float32, World(), schedule)
+    batches = [ids[torch.arange(8 * i, 8 * i + 8) % len(ids)] for i in range(STEPS)]
+    losses = [step(batch).loss for batch in batches]
     values = torch.stack(losses).tolist()
     return [sum(values[k : k + 5]) / 5 for k in (0, 20, 45)]
 
