@@ -129,3 +129,25 @@ def test_evaluation_crop_by_index():
             np.testing.assert_array_equal(x[0, m, t], frame(clips, 1, m, 3 + t % 6))
         np.testing.assert_array_equal(x[1, 0, t], frame(clips, 2, 0, 10 + int((t + 0.5) * 20 / 9)))
     assert not x[1, 1].any()
+
+
+def test_the_stream_is_made_of_the_sampled_frames():
+    """Motion is the difference of frames that were drawn, in training and in evaluation."""
+    clips, ids, zero = resident(), torch.tensor([2, 1]), torch.tensor(0)
+    plain, motion = (
+        TrainConfig(
+            data=DataConfig(frames=FRAMES, bodies=2, sampling="index", stream=stream),
+            model=ModelConfig(segment_length=3),
+        )
+        for stream in ("joint", "motion")
+    )
+    before, after = (clips.eval_crop(ids, config.data) for config in (plain, motion))
+    torch.testing.assert_close(after[:, :, :-1], before[:, :, 1:] - before[:, :, :-1])
+    assert not after[:, :, -1].any()
+    for x, y in zip(
+        clips.train_tokens(ids, zero, zero, plain),
+        clips.train_tokens(ids, zero, zero, motion),
+        strict=True,
+    ):
+        # Numbers 0..2 and 3..5 of a token are its first and second frame.
+        torch.testing.assert_close(y[..., :3], x[..., 3:6] - x[..., :3])

@@ -88,8 +88,10 @@ class Predictor(nn.Module):
             self.temporal.to(visible.dtype),
             self.spatial.to(visible.dtype),
         )
-        for block in self.blocks:
+        *early, last = self.blocks
+        for block in early:
             x = block(x)
+        # What the visible tokens would become in the last block, nobody reads.
         first = ids_keep_BK.shape[1] if masked_only else 0
-        out: Tensor = self.proj_out(self.norm(x[:, first:]))
+        out: Tensor = self.proj_out(self.norm(last(x, first=first)))
         return out
