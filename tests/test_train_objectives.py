@@ -17,6 +17,12 @@ from sjepa_fast.train import train
 
 ROOT = Path(__file__).parent.parent
 KINDS = ("skeleton2vec", "mamp", "skeletonmae")
+# Options that are off in the presets, each through the whole trainer once.
+MORE = {
+    "skeleton2vec": ["--objective.legacy-tube-layout", "--data.sampling", "index"],
+    "mamp": ["--mask.num-masked-views", "2"],
+    "skeletonmae": ["--objective.target-norm", "temporal", "--view.form", "axes"],
+}
 TINY = {
     "data.split": "xsub",
     "data.bodies": "2",
@@ -50,6 +56,7 @@ def store(tmp_path_factory) -> Path:
 def arguments(kind: str, store: Path, run: Path, *more: str) -> list[str]:
     flags = [part for key, value in TINY.items() for part in (f"--{key}", value)]
     flags += ["--log.no-tensorboard"]
+    flags += ["--view.tilt", "0", *MORE[kind]]
     return [f"{kind}-nucla", "--data.root", str(store), "--run", str(run), *flags, *more]
 
 
