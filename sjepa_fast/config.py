@@ -39,7 +39,10 @@ class DataConfig:
     split: str = "xsub"
     """Split of the store; pre-training sees its training part only."""
     frames: int = 120
-    """T, frames after the linear resize."""
+    """T, frames of a clip as the networks see it."""
+    sampling: Literal["resize", "index"] = "resize"
+    """resize: a random crop, resized linearly; index: T frames of the whole clip by number, without
+    interpolation (Skeleton2vec), which the three crop settings below do not touch in training."""
     bodies: int = 2
     """M, persons a clip; absent ones are zero bodies, as in the paper's pipeline."""
     skip_empty_bodies: bool = False
@@ -52,6 +55,8 @@ class DataConfig:
     """Share of the clip that the centred evaluation crop keeps."""
     center: bool = False
     """Subtract the first frame's root joint (NTU stores are centred when prepared)."""
+    align_spine: bool = False
+    """Turn each clip so that its first frame's spine is vertical and its shoulders point to x."""
     align_yaw: bool = False
     """Turn each clip about the vertical so that its first eighth faces the sensor."""
     normalize_size: bool = False

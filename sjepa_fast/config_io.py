@@ -145,7 +145,7 @@ Values come from the preset, then the YAML file, then the flags; the later wins.
 
 
 def _describe_presets() -> list[str]:
-    return [f"  {name:<18}{(make.__doc__ or '').splitlines()[0]}" for name, make in PRESETS.items()]
+    return [f"  {name:<28}{found.about}" for name, found in PRESETS.items()]
 
 
 def parse_train(argv: list[str]) -> TrainConfig:

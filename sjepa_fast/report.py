@@ -26,7 +26,9 @@ def draw_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> None:
     seed = torch.tensor(config.seed, device=device)
     inputs = make_step_input(clips, ids, seed, torch.zeros_like(seed), config)
     masked = torch.zeros(inputs.clip_BNP.shape[:2], dtype=torch.bool, device=device)
-    masked.scatter_(1, inputs.ids_mask_BQ.long(), True)
+    # Of several masks of a sequence, the first.
+    drawn = inputs.ids_mask_BQ.unflatten(0, (len(masked), -1))[:, 0]
+    masked.scatter_(1, drawn.long(), True)
     bodies = int(clips.bodies_N[ids[0]])
     length, joints = config.model.segment_length, store.layout.num_joints
     # The same crop as coordinates, whatever stream the mask was drawn from.
@@ -39,7 +41,7 @@ def draw_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> None:
         store.layout,
         masked[:bodies].view(bodies, -1, joints).cpu().numpy(),
         config.run / "mask.png",
-        title=f"{store.names[int(ids[0])]}: {100 * config.mask.ratio:.0f} % of tokens masked",
+        title=f"{store.names[int(ids[0])]}: {100 * masked.float().mean():.0f} % of tokens masked",
         segment_length=length,
     )
 
