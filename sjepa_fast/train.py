@@ -1,4 +1,4 @@
-"""`python -m sjepa_fast.train`: pre-train S-JEPA, one readable loop from data to scored run."""
+"""`python -m sjepa_fast.train`: pre-train an encoder, one readable loop from data to scored run."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def train(config: TrainConfig) -> int:
     knn_ids = train_ids[: config.eval.knn_clips]
 
     def score() -> float:
-        guess = nearest_neighbour(model.target_encoder, clips, knn_ids, test_ids, config, dtype)
+        guess = nearest_neighbour(model.eval_encoder, clips, knn_ids, test_ids, config, dtype)
         return 100 * (guess == clips.labels_N[test_ids]).float().mean().item()
 
     start, before = 0, math.nan
@@ -153,6 +153,8 @@ def train(config: TrainConfig) -> int:
         nonlocal asked
         asked = True
 
+    objective = config.objective
+    ema_steps = objective.ema_length * (total // config.optim.length) or total
     share = config.optim.batch_size // world.size
     loss_sum, logged_step = torch.zeros((), device=device), start
     panel: dict[str, float] = {}
@@ -185,9 +187,8 @@ def train(config: TrainConfig) -> int:
             ids = order[first : first + share]
 
             rate = learning_rate(step, total, warmup, config.optim.lr, config.optim.lr_end)
-            momentum = ema_momentum(
-                step, total, config.objective.ema_start, config.objective.ema_end
-            )
+            start_end = objective.ema_start, objective.ema_end
+            momentum = ema_momentum(step, ema_steps, *start_end, objective.ema_schedule)
             result = train_step(ids, rate, momentum)
             loss_sum += result.loss
             step += 1
@@ -203,7 +204,8 @@ def train(config: TrainConfig) -> int:
                 values = {"loss": mean.item(), "grad_norm": result.grad_norm.item(), "lr": rate}
                 if not math.isfinite(values["loss"]):
                     raise FloatingPointError(f"loss is {values['loss']} at step {step}")
-                values["momentum"] = momentum
+                if model.target_encoder is not None:
+                    values["momentum"] = momentum
                 now = time.perf_counter()
                 seconds = (now - clock) / (step - logged_step)
                 values["ms_per_step"] = 1000 * seconds
@@ -211,9 +213,7 @@ def train(config: TrainConfig) -> int:
                 if device.type == "cuda":
                     values["gpu_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
                 if log is not None and panel_due:
-                    panel = collapse_panel(
-                        result.target, model.center, config.objective.temp_target
-                    )
+                    panel = collapse_panel(result.features, model.center, objective.temp_target)
                     values |= panel
                 if log is not None and knn_due:
                     values["knn"] = score()

@@ -18,7 +18,7 @@ from sjepa_fast.config import (
     ViewConfig,
 )
 from sjepa_fast.data.loader import ResidentClips
-from sjepa_fast.objectives.sjepa import make_step_input
+from sjepa_fast.objectives.objective import make_step_input
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.skeletons import KINECT20
 from sjepa_fast.step import TrainStep
@@ -118,10 +118,10 @@ def test_centre_is_updated_after_use_with_the_mean_of_masked_targets():
     ids = torch.arange(6)
     batch = make_step_input(step.clips, ids, step.seed, step.step, step.config)
     result = step(ids, 0.0, 1.0)
-    index = batch.ids_mask_BQ.long()[:, :, None].expand(-1, -1, result.target.shape[-1])
-    mean = result.target.gather(1, index).mean(dim=(0, 1))
+    index = batch.ids_mask_BQ.long()[:, :, None].expand(-1, -1, result.features.shape[-1])
+    mean = result.features.gather(1, index).mean(dim=(0, 1))
     torch.testing.assert_close(step.model.center, 0.3 * mean, rtol=1e-5, atol=1e-6)
-    assert not torch.allclose(step.model.center, 0.3 * result.target.mean(dim=(0, 1)), rtol=1e-3)
+    assert not torch.allclose(step.model.center, 0.3 * result.features.mean(dim=(0, 1)), rtol=1e-3)
 
 
 def test_gradients_are_clipped_to_the_norm_asked_for(monkeypatch: pytest.MonkeyPatch):

@@ -302,7 +302,7 @@ def test_loss_falls_on_one_repeated_batch(store: Path):
     from sjepa_fast.config_io import parse_train
     from sjepa_fast.data.loader import load_resident
     from sjepa_fast.data.store import open_store
-    from sjepa_fast.objectives.sjepa import make_step_input
+    from sjepa_fast.objectives.objective import make_step_input
     from sjepa_fast.train import build_model, build_optimizer
 
     config = parse_train(command(store, Path("unused"))[3:])
@@ -318,7 +318,7 @@ def test_loss_falls_on_one_repeated_batch(store: Path):
     batch = make_step_input(clips, ids, zero, zero, config)
     losses = []
     for _ in range(30):
-        loss, _, _ = model(batch)
+        loss = model(batch).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

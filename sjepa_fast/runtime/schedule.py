@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 
 def learning_rate(step: int, total: int, warmup: int, peak: float, end: float) -> float:
@@ -26,19 +27,29 @@ def learning_rate(step: int, total: int, warmup: int, peak: float, end: float) -
     return end + (peak - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def ema_momentum(step: int, total: int, start: float, end: float) -> float:
-    """EMA momentum of a step: lambda(t) = end - (end - start) (cos(pi t / T) + 1) / 2.
+def ema_momentum(
+    step: int,
+    total: int,
+    start: float,
+    end: float,
+    form: Literal["cosine", "linear"] = "cosine",
+) -> float:
+    """EMA momentum of a step.
 
-    Source: method section 3.6; 0.9999 -> 1.0 over the whole run.
+    cosine: end - (end - start) (cos(pi t / T) + 1) / 2, 0.9999 -> 1.0 over the whole run (method
+    3.6); linear: start + (end - start) t / T (method 4.5).
 
     Args:
         step: Zero-based step.
-        total: Steps of the whole run.
+        total: T, steps of the schedule; the end value stays after them.
         start: Momentum at step 0.
         end: Momentum after the last step.
+        form: The way between them.
 
     Returns:
         The momentum to use in this step.
     """
     progress = min(1.0, step / max(1, total))
+    if form == "linear":
+        return start + (end - start) * progress
     return end - (end - start) * (math.cos(math.pi * progress) + 1.0) / 2.0
