@@ -60,12 +60,18 @@ def build_optimizer(model: Objective, config: TrainConfig) -> torch.optim.AdamW:
         {"params": decayed, "weight_decay": optim.weight_decay},
         {"params": free, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(optim.beta1, optim.beta2), fused=True)
+    on_gpu = decayed[0].device.type == "cuda"
+    return torch.optim.AdamW(
+        groups, lr=0.0, betas=(optim.beta1, optim.beta2), fused=True, capturable=on_gpu
+    )
 
 
 def compile_blocks(model: Objective) -> None:
     """Compile every transformer block; blocks of one shape share one compilation."""
-    for network in {model.view_encoder, model.eval_encoder, model.predictor}:
+    networks = {model.view_encoder, model.eval_encoder, model.predictor}
+    if model.target_encoder is not None:
+        networks.add(model.teacher)
+    for network in networks:
         blocks = network.blocks
         assert isinstance(blocks, nn.ModuleList)
         for block in blocks:

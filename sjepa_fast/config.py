@@ -224,6 +224,10 @@ class RuntimeConfig:
     """Compute precision; weights, loss and EMA stay float32. auto asks the device."""
     compile: Annotated[bool, tyro.conf.arg(name="compile", prefix_name=False)] = False
     """Compile the blocks of the three networks."""
+    cuda_graph: Annotated[
+        Literal["auto", "on", "off"], tyro.conf.arg(name="cuda-graph", prefix_name=False)
+    ] = "auto"
+    """Replay the whole step as one CUDA graph; auto: with one process on a GPU."""
 
 
 @dataclass(frozen=True)

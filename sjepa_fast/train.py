@@ -13,7 +13,7 @@ import time
 import torch
 
 from sjepa_fast import cli
-from sjepa_fast.build import build_model, build_optimizer, compile_blocks
+from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config import TrainConfig, validate, validate_tokens
 from sjepa_fast.config_io import check_resumable, parse_train, read_config, to_yaml
 from sjepa_fast.data.loader import epoch_order, load_resident
@@ -33,7 +33,7 @@ from sjepa_fast.runtime.device import pick_device, pick_dtype
 from sjepa_fast.runtime.dist import World, connect, disconnect, environment_world
 from sjepa_fast.runtime.files import write_json, write_text
 from sjepa_fast.runtime.logging import RunLog, environment, progress_line
-from sjepa_fast.runtime.schedule import ema_momentum, learning_rate
+from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.step import TrainStep
 
 
@@ -143,9 +143,8 @@ def train(config: TrainConfig) -> int:
     elif world.leads and len(test_part):
         before = score()
         write_json(config.run / "results" / "knn-before.json", {"top1": before})
-    if config.runtime.compile:
-        compile_blocks(model)
-    train_step = TrainStep(config, sampled, model, optimizer, dtype, world, start)
+    schedule = tabulate(config, total, warmup, device)
+    train_step = TrainStep(config, sampled, model, optimizer, dtype, world, schedule, start)
 
     stop = asked = False
 
@@ -153,10 +152,8 @@ def train(config: TrainConfig) -> int:
         nonlocal asked
         asked = True
 
-    objective = config.objective
-    ema_steps = objective.ema_length * (total // config.optim.length) or total
     share = config.optim.batch_size // world.size
-    loss_sum, logged_step = torch.zeros((), device=device), start
+    logged_step = start
     panel: dict[str, float] = {}
     step, epoch = start, -1
     order = train_ids
@@ -184,13 +181,7 @@ def train(config: TrainConfig) -> int:
                 order = torch.from_numpy(epoch_order(sampled_part, config.seed, epoch))
                 order = order.to(device, non_blocking=True)
             first = step % per_epoch * config.optim.batch_size + world.rank * share
-            ids = order[first : first + share]
-
-            rate = learning_rate(step, total, warmup, config.optim.lr, config.optim.lr_end)
-            start_end = objective.ema_start, objective.ema_end
-            momentum = ema_momentum(step, ema_steps, *start_end, objective.ema_schedule)
-            result = train_step(ids, rate, momentum)
-            loss_sum += result.loss
+            result = train_step(order[first : first + share])
             step += 1
 
             if world.size == 1:
@@ -200,12 +191,17 @@ def train(config: TrainConfig) -> int:
             # The loss is looked at before every save, so that no broken weights replace good ones.
             save_due = step % config.checkpoint.every == 0 or step == total or stop
             if step % config.log.every == 0 or panel_due or knn_due or save_due:
-                mean = world.sum_(loss_sum.clone()) / (world.size * (step - logged_step))
-                values = {"loss": mean.item(), "grad_norm": result.grad_norm.item(), "lr": rate}
+                recent = train_step.recent(step, step - logged_step)
+                mean = world.sum_(recent[:, 0].mean()) / world.size
+                values = {
+                    "loss": mean.item(),
+                    "grad_norm": result.grad_norm.item(),
+                    "lr": schedule.rates_S[step - 1].item(),
+                }
                 if not math.isfinite(values["loss"]):
                     raise FloatingPointError(f"loss is {values['loss']} at step {step}")
                 if model.target_encoder is not None:
-                    values["momentum"] = momentum
+                    values["momentum"] = schedule.momenta_S[step - 1].item()
                 now = time.perf_counter()
                 seconds = (now - clock) / (step - logged_step)
                 values["ms_per_step"] = 1000 * seconds
@@ -213,14 +209,15 @@ def train(config: TrainConfig) -> int:
                 if device.type == "cuda":
                     values["gpu_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
                 if log is not None and panel_due:
-                    panel = collapse_panel(result.features, model.center, objective.temp_target)
+                    panel = collapse_panel(
+                        result.features, model.center, config.objective.temp_target
+                    )
                     values |= panel
                 if log is not None and knn_due:
                     values["knn"] = score()
                 if log is not None:
                     log.row(step, values)
                     log.line(progress_line(step, total, panel | values, seconds * (total - step)))
-                loss_sum.zero_()
                 logged_step, clock = step, time.perf_counter()
                 if world.size > 1:
                     # One process may have been told to stop; all must leave at the same step.

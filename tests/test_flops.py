@@ -22,6 +22,7 @@ from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.flops import block_flops, step_flops
 from sjepa_fast.presets import sjepa_ntu60_xsub
 from sjepa_fast.runtime.dist import World
+from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.skeletons import KINECT20
 from sjepa_fast.step import TrainStep
 from sjepa_kernels import attention
@@ -88,9 +89,11 @@ def test_count_equals_torchs_of_a_real_step(case: str, monkeypatch: pytest.Monke
         max_bodies=1,
     )
     model = build_model(config, clips, torch.arange(3), torch.device("cpu"))
-    step = TrainStep(config, clips, model, build_optimizer(model, config), torch.float32, World())
+    optimizer = build_optimizer(model, config)
+    schedule = tabulate(config, 10, 2, torch.device("cpu"))
+    step = TrainStep(config, clips, model, optimizer, torch.float32, World(), schedule)
     with FlopCounterMode(display=False) as counter:
-        step(torch.arange(3), 1e-3, 0.99)
+        step(torch.arange(3))
     name = type(model).__name__
     counts = {part: sum(found.values()) for part, found in counter.get_flop_counts().items()}
     ours = step_flops(config, joints=20)

@@ -16,6 +16,7 @@ from sjepa_fast.data.augment import MASK, PREDICT
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.predictor import Predictor
+from sjepa_fast.models.shadow import shadow_encoder
 from sjepa_fast.objectives.masking import draw_mask, draw_predicted
 from sjepa_fast.skeletons import SkeletonLayout
 
@@ -99,9 +100,31 @@ class Objective(nn.Module):
             cross=model.predictor == "cross",
         )
         self.target_encoder = None
+        # In a tuple, so that it is no part of the module: the checkpoint holds the original.
+        self._twin: tuple[SkeletonTransformer, ...] = ()
         self.register_buffer("center", None)
         self.objective = config.objective
         self.joints = joints
+
+    @property
+    def teacher(self) -> SkeletonTransformer:
+        """What computes the targets: the target encoder, or its half-precision twin."""
+        assert self.target_encoder is not None
+        return self._twin[0] if self._twin else self.target_encoder
+
+    def shadow_teacher(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Let a half-precision twin of the target encoder compute the targets.
+
+        Args:
+            dtype: Precision of autocast.
+
+        Returns:
+            The twin's own tensors by parameter name, to be written at every EMA update.
+        """
+        assert self.target_encoder is not None
+        twin, shadows = shadow_encoder(self.target_encoder, dtype)
+        self._twin = (twin,)
+        return shadows
 
     @property
     def eval_encoder(self) -> SkeletonTransformer:

@@ -51,7 +51,7 @@ class SJEPA(Objective):
         visible = self.encode_visible(batch)
         prediction = self.predictor(visible, batch.ids_keep_BK, batch.ids_mask_BQ)
         with torch.no_grad():
-            target = self.target_encoder(batch.clip_BNP)
+            target = self.teacher(batch.clip_BNP)
             if self.objective.target_norm == "layernorm":
                 target = nn.functional.layer_norm(target, target.shape[-1:])
             sequences, tokens, width = target.shape

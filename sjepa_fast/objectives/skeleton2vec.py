@@ -56,7 +56,7 @@ class Skeleton2vec(Objective):
         norm = _LAYER_NORMS[self.objective.target_norm]
         layers = ContextualizedTargets(self.objective.target_layers, norm)
         with torch.no_grad():
-            features = self.target_encoder(batch.clip_BNP, layers=layers)
+            features = self.teacher(batch.clip_BNP, layers=layers)
             target = layers.finish(batch.ids_by_sequence())
         return StepOutput(mean_squared_error(prediction, target), features)
 

@@ -1,9 +1,15 @@
-"""Per-step schedules of learning rate and EMA momentum; plain functions of the step."""
+"""Per-step schedules of learning rate and EMA momentum, as functions of the step and as tables."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sjepa_fast.config import TrainConfig
 
 
 def learning_rate(step: int, total: int, warmup: int, peak: float, end: float) -> float:
@@ -53,3 +59,39 @@ def ema_momentum(
     if form == "linear":
         return start + (end - start) * progress
     return end - (end - start) * (math.cos(math.pi * progress) + 1.0) / 2.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The values of all S steps, on the device, where a step looks up its own.
+
+    Attributes:
+        rates_S: Learning rates, float32 as the fused optimiser reads them.
+        momenta_S: Momenta of the target encoder, float64: 1 - m loses digits in float32.
+    """
+
+    rates_S: Tensor
+    momenta_S: Tensor
+
+
+def tabulate(config: TrainConfig, total: int, warmup: int, device: torch.device) -> Schedule:
+    """Tabulate the schedules of a run.
+
+    Args:
+        config: Peak and end values, and the lengths of run and EMA schedule in the run's unit.
+        total: S, steps of the run.
+        warmup: Warm-up steps.
+        device: Where the step runs.
+
+    Returns:
+        The tables.
+    """
+    optim, objective = config.optim, config.objective
+    ema_steps = objective.ema_length * (total // optim.length) or total
+    start, end, form = objective.ema_start, objective.ema_end, objective.ema_schedule
+    rates = [learning_rate(s, total, warmup, optim.lr, optim.lr_end) for s in range(total)]
+    momenta = [ema_momentum(s, ema_steps, start, end, form) for s in range(total)]
+    return Schedule(
+        torch.tensor(rates, dtype=torch.float32, device=device),
+        torch.tensor(momenta, dtype=torch.float64, device=device),
+    )
