@@ -16,7 +16,8 @@ from sjepa_fast.config import ModelConfig
 from sjepa_fast.convert import ConvertConfig, convert, encoder_weights, read_state
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
-from sjepa_fast.evaluate import EvalData, EvaluateConfig, evaluate
+from sjepa_fast.evaluate import evaluate
+from sjepa_fast.evaluation.request import EvalData, KnnRequest
 from sjepa_fast.models.embed import tubelets
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.runtime.checkpoint import latest_checkpoint
@@ -115,7 +116,7 @@ def test_features_are_those_of_the_equations(converted: Path):
 def test_evaluate_opens_the_folder(converted: Path, capsys: pytest.CaptureFixture[str]):
     store = converted.parent / "store"
     write_synthetic_store(store, subjects=2, repetitions=1)
-    assert evaluate(EvaluateConfig("knn", converted, EvalData(root=store))) == 0
+    assert evaluate(KnnRequest(converted, EvalData(root=store)), "knn") == 0
     [file] = (converted / "results").glob("knn-target-*.json")
     found = json.loads(file.read_text())
     assert found["test_clips_seen_in_training"] is None, "nobody knows"
