@@ -81,6 +81,9 @@ class ModelConfig:
     """Attention heads."""
     predictor_depth: int = 5
     """Predictor blocks."""
+    predictor: Literal["joint", "cross"] = "joint"
+    """joint: self-attention over visible and mask tokens (all four papers); cross: mask tokens
+    attend to the visible ones alone, which is cheaper (our choice of layout)."""
     layer_scale: float = 0.0
     """First value of the learned factors on residual branches; 0 is none (Skeleton2vec 1e-4)."""
 
@@ -102,6 +105,9 @@ class MaskConfig:
     mamp_count: bool = False
     """Keep int(N (1 - ratio)) tokens, 74 of 750, as the official codes' floating point does; else
     75. For tubes N are the joints."""
+    predict_ratio: float = 1.0
+    """Share of the masked tokens that are predicted, drawn anew in each step without regard to
+    motion; the others are left out of predictor and loss."""
     num_masked_views: int = 1
     """Masks drawn of each clip in a step; all share one pass of the target encoder (data2vec 2)."""
 
@@ -292,6 +298,11 @@ def kept_tokens(mask: MaskConfig, tokens: int, joints: int) -> int:
     return tokens - int(tokens * mask.ratio)
 
 
+def predicted_tokens(mask: MaskConfig, masked: int) -> int:
+    """Return how many of the masked tokens are predicted, at least one."""
+    return max(1, round(masked * mask.predict_ratio))
+
+
 def validate(config: TrainConfig) -> None:
     """Check everything that needs no data.
 
@@ -330,6 +341,7 @@ def validate(config: TrainConfig) -> None:
     for name, share in (
         ("data.crop_min", data.crop_min),
         ("data.eval_crop", data.eval_crop),
+        ("mask.predict_ratio", mask.predict_ratio),
     ):
         if not 0 < share <= 1:
             raise InputError(name, share, "give a share above 0 and up to 1")
@@ -408,6 +420,11 @@ def _validate_objective(config: TrainConfig) -> None:
         raise InputError("mask.tube_length", value, "choose a divisor")
     if objective.legacy_tube_layout and (objective.kind, mask.kind) != ("skeleton2vec", "tube"):
         fix = "it belongs to objective.kind skeleton2vec with mask.kind tube"
+        raise InputError("objective.legacy_tube_layout", True, fix)
+    if objective.legacy_tube_layout and (
+        mask.predict_ratio < 1 or config.model.predictor != "joint"
+    ):
+        fix = "it needs model.predictor joint with mask.predict_ratio 1"
         raise InputError("objective.legacy_tube_layout", True, fix)
     if config.view.tilt and config.view.form == "axes":
         raise InputError("view.tilt", config.view.tilt, "use view.form body, or rotation alone")
