@@ -18,13 +18,13 @@ from sjepa_fast._version import __version__
 from sjepa_fast.config import nearest
 from sjepa_fast.data.clip_table import ClipTable
 from sjepa_fast.data.published import compare, split_sizes
-from sjepa_fast.data.readers import ctrgcn_npz, ntu, pku, pyskl, ragged_npz
+from sjepa_fast.data.readers import ctrgcn_npz, generic, ntu, pku, pyskl, ragged_npz
 from sjepa_fast.data.readers.record import Record, Source, Splits
 from sjepa_fast.data.store import Store, StoreWriter
 from sjepa_fast.errors import InputError
 from sjepa_fast.runtime.files import write_text
 
-NAMES = (*ntu.CLASSES, *pku.NAMES, *ragged_npz.SETS, "ctrgcn", "pyskl")
+NAMES = (*ntu.CLASSES, *pku.NAMES, *ragged_npz.SETS, "ctrgcn", "pyskl", "generic")
 PLAIN_SECONDS = 10.0
 # Skipped inputs that are printed; the written list has all.
 SHOWN = 20
@@ -52,6 +52,8 @@ class PrepareConfig:
     """Replace an existing store."""
     dry_run: bool = False
     """Read everything and report, but write nothing."""
+    layout: str = ""
+    """generic: name of the joint layout; empty for the folder's layout.json."""
 
 
 def open_source(request: PrepareConfig) -> Source:
@@ -65,6 +67,8 @@ def open_source(request: PrepareConfig) -> Source:
         return pku.open_pku(request.name, request.raw)
     if request.name == "ctrgcn":
         return ctrgcn_npz.open_ctrgcn(request.raw, request.split_name)
+    if request.name == "generic":
+        return generic.open_generic(request.raw, request.layout)
     if request.name == "pyskl":
         return pyskl.open_pyskl(request.raw)
     return ragged_npz.open_ragged(request.name, request.raw)

@@ -79,7 +79,7 @@ class ClipTable:
 
     def skip(self, name: str, reason: str) -> None:
         """Record an input that is left out, so that it is never silent."""
-        self.skipped.append((name, reason))
+        self.skipped.append((name, " ".join(reason.split())))
 
     def columns(self) -> dict[str, NDArray[np.int64]]:
         """The columns as arrays, one value a clip."""
