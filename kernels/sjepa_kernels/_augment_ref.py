@@ -120,11 +120,18 @@ def crop_resize(
     upper = torch.minimum(lower + 1, last)
     body = torch.arange(bodies, device=device)
     present = body < bodies_N[ids_B][:, None]
-    begin = (offsets_N[ids_B] + start_B)[:, None]
-    # An absent body reads the first one's rows, which exist, and is zeroed below.
-    first = torch.where(present, begin + body * frames_N[ids_B][:, None], begin)
-    low = joints_RVC[first[:, :, None] + lower.long()[:, None]].to(dtype)
-    high = joints_RVC[first[:, :, None] + upper.long()[:, None]].to(dtype)
+    if joints_RVC.shape[0] == 0:
+        shape = *present.shape, frames, *joints_RVC.shape[1:]
+        return joints_RVC.new_zeros(shape, dtype=dtype)
+    first = (offsets_N[ids_B] + start_B)[:, None] + body * frames_N[ids_B][:, None]
+
+    def rows(frame_BT: Tensor) -> Tensor:
+        # An absent body reads the store's first row, and is zeroed below.
+        there = present[:, :, None]
+        row = torch.where(there, first[:, :, None] + frame_BT.long()[:, None], 0)
+        return joints_RVC[row].to(dtype)
+
+    low, high = rows(lower), rows(upper)
     clip = low + (high - low) * weight
     return torch.where(present[:, :, None, None, None], clip, 0.0)
 

@@ -258,7 +258,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 def _backward(ctx: Any, grad_out: Tensor, *_: Tensor) -> tuple[Any, ...]:
     needs = ctx.needs_input_grad
     found = _gradients_op(grad_out, *ctx.saved_tensors, ctx.eps, ctx.dot, any(needs[3:6]))
-    grad_b2 = grad_out.flatten(0, -2).sum(0, dtype=found[1].dtype)
+    grad_b2 = grad_out.reshape(-1, grad_out.shape[-1]).sum(0, dtype=found[1].dtype)
     paired = zip((*found, grad_b2), ctx.dtypes, needs[:7], strict=True)
     return *(g.to(dtype) if need else None for g, dtype, need in paired), None, None
 

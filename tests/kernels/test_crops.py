@@ -11,6 +11,8 @@ from torch import Tensor
 from sjepa_kernels import centered_crop_cross_entropy, centered_softmax_cross_entropy
 from tests.kernels.cases import Place, assert_within_budget, compiles, gradients
 
+HAS_CPP = True
+
 
 def dino_loss(student: Tensor, teacher: Tensor, center: Tensor, skip_same: bool = True) -> Tensor:
     """The published loop: all pairs of crops that are not the same, each a batch mean."""

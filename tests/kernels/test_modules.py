@@ -16,6 +16,8 @@ from sjepa_kernels import (
 )
 from tests.kernels.cases import Place
 
+HAS_CPP = True
+
 
 def test_two_steps_and_evaluation(place: Place) -> None:
     module = CenteredCrossEntropy(3, center_momentum=0.75, impl=place.impl).to(place.device)
