@@ -26,6 +26,7 @@ OPS = [
     "test_fuzz_draws.py",
     "test_fuzz_losses.py",
     "test_masks.py",
+    "test_modules_blocks.py",
     "test_philox.py",
     "test_residual_norm.py",
     "test_targets.py",
