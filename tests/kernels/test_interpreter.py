@@ -28,6 +28,7 @@ OPS = [
     "test_masks.py",
     "test_modules_blocks.py",
     "test_philox.py",
+    "test_poisoned.py",
     "test_residual_norm.py",
     "test_targets.py",
     "test_tokens.py",
