@@ -18,7 +18,15 @@ from sjepa_fast.errors import InputError
 from sjepa_fast.presets import PRESETS, preset
 
 # What may differ between a run and its continuation: it changes no weight.
-FREE_ON_RESUME = ("run", "resume", "log", "checkpoint")
+FREE_ON_RESUME = (
+    "run",
+    "resume",
+    "log",
+    "checkpoint",
+    "data.backend",
+    "data.workers",
+    "data.prefetch",
+)
 
 
 def _converter() -> cattrs.Converter:

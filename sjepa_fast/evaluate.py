@@ -19,7 +19,8 @@ from sjepa_fast import cli
 from sjepa_fast.build import build_model
 from sjepa_fast.config import TrainConfig
 from sjepa_fast.config_io import read_config
-from sjepa_fast.data.loader import ResidentClips, load_resident
+from sjepa_fast.data.feed import open_clips
+from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.features import Pool, clip_features, raw_features, scale_features
@@ -204,7 +205,7 @@ def evaluate(request: EvaluateConfig) -> int:
         raise InputError("k", request.k, "count at least 1 neighbour")
     config, store = open_run(request)
     device = pick_device(config.runtime, 0)
-    clips = load_resident(store, config.data, device)
+    clips = open_clips(store, config.data, device)
     train_ids = torch.from_numpy(store.ids(config.data.split, "train")).to(device)
     test_ids = torch.from_numpy(store.ids(config.data.split, "test")).to(device)
     if len(test_ids) == 0:
