@@ -6,17 +6,20 @@ All rows train on the same synthetic clips with the same sizes; `clips_per_secon
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from benchmarks.conftest import Timed
 from benchmarks.reference.sjepa_step import ReferenceStep
-from sjepa_fast.build import build_model, build_optimizer, compile_blocks
-from sjepa_fast.config import OptimConfig, TrainConfig
+from sjepa_fast.build import build_model, build_optimizer
+from sjepa_fast.config import OptimConfig, RuntimeConfig, TrainConfig
 from sjepa_fast.data.loader import ResidentClips, load_resident
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.presets import sjepa_ntu60_xsub
 from sjepa_fast.runtime.dist import World
+from sjepa_fast.runtime.schedule import Schedule
 from sjepa_fast.step import TrainStep
 
 RATE, MOMENTUM = 1e-3, 0.9999
@@ -82,11 +85,15 @@ def test_ours(
 ) -> None:
     """The library's step, with crop, view, mask, clipping, AdamW, EMA and centre in the time."""
     model = build_model(config, clips, batch_ids, device)
-    if compiled:
-        compile_blocks(model)
-    step = TrainStep(config, clips, model, build_optimizer(model, config), dtype, World())
+    schedule = Schedule(
+        torch.full((10_000,), RATE, device=device),
+        torch.full((10_000,), MOMENTUM, dtype=torch.float64, device=device),
+    )
+    config = dataclasses.replace(config, runtime=RuntimeConfig(compile=compiled))
+    optimizer = build_optimizer(model, config)
+    step = TrainStep(config, clips, model, optimizer, dtype, World(), schedule)
     timed(
-        lambda: step(batch_ids, RATE, MOMENTUM),
+        lambda: step(batch_ids),
         dtype=dtype,
         warmup=3,
         row=f"ours_{'compile' if compiled else 'eager'}",

@@ -6,12 +6,12 @@ import json
 
 import torch
 
-from sjepa_fast.config import TrainConfig
+from sjepa_fast.config import TrainConfig, replace
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.data.store import Store
 from sjepa_fast.evaluation.features import nearest_neighbour
 from sjepa_fast.evaluation.metrics import confusion_matrix
-from sjepa_fast.objectives.sjepa import SJEPA, make_step_input
+from sjepa_fast.objectives.objective import Objective, make_step_input
 from sjepa_fast.runtime.files import write_json
 from sjepa_fast.runtime.logging import read_metrics
 from sjepa_fast.viz.confusion import plot_confusion
@@ -29,7 +29,10 @@ def draw_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> None:
     masked.scatter_(1, inputs.ids_mask_BQ.long(), True)
     bodies = int(clips.bodies_N[ids[0]])
     length, joints = config.model.segment_length, store.layout.num_joints
-    tokens = inputs.clip_BNP[:bodies].view(bodies, -1, joints, length, 3)
+    # The same crop as coordinates, whatever stream the mask was drawn from.
+    joint_config = replace(config, data={"stream": "joint"})
+    shown = make_step_input(clips, ids, seed, torch.zeros_like(seed), joint_config)
+    tokens = shown.clip_BNP[:bodies].view(bodies, -1, joints, length, 3)
     clip = tokens.transpose(2, 3).reshape(bodies, -1, joints, 3)
     plot_clip_mask(
         clip.cpu().numpy(),
@@ -42,9 +45,9 @@ def draw_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> None:
 
 
 def write_report(
-    config: TrainConfig, store: Store, clips: ResidentClips, model: SJEPA, dtype: torch.dtype
+    config: TrainConfig, store: Store, clips: ResidentClips, model: Objective, dtype: torch.dtype
 ) -> list[str]:
-    """Score the target encoder and write the run's pictures.
+    """Score the encoder that is used downstream and write the run's pictures.
 
     Args:
         config: The run's configuration.
@@ -66,7 +69,7 @@ def write_report(
     train = torch.from_numpy(store.ids(config.data.split, "train")).to(device)
     labels = clips.labels_N[test]
     train = train[: config.eval.knn_clips]
-    guess = nearest_neighbour(model.target_encoder, clips, train, test, config, dtype)
+    guess = nearest_neighbour(model.eval_encoder, clips, train, test, config, dtype)
     after = 100 * (guess == labels).float().mean().item()
     before = json.loads((config.run / "results" / "knn-before.json").read_text())["top1"]
     matrix = confusion_matrix(guess, labels, len(store.class_names))

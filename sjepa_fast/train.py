@@ -1,4 +1,4 @@
-"""`python -m sjepa_fast.train`: pre-train S-JEPA, one readable loop from data to scored run."""
+"""`python -m sjepa_fast.train`: pre-train an encoder, one readable loop from data to scored run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import time
 import torch
 
 from sjepa_fast import cli
-from sjepa_fast.build import build_model, build_optimizer, compile_blocks
+from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config import TrainConfig, validate, validate_tokens
 from sjepa_fast.config_io import check_resumable, parse_train, read_config, to_yaml
-from sjepa_fast.data.feed import open_clips, open_feed
+from sjepa_fast.data.feed import check_backend, open_clips, open_feed
 from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
@@ -33,7 +33,7 @@ from sjepa_fast.runtime.device import pick_device, pick_dtype
 from sjepa_fast.runtime.dist import World, connect, disconnect, environment_world
 from sjepa_fast.runtime.files import write_json, write_text
 from sjepa_fast.runtime.logging import RunLog, environment, progress_line
-from sjepa_fast.runtime.schedule import ema_momentum, learning_rate
+from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.step import TrainStep
 
 
@@ -77,7 +77,12 @@ def prepare_run(config: TrainConfig, store: Store) -> None:
                 "restore that store, or choose another --run",
             )
     write_text(written, to_yaml(config))
-    data = {"store": store.name, "fingerprint": store.fingerprint, "split": config.data.split}
+    data = {
+        "store": store.name,
+        "fingerprint": store.fingerprint,
+        "split": config.data.split,
+        "layout": store.layout.to_dict(),
+    }
     write_json(config.run / "data.json", data)
 
 
@@ -104,6 +109,7 @@ def train(config: TrainConfig) -> int:
         0 when the run is complete, 130 when it was interrupted and saved.
     """
     validate(config)
+    check_backend(config.data)
     world = environment_world()
     device = pick_device(config.runtime, world.local_rank)
     dtype, reason = pick_dtype(config.runtime, device)
@@ -131,7 +137,7 @@ def train(config: TrainConfig) -> int:
     knn_ids = train_ids[: config.eval.knn_clips]
 
     def score() -> float:
-        guess = nearest_neighbour(model.target_encoder, clips, knn_ids, test_ids, config, dtype)
+        guess = nearest_neighbour(model.eval_encoder, clips, knn_ids, test_ids, config, dtype)
         return 100 * (guess == clips.labels_N[test_ids]).float().mean().item()
 
     start, before = 0, math.nan
@@ -143,8 +149,7 @@ def train(config: TrainConfig) -> int:
     elif world.leads and len(test_part):
         before = score()
         write_json(config.run / "results" / "knn-before.json", {"top1": before})
-    if config.runtime.compile:
-        compile_blocks(model)
+    schedule = tabulate(config, total, warmup, device)
 
     stop = asked = False
 
@@ -152,7 +157,7 @@ def train(config: TrainConfig) -> int:
         nonlocal asked
         asked = True
 
-    loss_sum, logged_step = torch.zeros((), device=device), start
+    logged_step = start
     panel: dict[str, float] = {}
     step = start
     with contextlib.ExitStack() as stack:
@@ -160,7 +165,7 @@ def train(config: TrainConfig) -> int:
             stack.callback(signal.signal, number, signal.signal(number, interrupt))
         feed = open_feed(sampled, sampled_part, config, world, range(start, total))
         fed, batches = stack.enter_context(feed)
-        train_step = TrainStep(config, fed, model, optimizer, dtype, world, start)
+        train_step = TrainStep(config, fed, model, optimizer, dtype, world, schedule, start)
         log: RunLog | None = None
         if world.leads:
             log = stack.enter_context(RunLog(config.run, start, config.log.tensorboard))
@@ -177,13 +182,7 @@ def train(config: TrainConfig) -> int:
                 log.row(0, {"knn": before})
         began = clock = time.perf_counter()
         while step < total and not stop:
-            ids = next(batches)
-            rate = learning_rate(step, total, warmup, config.optim.lr, config.optim.lr_end)
-            momentum = ema_momentum(
-                step, total, config.objective.ema_start, config.objective.ema_end
-            )
-            result = train_step(ids, rate, momentum)
-            loss_sum += result.loss
+            result = train_step(next(batches))
             step += 1
 
             if world.size == 1:
@@ -193,11 +192,17 @@ def train(config: TrainConfig) -> int:
             # The loss is looked at before every save, so that no broken weights replace good ones.
             save_due = step % config.checkpoint.every == 0 or step == total or stop
             if step % config.log.every == 0 or panel_due or knn_due or save_due:
-                mean = world.sum_(loss_sum.clone()) / (world.size * (step - logged_step))
-                values = {"loss": mean.item(), "grad_norm": result.grad_norm.item(), "lr": rate}
+                recent = train_step.recent(step, step - logged_step)
+                mean = world.sum_(recent[:, 0].mean()) / world.size
+                values = {
+                    "loss": mean.item(),
+                    "grad_norm": result.grad_norm.item(),
+                    "lr": schedule.rates_S[step - 1].item(),
+                }
                 if not math.isfinite(values["loss"]):
                     raise FloatingPointError(f"loss is {values['loss']} at step {step}")
-                values["momentum"] = momentum
+                if model.target_encoder is not None:
+                    values["momentum"] = schedule.momenta_S[step - 1].item()
                 now = time.perf_counter()
                 seconds = (now - clock) / (step - logged_step)
                 values["ms_per_step"] = 1000 * seconds
@@ -206,7 +211,7 @@ def train(config: TrainConfig) -> int:
                     values["gpu_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
                 if log is not None and panel_due:
                     panel = collapse_panel(
-                        result.target, model.center, config.objective.temp_target
+                        result.features, model.center, config.objective.temp_target
                     )
                     values |= panel
                 if log is not None and knn_due:
@@ -214,7 +219,6 @@ def train(config: TrainConfig) -> int:
                 if log is not None:
                     log.row(step, values)
                     log.line(progress_line(step, total, panel | values, seconds * (total - step)))
-                loss_sum.zero_()
                 logged_step, clock = step, time.perf_counter()
                 if world.size > 1:
                     # One process may have been told to stop; all must leave at the same step.

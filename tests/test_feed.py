@@ -14,11 +14,13 @@ import pytest
 import torch
 
 from sjepa_fast.config import DataConfig, ModelConfig, OptimConfig, TrainConfig, ViewConfig, replace
-from sjepa_fast.data.feed import open_clips, open_feed
+from sjepa_fast.data.feed import check_backend, open_clips, open_feed
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.data.store import Store, StoreWriter, open_store
 from sjepa_fast.errors import InputError
-from sjepa_fast.objectives.sjepa import make_step_input
+from sjepa_fast.evaluation.request import Views
+from sjepa_fast.evaluation.views import training_tokens
+from sjepa_fast.objectives.objective import make_step_input
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.skeletons import NTU25
 
@@ -147,6 +149,9 @@ def test_evaluation_crops_are_those_of_the_resident_store(store: Store, bodies: 
     wanted = torch.from_numpy(ids[::-1][:9].copy())
     crop = ours.eval_crop(wanted, CONFIG.data)
     assert crop.std() > 0.1 and torch.equal(crop, theirs.eval_crop(wanted, CONFIG.data))
+    keys = torch.tensor(1), torch.tensor(2)
+    views = [training_tokens(clips, wanted, *keys, CONFIG, Views()) for clips in (ours, theirs)]
+    assert views[0].std() > 0.1 and torch.equal(*views)
 
 
 def test_only_the_rows_of_the_batches_are_read_and_held(
@@ -219,14 +224,12 @@ def test_workers_are_spawned_where_cuda_is_in_use(
     check_equal(ours, batches(store, using("resident"), range(3)))
 
 
-def test_dali_is_asked_for_by_name_when_it_is_missing(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-):
+def test_dali_is_asked_for_by_name_when_it_is_missing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     for cuda, package in ((None, "120"), ("12.8", "120"), ("13.0", "130")):
         monkeypatch.setattr(torch.version, "cuda", cuda)
         with pytest.raises(InputError, match=f"pip install nvidia-dali-cuda{package} "):
-            open_clips(store, using("dali").data, CPU)
+            check_backend(using("dali").data)
 
 
 def test_too_many_bodies_are_refused_by_every_backend(store: Store):

@@ -28,6 +28,12 @@ from sjepa_fast.data.stream import stream_batches
 from sjepa_fast.runtime.dist import World
 
 
+def check_backend(data: DataConfig) -> None:
+    """Raise InputError, with what to install, if the backend that a run asks for is missing."""
+    if data.backend == "dali":
+        require_dali()
+
+
 def open_clips(store: Store, data: DataConfig, device: torch.device) -> ResidentClips:
     """Bring a store to the device as `data.backend` says: whole, or its tables alone.
 
@@ -40,13 +46,11 @@ def open_clips(store: Store, data: DataConfig, device: torch.device) -> Resident
         The clips; their body count is `data.bodies`.
 
     Raises:
-        InputError: If clips have more bodies than `data.bodies` admits, or the backend cannot
-            work here.
+        InputError: If clips have more bodies than `data.bodies` admits, or this system cannot
+            read rows from disk.
     """
     if data.backend == "resident":
         return load_resident(store, data, device)
-    if data.backend == "dali":
-        require_dali()
     return load_tables(store, data, device)
 
 

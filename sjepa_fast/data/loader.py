@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sjepa_fast.config import DataConfig, TrainConfig
-from sjepa_fast.data.augment import augmentation, skeleton_tables
+from sjepa_fast.data.augment import augmentation, skeleton_tables, to_stream
 from sjepa_fast.data.rows import RowReader, normalize_rows, normalizes
 from sjepa_fast.data.store import Store
 from sjepa_fast.errors import InputError
@@ -114,7 +114,13 @@ class ResidentClips:
         return skeleton_tables(self.layout, self.joints_RVC.device)
 
     def train_tokens(
-        self, ids_B: Tensor, seed: Tensor, step: Tensor, config: TrainConfig
+        self,
+        ids_B: Tensor,
+        seed: Tensor,
+        step: Tensor,
+        config: TrainConfig,
+        *,
+        with_clip: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Tokens of a random view and of the random crop it was made of, in one launch.
 
@@ -123,6 +129,7 @@ class ResidentClips:
             seed: 0-dim int64.
             step: 0-dim int64.
             config: Crop, view and token settings.
+            with_clip: Whether the second output is wanted; if not, it has no rows.
 
         Returns:
             Two (B*M, N, P) float32.
@@ -138,14 +145,16 @@ class ResidentClips:
             step,
             self.tables,
             augmentation(config, self.max_bodies),
+            with_clip=with_clip,
         )
 
     def eval_crop(self, ids_B: Tensor, data: DataConfig) -> Tensor:
-        """Centred crop of `eval_crop` of each clip, (B, M, T, V, C)."""
+        """Centred crop of `eval_crop` of each clip as the run's stream, (B, M, T, V, C)."""
         valid = self.frames_N[ids_B]
         start = ((1 - data.eval_crop) * valid / 2).floor().long()
         length = (valid - 2 * start).clamp_min(1)
-        return self.crop_resize(ids_B, start, length, data.frames)
+        crop = self.crop_resize(ids_B, start, length, data.frames)
+        return to_stream(crop, self.tables.parents_V, data.stream)
 
 
 def load_resident(store: Store, data: DataConfig, device: torch.device) -> ResidentClips:

@@ -5,6 +5,8 @@ Shapes: B sequences (clips x bodies), N tokens, D width, H heads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -14,14 +16,23 @@ from sjepa_kernels import attention
 class Block(nn.Module):
     """One pre-norm block: x += Attn(LN x), then x += MLP(LN x) (method: all four papers).
 
+    `drop_path` is the probability of leaving out a branch, or None; see `set_drop_path`.
+
     Args:
         width: Token width D.
         heads: Attention heads; must divide the width.
         mlp_ratio: Hidden width of the MLP over D.
+        layer_scale: First value of the learned factors on both branches; 0 is none.
     """
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0) -> None:
+    drop_path: Tensor | None
+
+    def __init__(
+        self, width: int, heads: int, mlp_ratio: float = 4.0, layer_scale: float = 0.0
+    ) -> None:
         super().__init__()
+        # A tensor, so that blocks with different probabilities share one compilation.
+        self.register_buffer("drop_path", None, persistent=False)
         hidden = int(width * mlp_ratio)
         self.heads = heads
         self.norm1 = nn.LayerNorm(width)
@@ -30,17 +41,75 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
+        self.scale1 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
+        self.scale2 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
 
-    def forward(self, x_BND: Tensor) -> Tensor:
-        """Return the block's output, same shape as the input (B, N, D)."""
+    def forward(self, x_BND: Tensor, first: int = 0) -> Tensor:
+        """Return the block's output for the tokens from `first` on.
+
+        Keys and values come from all tokens; queries and all that follows only from the tokens
+        whose output is wanted, which changes no value of theirs.
+
+        Args:
+            x_BND: All tokens.
+            first: The first token whose output is wanted.
+
+        Returns:
+            (B, N - first, D).
+        """
         batch, tokens, width = x_BND.shape
         qkv = self.qkv(self.norm1(x_BND)).view(batch, tokens, 3, self.heads, width // self.heads)
         q_BHND, k_BHND, v_BHND = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed_BHND = attention(q_BHND, k_BHND, v_BHND)
-        x_BND = x_BND + self.proj(mixed_BHND.transpose(1, 2).reshape(batch, tokens, width))
-        hidden = torch.nn.functional.gelu(self.fc1(self.norm2(x_BND)))
-        out: Tensor = x_BND + self.fc2(hidden)
+        mixed_BHQD = attention(q_BHND[:, :, first:], k_BHND, v_BHND)
+        mixed_BQD = mixed_BHQD.transpose(1, 2).reshape(batch, tokens - first, width)
+        x_BQD = x_BND[:, first:] + self._thin(self.scale1(self.proj(mixed_BQD)))
+        hidden = torch.nn.functional.gelu(self.fc1(self.norm2(x_BQD)))
+        out: Tensor = x_BQD + self._thin(self.scale2(self.fc2(hidden)))
         return out
+
+    def _thin(self, branch_BND: Tensor) -> Tensor:
+        if self.drop_path is None or not self.training:
+            return branch_BND
+        drawn = torch.rand(len(branch_BND), 1, 1, device=branch_BND.device)
+        factor = (drawn >= self.drop_path) / (1 - self.drop_path)
+        return branch_BND * factor.to(branch_BND.dtype)
+
+
+def set_drop_path(blocks: Sequence[nn.Module], rate: float) -> None:
+    """Let training leave out whole residual branches, a sequence at a time (stochastic depth).
+
+    The probability rises linearly from 0 in the first block to `rate` in the last (method 6.2);
+    kept branches are divided by 1 - p, so that the mean stays. Evaluation leaves nothing out.
+
+    Args:
+        blocks: The `Block`s in order.
+        rate: Probability in the last block, from 0 to below 1; 0 switches it off.
+    """
+    for i, block in enumerate(blocks):
+        share = i / max(1, len(blocks) - 1)
+        device = next(block.parameters()).device
+        block.register_buffer(
+            "drop_path",
+            torch.tensor(rate * share, device=device) if rate > 0 else None,
+            persistent=False,
+        )
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a residual branch (CaiT; Skeleton2vec, method 2).
+
+    Args:
+        width: D.
+        start: First value of all factors.
+    """
+
+    def __init__(self, width: int, start: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), start))
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """Return the scaled branch, same shape."""
+        return x_BND * self.gamma
 
 
 def init_weights(module: nn.Module) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sjepa_fast.config import MaskConfig, kept_tokens
+from sjepa_fast.config import MaskConfig, kept_joints, kept_tokens
 from sjepa_fast.data.augment import MASK
-from sjepa_kernels import TokenMask, motion_aware_mask, random_mask
+from sjepa_kernels import TokenMask, motion_aware_mask, random_mask, tube_mask
 
 
 def draw_mask(
@@ -20,6 +20,8 @@ def draw_mask(
     step: Tensor,
     mask: MaskConfig,
     joints: int,
+    *,
+    stream: int = MASK,
 ) -> TokenMask:
     """Draw the mask of each sequence, fixed by (seed, step, clip id, body).
 
@@ -32,13 +34,14 @@ def draw_mask(
         step: 0-dim int64.
         mask: Kind, count and temperature.
         joints: V.
+        stream: Keeps the draws of several masks of a clip apart.
 
     Returns:
         Kept and masked ids, int32 in rising order, so that gathers walk memory forwards (the
         networks do not depend on the order), and their inverse.
     """
     sequences, tokens = clip_BNP.shape[:2]
-    keep = kept_tokens(mask, tokens)
+    keep = kept_tokens(mask, tokens, joints)
     if mask.kind == "random":
         return random_mask(
             sequences,
@@ -48,7 +51,20 @@ def draw_mask(
             step=step,
             clip_ids_C=ids_B,
             bodies=bodies,
-            stream=MASK,
+            stream=stream,
+        )
+    if mask.kind == "tube":
+        return tube_mask(
+            clip_BNP,
+            kept_joints(mask, joints),
+            seed,
+            joints=joints,
+            tube_length=mask.tube_length,
+            scale=mask.tube_scale,
+            step=step,
+            clip_ids_C=ids_B,
+            bodies=bodies,
+            stream=stream,
         )
     return motion_aware_mask(
         clip_BNP,
@@ -59,5 +75,5 @@ def draw_mask(
         step=step,
         clip_ids_C=ids_B,
         bodies=bodies,
-        stream=MASK,
+        stream=stream,
     )

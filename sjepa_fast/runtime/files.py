@@ -31,6 +31,20 @@ def write_json(path: Path, value: object) -> None:
 
 
 @contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a hidden sibling file that becomes `path` when the block ends without an error."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a hidden sibling folder that becomes `path` when the block ends without an error.
 
@@ -40,9 +54,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
-        for part in temporary.iterdir():
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
+        for part in temporary.rglob("*"):
+            if part.is_file():
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())
         temporary.chmod(0o755)
         if path.exists():
             shutil.rmtree(path)

@@ -1,0 +1,226 @@
+"""`python -m sjepa_fast.convert mamp FILE.pth OUT`: a foreign checkpoint to a run folder.
+
+Read is the encoder of MAMP's PyTorch checkpoints; also of those that MAMP's fine-tuning or linear
+evaluation wrote, and of other code that kept its names. The folder answers to
+`sjepa_fast.evaluate` like a run of our own.
+
+Shapes: S segments, V joints, l frames a segment, C coordinates, D width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import safetensors.torch
+import torch
+import tyro
+from torch import Tensor
+
+from sjepa_fast import cli
+from sjepa_fast.config import DataConfig, MaskConfig, ModelConfig, TrainConfig, validate
+from sjepa_fast.config_io import to_yaml
+from sjepa_fast.errors import InputError
+from sjepa_fast.objectives.sjepa import SJEPA
+from sjepa_fast.runtime.files import new_folder, write_json, write_text
+from sjepa_fast.skeletons import NTU25
+
+# Our encoder's names, outside the blocks, and MAMP's.
+_ENDS = {
+    "embed.proj.weight": "joints_embed.proj.weight",
+    "embed.proj.bias": "joints_embed.proj.bias",
+    "embed.temporal": "temp_embed",
+    "embed.spatial": "pos_embed",
+    "norm.weight": "norm.weight",
+    "norm.bias": "norm.bias",
+}
+# The layers of a block, likewise.
+_LAYERS = {
+    "norm1": "norm1",
+    "qkv": "attn.qkv",
+    "proj": "attn.proj",
+    "norm2": "norm2",
+    "fc1": "mlp.fc1",
+    "fc2": "mlp.fc2",
+}
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Turn a foreign checkpoint into a run folder."""
+
+    kind: Annotated[Literal["mamp"], tyro.conf.Positional]
+    """mamp: MAMP's transformer (.pth)."""
+    file: Annotated[Path, tyro.conf.Positional]
+    """Checkpoint to read; nothing in it is executed."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """Run folder to make."""
+    heads: int = 8
+    """Attention heads, which the weights do not tell; MAMP has 8."""
+    split: str = "xsub"
+    """Split on which the checkpoint was trained."""
+
+
+def read_state(file: Path) -> dict[str, Tensor]:
+    """Read the state dict of a PyTorch checkpoint without running anything that it holds.
+
+    Args:
+        file: A `.pth` with a state dict, bare or under the key `model`.
+
+    Returns:
+        Its tensors by name, without the prefix of DistributedDataParallel.
+
+    Raises:
+        InputError: If the file cannot be read, would run code, or holds no state dict.
+    """
+    try:
+        # The authors' scripts keep their parsed arguments, plain values, beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError("file", f"{file}: {error.strerror}", "name a checkpoint") from error
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            "file",
+            f"{file} is no checkpoint, or holds more than tensors and plain values",
+            "save its state dict alone: torch.save(model.state_dict(), FILE)",
+        ) from error
+    except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError("file", f"{file}: {error}", "use an undamaged checkpoint") from error
+    state = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(state, dict):
+        raise InputError("file", f"{file} holds no state dict", "save model.state_dict()")
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return {str(name).removeprefix("module."): value for name, value in tensors.items()}
+
+
+def _sizes(state: dict[str, Tensor], heads: int) -> tuple[ModelConfig, int, int]:
+    """Return the model's sizes, frames and joints, as the weights' shapes tell them."""
+    needed = ("joints_embed.proj.weight", "temp_embed", "pos_embed", "blocks.0.norm1.weight")
+    for name in needed:
+        if name not in state:
+            raise InputError("file", f"has no {name}", "use a checkpoint of MAMP's transformer")
+    for name in needed[:3]:
+        if state[name].ndim != 4:
+            raise InputError(name, tuple(state[name].shape), "expected 4 axes, as MAMP has")
+    kernel, temporal, spatial = (state[name].shape for name in needed[:3])
+    width, coords, length, patch = kernel
+    if coords != 3 or patch != 1:
+        raise InputError("joints_embed.proj.weight", tuple(kernel), "expected (D, 3, l, 1)")
+    if width % heads:
+        raise InputError("heads", f"{heads} does not divide the width {width}", "give the model's")
+    depth = len({found[1] for name in state if (found := re.match(r"blocks\.(\d+)\.", name))})
+    model = ModelConfig(segment_length=length, width=width, depth=depth, heads=heads)
+    return model, temporal[1] * length, spatial[2]
+
+
+def encoder_weights(state: dict[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
+    """Rename and reshape MAMP's encoder weights into our encoder's state dict.
+
+    MAMP embeds by a convolution, whose weight (D, C, l, 1) numbers a tubelet coordinate first; our
+    linear layer numbers it frame first (method section 2). Its position tables are (1, S, 1, D)
+    and (1, 1, V, D), ours (S, D) and (V, D).
+
+    Args:
+        state: MAMP's state dict.
+        model: Sizes.
+
+    Returns:
+        The state dict of a `SkeletonTransformer`.
+
+    Raises:
+        InputError: If a tensor is missing.
+    """
+    names = dict(_ENDS)
+    for i in range(model.depth):
+        for ours, theirs in _LAYERS.items():
+            for part in ("weight", "bias"):
+                names[f"blocks.{i}.{ours}.{part}"] = f"blocks.{i}.{theirs}.{part}"
+    missing = [theirs for theirs in names.values() if theirs not in state]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError("file", f"has no {missing[0]}{more}", "use a whole checkpoint of MAMP")
+    weights = {ours: state[theirs].float() for ours, theirs in names.items()}
+    kernel = weights["embed.proj.weight"]
+    weights["embed.proj.weight"] = kernel.squeeze(3).transpose(1, 2).flatten(1)
+    for table in ("embed.temporal", "embed.spatial"):
+        weights[table] = weights[table].flatten(0, 2)
+    return weights
+
+
+def convert(request: ConvertConfig) -> int:
+    """Convert, say what was and what was not taken over, and write the run folder.
+
+    Args:
+        request: What to convert, and where to.
+
+    Returns:
+        0.
+
+    Raises:
+        InputError: If the folder exists or the checkpoint does not fit.
+    """
+    if request.heads < 1:
+        raise InputError("heads", request.heads, "give the number of attention heads")
+    if request.out.exists():
+        raise InputError("out", f"{request.out} exists", "choose a new folder")
+    state = read_state(request.file)
+    sizes, frames, joints = _sizes(state, request.heads)
+    if joints != NTU25.num_joints:
+        raise InputError("pos_embed", f"{joints} joints", "expected the 25 joints of Kinect v2")
+    encoder = encoder_weights(state, sizes)
+    config = TrainConfig(
+        run=request.out,
+        data=DataConfig(split=request.split, frames=frames, eval_crop=0.95),
+        model=sizes,
+        mask=MaskConfig(mamp_count=True),
+    )
+    validate(config)
+    torch.manual_seed(config.seed)
+    model = SJEPA(config, NTU25)
+    for network in (model.view_encoder, model.target_encoder):
+        for name, empty in network.state_dict().items():
+            if encoder[name].shape != empty.shape:
+                found, fix = tuple(encoder[name].shape), f"expected {tuple(empty.shape)}"
+                raise InputError(name, found, f"{fix} beside the checkpoint's other tensors")
+        network.load_state_dict(encoder)
+    _write(request, config, model)
+    taken = {*_ENDS.values()} | {k for k in state if k.startswith("blocks.")}
+    left = sorted(set(state) - taken)
+    print(
+        f"taken over: the encoder, {sizes.depth} blocks of width {sizes.width} with "
+        f"{sizes.heads} heads, for {frames} frames in segments of {sizes.segment_length}"
+    )
+    if left:
+        groups = sorted({name.split(".")[0] for name in left})
+        print(f"not taken over: {len(left)} tensors ({', '.join(groups)}); predictor is untrained")
+    print(f"wrote {request.out}; score it: python -m sjepa_fast.evaluate linear {request.out}")
+    return 0
+
+
+def _write(request: ConvertConfig, config: TrainConfig, model: SJEPA) -> None:
+    origin = f"converted from {request.file.name} ({request.kind}); its clips are not known"
+    with new_folder(request.out) as folder:
+        write_text(folder / "config.yaml", to_yaml(config))
+        trained_on = {"store": origin, "fingerprint": None, "split": request.split}
+        write_json(folder / "data.json", trained_on | {"layout": NTU25.to_dict()})
+        write_text(folder / "train_ids.txt", "")
+        checkpoint = folder / "checkpoints" / "step-00000000"
+        checkpoint.mkdir(parents=True)
+        safetensors.torch.save_file(model.state_dict(), checkpoint / "model.safetensors")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Console entry: exit with 0, 1 or 2 (usage)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    cli.run_main(lambda: convert(cli.parse(ConvertConfig, arguments, prog="sjepa_fast.convert")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The FLOP count against the method's figures, and against torch's count of a real step."""
+
+import dataclasses
+from functools import partial
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from sjepa_fast.build import build_model, build_optimizer
+from sjepa_fast.config import (
+    DataConfig,
+    MaskConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    ViewConfig,
+)
+from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.flops import block_flops, step_flops
+from sjepa_fast.presets import sjepa_ntu60_xsub
+from sjepa_fast.runtime.dist import World
+from sjepa_fast.skeletons import KINECT20
+from sjepa_fast.step import TrainStep
+from sjepa_kernels import attention
+
+
+def test_one_full_layer_of_the_paper():
+    assert block_flops(750, 256) == pytest.approx(1.756e9, rel=1e-3)
+
+
+def test_paper_step_is_within_two_percent_of_the_method():
+    paper = dataclasses.replace(sjepa_ntu60_xsub(), optim=OptimConfig(batch_size=1))
+    found = step_flops(paper)
+    # Method 8.3, GFLOP of a clip of two bodies.
+    assert found.view_encoder == pytest.approx(1.96e9, rel=0.02)
+    assert found.predictor == pytest.approx(17.77e9, rel=0.02)
+    assert found.target_encoder == pytest.approx(28.10e9, rel=0.02)
+    assert found.total == pytest.approx(87.3e9, rel=0.02)
+
+
+def test_batch_bodies_and_skipping_scale_the_count():
+    paper = sjepa_ntu60_xsub()
+    one = dataclasses.replace(paper, optim=OptimConfig(batch_size=1))
+    assert step_flops(paper).total == 256 * step_flops(one).total
+    single = dataclasses.replace(one, data=dataclasses.replace(one.data, skip_empty_bodies=True))
+    assert 2 * step_flops(single).total == step_flops(one).total
+
+
+@pytest.mark.parametrize("whiten", [0.0, 1.0], ids=["plain", "whitened"])
+def test_count_equals_torchs_of_a_real_step(whiten: float, monkeypatch: pytest.MonkeyPatch):
+    # Attention as two plain products; torch counts a fused backward's recomputation as work.
+    explicit = partial(attention, backend="explicit")
+    monkeypatch.setattr("sjepa_fast.models.transformer.attention", explicit)
+    config = TrainConfig(
+        data=DataConfig(frames=16, bodies=1, crop_min_frames=4, whiten=whiten),
+        model=ModelConfig(segment_length=4, width=48, depth=2, heads=3, predictor_depth=2),
+        mask=MaskConfig(ratio=0.7),
+        view=ViewConfig(rotation=0.5, tilt=0.1),
+        optim=OptimConfig(batch_size=3),
+    )
+    clips = ResidentClips(
+        joints_RVC=torch.randn(60, 20, 3, generator=torch.Generator().manual_seed(0)),
+        offsets_N=torch.tensor([0, 20, 40]),
+        frames_N=torch.tensor([20, 20, 20]),
+        bodies_N=torch.ones(3, dtype=torch.int64),
+        labels_N=torch.zeros(3, dtype=torch.int64),
+        layout=KINECT20,
+        max_bodies=1,
+    )
+    model = build_model(config, clips, torch.arange(3), torch.device("cpu"))
+    step = TrainStep(config, clips, model, build_optimizer(model, config), torch.float32, World())
+    with FlopCounterMode(display=False) as counter:
+        step(torch.arange(3), 1e-3, 0.99)
+    counts = counter.get_flop_counts()
+    by_network = {name: sum(found.values()) for name, found in counts.items()}
+    ours = step_flops(config, joints=20)
+    assert by_network["SJEPA.target_encoder"] == ours.target_encoder
+    # The mask token passes the input layer once a batch, forward and two products backward.
+    mask_token = 3 * 2 * 48 * 48
+    trained = by_network["SJEPA.view_encoder"] + by_network["SJEPA.predictor"] - mask_token
+    assert trained == ours.view_encoder + ours.predictor + ours.backward
+    rotations = counter.get_total_flops() - ours.total - mask_token
+    assert 0 <= rotations < 1e-3 * ours.total, "nothing but the networks is worth counting"
