@@ -27,9 +27,9 @@ pytestmark = pytest.mark.benchmark(group="sjepa step")
 @pytest.fixture(scope="module")
 def config(device: torch.device) -> TrainConfig:
     """The paper's preset: 2 clips x 2 bodies on a CPU, 128 x 2 on a GPU."""
-    preset = preset("sjepa-ntu60-xsub")
+    paper = preset("sjepa-ntu60-xsub")
     clips = 128 if device.type == "cuda" else 2
-    return TrainConfig(data=preset.data, optim=OptimConfig(batch_size=clips))
+    return TrainConfig(data=paper.data, optim=OptimConfig(batch_size=clips))
 
 
 @pytest.fixture(scope="module")
