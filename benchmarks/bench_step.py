@@ -19,7 +19,7 @@ from benchmarks.steps import our_step, reference_step
 from sjepa_fast.config import OptimConfig, TrainConfig
 from sjepa_fast.data.loader import ResidentClips, load_resident
 from sjepa_fast.data.synthetic import write_synthetic_store
-from sjepa_fast.presets import sjepa_ntu60_xsub
+from sjepa_fast.presets import preset
 
 pytestmark = pytest.mark.benchmark(group="sjepa step")
 
@@ -27,9 +27,9 @@ pytestmark = pytest.mark.benchmark(group="sjepa step")
 @pytest.fixture(scope="module")
 def config(device: torch.device) -> TrainConfig:
     """The paper's preset: 2 clips x 2 bodies on a CPU, 128 x 2 on a GPU."""
-    preset = sjepa_ntu60_xsub()
+    paper = preset("sjepa-ntu60-xsub")
     clips = 128 if device.type == "cuda" else 2
-    return TrainConfig(data=preset.data, optim=OptimConfig(batch_size=clips))
+    return TrainConfig(data=paper.data, optim=OptimConfig(batch_size=clips))
 
 
 @pytest.fixture(scope="module")

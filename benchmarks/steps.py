@@ -7,6 +7,7 @@ step's signature is one edit.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from sjepa_fast.build import build_model, build_optimizer, compile_blocks
 from sjepa_fast.config import TrainConfig
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.objectives.sjepa import SJEPA, make_step_input
+from sjepa_fast.profiling import PassClock, ProfiledStep
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.skeletons import NTU25, SkeletonLayout
 from sjepa_fast.step import TrainStep
@@ -136,3 +138,23 @@ def shared_batch(
         return x.transpose(3, 4).reshape(*x.shape[:2], config.data.frames, joints, 3)
 
     return grid(batch.clip_BNP), grid(batch.view_BNP), batch.ids_keep_BK.long()
+
+
+def profiled_step(
+    config: TrainConfig,
+    clips: ResidentClips,
+    device: torch.device,
+    dtype: torch.dtype,
+    flops: float,
+    folder: Path,
+    *,
+    compiled: bool = False,
+) -> ProfiledStep:
+    """Build the library's step as `--profile` has it: called with ids, it leaves a profile."""
+    model = build_model(config, clips, torch.arange(1, device=device), device)
+    if compiled:
+        compile_blocks(model)
+    optimizer = build_optimizer(model, config)
+    step = TrainStep(config, clips, model, optimizer, dtype, World())
+    clock = PassClock(model, optimizer, device)
+    return ProfiledStep(lambda ids: step(ids, RATE, MOMENTUM), clock, flops, dtype, folder)

@@ -42,6 +42,9 @@ def out_of_memory(batch: int, fitting: int, device: str, total_bytes: int) -> In
         fitting: Clips a step that do, 0 for none.
         device: Name of the device.
         total_bytes: Its memory.
+
+    Returns:
+        The error to raise.
     """
     value = f"{batch} clips a step do not fit into the {total_bytes // MIB} MiB of {device}"
     if fitting == 0:
@@ -84,11 +87,7 @@ class GuardedStep:
         self.device, self.compiling = device, compiled
 
     def __call__(self, ids: Any, *args: Any) -> Any:
-        """Train one step.
-
-        Raises:
-            InputError: If the device's memory is too small for the batch.
-        """
+        """Train one step, or raise an `InputError` that names the batch that fits."""
         try:
             result = self.step(ids, *args)
         except torch.OutOfMemoryError:
