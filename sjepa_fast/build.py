@@ -10,55 +10,75 @@ from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.data.whiten import fit_whitening
 from sjepa_fast.guard import go_on_eagerly
 from sjepa_fast.models.embed import tubelets
+from sjepa_fast.objectives.mamp import MAMP
+from sjepa_fast.objectives.objective import Objective
 from sjepa_fast.objectives.sjepa import SJEPA
+from sjepa_fast.objectives.skeleton2vec import Skeleton2vec
+from sjepa_fast.objectives.skeletonmae import SkeletonMAE
+
+OBJECTIVES = {
+    "sjepa": SJEPA,
+    "skeleton2vec": Skeleton2vec,
+    "mamp": MAMP,
+    "skeletonmae": SkeletonMAE,
+}
 
 
 def build_model(
     config: TrainConfig, clips: ResidentClips, train_ids: Tensor, device: torch.device
-) -> SJEPA:
+) -> Objective:
     """Initialise the networks from the seed, with the whitening fitted on training clips."""
     torch.manual_seed(config.seed)
-    model = SJEPA(config, clips.layout).to(device)
+    model: Objective = OBJECTIVES[config.objective.kind](config, clips.layout).to(device)
     if config.data.whiten > 0:
         crops = [clips.eval_crop(ids, config.data) for ids in torch.split(train_ids[:4096], 256)]
         bodies = torch.cat(crops).flatten(0, 1)
         present = (bodies != 0).flatten(1).any(dim=1)
         tokens = tubelets(bodies[present], config.model.segment_length).flatten(0, 1)
         mean, matrix = fit_whitening(tokens, config.data.whiten)
-        for encoder in (model.view_encoder, model.target_encoder):
+        for encoder in {model.view_encoder, model.eval_encoder}:
             encoder.embed.get_buffer("whiten_mean").copy_(mean)
             encoder.embed.get_buffer("whiten_matrix").copy_(matrix)
     return model
 
 
-def build_optimizer(model: SJEPA, config: TrainConfig) -> torch.optim.AdamW:
-    """Fused AdamW; biases and norm weights are not decayed, positions and mask token are.
+def build_optimizer(model: Objective, config: TrainConfig) -> torch.optim.AdamW:
+    """Fused AdamW; biases, norm weights and layer scales are not decayed, the mask token is.
 
-    Source: method 3.6 (MAMP's grouping with an empty skip list).
+    Position tables are, after MAMP (method 3.6), unless `optim.decay_positions` is off (4.5).
     """
+    optim = config.optim
     decayed: list[Tensor] = []
     free: list[Tensor] = []
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             # MAMP's mask token is (1, 1, D) and so decayed; ours is (D,).
-            one_dimensional = weight.ndim == 1 and not name.endswith("mask_token")
-            (free if one_dimensional else decayed).append(weight)
-    optim = config.optim
+            spared = weight.ndim == 1 and not name.endswith("mask_token")
+            if not optim.decay_positions:
+                spared = spared or name.endswith((".temporal", ".spatial"))
+            (free if spared else decayed).append(weight)
     groups = [
         {"params": decayed, "weight_decay": optim.weight_decay},
         {"params": free, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(optim.beta1, optim.beta2), fused=True)
+    on_gpu = decayed[0].device.type == "cuda"
+    return torch.optim.AdamW(
+        groups, lr=0.0, betas=(optim.beta1, optim.beta2), fused=True, capturable=on_gpu
+    )
 
 
-def compile_blocks(model: SJEPA) -> None:
+def compile_blocks(model: Objective) -> None:
     """Compile every transformer block; blocks of one shape share one compilation.
 
     Where PyTorch cannot compile at all, the blocks stay as they are, with a warning.
     """
-    for network in (model.view_encoder, model.target_encoder, model.predictor):
-        for block in network.blocks:
-            assert isinstance(block, nn.Module)
+    networks = {model.view_encoder, model.eval_encoder, model.predictor}
+    if model.target_encoder is not None:
+        networks.add(model.teacher)
+    for network in networks:
+        blocks = network.blocks
+        assert isinstance(blocks, nn.ModuleList)
+        for block in blocks:
             try:
                 block.compile(dynamic=False)
             except Exception as error:

@@ -1,6 +1,7 @@
 """The configuration tree: frozen dataclasses with the S-JEPA paper's values as defaults.
 
-Values the paper does not state are marked "our choice". Presets are in `presets.py`.
+A value that only some objectives read names them. Values that the papers do not state are marked
+"our choice". Presets are in `presets.py`.
 """
 
 from __future__ import annotations
@@ -73,30 +74,52 @@ class ModelConfig:
     """Attention heads."""
     predictor_depth: int = 5
     """Predictor blocks."""
+    predictor: Literal["joint", "cross"] = "joint"
+    """joint: self-attention over visible and mask tokens (all four papers); cross: mask tokens
+    attend to the visible ones alone, which is cheaper (our choice of layout)."""
+    layer_scale: float = 0.0
+    """First value of the learned factors on residual branches; 0 is none (Skeleton2vec 1e-4)."""
 
 
 @dataclass(frozen=True)
 class MaskConfig:
     """Which tokens are hidden from the view encoder."""
 
-    kind: Literal["motion_aware", "random"] = "motion_aware"
-    """Motion-aware Gumbel masking, or uniform."""
+    kind: Literal["motion_aware", "random", "tube"] = "motion_aware"
+    """Motion-aware Gumbel masking, uniform, or Skeleton2vec's motion-aware tubes."""
     ratio: float = 0.9
-    """Share of tokens masked."""
+    """Share of tokens masked; for tubes, of the joints of each."""
     tau: float = 0.8
-    """Temperature of the motion-aware masker (0.75 for NTU-120)."""
+    """motion_aware: temperature (0.75 for NTU-120)."""
+    tube_length: int = 5
+    """tube: segments that share their visible joints; divides the clip's segments."""
+    tube_scale: float = 0.1
+    """tube: weight of motion (0.2 for NTU-120); 0 leaves tubes of uniform joints."""
     mamp_count: bool = False
-    """Keep int(N (1 - ratio)) tokens, 74 of 750, as MAMP's floating point does; else 75."""
+    """Keep int(N (1 - ratio)) tokens, 74 of 750, as the official codes' floating point does; else
+    75. For tubes N are the joints."""
+    predict_ratio: float = 1.0
+    """Share of the masked tokens that are predicted, drawn anew in each step without regard to
+    motion; the others are left out of predictor and loss."""
+    num_masked_views: int = 1
+    """Masks drawn of each clip in a step; all share one pass of the target encoder (data2vec 2)."""
 
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """The geometric view of the student; ranges are our choice, the paper gives none."""
+    """The geometric view; ranges are our choice for S-JEPA, whose paper gives none.
 
+    S-JEPA shows the view to the view encoder alone. The others take it for the clip: masks and
+    targets come from it too.
+    """
+
+    form: Literal["body", "axes"] = "body"
+    """body: turn about the body's own vertical (S-JEPA); axes: about each coordinate axis through
+    the origin (MAMP, Skeleton2vec)."""
     rotation: float = 0.3
-    """Angle about the body's own vertical axis, U(-rotation, rotation) rad."""
+    """Angle, or with form axes each of the three angles, U(-rotation, rotation) rad."""
     tilt: float = 0.0
-    """Angles about the two horizontal axes, U(-tilt, tilt) rad; off in paper presets."""
+    """body: angles about the two horizontal axes, U(-tilt, tilt) rad; off in paper presets."""
     translation: float = 0.1
     """Shift of each axis, U(-translation, translation) m."""
     flip: float = 0.5
@@ -105,20 +128,34 @@ class ViewConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """S-JEPA's centred softmax cross-entropy and its target encoder."""
+    """What is predicted at the masked tokens, by which loss, and what follows by EMA."""
 
+    kind: Literal["sjepa", "skeleton2vec", "mamp", "skeletonmae"] = "sjepa"
+    """sjepa: the target encoder's centred softmax; skeleton2vec: the mean of its layers; mamp:
+    motion; skeletonmae: coordinates."""
+    target_norm: Literal["none", "layernorm", "instance", "patch", "temporal"] = "none"
+    """sjepa: none, or layernorm of the target features before centring. skeleton2vec: instance
+    (the paper's), layernorm or none of each layer. mamp, skeletonmae: patch (the numbers of a
+    token), temporal (each coordinate of a joint over the clip) or none."""
     temp_student: float = 0.1
-    """Temperature of the prediction's softmax."""
+    """sjepa: temperature of the prediction's softmax."""
     temp_target: float = 0.06
-    """Temperature of the target's softmax."""
+    """sjepa: temperature of the target's softmax."""
     center_momentum: float = 0.9
-    """EMA factor of the centre; the old centre is used, then updated (our choice)."""
-    target_norm: Literal["none", "layernorm"] = "none"
-    """Extra normalisation of the target features before centring."""
+    """sjepa: EMA factor of the centre, which starts at 0; the old centre is used, then updated
+    (our choice). 1 is no centring."""
+    target_layers: int = 8
+    """skeleton2vec: K, how many of the last blocks are averaged."""
+    legacy_tube_layout: bool = False
+    """skeleton2vec: misplace visible features as the authors' decoder does (method 4.2)."""
     ema_start: float = 0.9999
-    """Momentum of the target encoder at the first step."""
+    """sjepa, skeleton2vec: momentum of the target encoder at the first step."""
     ema_end: float = 1.0
-    """Momentum after the last step, reached on a cosine."""
+    """sjepa, skeleton2vec: momentum at the end of its schedule."""
+    ema_schedule: Literal["cosine", "linear"] = "cosine"
+    """sjepa, skeleton2vec: the way from ema_start to ema_end."""
+    ema_length: int = 0
+    """sjepa, skeleton2vec: length of that way in `optim.unit`; 0 is the whole run."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +175,9 @@ class OptimConfig:
     lr_end: float = 5e-4
     """Learning rate after the last step."""
     weight_decay: float = 0.05
-    """On everything but biases and norms."""
+    """On everything but biases, norms and layer scales."""
+    decay_positions: bool = True
+    """Whether position tables are decayed too (Skeleton2vec: no)."""
     beta1: float = 0.9
     """First moment decay."""
     beta2: float = 0.95
@@ -197,11 +236,13 @@ class RuntimeConfig:
     """Compute precision; weights, loss and EMA stay float32. auto asks the device."""
     compile: Annotated[bool, _flag("compile")] = False
     """Compile the blocks of the three networks."""
+    cuda_graph: Annotated[Literal["auto", "on", "off"], _flag("cuda-graph")] = "auto"
+    """Replay the whole step as one CUDA graph; auto: with one process on a GPU."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A pre-training run of S-JEPA."""
+    """A pre-training run."""
 
     run: Path = Path("runs/default")
     """Run folder: configuration, metrics, checkpoints, pictures, results."""
@@ -221,11 +262,38 @@ class TrainConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
-def kept_tokens(mask: MaskConfig, tokens: int) -> int:
-    """Return K, how many of N tokens stay visible: N - int(N r), or MAMP's int(N (1 - r))."""
+# Target normalisations that an objective has.
+TARGET_NORMS = {
+    "sjepa": ("none", "layernorm"),
+    "skeleton2vec": ("instance", "layernorm", "none"),
+    "mamp": ("patch", "temporal", "none"),
+    "skeletonmae": ("patch", "temporal", "none"),
+}
+
+
+def kept_joints(mask: MaskConfig, joints: int) -> int:
+    """Return how many of V joints a tube leaves visible: the whole part of V (1 - r), 2 of 25.
+
+    With `mask.mamp_count`, int(V (1 - r)) as floating point gives it: 4 of 25 at ratio 0.8, not 5.
+    """
+    return int(joints * (1 - mask.ratio) + (0 if mask.mamp_count else 1e-9))
+
+
+def kept_tokens(mask: MaskConfig, tokens: int, joints: int) -> int:
+    """Return K, how many of N = S*V tokens stay visible.
+
+    N - int(N r), or MAMP's int(N (1 - r)); for tubes, `kept_joints` of each segment.
+    """
+    if mask.kind == "tube":
+        return tokens // joints * kept_joints(mask, joints)
     if mask.mamp_count:
         return int(tokens * (1 - mask.ratio))
     return tokens - int(tokens * mask.ratio)
+
+
+def predicted_tokens(mask: MaskConfig, masked: int) -> int:
+    """Return how many of the masked tokens are predicted, at least one."""
+    return max(1, round(masked * mask.predict_ratio))
 
 
 def validate(config: TrainConfig) -> None:
@@ -256,13 +324,17 @@ def validate(config: TrainConfig) -> None:
         ("checkpoint.keep", config.checkpoint.keep),
         ("objective.temp_student", config.objective.temp_student),
         ("objective.temp_target", config.objective.temp_target),
+        ("objective.target_layers", config.objective.target_layers),
         ("mask.tau", mask.tau),
+        ("mask.tube_length", mask.tube_length),
+        ("mask.num_masked_views", mask.num_masked_views),
     ):
         if not (value > 0 and math.isfinite(value)):
             raise InputError(name, value, "give a positive number")
     for name, share in (
         ("data.crop_min", data.crop_min),
         ("data.eval_crop", data.eval_crop),
+        ("mask.predict_ratio", mask.predict_ratio),
     ):
         if not 0 < share <= 1:
             raise InputError(name, share, "give a share above 0 and up to 1")
@@ -273,7 +345,10 @@ def validate(config: TrainConfig) -> None:
         ("view.tilt", config.view.tilt, math.inf),
         ("view.translation", config.view.translation, math.inf),
         ("view.flip", config.view.flip, 1),
+        ("mask.tube_scale", mask.tube_scale, math.inf),
+        ("model.layer_scale", model.layer_scale, math.inf),
         ("objective.center_momentum", config.objective.center_momentum, 1),
+        ("objective.ema_length", config.objective.ema_length, math.inf),
         ("optim.lr", optim.lr, math.inf),
         ("optim.lr_end", optim.lr_end, math.inf),
         ("optim.weight_decay", optim.weight_decay, math.inf),
@@ -307,6 +382,7 @@ def validate(config: TrainConfig) -> None:
             f"{mask.ratio} leaves nothing visible or nothing masked",
             "give a ratio strictly between 0 and 1, such as 0.9",
         )
+    _validate_objective(config)
     if not 0 <= config.objective.ema_start <= config.objective.ema_end <= 1:
         raise InputError(
             "objective.ema_start",
@@ -321,6 +397,32 @@ def validate(config: TrainConfig) -> None:
         )
 
 
+def _validate_objective(config: TrainConfig) -> None:
+    """Check what must fit between the objective, its masks, its view and the networks."""
+    objective, mask = config.objective, config.mask
+    norms = TARGET_NORMS[objective.kind]
+    if objective.target_norm not in norms:
+        value = f"{objective.target_norm} with objective.kind {objective.kind}"
+        raise InputError("objective.target_norm", value, f"choose one of {', '.join(norms)}")
+    if objective.kind == "skeleton2vec" and objective.target_layers > config.model.depth:
+        value = f"{objective.target_layers} of {config.model.depth} blocks"
+        raise InputError("objective.target_layers", value, "average at most model.depth blocks")
+    segments = config.data.frames // config.model.segment_length
+    if mask.kind == "tube" and segments % mask.tube_length:
+        value = f"{mask.tube_length} does not divide the {segments} segments"
+        raise InputError("mask.tube_length", value, "choose a divisor")
+    if objective.legacy_tube_layout and (objective.kind, mask.kind) != ("skeleton2vec", "tube"):
+        fix = "it belongs to objective.kind skeleton2vec with mask.kind tube"
+        raise InputError("objective.legacy_tube_layout", True, fix)
+    if objective.legacy_tube_layout and (
+        mask.predict_ratio < 1 or config.model.predictor != "joint"
+    ):
+        fix = "it needs model.predictor joint with mask.predict_ratio 1"
+        raise InputError("objective.legacy_tube_layout", True, fix)
+    if config.view.tilt and config.view.form == "axes":
+        raise InputError("view.tilt", config.view.tilt, "use view.form body, or rotation alone")
+
+
 def validate_tokens(config: TrainConfig, joints: int) -> None:
     """Check the mask count once the layout is known.
 
@@ -332,7 +434,7 @@ def validate_tokens(config: TrainConfig, joints: int) -> None:
         InputError: If no token would stay visible, or none would be masked.
     """
     tokens = config.data.frames // config.model.segment_length * joints
-    kept = kept_tokens(config.mask, tokens)
+    kept = kept_tokens(config.mask, tokens, joints)
     if not 0 < kept < tokens:
         raise InputError(
             "mask.ratio",

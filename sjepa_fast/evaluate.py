@@ -55,8 +55,8 @@ class EvaluateConfig:
     """Run folder."""
     data: EvalData = EvalData()
     encoder: Literal["target", "view", "random", "raw"] = "target"
-    """target: the EMA encoder, as in the paper; view; random: the run's own initialisation;
-    raw: no encoder, the coordinates themselves."""
+    """target: the EMA encoder, or the view encoder where there is no other; view; random: the
+    run's own initialisation; raw: no encoder, the coordinates themselves."""
     pool: Pool | None = None
     """Pooling of tokens; default: mean for linear, the run's online pooling for knn."""
     k: tuple[int, ...] = (1, 2, 5, 10)
@@ -107,7 +107,7 @@ def extract(
     checkpoint = trained_checkpoint(request)
     if checkpoint is not None:
         load_weights(checkpoint, model)
-    encoder = model.view_encoder if request.encoder == "view" else model.target_encoder
+    encoder = model.view_encoder if request.encoder == "view" else model.eval_encoder
     parts = [
         clip_features(encoder, clips, ids, config, dtype, (pool,))[pool]
         for ids in (train_ids, test_ids)

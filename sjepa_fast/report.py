@@ -11,7 +11,7 @@ from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.data.store import Store
 from sjepa_fast.evaluation.features import nearest_neighbour
 from sjepa_fast.evaluation.metrics import confusion_matrix
-from sjepa_fast.objectives.sjepa import SJEPA, make_step_input
+from sjepa_fast.objectives.objective import Objective, make_step_input
 from sjepa_fast.runtime.files import write_json
 from sjepa_fast.runtime.logging import read_metrics
 from sjepa_fast.viz.confusion import plot_confusion
@@ -25,8 +25,10 @@ def draw_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> None:
     ids = torch.from_numpy(store.ids(config.data.split, "train")[:1]).to(device)
     seed = torch.tensor(config.seed, device=device)
     inputs = make_step_input(clips, ids, seed, torch.zeros_like(seed), config)
-    masked = torch.zeros(inputs.clip_BNP.shape[:2], dtype=torch.bool, device=device)
-    masked.scatter_(1, inputs.ids_mask_BQ.long(), True)
+    masked = torch.ones(inputs.clip_BNP.shape[:2], dtype=torch.bool, device=device)
+    # The first of a body's masks, where it has several.
+    seen = inputs.ids_keep_BK.view(len(masked), -1, inputs.ids_keep_BK.shape[1])[:, 0]
+    masked.scatter_(1, seen.long(), False)
     bodies = int(clips.bodies_N[ids[0]])
     length, joints = config.model.segment_length, store.layout.num_joints
     tokens = inputs.clip_BNP[:bodies].view(bodies, -1, joints, length, 3)
@@ -42,9 +44,9 @@ def draw_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> None:
 
 
 def write_report(
-    config: TrainConfig, store: Store, clips: ResidentClips, model: SJEPA, dtype: torch.dtype
+    config: TrainConfig, store: Store, clips: ResidentClips, model: Objective, dtype: torch.dtype
 ) -> list[str]:
-    """Score the target encoder and write the run's pictures.
+    """Score the encoder that is used downstream and write the run's pictures.
 
     Args:
         config: The run's configuration.
@@ -66,7 +68,7 @@ def write_report(
     train = torch.from_numpy(store.ids(config.data.split, "train")).to(device)
     labels = clips.labels_N[test]
     train = train[: config.eval.knn_clips]
-    guess = nearest_neighbour(model.target_encoder, clips, train, test, config, dtype)
+    guess = nearest_neighbour(model.eval_encoder, clips, train, test, config, dtype)
     after = 100 * (guess == labels).float().mean().item()
     before = json.loads((config.run / "results" / "knn-before.json").read_text())["top1"]
     matrix = confusion_matrix(guess, labels, len(store.class_names))

@@ -1,37 +1,42 @@
-"""One training step: crop, view, mask, three forwards, loss, backward, AdamW, EMA, centre.
+"""One training step: crop, view, mask, forwards, loss, backward, AdamW, EMA, centre.
 
-Everything it reads and writes is on the device; nothing in it waits for the device.
-Shapes: B clips of this process, M bodies, N tokens, D width.
+Everything it reads and writes is on the device, also its counter and the schedules, and nothing in
+it waits for the device: it can be captured as one CUDA graph.
+Shapes: B clips of this process, M bodies, N tokens, D width, S steps of the run.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sjepa_fast.build import compile_blocks
 from sjepa_fast.config import TrainConfig
 from sjepa_fast.data.loader import ResidentClips
-from sjepa_fast.objectives.sjepa import SJEPA, make_step_input
+from sjepa_fast.errors import InputError
+from sjepa_fast.objectives.objective import Objective, make_step_input
 from sjepa_fast.runtime.device import autocast
 from sjepa_fast.runtime.dist import World
+from sjepa_fast.runtime.graph import StepGraph
+from sjepa_fast.runtime.schedule import Schedule
 from sjepa_kernels import EmaPlan, update_center_
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Device tensors of one step: 0-dim loss and gradient norm, and the targets (B*M, N, D)."""
+    """Device tensors of one step: 0-dim loss and gradient norm, and the features to watch."""
 
     loss: Tensor
     grad_norm: Tensor
-    target: Tensor
+    features: Tensor
 
 
 class TrainStep:
-    """The step of one process; call it with the clips, the learning rate and the momentum.
+    """The step of one process; call it with the clips of the batch.
 
     Args:
         config: The run's configuration.
@@ -40,6 +45,7 @@ class TrainStep:
         optimizer: Its optimiser.
         dtype: Compute precision.
         world: This process among all.
+        schedule: Learning rate and momentum of every step.
         step: Steps already done; keys the random draws.
     """
 
@@ -47,40 +53,115 @@ class TrainStep:
         self,
         config: TrainConfig,
         clips: ResidentClips,
-        model: SJEPA,
+        model: Objective,
         optimizer: torch.optim.Optimizer,
         dtype: torch.dtype,
         world: World,
+        schedule: Schedule,
         step: int = 0,
     ) -> None:
         device = clips.joints_RVC.device
         self.config, self.clips, self.model, self.optimizer = config, clips, model, optimizer
-        self.dtype, self.world = dtype, world
+        self.dtype, self.world, self.schedule = dtype, world, schedule
         self.seed = torch.tensor(config.seed, device=device)
         self.step = torch.tensor(step, device=device)
-        self.ema = EmaPlan(
-            list(model.target_encoder.parameters()), list(model.view_encoder.parameters())
-        )
+        self.rate = torch.zeros((), device=device)
+        for group in optimizer.param_groups:
+            group["lr"] = self.rate
+        self.weights = [p for p in model.parameters() if p.requires_grad]
+        # Ring buffer of (loss, gradient norm): the steps between two looks at it fit in.
+        self.history_W2 = torch.zeros(config.log.every, 2, device=device)
+        self.ema = [] if model.target_encoder is None else plan_ema(model, dtype)
+        if config.runtime.compile:
+            compile_blocks(model)
         self.objective: nn.Module = model
         if world.size > 1:
             self.objective = DistributedDataParallel(model)
+        self.run: Callable[[Tensor], StepResult] = self.eager
+        if wants_graph(config, device, world):
+            required = config.runtime.cuda_graph == "on"
+            self.run = StepGraph(self.eager, required=required)
 
-    def __call__(self, ids_B: Tensor, rate: float, momentum: float) -> StepResult:
-        """Train on the clips `ids_B` (int64, on the device)."""
-        config, clips, model = self.config, self.clips, self.model
-        batch = make_step_input(clips, ids_B, self.seed, self.step, config)
+    def __call__(self, ids_B: Tensor) -> StepResult:
+        """Train on the clips `ids_B`, int64 on the device; the next call overwrites the result."""
+        return self.run(ids_B)
+
+    def recent(self, end: int, count: int) -> Tensor:
+        """Loss and gradient norm of the `count` steps before step `end`, (count, 2).
+
+        At most `log.every` steps are kept.
+        """
+        slots = [s % len(self.history_W2) for s in range(end - count, end)]
+        return self.history_W2[slots]
+
+    def eager(self, ids_B: Tensor) -> StepResult:
+        """Do the step launch by launch, also where calls replay a graph."""
+        config, model = self.config, self.model
+        at = self.step.view(1)
+        batch = make_step_input(self.clips, ids_B, self.seed, self.step, config)
         with autocast(ids_B.device, self.dtype):
-            loss, center_sum, target = self.objective(batch)
-        loss.backward()
-        limit = config.optim.clip_grad or math.inf
-        norm = nn.utils.clip_grad_norm_(model.parameters(), limit, foreach=True)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            output = self.objective(batch)
+        output.loss.backward()
+        grads = [p.grad for p in self.weights if p.grad is not None]
+        norm = nn.utils.get_total_norm(grads, foreach=True)
+        if config.optim.clip_grad > 0:
+            nn.utils.clip_grads_with_norm_(self.weights, config.optim.clip_grad, norm, foreach=True)
+        self.rate.copy_(self.schedule.rates_S.index_select(0, at).squeeze(0))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update_(momentum)
-        self.world.sum_(center_sum)
-        count = batch.ids_mask_BQ.numel() * self.world.size
-        update_center_(model.center, center_sum, count, config.objective.center_momentum)
+        for plan in self.ema:
+            plan.update_(self.schedule.momenta_S.index_select(0, at).squeeze(0))
+        if model.center is not None and output.center_sum is not None:
+            self.world.sum_(output.center_sum)
+            count = output.center_count * self.world.size
+            beta = config.objective.center_momentum
+            update_center_(model.center, output.center_sum, count, beta)
+        loss = output.loss.detach()
+        slot = at % len(self.history_W2)
+        self.history_W2.index_copy_(0, slot, torch.stack([loss, norm]).unsqueeze(0))
         self.step += 1
-        return StepResult(loss.detach(), norm, target)
+        return StepResult(loss, norm, output.features)
+
+
+def plan_ema(model: Objective, dtype: torch.dtype) -> list[EmaPlan]:
+    """Plan the update of the target encoder: of what has a half-precision shadow, and the rest.
+
+    Args:
+        model: An objective with a target encoder.
+        dtype: Compute precision; below float32 the targets are computed with shadows.
+
+    Returns:
+        The plans.
+    """
+    assert model.target_encoder is not None
+    shadows = {} if dtype == torch.float32 else model.shadow_teacher(dtype)
+    targets = dict(model.target_encoder.named_parameters())
+    sources = dict(model.view_encoder.named_parameters())
+    rest = [name for name in targets if name not in shadows]
+    plans = [EmaPlan([targets[n] for n in rest], [sources[n] for n in rest])]
+    if shadows:
+        halves = list(shadows.values())
+        plans.append(EmaPlan([targets[n] for n in shadows], [sources[n] for n in shadows], halves))
+    return plans
+
+
+def wants_graph(config: TrainConfig, device: torch.device, world: World) -> bool:
+    """Whether to capture the step as a CUDA graph: on one GPU unless it is switched off.
+
+    Args:
+        config: `runtime.cuda_graph` is auto, on or off.
+        device: Where the step runs.
+        world: This process among all; collectives are not captured (our choice).
+
+    Returns:
+        The decision.
+
+    Raises:
+        InputError: If it is asked for where it cannot be.
+    """
+    possible = device.type == "cuda" and world.size == 1
+    if config.runtime.cuda_graph == "on" and not possible:
+        where = f"{device.type}, {world.size} process(es)"
+        fix = "leave it on auto, or run one process on a GPU"
+        raise InputError("cuda-graph", f"on with {where}", fix)
+    return possible and config.runtime.cuda_graph != "off"

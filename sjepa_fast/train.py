@@ -1,4 +1,4 @@
-"""`python -m sjepa_fast.train`: pre-train S-JEPA, one readable loop from data to scored run."""
+"""`python -m sjepa_fast.train`: pre-train an encoder, one readable loop from data to scored run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 
 from sjepa_fast import cli
-from sjepa_fast.build import build_model, build_optimizer, compile_blocks
+from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config import TrainConfig, validate, validate_tokens
 from sjepa_fast.config_io import check_resumable, parse_train, read_config, to_yaml
 from sjepa_fast.data.loader import epoch_order, load_resident
@@ -37,7 +37,7 @@ from sjepa_fast.runtime.device import pick_device, pick_dtype
 from sjepa_fast.runtime.dist import World, connect, disconnect, environment_world
 from sjepa_fast.runtime.files import write_json, write_text
 from sjepa_fast.runtime.logging import RunLog, environment, progress_line
-from sjepa_fast.runtime.schedule import ema_momentum, learning_rate
+from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.step import StepResult, TrainStep
 
 
@@ -135,7 +135,7 @@ def train(config: TrainConfig) -> int:
     knn_ids = train_ids[: config.eval.knn_clips]
 
     def score() -> float:
-        guess = nearest_neighbour(model.target_encoder, clips, knn_ids, test_ids, config, dtype)
+        guess = nearest_neighbour(model.eval_encoder, clips, knn_ids, test_ids, config, dtype)
         return 100 * (guess == clips.labels_N[test_ids]).float().mean().item()
 
     start, before = 0, math.nan
@@ -147,16 +147,17 @@ def train(config: TrainConfig) -> int:
     elif world.leads and len(test_part):
         before = score()
         write_json(config.run / "results" / "knn-before.json", {"top1": before})
-    if config.runtime.compile:
-        compile_blocks(model)
-    bare_step = TrainStep(config, sampled, model, optimizer, dtype, world, start)
-    train_step: Callable[..., StepResult] = GuardedStep(
-        bare_step, config.optim.batch_size, world.size, device, config.runtime.compile
+    schedule = tabulate(config, total, warmup, device)
+    train_step = TrainStep(config, sampled, model, optimizer, dtype, world, schedule, start)
+    take_step: Callable[[torch.Tensor], StepResult] = GuardedStep(
+        train_step, train_step.eager, config.optim.batch_size, world.size, device
     )
     if config.log.profile and world.leads:
         flops = step_flops(config, store.layout.num_joints).total / world.size
         passes = PassClock(model, optimizer, device)
-        train_step = ProfiledStep(train_step, passes, flops, dtype, config.run / "profile")
+        take_step = ProfiledStep(
+            take_step, train_step.eager, passes, flops, dtype, config.run / "profile"
+        )
 
     stop = asked = False
 
@@ -165,7 +166,7 @@ def train(config: TrainConfig) -> int:
         asked = True
 
     share = config.optim.batch_size // world.size
-    loss_sum, logged_step = torch.zeros((), device=device), start
+    logged_step = start
     panel: dict[str, float] = {}
     step, epoch = start, -1
     order = train_ids
@@ -193,14 +194,7 @@ def train(config: TrainConfig) -> int:
                 order = torch.from_numpy(epoch_order(sampled_part, config.seed, epoch))
                 order = order.to(device, non_blocking=True)
             first = step % per_epoch * config.optim.batch_size + world.rank * share
-            ids = order[first : first + share]
-
-            rate = learning_rate(step, total, warmup, config.optim.lr, config.optim.lr_end)
-            momentum = ema_momentum(
-                step, total, config.objective.ema_start, config.objective.ema_end
-            )
-            result = train_step(ids, rate, momentum)
-            loss_sum += result.loss
+            result = take_step(order[first : first + share])
             step += 1
 
             if world.size == 1:
@@ -210,11 +204,17 @@ def train(config: TrainConfig) -> int:
             # The loss is looked at before every save, so that no broken weights replace good ones.
             save_due = step % config.checkpoint.every == 0 or step == total or stop
             if step % config.log.every == 0 or panel_due or knn_due or save_due:
-                mean = world.sum_(loss_sum.clone()) / (world.size * (step - logged_step))
-                values = {"loss": mean.item(), "grad_norm": result.grad_norm.item(), "lr": rate}
+                recent = train_step.recent(step, step - logged_step)
+                mean = world.sum_(recent[:, 0].mean()) / world.size
+                values = {
+                    "loss": mean.item(),
+                    "grad_norm": result.grad_norm.item(),
+                    "lr": schedule.rates_S[step - 1].item(),
+                }
                 if not math.isfinite(values["loss"]):
                     raise FloatingPointError(f"loss is {values['loss']} at step {step}")
-                values["momentum"] = momentum
+                if model.target_encoder is not None:
+                    values["momentum"] = schedule.momenta_S[step - 1].item()
                 now = time.perf_counter()
                 seconds = (now - clock) / (step - logged_step)
                 values["ms_per_step"] = 1000 * seconds
@@ -223,7 +223,7 @@ def train(config: TrainConfig) -> int:
                     values["gpu_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
                 if log is not None and panel_due:
                     panel = collapse_panel(
-                        result.target, model.center, config.objective.temp_target
+                        result.features, model.center, config.objective.temp_target
                     )
                     values |= panel
                 if log is not None and knn_due:
@@ -231,7 +231,6 @@ def train(config: TrainConfig) -> int:
                 if log is not None:
                     log.row(step, values)
                     log.line(progress_line(step, total, panel | values, seconds * (total - step)))
-                loss_sum.zero_()
                 logged_step, clock = step, time.perf_counter()
                 if world.size > 1:
                     # One process may have been told to stop; all must leave at the same step.

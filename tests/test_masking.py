@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sjepa_fast.config import MaskConfig, kept_tokens
+from sjepa_fast.config import MaskConfig, kept_joints, kept_tokens
 from sjepa_fast.data.augment import MASK
 from sjepa_fast.objectives.masking import draw_mask
 from sjepa_kernels import clip_uniforms
@@ -20,10 +20,29 @@ def clip_tokens() -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "mamp", "expected"), [(750, False, 75), (750, True, 74), (160, False, 16)]
+    ("tokens", "joints", "mamp", "expected"),
+    [(750, 25, False, 75), (750, 25, True, 74), (160, 20, False, 16)],
 )
-def test_kept_tokens(tokens: int, mamp: bool, expected: int):
-    assert kept_tokens(MaskConfig(ratio=0.9, mamp_count=mamp), tokens) == expected
+def test_kept_tokens(tokens: int, joints: int, mamp: bool, expected: int):
+    assert kept_tokens(MaskConfig(ratio=0.9, mamp_count=mamp), tokens, joints) == expected
+
+
+@pytest.mark.parametrize(
+    ("ratio", "joints", "mamp", "expected"),
+    [
+        (0.9, 25, False, 2),
+        (0.9, 25, True, 2),
+        (0.8, 25, False, 5),
+        (0.8, 25, True, 4),
+        (0.9, 20, False, 2),
+        (0.9, 20, True, 1),
+        (0.95, 25, False, 1),
+    ],
+)
+def test_tubes_keep_the_whole_part(ratio: float, joints: int, mamp: bool, expected: int):
+    mask = MaskConfig(kind="tube", ratio=ratio, mamp_count=mamp)
+    assert kept_joints(mask, joints) == expected
+    assert kept_tokens(mask, 30 * joints, joints) == 30 * expected
 
 
 @pytest.mark.parametrize("kind", ["motion_aware", "random"])

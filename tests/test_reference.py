@@ -20,7 +20,8 @@ from benchmarks.reference.sampling import (
 from benchmarks.reference.sjepa_step import ReferenceStep
 from sjepa_fast.config import DataConfig, ModelConfig, TrainConfig
 from sjepa_fast.models.embed import tubelets
-from sjepa_fast.objectives.sjepa import SJEPA, StepInput
+from sjepa_fast.objectives.objective import StepInput
+from sjepa_fast.objectives.sjepa import SJEPA
 from sjepa_fast.skeletons import NTU25
 
 TINY = {"frames": 16, "joints": 25, "width": 16, "depth": 2, "predictor_depth": 1, "heads": 2}
@@ -264,12 +265,12 @@ def test_the_library_has_the_same_loss_and_gradients() -> None:
     keys = keys_of_given_ids(ids, plain.tokens)
     hidden = keys.argsort(dim=1)[:, plain.kept :]
     tokens = [tubelets(x.flatten(0, 1), 4) for x in (view, clip)]
-    loss, center_sum, _ = model(StepInput(tokens[0], tokens[1], ids, hidden))
-    loss.backward()
+    out = model(StepInput(tokens[0], tokens[1], ids, hidden))
+    out.loss.backward()
     plain_loss, plain_center = plain.loss(view.flatten(0, 1), clip.flatten(0, 1), keys)
     plain_loss.backward()
-    assert loss.item() == pytest.approx(plain_loss.item(), rel=1e-5)
-    torch.testing.assert_close(center_sum / hidden.numel(), plain_center, rtol=1e-4, atol=1e-5)
+    assert out.loss.item() == pytest.approx(plain_loss.item(), rel=1e-5)
+    torch.testing.assert_close(out.center_sum / hidden.numel(), plain_center, rtol=1e-4, atol=1e-5)
     gradients = dict(plain.named_parameters())
     for name, weight in model.named_parameters():
         if weight.requires_grad:

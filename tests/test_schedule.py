@@ -1,8 +1,10 @@
 """Schedules against the values the papers imply (method 3.6)."""
 
 import pytest
+import torch
 
-from sjepa_fast.runtime.schedule import ema_momentum, learning_rate
+from sjepa_fast.config import ObjectiveConfig, OptimConfig, TrainConfig
+from sjepa_fast.runtime.schedule import ema_momentum, learning_rate, tabulate
 
 
 @pytest.mark.parametrize(
@@ -27,3 +29,26 @@ def test_learning_rate_of_the_ntu60_run():
 
 def test_no_warmup_starts_at_the_peak():
     assert learning_rate(0, 100, 0, 1e-3, 0.0) == pytest.approx(1e-3)
+
+
+def test_tables_hold_the_schedules_of_every_step():
+    config = TrainConfig(
+        optim=OptimConfig(length=10, warmup=2, lr=1e-3, lr_end=1e-4),
+        objective=ObjectiveConfig(ema_start=0.9999, ema_end=1.0),
+    )
+    tables = tabulate(config, 30, 6, torch.device("cpu"))
+    assert tables.rates_S.tolist() == pytest.approx(
+        [learning_rate(s, 30, 6, 1e-3, 1e-4) for s in range(30)], rel=1e-6
+    )
+    # 1 - m matters and must keep its digits.
+    assert (1 - tables.momenta_S).tolist() == pytest.approx(
+        [1 - ema_momentum(s, 30, 0.9999, 1.0) for s in range(30)], rel=1e-12
+    )
+
+
+def test_an_ema_schedule_of_its_own_length_stays_at_its_end():
+    objective = ObjectiveConfig(ema_start=0.5, ema_end=1.0, ema_schedule="linear", ema_length=5)
+    config = TrainConfig(optim=OptimConfig(length=10, warmup=2), objective=objective)
+    momenta = tabulate(config, 20, 4, torch.device("cpu")).momenta_S
+    assert momenta[:11].tolist() == pytest.approx([0.5 + 0.05 * s for s in range(11)])
+    assert (momenta[10:] == 1).all()

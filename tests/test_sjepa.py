@@ -13,7 +13,8 @@ from sjepa_fast.config import (
     ViewConfig,
 )
 from sjepa_fast.data.loader import ResidentClips
-from sjepa_fast.objectives.sjepa import SJEPA, make_step_input
+from sjepa_fast.objectives.objective import make_step_input
+from sjepa_fast.objectives.sjepa import SJEPA
 from sjepa_fast.skeletons import NTU25
 
 CONFIG = TrainConfig(
@@ -51,7 +52,8 @@ def test_loss_and_center_sum_match_numpy():
     model = SJEPA(CONFIG, NTU25)
     model.center.normal_()
     batch = step_input()
-    loss, center_sum, target = model(batch)
+    out = model(batch)
+    loss, center_sum, target = out.loss, out.center_sum, out.features
     with torch.no_grad():
         visible = model.view_encoder(batch.view_BNP, batch.ids_keep_BK)
         student = model.predictor(visible, batch.ids_keep_BK, batch.ids_mask_BQ).numpy()
@@ -70,15 +72,14 @@ def test_uniform_target_and_prediction_give_the_log_of_the_width():
     model = SJEPA(CONFIG, NTU25)
     torch.nn.init.zeros_(model.target_encoder.norm.weight)
     torch.nn.init.zeros_(model.predictor.proj_out.weight)
-    loss, _, target = model(step_input())
-    assert (target == 0).all()
-    assert loss.item() == pytest.approx(np.log(32), rel=1e-6)
+    out = model(step_input())
+    assert (out.features == 0).all()
+    assert out.loss.item() == pytest.approx(np.log(32), rel=1e-6)
 
 
 def test_gradients_reach_view_encoder_and_predictor_only():
     model = SJEPA(CONFIG, NTU25)
-    loss, _, _ = model(step_input())
-    loss.backward()
+    model(step_input()).loss.backward()
     for name, weight in model.named_parameters():
         if name.startswith("target_encoder"):
             assert weight.grad is None, name
@@ -88,7 +89,9 @@ def test_gradients_reach_view_encoder_and_predictor_only():
 
 def test_target_encoder_sees_the_untransformed_clip_and_the_mask_ignores_the_view():
     plain = step_input()
-    moved = step_input(TrainConfig(data=CONFIG.data, model=CONFIG.model, view=ViewConfig(1.0)))
+    moved = step_input(
+        TrainConfig(data=CONFIG.data, model=CONFIG.model, view=ViewConfig(rotation=1.0))
+    )
     assert torch.equal(plain.clip_BNP, moved.clip_BNP)
     assert not torch.equal(plain.view_BNP, moved.view_BNP)
     assert torch.equal(plain.ids_keep_BK, moved.ids_keep_BK)
@@ -111,7 +114,7 @@ def test_zero_body_has_one_target_whatever_the_sample():
     model = SJEPA(CONFIG, NTU25)
     x = clips()
     x[:, 1] = 0
-    _, _, target = model(step_input(x=x))
+    target = model(step_input(x=x)).features
     second = target.view(3, 2, *target.shape[1:])[:, 1]
     torch.testing.assert_close(second[0], second[1])
     torch.testing.assert_close(second[0], second[2])
@@ -121,7 +124,7 @@ def test_duplicated_body_has_equal_targets():
     model = SJEPA(CONFIG, NTU25)
     x = clips()
     x[:, 1] = x[:, 0]
-    _, _, target = model(step_input(x=x))
+    target = model(step_input(x=x)).features
     both = target.view(3, 2, *target.shape[1:])
     torch.testing.assert_close(both[:, 0], both[:, 1])
 
@@ -132,7 +135,7 @@ def test_target_layernorm_option_normalises_targets():
     )
     model = SJEPA(config, NTU25)
     torch.nn.init.normal_(model.target_encoder.norm.weight)
-    _, _, target = model(step_input(config))
+    target = model(step_input(config)).features
     torch.testing.assert_close(
         target.mean(dim=-1), torch.zeros(target.shape[:2]), atol=1e-5, rtol=0
     )

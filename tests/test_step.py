@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config import (
     DataConfig,
+    LogConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimConfig,
@@ -18,8 +19,9 @@ from sjepa_fast.config import (
     ViewConfig,
 )
 from sjepa_fast.data.loader import ResidentClips
-from sjepa_fast.objectives.sjepa import make_step_input
+from sjepa_fast.objectives.objective import make_step_input
 from sjepa_fast.runtime.dist import World
+from sjepa_fast.runtime.schedule import Schedule
 from sjepa_fast.skeletons import KINECT20
 from sjepa_fast.step import TrainStep
 
@@ -46,11 +48,18 @@ def resident() -> ResidentClips:
     )
 
 
-def make_step(**sections: Any) -> TrainStep:
+def make_step(
+    rate: float = 1e-3,
+    momentum: float = 0.99,
+    dtype: torch.dtype = torch.float32,
+    **sections: Any,
+) -> TrainStep:
     config = dataclasses.replace(CONFIG, **sections)
     clips = resident()
     model = build_model(config, clips, torch.arange(6), torch.device("cpu"))
-    return TrainStep(config, clips, model, build_optimizer(model, config), torch.float32, World())
+    optimizer = build_optimizer(model, config)
+    schedule = Schedule(torch.full((9,), rate), torch.full((9,), momentum, dtype=torch.float64))
+    return TrainStep(config, clips, model, optimizer, dtype, World(), schedule)
 
 
 class HostWaits(TorchDispatchMode):
@@ -88,18 +97,18 @@ def test_steady_state_step_has_no_host_wait(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(path, lambda *_: None, raising=False)
     step = make_step()
     ids = torch.arange(6)
-    step(ids, 1e-3, 0.99)
+    step(ids)
     with HostWaits() as waits:
-        step(ids, 1e-3, 0.99)
+        step(ids)
     assert waits.seen == []
 
 
 def test_step_moves_each_part_by_its_own_rule():
-    step = make_step()
+    step = make_step(momentum=0.75)
     model = step.model
     view = [p.clone() for p in model.view_encoder.parameters()]
     target = [p.clone() for p in model.target_encoder.parameters()]
-    step(torch.arange(6), 1e-3, 0.75)
+    step(torch.arange(6))
     for old_target, new_target, new_view, old_view in zip(
         target,
         model.target_encoder.parameters(),
@@ -114,14 +123,14 @@ def test_step_moves_each_part_by_its_own_rule():
 
 
 def test_centre_is_updated_after_use_with_the_mean_of_masked_targets():
-    step = make_step(objective=ObjectiveConfig(center_momentum=0.7))
+    step = make_step(0.0, 1.0, objective=ObjectiveConfig(center_momentum=0.7))
     ids = torch.arange(6)
     batch = make_step_input(step.clips, ids, step.seed, step.step, step.config)
-    result = step(ids, 0.0, 1.0)
-    index = batch.ids_mask_BQ.long()[:, :, None].expand(-1, -1, result.target.shape[-1])
-    mean = result.target.gather(1, index).mean(dim=(0, 1))
+    result = step(ids)
+    index = batch.ids_mask_BQ.long()[:, :, None].expand(-1, -1, result.features.shape[-1])
+    mean = result.features.gather(1, index).mean(dim=(0, 1))
     torch.testing.assert_close(step.model.center, 0.3 * mean, rtol=1e-5, atol=1e-6)
-    assert not torch.allclose(step.model.center, 0.3 * result.target.mean(dim=(0, 1)), rtol=1e-3)
+    assert not torch.allclose(step.model.center, 0.3 * result.features.mean(dim=(0, 1)), rtol=1e-3)
 
 
 def test_gradients_are_clipped_to_the_norm_asked_for(monkeypatch: pytest.MonkeyPatch):
@@ -135,7 +144,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for(monkeypatch: pytest.MonkeyP
             seen.append(torch.stack([g.norm() for g in grads if g is not None]).norm().item())
 
         monkeypatch.setattr(step.optimizer, "step", measure)
-        reported = step(torch.arange(6), 1e-3, 0.99).grad_norm.item()
+        reported = step(torch.arange(6)).grad_norm.item()
         norms[limit] = (reported, seen[0])
     assert norms[0.0][0] == pytest.approx(norms[0.0][1], rel=1e-5)
     assert norms[1e-3][0] == pytest.approx(norms[0.0][0], rel=1e-5), "the norm before clipping"
@@ -145,10 +154,10 @@ def test_gradients_are_clipped_to_the_norm_asked_for(monkeypatch: pytest.MonkeyP
 def test_equal_seeds_repeat_and_another_seed_does_not():
     first, second = make_step(), make_step()
     ids = torch.arange(6)
-    a = [first(ids, 1e-3, 0.99).loss for _ in range(3)]
-    b = [second(ids, 1e-3, 0.99).loss for _ in range(3)]
+    a = [first(ids).loss for _ in range(3)]
+    b = [second(ids).loss for _ in range(3)]
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-    assert not torch.equal(make_step(seed=1)(ids, 1e-3, 0.99).loss, a[0])
+    assert not torch.equal(make_step(seed=1)(ids).loss, a[0])
 
 
 def test_weight_decay_groups():
@@ -160,3 +169,25 @@ def test_weight_decay_groups():
     assert {"predictor.mask_token", "predictor.temporal", "view_encoder.embed.spatial"} <= decayed
     assert all(n.endswith("bias") or ".norm" in n for n in free)
     assert not any(n.startswith("target_encoder") for n in decayed | free)
+
+
+def test_history_keeps_the_latest_steps_in_order():
+    step = make_step(log=LogConfig(every=3))
+    results = [step(torch.arange(6).roll(i)) for i in range(5)]
+    expected = torch.stack([torch.stack([r.loss, r.grad_norm]) for r in results[2:]])
+    assert torch.equal(step.recent(5, 3), expected)
+    assert torch.equal(step.recent(5, 1), expected[-1:])
+
+
+def test_step_looks_up_its_own_rate_and_momentum():
+    step = make_step()
+    rates, momenta = torch.tensor([0.0, 1e-3]), torch.tensor([1.0, 0.5], dtype=torch.float64)
+    step.schedule = Schedule(rates, momenta)
+    weight = step.model.view_encoder.norm.weight
+    target = step.model.target_encoder.norm.weight
+    before = weight.detach().clone()
+    step(torch.arange(6))
+    assert torch.equal(weight, before) and torch.equal(target, before)
+    step(torch.arange(6))
+    assert not torch.equal(weight, before)
+    torch.testing.assert_close(target, (before + weight.detach()) / 2)

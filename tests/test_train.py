@@ -18,7 +18,7 @@ from sjepa_fast.data.store import open_store
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.data.whiten import fit_whitening
 from sjepa_fast.models.embed import tubelets
-from sjepa_fast.runtime.schedule import ema_momentum, learning_rate
+from sjepa_fast.runtime.schedule import tabulate
 
 ROOT = Path(__file__).parent.parent
 TINY = {
@@ -187,13 +187,13 @@ def test_only_training_clips_reach_the_step_and_it_follows_the_schedules(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     module = importlib.import_module("sjepa_fast.train")
-    seen: list[tuple[torch.Tensor, float, float]] = []
+    seen: list[torch.Tensor] = []
 
     class Recorder(module.TrainStep):  # type: ignore[name-defined]
-        def __call__(self, ids_B, rate, momentum):
-            seen.append((ids_B.clone(), rate, momentum))
+        def __call__(self, ids_B):
+            seen.append(ids_B.clone())
             Recorder.last = self
-            return super().__call__(ids_B, rate, momentum)
+            return super().__call__(ids_B)
 
     monkeypatch.setattr(module, "TrainStep", Recorder)
     handler = signal.getsignal(signal.SIGINT)
@@ -202,13 +202,16 @@ def test_only_training_clips_reach_the_step_and_it_follows_the_schedules(
     assert signal.getsignal(signal.SIGINT) is handler
     opened = open_store(store)
     train_part = set(opened.ids(config.data.split, "train").tolist())
-    drawn = torch.cat([ids for ids, _, _ in seen])
+    drawn = torch.cat(seen)
     assert set(drawn.tolist()) <= train_part and len(set(drawn.tolist())) > len(train_part) / 2
-    for step, (_, rate, momentum) in enumerate(seen):
-        assert rate == learning_rate(step, 12, 2, config.optim.lr, config.optim.lr_end)
-        assert momentum == ema_momentum(
-            step, 12, config.objective.ema_start, config.objective.ema_end
-        )
+    expected = tabulate(config, 12, 2, torch.device("cpu"))
+    assert len(seen) == 12
+    assert torch.equal(Recorder.last.schedule.rates_S, expected.rates_S)
+    assert torch.equal(Recorder.last.schedule.momenta_S, expected.momenta_S)
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    logged = {row["step"]: row for row in map(json.loads, rows) if "lr" in row}
+    assert logged[12]["lr"] == pytest.approx(expected.rates_S[11].item(), rel=1e-6)
+    assert logged[12]["momentum"] == pytest.approx(expected.momenta_S[11].item(), rel=1e-6)
     clips = Recorder.last.clips
     ids = torch.tensor(sorted(train_part))
     bodies = clips.eval_crop(ids, config.data).flatten(0, 1)
@@ -302,7 +305,7 @@ def test_loss_falls_on_one_repeated_batch(store: Path):
     from sjepa_fast.config_io import parse_train
     from sjepa_fast.data.loader import load_resident
     from sjepa_fast.data.store import open_store
-    from sjepa_fast.objectives.sjepa import make_step_input
+    from sjepa_fast.objectives.objective import make_step_input
     from sjepa_fast.train import build_model, build_optimizer
 
     config = parse_train(command(store, Path("unused"))[3:])
@@ -318,7 +321,7 @@ def test_loss_falls_on_one_repeated_batch(store: Path):
     batch = make_step_input(clips, ids, zero, zero, config)
     losses = []
     for _ in range(30):
-        loss, _, _ = model(batch)
+        loss = model(batch).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

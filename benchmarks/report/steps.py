@@ -71,21 +71,20 @@ def measured_step(
     clips: ResidentClips,
     *,
     dtype: torch.dtype = torch.bfloat16,
-    compiled: bool = False,
     rounds: int = 10,
     most: float = 8.0,
 ) -> Row:
     """Time our step on clips of changing ids, from its first call on."""
     device = torch.device(book.device)
     start = time.perf_counter()
-    model, step = our_step(config, clips, device, dtype, compiled=compiled)
+    model, step = our_step(config, clips, device, dtype)
     batch = config.optim.batch_size
     ids = [torch.arange(batch, device=device)]
     ids += [torch.randperm(len(clips.frames_N), device=device)[:batch] for _ in range(3)]
     first_loss = float(step(ids[0]))
     first = time.perf_counter() - start
     turn = iter(chain.from_iterable(repeat(ids)))
-    figures = timed(lambda: step(next(turn)), book.device, rounds=rounds, most=most)
+    figures = timed(lambda: step(next(turn)), book.device, warmup=5, rounds=rounds, most=most)
     del model
     return {
         **figures,
@@ -145,14 +144,18 @@ def rungs(book: Book) -> None:
     """Ours beside every rung of the reference at the S-JEPA default shape."""
     config = paper_config(book, default_clips(book))
     clips = ntu_like_clips(16 if book.small else 2048, torch.device(book.device))
-    ours = [
-        ("ours, compiled", torch.bfloat16, True),
-        ("ours", torch.bfloat16, False),
-        ("ours, float32", torch.float32, False),
+    bare, half = {"cuda_graph": "off"}, torch.bfloat16
+    ours: list[tuple[str, torch.dtype, dict[str, object]]] = [
+        ("ours", half, {}),
+        ("ours, compiled", half, {"compile": True}),
+        ("ours, without CUDA graph", half, bare),
+        ("ours, float32", torch.float32, {}),
     ]
-    for name, dtype, compiled in ours[book.small :]:
-        measure = partial(measured_step, book, config, clips, dtype=dtype, compiled=compiled)
-        book.attempt(measure, needs=3, row=name)
+    for name, dtype, runtime in ours:
+        if not (book.small and ("compile" in runtime or runtime is bare)):
+            own = replace(config, runtime=runtime)
+            measure = partial(measured_step, book, own, clips, dtype=dtype)
+            book.attempt(measure, needs=3, row=name)
     for rung, feed in (("C", False), ("B", False), ("A", False), ("A", True), ("D", False)):
         if book.small and rung == "D":
             # Its compilation alone takes minutes on a CPU.
@@ -168,16 +171,14 @@ def breakdown(book: Book) -> None:
     device = torch.device(book.device)
     config = paper_config(book, default_clips(book))
     clips = ntu_like_clips(16 if book.small else 512, device)
-    flops = step_flops(config, clips.layout.num_joints).total
     for compiled in (False,) if book.small else (False, True):
 
         def measure(compiled: bool = compiled) -> Row:
             folder = book.path.parent / ("profile-compiled" if compiled else "profile")
             written = folder / "profile.json"
             written.unlink(missing_ok=True)
-            step = profiled_step(
-                config, clips, device, torch.bfloat16, flops, folder, compiled=compiled
-            )
+            own = replace(config, runtime={"compile": compiled})
+            step = profiled_step(own, clips, device, torch.bfloat16, folder)
             ids = torch.arange(config.optim.batch_size, device=device)
             while not written.exists():
                 step(ids)
@@ -247,9 +248,10 @@ def long_run(book: Book) -> None:
     wanted, chunk = (30, 10) if book.small else (2000, 100)
 
     def measure() -> Row:
-        _, step = our_step(config, clips, device, torch.bfloat16, compiled=not book.small)
+        own = replace(config, runtime={"compile": not book.small})
+        _, step = our_step(own, clips, device, torch.bfloat16)
         ids = torch.randperm(len(clips.frames_N), device=device).split(config.optim.batch_size)
-        for _ in range(5):
+        for _ in range(6):
             step(ids[0])
         synchronise(book.device)
         chunks: list[float] = []

@@ -12,8 +12,11 @@ from sjepa_fast.config import TrainConfig
 from sjepa_fast.skeletons import SkeletonLayout
 from sjepa_kernels import Augmentation, SkeletonTables
 
-# Stream of the mask's draws; 0 and 1 are those of the crop and the view.
+# Stream of the first mask's draws, of which further masks of a clip take the next ones; 0 and 1 are
+# those of the crop and the view.
 MASK = 2
+# Stream of the draws of what is predicted of the first mask; further masks take the next ones.
+PREDICT = 1 << 16
 
 
 def augmentation(config: TrainConfig, bodies: int) -> Augmentation:
@@ -27,6 +30,7 @@ def augmentation(config: TrainConfig, bodies: int) -> Augmentation:
         segment_length=config.model.segment_length,
         crop_min=config.data.crop_min,
         crop_min_frames=config.data.crop_min_frames,
+        form=config.view.form,
         rotation=config.view.rotation,
         tilt=config.view.tilt,
         translation=config.view.translation,

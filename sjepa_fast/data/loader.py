@@ -94,7 +94,13 @@ class ResidentClips:
         return skeleton_tables(self.layout, self.joints_RVC.device)
 
     def train_tokens(
-        self, ids_B: Tensor, seed: Tensor, step: Tensor, config: TrainConfig
+        self,
+        ids_B: Tensor,
+        seed: Tensor,
+        step: Tensor,
+        config: TrainConfig,
+        *,
+        with_clip: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Tokens of a random view and of the random crop it was made of, in one launch.
 
@@ -103,6 +109,7 @@ class ResidentClips:
             seed: 0-dim int64.
             step: 0-dim int64.
             config: Crop, view and token settings.
+            with_clip: Whether the second output is wanted; if not, it has no rows.
 
         Returns:
             Two (B*M, N, P) float32.
@@ -117,6 +124,7 @@ class ResidentClips:
             step,
             self.tables,
             augmentation(config, self.max_bodies),
+            with_clip=with_clip,
         )
 
     def eval_crop(self, ids_B: Tensor, data: DataConfig) -> Tensor:

@@ -1,4 +1,4 @@
-"""The collapse panel (method 3.7): is the target representation still varied?
+"""The collapse panel (method 3.7): is the representation still varied?
 
 A falling loss is no evidence of learning, and a low target entropy is no sign of collapse (near
 one-hot targets are normal from the first step at temperature 0.06); neither enters the verdict.
@@ -36,52 +36,43 @@ def _sample(rows_RD: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def collapse_panel(target: Tensor, center_D: Tensor, temp_target: float) -> dict[str, float]:
-    """Measure target features, with one copy from the device.
+def collapse_panel(
+    features: Tensor, center_D: Tensor | None, temp_target: float
+) -> dict[str, float]:
+    """Measure features, with one copy from the device.
 
     Args:
-        target: Target encoder features (..., D); at most 4,096 spread-out rows are used.
-        center_D: The centre.
+        features: Encoder features (..., D); at most 4,096 spread-out rows are used.
+        center_D: The centre, where the objective has a target softmax.
         temp_target: Temperature of the target softmax.
 
     Returns:
         effective_rank (1..D), channel_std (mean over channels), channel_std_min, mean_cosine of
-        the rows with each other as they are (1: all point one way), center_norm, target_entropy
-        in nats (0..ln D), argmax_share of the most frequent channel, argmax_perplexity, and
-        collapsed (1 or 0), from rank and deviation alone.
+        the rows with each other as they are (1: all point one way), and collapsed (1 or 0), from
+        rank and deviation alone; with a centre also center_norm, target_entropy in nats (0..ln D),
+        argmax_share of the most frequent channel and argmax_perplexity.
     """
-    rows = target.detach().reshape(-1, target.shape[-1]).float()
-    rows = _sample(rows)
+    rows = _sample(features.detach().reshape(-1, features.shape[-1]).float())
     deviation = rows.std(dim=0)
     direction = torch.nn.functional.normalize(rows, dim=1).mean(dim=0)
-    log_p = torch.log_softmax((rows - center_D.float()) / temp_target, dim=1)
-    entropy = -(log_p.exp() * log_p).sum(dim=1).mean()
-    width = rows.shape[1]
-    counts = torch.nn.functional.one_hot(log_p.argmax(dim=1), width).float().mean(dim=0)
-    spread = -(counts * counts.clamp_min(1e-12).log()).sum()
-    measured = torch.stack(
-        [
-            effective_rank(rows),
-            deviation.mean(),
-            deviation.min(),
-            direction.square().sum(),
-            center_D.float().norm(),
-            entropy,
-            counts.max(),
-            spread.exp(),
-        ]
-    )
-    names = (
-        "effective_rank",
-        "channel_std",
-        "channel_std_min",
-        "mean_cosine",
-        "center_norm",
-        "target_entropy",
-        "argmax_share",
-        "argmax_perplexity",
-    )
-    panel: dict[str, float] = dict(zip(names, measured.tolist(), strict=True))
+    measured = {
+        "effective_rank": effective_rank(rows),
+        "channel_std": deviation.mean(),
+        "channel_std_min": deviation.min(),
+        "mean_cosine": direction.square().sum(),
+    }
+    if center_D is not None:
+        log_p = torch.log_softmax((rows - center_D.float()) / temp_target, dim=1)
+        hot = torch.nn.functional.one_hot(log_p.argmax(dim=1), rows.shape[1])
+        counts = hot.float().mean(dim=0)
+        measured |= {
+            "center_norm": center_D.float().norm(),
+            "target_entropy": -(log_p.exp() * log_p).sum(dim=1).mean(),
+            "argmax_share": counts.max(),
+            "argmax_perplexity": (-(counts * counts.clamp_min(1e-12).log()).sum()).exp(),
+        }
+    values = torch.stack(list(measured.values())).tolist()
+    panel: dict[str, float] = dict(zip(measured, values, strict=True))
     panel["collapsed"] = float(is_collapsed(panel))
     return panel
 

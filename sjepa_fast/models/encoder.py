@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sjepa_fast.models.embed import TubeletEmbed
 from sjepa_fast.models.transformer import Block, init_weights
+from sjepa_kernels import ContextualizedTargets
 
 
 class SkeletonTransformer(nn.Module):
@@ -25,6 +26,7 @@ class SkeletonTransformer(nn.Module):
         depth: Number of blocks.
         heads: Attention heads.
         whiten: Whether tokens pass a fixed whitening first.
+        layer_scale: First value of the factors on residual branches; 0 is none.
     """
 
     def __init__(
@@ -37,25 +39,37 @@ class SkeletonTransformer(nn.Module):
         heads: int,
         *,
         whiten: bool = False,
+        layer_scale: float = 0.0,
     ) -> None:
         super().__init__()
         self.embed = TubeletEmbed(segments, joints, token_size, width, whiten=whiten)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, layer_scale=layer_scale) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(width)
         init_weights(self)
 
-    def forward(self, tubelets_BNP: Tensor, ids_keep_BK: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tubelets_BNP: Tensor,
+        ids_keep_BK: Tensor | None = None,
+        layers: ContextualizedTargets | None = None,
+    ) -> Tensor:
         """Encode the kept tokens, or all of them.
 
         Args:
             tubelets_BNP: Tubelets of whole sequences.
             ids_keep_BK: Visible token ids, or None for the unmasked clip.
+            layers: Is given the output of each of the last blocks that it asks for.
 
         Returns:
             Features (B, K, D), in the order of `ids_keep_BK`, or (B, N, D).
         """
         x = self.embed(tubelets_BNP, ids_keep_BK)
-        for block in self.blocks:
+        skipped = len(self.blocks) if layers is None else len(self.blocks) - layers.layers
+        for i, block in enumerate(self.blocks):
             x = block(x)
+            if layers is not None and i >= skipped:
+                layers.add_(x)
         out: Tensor = self.norm(x)
         return out

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sjepa_fast.config import MaskConfig, kept_tokens
+from sjepa_fast.config import MaskConfig, kept_joints, kept_tokens, predicted_tokens
 from sjepa_fast.data.augment import MASK
-from sjepa_kernels import TokenMask, motion_aware_mask, random_mask
+from sjepa_kernels import TokenMask, motion_aware_mask, random_mask, tube_mask
 
 
 def draw_mask(
@@ -20,6 +20,8 @@ def draw_mask(
     step: Tensor,
     mask: MaskConfig,
     joints: int,
+    *,
+    stream: int = MASK,
 ) -> TokenMask:
     """Draw the mask of each sequence, fixed by (seed, step, clip id, body).
 
@@ -32,13 +34,14 @@ def draw_mask(
         step: 0-dim int64.
         mask: Kind, count and temperature.
         joints: V.
+        stream: Keeps the draws of several masks of a clip apart.
 
     Returns:
         Kept and masked ids, int32 in rising order, so that gathers walk memory forwards (the
         networks do not depend on the order), and their inverse.
     """
     sequences, tokens = clip_BNP.shape[:2]
-    keep = kept_tokens(mask, tokens)
+    keep = kept_tokens(mask, tokens, joints)
     if mask.kind == "random":
         return random_mask(
             sequences,
@@ -48,7 +51,20 @@ def draw_mask(
             step=step,
             clip_ids_C=ids_B,
             bodies=bodies,
-            stream=MASK,
+            stream=stream,
+        )
+    if mask.kind == "tube":
+        return tube_mask(
+            clip_BNP,
+            kept_joints(mask, joints),
+            seed,
+            joints=joints,
+            tube_length=mask.tube_length,
+            scale=mask.tube_scale,
+            step=step,
+            clip_ids_C=ids_B,
+            bodies=bodies,
+            stream=stream,
         )
     return motion_aware_mask(
         clip_BNP,
@@ -59,5 +75,49 @@ def draw_mask(
         step=step,
         clip_ids_C=ids_B,
         bodies=bodies,
-        stream=MASK,
+        stream=stream,
     )
+
+
+def draw_predicted(
+    ids_mask_BQ: Tensor,
+    ids_B: Tensor,
+    bodies: int,
+    seed: Tensor,
+    step: Tensor,
+    mask: MaskConfig,
+    *,
+    stream: int,
+) -> Tensor:
+    """Draw which masked tokens of each sequence are predicted, each with the same probability.
+
+    So the loss is, on average over draws, that of all masked tokens. Our choice, after the partial
+    targets of masked autoencoders; all of them with `mask.predict_ratio` 1, as in the papers.
+
+    Args:
+        ids_mask_BQ: Masked ids.
+        ids_B: Clip ids.
+        bodies: M.
+        seed: 0-dim int64.
+        step: 0-dim int64.
+        mask: The share.
+        stream: Keeps these draws apart from all others.
+
+    Returns:
+        Ids to predict, a part of each row in the row's order.
+    """
+    sequences, masked = ids_mask_BQ.shape
+    predicted = predicted_tokens(mask, masked)
+    if predicted == masked:
+        return ids_mask_BQ
+    chosen = random_mask(
+        sequences,
+        masked,
+        predicted,
+        seed,
+        step=step,
+        clip_ids_C=ids_B,
+        bodies=bodies,
+        stream=stream,
+    )
+    return ids_mask_BQ.gather(1, chosen.ids_keep_BK.long())

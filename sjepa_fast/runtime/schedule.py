@@ -1,8 +1,15 @@
-"""Per-step schedules of learning rate and EMA momentum; plain functions of the step."""
+"""Per-step schedules of learning rate and EMA momentum, as functions of the step and as tables."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sjepa_fast.config import TrainConfig
 
 
 def learning_rate(step: int, total: int, warmup: int, peak: float, end: float) -> float:
@@ -26,19 +33,65 @@ def learning_rate(step: int, total: int, warmup: int, peak: float, end: float) -
     return end + (peak - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def ema_momentum(step: int, total: int, start: float, end: float) -> float:
-    """EMA momentum of a step: lambda(t) = end - (end - start) (cos(pi t / T) + 1) / 2.
+def ema_momentum(
+    step: int,
+    total: int,
+    start: float,
+    end: float,
+    form: Literal["cosine", "linear"] = "cosine",
+) -> float:
+    """EMA momentum of a step.
 
-    Source: method section 3.6; 0.9999 -> 1.0 over the whole run.
+    cosine: end - (end - start) (cos(pi t / T) + 1) / 2, 0.9999 -> 1.0 over the whole run (method
+    3.6); linear: start + (end - start) t / T (method 4.5).
 
     Args:
         step: Zero-based step.
-        total: Steps of the whole run.
+        total: T, steps of the schedule; the end value stays after them.
         start: Momentum at step 0.
         end: Momentum after the last step.
+        form: The way between them.
 
     Returns:
         The momentum to use in this step.
     """
     progress = min(1.0, step / max(1, total))
+    if form == "linear":
+        return start + (end - start) * progress
     return end - (end - start) * (math.cos(math.pi * progress) + 1.0) / 2.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The values of all S steps, on the device, where a step looks up its own.
+
+    Attributes:
+        rates_S: Learning rates, float32 as the fused optimiser reads them.
+        momenta_S: Momenta of the target encoder, float64: 1 - m loses digits in float32.
+    """
+
+    rates_S: Tensor
+    momenta_S: Tensor
+
+
+def tabulate(config: TrainConfig, total: int, warmup: int, device: torch.device) -> Schedule:
+    """Tabulate the schedules of a run.
+
+    Args:
+        config: Peak and end values, and the lengths of run and EMA schedule in the run's unit.
+        total: S, steps of the run.
+        warmup: Warm-up steps.
+        device: Where the step runs.
+
+    Returns:
+        The tables.
+    """
+    optim, objective = config.optim, config.objective
+    ema_steps = objective.ema_length * (total // optim.length) or total
+    start, end, form = objective.ema_start, objective.ema_end, objective.ema_schedule
+    rates = [learning_rate(s, total, warmup, optim.lr, optim.lr_end) for s in range(total)]
+    momenta = [ema_momentum(s, ema_steps, start, end, form) for s in range(total)]
+    return Schedule(
+        torch.tensor(rates, dtype=torch.float32, device=device),
+        torch.tensor(momenta, dtype=torch.float64, device=device),
+    )

@@ -1,0 +1,182 @@
+"""What the objectives share: their networks, what a step gives them and what they give back.
+
+Shapes: B sequences (clips x bodies), R masks of each, N = S*V tokens, P numbers a token, K kept,
+Q masked, D width. Rows of masks are sequence-major: row b * R + r is mask r of sequence b.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sjepa_fast.config import TrainConfig
+from sjepa_fast.data.augment import MASK, PREDICT
+from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.models.encoder import SkeletonTransformer
+from sjepa_fast.models.predictor import Predictor
+from sjepa_fast.models.shadow import shadow_encoder
+from sjepa_fast.objectives.masking import draw_mask, draw_predicted
+from sjepa_fast.skeletons import SkeletonLayout
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """What the networks read in one step; the ids have R rows for each row of tokens."""
+
+    view_BNP: Tensor
+    clip_BNP: Tensor
+    ids_keep_BK: Tensor
+    ids_mask_BQ: Tensor
+    """The masked tokens to predict: all, or with `mask.predict_ratio` some."""
+
+    def ids_by_sequence(self) -> Tensor:
+        """Ids of the masked tokens of all masks of a sequence, (B, R*Q)."""
+        return self.ids_mask_BQ.reshape(len(self.view_BNP), -1)
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What an objective makes of a step.
+
+    Attributes:
+        loss: Scalar.
+        features: Rows (..., D) in whose spread a collapse would show: the target encoder's
+            features of all tokens, or without one the view encoder's of the visible tokens.
+        center_sum: Sum over masked tokens that the centre moves towards (D,), if there is one.
+        center_count: Rows in that sum.
+    """
+
+    loss: Tensor
+    features: Tensor
+    center_sum: Tensor | None = None
+    center_count: int = 0
+
+
+class Objective(nn.Module):
+    """View encoder and predictor, to which an objective may add a target encoder and a centre.
+
+    Args:
+        config: Sizes and settings.
+        layout: Joints of the store.
+        outputs: Numbers predicted for each masked token.
+        embed_mask_token: Whether the mask token passes the predictor's input layer (S-JEPA).
+    """
+
+    target_encoder: SkeletonTransformer | None
+    center: Tensor | None
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        layout: SkeletonLayout,
+        outputs: int,
+        *,
+        embed_mask_token: bool = False,
+    ) -> None:
+        super().__init__()
+        data, model = config.data, config.model
+        segments, joints = data.frames // model.segment_length, layout.num_joints
+        self.view_encoder = SkeletonTransformer(
+            segments,
+            joints,
+            model.segment_length * 3,
+            model.width,
+            model.depth,
+            model.heads,
+            whiten=data.whiten > 0,
+            layer_scale=model.layer_scale,
+        )
+        self.predictor = Predictor(
+            segments,
+            joints,
+            model.width,
+            model.predictor_depth,
+            model.heads,
+            outputs=outputs,
+            embed_mask_token=embed_mask_token,
+            layer_scale=model.layer_scale,
+            cross=model.predictor == "cross",
+        )
+        self.target_encoder = None
+        # In a tuple, so that it is no part of the module: the checkpoint holds the original.
+        self._twin: tuple[SkeletonTransformer, ...] = ()
+        self.register_buffer("center", None)
+        self.objective = config.objective
+        self.joints = joints
+
+    @property
+    def teacher(self) -> SkeletonTransformer:
+        """What computes the targets: the target encoder, or its half-precision twin."""
+        assert self.target_encoder is not None
+        return self._twin[0] if self._twin else self.target_encoder
+
+    def shadow_teacher(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Let a half-precision twin of the target encoder compute the targets.
+
+        Args:
+            dtype: Precision of autocast.
+
+        Returns:
+            The twin's own tensors by parameter name, to be written at every EMA update.
+        """
+        assert self.target_encoder is not None
+        twin, shadows = shadow_encoder(self.target_encoder, dtype)
+        self._twin = (twin,)
+        return shadows
+
+    @property
+    def eval_encoder(self) -> SkeletonTransformer:
+        """The encoder that is used downstream: the target encoder where there is one."""
+        return self.view_encoder if self.target_encoder is None else self.target_encoder
+
+    def encode_visible(self, batch: StepInput) -> Tensor:
+        """Features of the visible tokens, (B*R, K, D)."""
+        view = batch.view_BNP
+        masks = len(batch.ids_keep_BK) // len(view)
+        if masks > 1:
+            view = view.repeat_interleave(masks, dim=0)
+        visible: Tensor = self.view_encoder(view, batch.ids_keep_BK)
+        return visible
+
+    def forward(self, batch: StepInput) -> StepOutput:
+        """Loss of one step."""
+        raise NotImplementedError
+
+
+@torch.no_grad()
+def make_step_input(
+    clips: ResidentClips, ids_B: Tensor, seed: Tensor, step: Tensor, config: TrainConfig
+) -> StepInput:
+    """Crop, view, tubelets and masks of a batch of clips.
+
+    S-JEPA's masks are drawn from the clip, not from its view (method 3.4, our choice), per body.
+    For the others the view is the clip.
+
+    Args:
+        clips: Resident clips.
+        ids_B: Clip ids, int64; they key the random draws.
+        seed: 0-dim int64.
+        step: 0-dim int64.
+        config: Crop, view, mask and token settings.
+
+    Returns:
+        The inputs of an objective, with bodies folded into sequences.
+    """
+    with_clip = config.objective.kind == "sjepa"
+    view, clip = clips.train_tokens(ids_B, seed, step, config, with_clip=with_clip)
+    if not with_clip:
+        clip = view
+    bodies, joints, views = clips.max_bodies, clips.layout.num_joints, config.mask.num_masked_views
+    drawn = []
+    for i in range(views):
+        hidden = draw_mask(clip, ids_B, bodies, seed, step, config.mask, joints, stream=MASK + i)
+        predicted = draw_predicted(
+            hidden.ids_mask_BQ, ids_B, bodies, seed, step, config.mask, stream=PREDICT + i
+        )
+        drawn.append((hidden.ids_keep_BK, predicted))
+    keep, mask = drawn[0]
+    if views > 1:
+        keep, mask = (torch.stack(ids, dim=1).flatten(0, 1) for ids in zip(*drawn, strict=True))
+    return StepInput(view, clip, keep, mask)

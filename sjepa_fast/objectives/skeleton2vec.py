@@ -1,0 +1,106 @@
+"""Skeleton2vec: regress, at the masked tokens, the mean of the target encoder's layers (method 4).
+
+Shapes: B sequences (clips x bodies), R masks of each, N = S*V tokens, K kept, Q masked, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from sjepa_fast.config import TrainConfig
+from sjepa_fast.models.encoder import SkeletonTransformer
+from sjepa_fast.objectives.numbers import mean_squared_error, rows_at
+from sjepa_fast.objectives.objective import Objective, StepInput, StepOutput
+from sjepa_fast.skeletons import SkeletonLayout
+from sjepa_kernels import ContextualizedTargets
+
+# Names of `objective.target_norm` in the library of fused operations.
+_LAYER_NORMS = {"instance": "instance", "layernorm": "layer", "none": "none"}
+
+
+class Skeleton2vec(Objective):
+    """View encoder, predictor and EMA target encoder.
+
+    The authors' EMA copy holds the predictor too, which nothing reads; ours does not.
+
+    Args:
+        config: Sizes and objective settings.
+        layout: Joints of the store.
+    """
+
+    target_encoder: SkeletonTransformer
+
+    def __init__(self, config: TrainConfig, layout: SkeletonLayout) -> None:
+        super().__init__(config, layout, outputs=config.model.width)
+        _init_as_authors(self)
+        self.target_encoder = copy.deepcopy(self.view_encoder).requires_grad_(False)
+
+    def forward(self, batch: StepInput) -> StepOutput:
+        """Loss of one step.
+
+        L = mean over masked tokens and channels of (prediction - y)^2, where y is the mean of the
+        target encoder's last K block outputs, each normalised, then LayerNorm over channels
+        (method 4.3, 4.4).
+
+        Args:
+            batch: Tubelets of the clip, and the masks.
+
+        Returns:
+            The loss and the target encoder's features (B, N, D), as they are used downstream.
+        """
+        visible = self.encode_visible(batch)
+        prediction = self._predict(visible, batch.ids_keep_BK, batch.ids_mask_BQ)
+        norm = _LAYER_NORMS[self.objective.target_norm]
+        layers = ContextualizedTargets(self.objective.target_layers, norm)
+        with torch.no_grad():
+            features = self.teacher(batch.clip_BNP, layers=layers)
+            target = layers.finish(batch.ids_by_sequence())
+        return StepOutput(mean_squared_error(prediction, target), features)
+
+    def _predict(self, visible_BKD: Tensor, ids_keep_BK: Tensor, ids_mask_BQ: Tensor) -> Tensor:
+        if not self.objective.legacy_tube_layout:
+            right: Tensor = self.predictor(visible_BKD, ids_keep_BK, ids_mask_BQ)
+            return right
+        place, rest = legacy_places(ids_keep_BK, ids_mask_BQ, self.joints)
+        packed = self.predictor(visible_BKD, place, rest, masked_only=False)
+        token_BN = torch.cat([place, rest], dim=1).long()
+        return rows_at(packed, rows_at(token_BN.argsort(dim=1)[:, :, None], ids_mask_BQ)[:, :, 0])
+
+
+def legacy_places(ids_keep_BK: Tensor, ids_mask_BQ: Tensor, joints: int) -> tuple[Tensor, Tensor]:
+    """Where the authors' decoder puts the visible features, and where the mask tokens.
+
+    It lays all visible features, then all mask tokens, out as (segments, joints) before it
+    reorders each segment to [visible joints, masked joints]; so the features fill the first
+    segments (method 4.2). Within a segment our joints are in rising order, the authors' in that of
+    their random keys.
+
+    Args:
+        ids_keep_BK: Visible tokens of tubes, in rising order.
+        ids_mask_BQ: Masked ones, in rising order.
+        joints: V.
+
+    Returns:
+        Token ids that the K visible features and the Q mask tokens take.
+    """
+    batch, kept = ids_keep_BK.shape
+    segments = (kept + ids_mask_BQ.shape[1]) // joints
+    parts = [ids.view(batch, segments, -1) for ids in (ids_keep_BK, ids_mask_BQ)]
+    order = torch.cat(parts, dim=2).flatten(1)
+    return order[:, :kept].contiguous(), order[:, kept:].contiguous()
+
+
+def _init_as_authors(module: nn.Module) -> None:
+    """Linear truncated normal of 0.02, LayerNorm eps 1e-6 (method 2).
+
+    The authors' encoder starts with a temporal table of zeros, an evident slip; ours is drawn like
+    the others.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=0.02)
+        elif isinstance(part, nn.LayerNorm):
+            part.eps = 1e-6

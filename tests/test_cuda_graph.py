@@ -1,0 +1,137 @@
+"""The step as one CUDA graph: equal to the plain step, without a wait; and when it cannot be."""
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from sjepa_fast.build import build_model, build_optimizer
+from sjepa_fast.config import RuntimeConfig, TrainConfig
+from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.errors import InputError
+from sjepa_fast.runtime.dist import World
+from sjepa_fast.runtime.graph import StepGraph
+from sjepa_fast.runtime.schedule import tabulate
+from sjepa_fast.step import TrainStep, wants_graph
+from tests.test_step import CONFIG, resident
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+STEPS = 50
+
+
+def with_graph(choice: Any, **values: Any) -> TrainConfig:
+    return dataclasses.replace(CONFIG, runtime=RuntimeConfig(cuda_graph=choice, **values))
+
+
+@pytest.mark.parametrize(
+    ("choice", "device", "size", "expected"),
+    [
+        ("auto", GPU, 1, True),
+        ("auto", GPU, 2, False),
+        ("auto", CPU, 1, False),
+        ("off", GPU, 1, False),
+        ("on", GPU, 1, True),
+    ],
+)
+def test_where_the_step_becomes_a_graph(choice: str, device: Any, size: int, expected: bool):
+    assert wants_graph(with_graph(choice), device, World(size=size)) is expected
+
+
+@pytest.mark.parametrize(("device", "size"), [(CPU, 1), (GPU, 2)])
+def test_a_graph_that_cannot_be_is_refused(device: Any, size: int):
+    with pytest.raises(InputError, match="cuda-graph") as error:
+        wants_graph(with_graph("on"), device, World(size=size))
+    assert "auto" in str(error.value)
+
+
+class Stream:
+    """Stands in for a CUDA stream where there is none."""
+
+    def wait_stream(self, other: object) -> None:
+        """Nothing to wait for."""
+
+
+@pytest.fixture
+def broken_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nlong story")
+
+    monkeypatch.setattr("torch.cuda.Stream", Stream)
+    monkeypatch.setattr("torch.cuda.current_stream", Stream)
+    monkeypatch.setattr("torch.cuda.stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr("torch.cuda.CUDAGraph", object)
+    monkeypatch.setattr("torch.cuda.graph", fail)
+
+
+@pytest.mark.usefixtures("broken_capture")
+def test_a_failed_capture_goes_on_without_and_says_why_once(recwarn: pytest.WarningsRecorder):
+    seen: list[int] = []
+
+    def step(ids: torch.Tensor) -> int:
+        seen.append(int(ids.sum()))
+        return len(seen)
+
+    run = StepGraph(step, required=False)
+    assert [run(torch.tensor([i, 1])) for i in range(6)] == [1, 2, 3, 4, 5, 6]
+    assert seen == [1, 2, 3, 4, 5, 6]
+    said = [str(w.message) for w in recwarn]
+    assert len(said) == 1 and said[0].endswith("not permitted when stream is capturing")
+
+
+@pytest.mark.usefixtures("broken_capture")
+def test_a_failed_capture_is_an_error_where_the_graph_was_asked_for():
+    run = StepGraph(lambda ids: ids, required=True)
+    for _ in range(3):
+        run(torch.zeros(1))
+    with pytest.raises(RuntimeError, match="capturing"):
+        run(torch.zeros(1))
+
+
+def on_gpu(config: TrainConfig) -> TrainStep:
+    clips = resident()
+    moved = {
+        field.name: getattr(clips, field.name).to(GPU)
+        for field in dataclasses.fields(ResidentClips)
+        if isinstance(getattr(clips, field.name), torch.Tensor)
+    }
+    clips = dataclasses.replace(clips, **moved)
+    model = build_model(config, clips, torch.arange(6, device=GPU), GPU)
+    optimizer = build_optimizer(model, config)
+    schedule = tabulate(config, STEPS + 20, 5, GPU)
+    return TrainStep(config, clips, model, optimizer, torch.float32, World(), schedule)
+
+
+@needs_gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_replay_equals_the_plain_step(compiled: bool):
+    losses = {}
+    for choice in ("off", "on"):
+        step = on_gpu(with_graph(choice, compile=compiled))
+        ids = torch.arange(6, device=GPU)
+        losses[choice] = [step(ids.roll(i)).loss.clone() for i in range(STEPS)]
+    torch.testing.assert_close(
+        torch.stack(losses["on"]), torch.stack(losses["off"]), rtol=1e-5, atol=1e-6
+    )
+
+
+@needs_gpu
+def test_replay_neither_waits_nor_copies_from_the_host():
+    step = on_gpu(with_graph("on"))
+    ids = torch.arange(6, device=GPU)
+    for _ in range(5):
+        step(ids)
+    torch.cuda.synchronize()
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(10):
+                step(ids)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    names = [event.name for event in profile.events()]
+    assert any("GraphLaunch" in name for name in names), "the step was not a graph"
+    assert not [name for name in names if "HtoD" in name or "DtoH" in name]
