@@ -16,7 +16,7 @@ from benchmarks.conftest import Timed
 from benchmarks.reference.feeder import feeding_loader, padded_clips
 from benchmarks.reference.sjepa_step import RUNGS
 from benchmarks.steps import our_step, reference_step
-from sjepa_fast.config import OptimConfig, TrainConfig
+from sjepa_fast.config import OptimConfig, TrainConfig, replace
 from sjepa_fast.data.loader import ResidentClips, load_resident
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.presets import preset
@@ -112,11 +112,11 @@ def test_ours(
     compiled: bool,
 ) -> None:
     """The library's step, with crop, view, mask, clipping, AdamW, EMA and centre in the time."""
-    _, step = our_step(config, clips, device, dtype, compiled=compiled)
+    _, step = our_step(replace(config, runtime={"compile": compiled}), clips, device, dtype)
     timed(
         lambda: step(batch_ids),
         dtype=dtype,
-        warmup=3,
+        warmup=5,
         row=f"ours_{'compile' if compiled else 'eager'}",
         clips=len(batch_ids),
         bodies=config.data.bodies,

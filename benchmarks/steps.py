@@ -6,25 +6,25 @@ step's signature is one edit.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from benchmarks.reference.sjepa_step import ReferenceStep
 from sjepa_fast.build import build_model, build_optimizer
-from sjepa_fast.config import RuntimeConfig, TrainConfig
+from sjepa_fast.config import TrainConfig
 from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.flops import step_flops
 from sjepa_fast.objectives.objective import Objective, make_step_input
+from sjepa_fast.profiling import PassClock, ProfiledStep
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.schedule import Schedule
 from sjepa_fast.skeletons import NTU25, SkeletonLayout
-from sjepa_fast.step import TrainStep
+from sjepa_fast.step import StepResult, TrainStep
 
 RATE, MOMENTUM = 1e-3, 0.9999
-# More than any benchmark does.
-STEPS = 100_000
 # Share of NTU-60 clips that show two persons (method 1.2).
 TWO_PERSONS = 0.183
 
@@ -65,39 +65,45 @@ def ntu_like_clips(
     )
 
 
+def _train_step(
+    config: TrainConfig, clips: ResidentClips, device: torch.device, dtype: torch.dtype
+) -> TrainStep:
+    first = torch.arange(min(config.optim.batch_size, len(clips.frames_N)), device=device)
+    model = build_model(config, clips, first, device)
+    # Constant schedules, longer than any measurement.
+    schedule = Schedule(
+        torch.full((100_000,), RATE, device=device),
+        torch.full((100_000,), MOMENTUM, dtype=torch.float64, device=device),
+    )
+    optimizer = build_optimizer(model, config)
+    return TrainStep(config, clips, model, optimizer, dtype, World(), schedule)
+
+
 def our_step(
+    config: TrainConfig, clips: ResidentClips, device: torch.device, dtype: torch.dtype
+) -> tuple[Objective, Callable[[Tensor], Tensor]]:
+    """Build the library's step as a run has it; `config.runtime` says whether it is compiled.
+
+    Returns:
+        The model, and a function that trains on clips of given ids and returns the loss, which the
+        next call overwrites.
+    """
+    step = _train_step(config, clips, device, dtype)
+    return step.model, lambda ids: step(ids).loss
+
+
+def profiled_step(
     config: TrainConfig,
     clips: ResidentClips,
     device: torch.device,
     dtype: torch.dtype,
-    *,
-    compiled: bool = False,
-    model: Objective | None = None,
-) -> tuple[Objective, Callable[[Tensor], Tensor]]:
-    """Build the library's step.
-
-    Args:
-        config: Sizes and settings.
-        clips: Resident clips.
-        device: Where it runs.
-        dtype: Compute precision.
-        compiled: Whether the blocks are compiled.
-        model: The objective to train, or None to initialise it from the seed.
-
-    Returns:
-        The model, and a function that trains on clips of given ids and returns the loss.
-    """
-    if model is None:
-        first = torch.arange(min(config.optim.batch_size, len(clips.frames_N)), device=device)
-        model = build_model(config, clips, first, device)
-    config = dataclasses.replace(config, runtime=RuntimeConfig(compile=compiled))
-    schedule = Schedule(
-        torch.full((STEPS,), RATE, device=device),
-        torch.full((STEPS,), MOMENTUM, dtype=torch.float64, device=device),
-    )
-    optimizer = build_optimizer(model, config)
-    step = TrainStep(config, clips, model, optimizer, dtype, World(), schedule)
-    return model, lambda ids: step(ids).loss
+    folder: Path,
+) -> ProfiledStep[StepResult]:
+    """Build the library's step as `--profile` has it: called with ids, it leaves a profile."""
+    step = _train_step(config, clips, device, dtype)
+    clock = PassClock(step.model, step.optimizer, device)
+    flops = step_flops(config, clips.layout.num_joints).total
+    return ProfiledStep(step, step.eager, clock, flops, dtype, folder)
 
 
 def reference_step(

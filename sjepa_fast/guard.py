@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
+from torch import Tensor
 
 from sjepa_fast.errors import InputError
 
+T = TypeVar("T")
 MIB = 2**20
 
 
@@ -42,6 +44,9 @@ def out_of_memory(batch: int, fitting: int, device: str, total_bytes: int) -> In
         fitting: Clips a step that do, 0 for none.
         device: Name of the device.
         total_bytes: Its memory.
+
+    Returns:
+        The error to raise.
     """
     value = f"{batch} clips a step do not fit into the {total_bytes // MIB} MiB of {device}"
     if fitting == 0:
@@ -61,54 +66,53 @@ def go_on_eagerly(error: Exception) -> None:
     torch.compiler.set_stance("force_eager")
 
 
-class GuardedStep:
+class GuardedStep(Generic[T]):
     """A step that explains a lack of memory, and that survives its compiler.
 
     Args:
-        step: The training step; its first argument are the clips' ids.
+        step: The training step, from the clips' ids.
+        eager: The same without a CUDA graph, whose number of clips may vary.
         batch: Clips a step over all processes.
         processes: How many share them.
         device: Where it runs.
-        compiled: Whether networks are compiled, which happens in the first call.
     """
 
     def __init__(
         self,
-        step: Callable[..., Any],
+        step: Callable[[Tensor], T],
+        eager: Callable[[Tensor], T],
         batch: int,
         processes: int,
         device: torch.device,
-        compiled: bool,
     ) -> None:
-        self.step, self.batch, self.processes = step, batch, processes
-        self.device, self.compiling = device, compiled
+        self.step, self.eager, self.batch = step, eager, batch
+        self.processes, self.device = processes, device
+        self.succeeded = False
 
-    def __call__(self, ids: Any, *args: Any) -> Any:
-        """Train one step.
-
-        Raises:
-            InputError: If the device's memory is too small for the batch.
-        """
+    def __call__(self, ids: Tensor) -> T:
+        """Train one step, or raise an `InputError` that names the batch that fits."""
         try:
-            result = self.step(ids, *args)
+            result = self.step(ids)
         except torch.OutOfMemoryError:
-            # Outside of this block, because the traceback keeps the tensors of the step alive.
-            result = None
+            # Answered outside of this block: the traceback keeps the step's tensors alive.
+            pass
         except Exception as error:
-            if not (self.compiling and _of_the_compiler(error)):
+            # Compilation happens in the first call, and so do its failures.
+            if self.succeeded or not _of_the_compiler(error):
                 raise
             go_on_eagerly(error)
-            result = self.step(ids, *args)
-        if result is None:
-            raise self._explain(ids, args)
-        self.compiling = False
-        return result
+            self.succeeded = True
+            return self(ids)
+        else:
+            self.succeeded = True
+            return result
+        raise self._explain(ids)
 
-    def _explain(self, ids: Any, args: tuple[Any, ...]) -> InputError:
+    def _explain(self, ids: Tensor) -> InputError:
         def fits(batch: int) -> bool:
             torch.cuda.empty_cache()
             try:
-                self.step(ids[: batch // self.processes], *args)
+                self.eager(ids[: batch // self.processes])
             except torch.OutOfMemoryError:
                 return False
             return True

@@ -77,10 +77,10 @@ class TrainStep:
         self.objective: nn.Module = model
         if world.size > 1:
             self.objective = DistributedDataParallel(model)
-        self.run: Callable[[Tensor], StepResult] = self._step
+        self.run: Callable[[Tensor], StepResult] = self.eager
         if wants_graph(config, device, world):
             required = config.runtime.cuda_graph == "on"
-            self.run = StepGraph(self._step, required=required)
+            self.run = StepGraph(self.eager, required=required)
 
     def __call__(self, ids_B: Tensor) -> StepResult:
         """Train on the clips `ids_B`, int64 on the device; the next call overwrites the result."""
@@ -94,7 +94,8 @@ class TrainStep:
         slots = [s % len(self.history_W2) for s in range(end - count, end)]
         return self.history_W2[slots]
 
-    def _step(self, ids_B: Tensor) -> StepResult:
+    def eager(self, ids_B: Tensor) -> StepResult:
+        """Do the step launch by launch, also where calls replay a graph."""
         config, model = self.config, self.model
         at = self.step.view(1)
         batch = make_step_input(self.clips, ids_B, self.seed, self.step, config)
@@ -150,8 +151,7 @@ def wants_graph(config: TrainConfig, device: torch.device, world: World) -> bool
     Args:
         config: `runtime.cuda_graph` is auto, on or off.
         device: Where the step runs.
-        world: This process among all; collectives are not captured (our choice), nor can a
-            profile look into a graph.
+        world: This process among all; collectives are not captured (our choice).
 
     Returns:
         The decision.
@@ -159,9 +159,9 @@ def wants_graph(config: TrainConfig, device: torch.device, world: World) -> bool
     Raises:
         InputError: If it is asked for where it cannot be.
     """
-    possible = device.type == "cuda" and world.size == 1 and not config.log.profile
+    possible = device.type == "cuda" and world.size == 1
     if config.runtime.cuda_graph == "on" and not possible:
-        where = f"{device.type}, {world.size} process(es), profile {config.log.profile}"
-        fix = "leave it on auto, or run one process on a GPU without --profile"
+        where = f"{device.type}, {world.size} process(es)"
+        fix = "leave it on auto, or run one process on a GPU"
         raise InputError("cuda-graph", f"on with {where}", fix)
     return possible and config.runtime.cuda_graph != "off"

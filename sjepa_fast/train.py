@@ -170,14 +170,16 @@ def train(config: TrainConfig) -> int:
             stack.callback(signal.signal, number, signal.signal(number, interrupt))
         feed = open_feed(sampled, sampled_part, config, world, range(start, total))
         fed, batches = stack.enter_context(feed)
-        bare_step = TrainStep(config, fed, model, optimizer, dtype, world, schedule, start)
-        train_step: Callable[[Tensor], StepResult] = GuardedStep(
-            bare_step, config.optim.batch_size, world.size, device, config.runtime.compile
+        train_step = TrainStep(config, fed, model, optimizer, dtype, world, schedule, start)
+        take_step: Callable[[Tensor], StepResult] = GuardedStep(
+            train_step, train_step.eager, config.optim.batch_size, world.size, device
         )
         if config.log.profile and world.leads:
             flops = step_flops(config, store.layout.num_joints).total / world.size
             passes = PassClock(model, optimizer, device)
-            train_step = ProfiledStep(train_step, passes, flops, dtype, config.run / "profile")
+            take_step = ProfiledStep(
+                take_step, train_step.eager, passes, flops, dtype, config.run / "profile"
+            )
         log: RunLog | None = None
         if world.leads:
             log = stack.enter_context(RunLog(config.run, start, config.log.tensorboard))
@@ -194,7 +196,7 @@ def train(config: TrainConfig) -> int:
                 log.row(0, {"knn": before})
         began = clock = time.perf_counter()
         while step < total and not stop:
-            result = train_step(next(batches))
+            result = take_step(next(batches))
             step += 1
 
             if world.size == 1:
@@ -204,7 +206,7 @@ def train(config: TrainConfig) -> int:
             # The loss is looked at before every save, so that no broken weights replace good ones.
             save_due = step % config.checkpoint.every == 0 or step == total or stop
             if step % config.log.every == 0 or panel_due or knn_due or save_due:
-                recent = bare_step.recent(step, step - logged_step)
+                recent = train_step.recent(step, step - logged_step)
                 mean = world.sum_(recent[:, 0].mean()) / world.size
                 values = {
                     "loss": mean.item(),

@@ -39,12 +39,12 @@ def test_the_batch_is_halved_until_it_fits(
 
 
 def failing_above(most: int) -> GuardedStep:
-    def step(ids: torch.Tensor, rate: float) -> float:
+    def step(ids: torch.Tensor) -> int:
         if len(ids) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-        return rate
+        return len(ids)
 
-    return GuardedStep(step, 64, 2, CPU, compiled=False)
+    return GuardedStep(step, step, 64, 2, CPU)
 
 
 @pytest.mark.parametrize(("most", "advice"), [(9, "--optim.batch-size 16"), (0, "not even one")])
@@ -54,7 +54,7 @@ def test_out_of_memory_is_one_line_with_the_fix(
     known = types.SimpleNamespace(name="Toy GPU", total_memory=80 * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: known)
     with pytest.raises(InputError) as caught:
-        failing_above(most)(torch.arange(32), 0.1)
+        failing_above(most)(torch.arange(32))
     text = str(caught.value)
     assert text.startswith("optim.batch_size: 64 clips a step do not fit into the 81920 MiB of Toy")
     assert advice in text and "\n" not in text
@@ -62,13 +62,13 @@ def test_out_of_memory_is_one_line_with_the_fix(
 
 
 def test_a_step_that_fits_and_an_error_of_another_kind_pass_through() -> None:
-    assert failing_above(32)(torch.arange(32), 0.1) == 0.1
+    assert failing_above(32)(torch.arange(32)) == 32
 
     def broken(*_: object) -> None:
         raise RuntimeError("shapes differ")
 
     with pytest.raises(RuntimeError, match="shapes differ"):
-        GuardedStep(broken, 4, 1, CPU, compiled=True)(torch.arange(4))
+        GuardedStep(broken, broken, 4, 1, CPU)(torch.arange(4))
 
 
 def test_where_nothing_can_be_compiled_the_model_stays_eager(
