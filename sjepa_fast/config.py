@@ -49,7 +49,7 @@ class DataConfig:
     """T, frames of a clip as the networks see it."""
     sampling: Literal["resize", "index"] = "resize"
     """resize: a random crop, resized linearly; index: T frames of the whole clip by number, without
-    interpolation (Skeleton2vec), which the three crop settings below do not touch in training."""
+    interpolation (Skeleton2vec), where crop_min and crop_min_frames have no part."""
     bodies: int = 2
     """M, persons a clip; absent ones are zero bodies, as in the paper's pipeline."""
     skip_empty_bodies: bool = False

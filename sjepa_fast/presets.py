@@ -110,7 +110,8 @@ def skeleton2vec(name: str) -> TrainConfig:
     """Skeleton2vec, table of method 4.5, from the first author's code.
 
     Ours: every visible feature in its place (their decoder misplaces most, see
-    `objective.legacy_tube_layout`), bfloat16 for their float16, AdamW eps 1e-8 for all sets, the
+    `objective.legacy_tube_layout`), clips as the store holds them (they drop empty frames and put
+    the person seen longer first), bfloat16 for their float16, AdamW eps 1e-8 for all sets, the
     root joint as the origin of PKU clips, upright clips to y instead of z, a temporal table that
     does not start at zero, even instead of random frames at evaluation.
     """
