@@ -99,8 +99,9 @@ def take_in(sink: StoreWriter | ClipTable, source: Source, done: int = 0) -> Non
     with Progress(disable=not on_terminal, transient=True) as progress:
         records: Iterable[Record] = source.records(done)
         if on_terminal:
-            task = progress.add_task(source.name, total=source.count, completed=done)
-            records = progress.track(records, task_id=task)
+            records = progress.track(
+                records, total=source.count, completed=done, description=source.name
+            )
         else:
             records = _plain_progress(records, source, done)
         for record in records:

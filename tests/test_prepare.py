@@ -1,6 +1,8 @@
 """`prepare` from the command line, on written files and on the real sets."""
 
+import contextlib
 import dataclasses
+import io
 import os
 import re
 import shutil
@@ -24,6 +26,19 @@ ROOT = Path(__file__).parent.parent
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process, where torch is imported already."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            prepare_module.main(list(arguments))
+        except SystemExit as stop:
+            return subprocess.CompletedProcess(
+                arguments, int(stop.code or 0), out.getvalue(), err.getvalue()
+            )
+    raise AssertionError("the command did not exit")
+
+
+def call_outside(*arguments: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
     return subprocess.run(
         [sys.executable, "-m", "sjepa_fast.prepare", *arguments],
@@ -48,7 +63,7 @@ def write_ntu(folder: Path) -> None:
 
 def test_ntu_from_the_command_line(tmp_path: Path):
     write_ntu(tmp_path / "raw")
-    done = call("ntu60", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out"))
+    done = call_outside("ntu60", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert "skipped S001C001P001R001A014: the file ends early" in done.stdout
     assert "2 clips" in done.stdout and "1 skipped" in done.stdout
@@ -93,7 +108,7 @@ def test_nothing_usable_is_one_line_with_the_first_reason(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
-def start_long_run(tmp_path: Path, clips: int = 1000) -> subprocess.Popen[str]:
+def start_long_run(tmp_path: Path, clips: int = 400) -> subprocess.Popen[str]:
     """Begin a preparation and return once it has noted some clips."""
     write_ntu(tmp_path / "raw")
     text = (tmp_path / "raw" / "S001C001P001R001A013.skeleton").read_text()
@@ -136,13 +151,13 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_never_stopped(
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.partial", "raw"], "no store"
     request = PrepareConfig("ntu60", tmp_path / "raw", tmp_path / "out")
     prepare(request)
-    resumed = re.search(r"ntu60: going on after (\d+) of 1001", capsys.readouterr().out)
-    assert resumed and 20 <= int(resumed[1]) < 1001
+    resumed = re.search(r"ntu60: going on after (\d+) of 401", capsys.readouterr().out)
+    assert resumed and 20 <= int(resumed[1]) < 401
     prepare(dataclasses.replace(request, out=tmp_path / "fresh"))
     assert "going on" not in capsys.readouterr().out
     found, wanted = open_store(tmp_path / "out"), open_store(tmp_path / "fresh")
     assert found.fingerprint == wanted.fingerprint and found.skipped == wanted.skipped
-    assert len(found) == 1000
+    assert len(found) == 400
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
         path.name for path in (tmp_path / "fresh").iterdir()
     )
@@ -274,6 +289,14 @@ def upright_and_metric(store: Store, head: str, low: float, high: float) -> None
     assert low < np.median(heights) < high, "metres"
 
 
+def same_as_raw(store: Store, file: Path) -> None:
+    with np.load(file) as raw:
+        joints, offsets = raw["joints"], raw["offsets"]
+        for i, name in enumerate(raw["name"]):
+            assert str(store.names[i]) == str(name)
+            assert np.array_equal(store.clip(i)[0], joints[offsets[i] : offsets[i + 1], 0]), name
+
+
 def parts(store: Store, split: str) -> tuple[int, int]:
     return len(store.ids(split, "train")), len(store.ids(split, "test"))
 
@@ -285,9 +308,27 @@ def test_real_nucla(data_root: Path, tmp_path: Path):
     assert set(store.meta["camera"][store.ids("val", "train")]) == {1}
     assert set(store.meta["camera"][store.ids("val", "test")]) == {2}
     upright_and_metric(store, "head", 0.4, 0.8)
+    same_as_raw(store, data_root / "nucla" / "nucla.npz")
+
+
+def test_real_clips_as_a_folder_of_ones_own(data_root: Path, tmp_path: Path):
+    (tmp_path / "raw").mkdir()
+    rows = ["name,label,camera,split"]
     with np.load(data_root / "nucla" / "nucla.npz") as raw:
-        rows = slice(raw["offsets"][7], raw["offsets"][8])
-        assert np.array_equal(store.clip(7)[0], raw["joints"][rows, 0])
+        for i in range(0, 1484, 40):
+            clip = raw["joints"][raw["offsets"][i] : raw["offsets"][i + 1], 0]
+            np.save(tmp_path / "raw" / f"{raw['name'][i]}.npy", clip)
+            part = "train" if raw["train_xview"][i] else "test"
+            label = raw["class_names"][raw["label"][i]]
+            rows.append(f"{raw['name'][i]},{label},{raw['camera'][i]},{part}")
+    (tmp_path / "raw" / "labels.csv").write_text("\n".join(rows) + "\n")
+    prepare(PrepareConfig("generic", tmp_path / "raw", tmp_path / "out", layout="kinect20"))
+    store, whole = open_store(tmp_path / "out"), real(data_root, "nucla", "nucla", tmp_path / "s")
+    assert len(store) == 38 and store.skipped == ()
+    for i, j in enumerate(range(0, 1484, 40)):
+        assert np.array_equal(store.clip(i), whole.clip(j))
+        assert store.class_names[store.labels[i]] == whole.class_names[whole.labels[j]]
+        assert store.splits["default"][i] == whole.splits["xview"][j]
 
 
 def test_real_msr_action3d(data_root: Path, tmp_path: Path):
@@ -312,4 +353,5 @@ def test_real_florence_and_utkinect(data_root: Path, tmp_path: Path):
     upright_and_metric(florence, "head", 0.2, 0.7)
     utkinect = real(data_root, "utkinect", "utkinect", tmp_path / "u")
     assert len(utkinect) == 199
+    same_as_raw(utkinect, data_root / "utkinect" / "utkinect.npz")
     upright_and_metric(utkinect, "head", 0.4, 0.8)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sjepa_fast.data.published import PUBLISHED, compare
+from sjepa_fast.data.published import PUBLISHED, Published, compare
 from sjepa_fast.data.splits import ntu60_splits, ntu120_splits, parse_ntu_name
 
 SPLITS = {"ntu60": ntu60_splits, "ntu120": ntu120_splits}
@@ -37,6 +37,24 @@ def test_a_part_is_only_noted():
     said = compare("ntu60", 6, 6, splits_of("ntu60", names))
     assert said.startswith("note: a part of ntu60") and "56578" in said
     assert compare("sbu", 3, 3, {}) == ""
+
+
+def test_invented_names_at_full_size(monkeypatch):
+    names = [
+        f"S{s:03d}C{c:03d}P{p:03d}R001A{a:03d}"
+        for s in range(1, 4)
+        for c in (1, 2, 3)
+        for p in range(1, 41)
+        for a in range(1, 11)
+    ]
+    whole = Published(3600, {"xsub": (1800, 1800), "xview": (2400, 1200)})
+    monkeypatch.setitem(PUBLISHED, "ntu60", whole)
+    said = compare("ntu60", 3600, 3600, splits_of("ntu60", names))
+    assert said == "the 3600 clips and their splits have the published sizes"
+    said = compare("ntu60", 3600, 3599, splits_of("ntu60", names[1:]))
+    assert said.startswith("warning: ntu60 differs") and "3599 clips not 3600" in said
+    assert "xsub (1799, 1800) not (1800, 1800)" in said
+    assert compare("ntu60", 3599, 3599, splits_of("ntu60", names[1:])).startswith("note: a part")
 
 
 def test_splits_add_up_to_the_clips():

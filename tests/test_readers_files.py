@@ -44,6 +44,31 @@ def test_ctrgcn(tmp_path: Path):
     assert source.splits([], columns)["xsub"].tolist() == [1, 1, 1]
 
 
+def test_ctrgcn_rows_without_a_label(tmp_path: Path):
+    data = write_ctrgcn(tmp_path / "a.npz")
+    data["y_train"][1] = 0
+    np.savez(tmp_path / "a.npz", **data)
+    assert [r.label for r in open_ctrgcn(tmp_path / "a.npz", "xsub").records()] == [3, -1, 0, 7]
+
+
+def test_every_pass_can_begin_later(tmp_path: Path):
+    write_ctrgcn(tmp_path / "a.npz")
+    write_nucla(tmp_path / "nucla.npz")
+    both = [annotation(name, 0, np.ones((1, 5, 25, 3))) for name in "abc"]
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"split": {}, "annotations": both}))
+    for source in (
+        open_ctrgcn(tmp_path / "a.npz", "xsub"),
+        open_ragged("nucla", tmp_path),
+        open_pyskl(tmp_path / "x.pkl"),
+    ):
+        whole = list(source.records())
+        for start in range(len(whole) + 1):
+            later = list(source.records(start))
+            assert [r.name for r in later] == [r.name for r in whole[start:]]
+            for a, b in zip(later, whole[start:], strict=True):
+                assert a.clip_MTVC is b.clip_MTVC or np.array_equal(a.clip_MTVC, b.clip_MTVC)
+
+
 def test_ctrgcn_compressed_file_reads_the_same(tmp_path: Path):
     data = write_ctrgcn(tmp_path / "a.npz")
     np.savez_compressed(tmp_path / "b.npz", **data)
@@ -197,6 +222,10 @@ def test_pyskl_bad_files(tmp_path: Path):
     path = tmp_path / "x.pkl"
     for content, words in (
         ({"annotations": []}, "frame_dir"),
+        (
+            {"split": {}, "annotations": [annotation("a", 10**12, np.zeros((1, 5, 25, 3)))]},
+            "label 1000000000001",
+        ),
         ([1, 2], "frame_dir"),
         ({"split": ["a"], "annotations": [annotation("a", 0, np.zeros((1, 5, 25, 3)))]}, "items"),
         ({"split": {}, "annotations": [annotation("a", 0, np.zeros((1, 5, 25, 4)))]}, "M, T, V, 3"),

@@ -125,6 +125,8 @@ def test_bad_rows_and_files_are_skipped_with_the_reason(tmp_path: Path):
         ("name,label,split\na,0,val\n", "coco17", "split 'val'"),
         ("name,label,subject\na,0,Tom\n", "coco17", "subject 'Tom'"),
         ("name,label,subject\na,0\n", "coco17", "subject ''"),
+        ("name,label,subject\na,0,\u00b2\n", "coco17", "subject"),
+        ("name,label\na,999999999999\n", "coco17", "label 999999999999"),
         ("name,label\na,0\n", "coco71", "coco17"),
         ("name,label\na,0\n", "", "layout.json"),
     ],
@@ -224,6 +226,12 @@ def test_mediapipe_json(tmp_path: Path, key: str):
         ("openpose18", '{"people": []}', "nobody"),
         ("openpose18", '{"data": [{"skeleton": [{"pose": [1, 2, 3], "score": [1]}]}]}', "reshape"),
         ("mediapipe33", '[{"pose_world_landmarks": [[{"x": 1}]]}]', "1 landmarks"),
+        ("coco17", "[" * 100_000, "nested too deeply"),
+        (
+            "coco17",
+            '[{"image_id": 1, "track_id": 1e999, "keypoints": [' + "1," * 50 + "1]}]",
+            "OverflowError",
+        ),
         ("mediapipe33", "{}", "not the JSON of mediapipe33"),
     ],
 )

@@ -388,6 +388,7 @@ class StoreWriter:
         old = self.folder.with_name(f"{self.folder.name}.old")
         replaced = self.out.exists()
         if replaced:
+            shutil.rmtree(old, ignore_errors=True)  # of a run that was killed right here
             self.out.replace(old)
         self.folder.replace(self.out)
         _sync(self.out.parent)

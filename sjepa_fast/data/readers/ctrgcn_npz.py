@@ -90,7 +90,8 @@ def _labels(archive: zipfile.ZipFile, part: str) -> NDArray[np.int64]:
         raise InputError("raw", value, "fetch the file again")
     if len(frames) != 3 or frames[2] != WIDTH:
         raise InputError("raw", f"x_{part} is {frames}", f"expected (clips, frames, {WIDTH})")
-    found = [int(row.argmax()) for row in _rows(archive, f"y_{part}")]
+    # A row without a one has no label; the store refuses it.
+    found = [int(row.argmax()) if row.any() else -1 for row in _rows(archive, f"y_{part}")]
     return np.array(found, dtype=np.int64)
 
 

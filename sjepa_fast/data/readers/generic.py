@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,14 @@ from numpy.typing import NDArray
 
 from sjepa_fast.data.image_pose import clip_from_poses, link_bodies
 from sjepa_fast.data.readers.pose_json import FORMATS, read_pose_json
-from sjepa_fast.data.readers.record import Columns, Record, Source, Splits, identity_of
+from sjepa_fast.data.readers.record import (
+    Columns,
+    Record,
+    Source,
+    Splits,
+    identity_of,
+    numbered_classes,
+)
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import SkeletonLayout, layout_named
 
@@ -106,10 +114,11 @@ def _labels(rows: list[dict[str, str]]) -> tuple[list[int], tuple[str, ...]]:
     words = [row["label"] for row in rows]
     try:
         numbers = [int(word) for word in words]
-        return numbers, tuple(str(i) for i in range(max(numbers) + 1))
     except ValueError:
-        names = tuple(sorted({word for word in words if word}))
-        return [names.index(word) if word else -1 for word in words], names
+        names = sorted({word for word in words if word})
+        index = {word: i for i, word in enumerate(names)}
+        return [index.get(word, -1) for word in words], tuple(names)
+    return numbers, numbered_classes(numbers)
 
 
 def _check_columns(rows: list[dict[str, str]]) -> tuple[list[str], list[str]]:
@@ -122,7 +131,7 @@ def _check_columns(rows: list[dict[str, str]]) -> tuple[list[str], list[str]]:
                 value = f"line {line} of {LABELS}: {key} {row[key]!r}"
                 raise InputError("raw", value, "write train, test or nothing")
         for key in meta:
-            if not row[key].lstrip("-").isdigit():
+            if re.fullmatch(r"-?[0-9]{1,18}", row[key]) is None:
                 value = f"line {line} of {LABELS}: {key} {row[key]!r}"
                 raise InputError("raw", value, "further columns hold whole numbers")
     return splits, meta

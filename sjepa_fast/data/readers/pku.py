@@ -80,7 +80,7 @@ def _cuts(name: str, file: Path, labels: Path | None) -> list[Cut]:
         try:
             # Some releases write the numbers with a decimal point.
             action, start, end = (int(float(word)) for word in line.split(",")[:3])
-        except ValueError:
+        except (ValueError, OverflowError):
             cuts.append(Cut(clip, file, meta, reason=f"label line {line.strip()!r}"))
             continue
         reason = "" if 1 <= action <= CLASSES else f"class {action} is not one of {CLASSES}"

@@ -106,5 +106,7 @@ def read_pose_json(path: Path, layout: str, joints: int) -> tuple[Frames, bool]:
             return _mediapipe(content, joints), False
         frames = _coco(content, joints) if layout == "coco17" else _openpose(content, joints)
         return frames, True
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise ValueError(f"not the JSON of {layout}: {error!r}") from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error

@@ -17,7 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sjepa_fast.data.image_pose import clip_from_poses
-from sjepa_fast.data.readers.record import Columns, Record, Source, Splits, identity_of
+from sjepa_fast.data.readers.record import (
+    Columns,
+    Record,
+    Source,
+    Splits,
+    identity_of,
+    numbered_classes,
+)
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import LAYOUTS, SkeletonLayout
 
@@ -124,6 +131,8 @@ def open_pyskl(raw: Path) -> Source:
         raise InputError("raw", f"keypoint has shape {keypoint.shape}", fix)
     coordinates = keypoint.shape[3]
     layout = _layout(keypoint.shape[2], coordinates)
+    # Actions count from 1, as in the names of NTU.
+    class_names = numbered_classes([label + 1 for label in labels], "A{:03d}")[1:]
 
     def records(start: int = 0) -> Iterator[Record]:
         every = zip(names, labels, annotations, strict=True)
@@ -142,7 +151,7 @@ def open_pyskl(raw: Path) -> Source:
     return Source(
         name=raw.stem,
         layout=layout,
-        class_names=tuple(f"A{action:03d}" for action in range(1, max(labels) + 2)),
+        class_names=class_names,
         count=len(annotations),
         records=records,
         identity=identity_of([raw]),

@@ -11,7 +11,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import SkeletonLayout
+
+MAX_CLASSES = 100_000
 
 Columns = dict[str, NDArray[np.int64]]
 Splits = dict[str, NDArray[np.int8]]
@@ -65,6 +68,25 @@ class Source:
     records: Records
     identity: str
     splits: Callable[[list[str], Columns], Splits]
+
+
+def numbered_classes(labels: Iterable[int], form: str = "{}") -> tuple[str, ...]:
+    """Name the classes 0 to the largest label.
+
+    Args:
+        labels: Labels of all clips.
+        form: How a name is made of a label's number.
+
+    Returns:
+        One name a class; a label below 0 has none and is refused by the store.
+
+    Raises:
+        InputError: If a label is so large that it can only be a mistake.
+    """
+    most = max(labels, default=-1)
+    if most >= MAX_CLASSES:
+        raise InputError("raw", f"label {most}", f"number the classes 0..{MAX_CLASSES - 1}")
+    return tuple(form.format(i) for i in range(most + 1))
 
 
 def identity_of(files: Iterable[Path]) -> str:
