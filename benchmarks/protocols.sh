@@ -21,37 +21,46 @@ trains() {
     esac
     for seed in 0 1 2; do
       [ -e "$work/$set-s$seed/results/knn-before-after.json" ] ||
-        echo "train sjepa-nucla --data.root $work/stores/$set --run $work/$set-s$seed --seed $seed --log.knn-every 0 $more"
+        echo "sjepa-nucla --data.root $work/stores/$set --run $work/$set-s$seed --seed $seed --log.knn-every 0 $more"
     done
   done
 }
 
-# One line an evaluation: the result file it leaves, then the command.
+# The commands whose result file is not there yet, the quick protocols first.
 evaluations() {
-  local set seed run split encoder
-  for set in nucla msr_action3d utkinect florence3d; do
-    split=xsub
-    [ $set = nucla ] && split=xview_clean
-    for seed in 0 1 2; do
-      run=$work/$set-s$seed
-      for encoder in target random; do
-        echo "knn-$encoder-full knn $run --encoder $encoder --pool full --data.split $split"
-        echo "linear-$encoder-joint linear $run --encoder $encoder --pool joint --data.split $split"
-      done
-      echo "finetune-target finetune $run --seeds $seed --data.split $split"
-      echo "semi0.1-balanced-target semi $run --ratio 0.1 --balanced --seeds $seed --data.split $split"
+  local protocol set seed run split encoder batch
+  for protocol in frozen trained; do
+    for set in nucla msr_action3d utkinect florence3d; do
+      split=xsub batch="--recipe.batch-size 32"
+      [ $set = nucla ] && split=xview_clean batch=
+      semi="--ratio 0.1 --balanced --recipe.batch-size 32 --data.split $split"
+      run=$work/$set-s0
+      if [ $protocol = frozen ]; then
+        echo "knn-raw knn $run --encoder raw --data.split $split"
+        echo "linear-raw linear $run --encoder raw --pool joint --data.split $split"
+        for seed in 0 1 2; do
+          run=$work/$set-s$seed
+          for encoder in target random; do
+            echo "knn-$encoder-full knn $run --encoder $encoder --pool full --data.split $split"
+            echo "linear-$encoder-joint linear $run --encoder $encoder --pool joint --data.split $split"
+          done
+        done
+      else
+        for seed in 0 1 2; do
+          echo "finetune-target finetune $work/$set-s$seed --seeds $seed $batch --data.split $split"
+          echo "semi0.1-balanced-target semi $work/$set-s$seed --seeds $seed $semi"
+        done
+        echo "finetune-random finetune $run --encoder random --seeds 0 1 2 $batch --data.split $split"
+        echo "semi0.1-balanced-random semi $run --encoder random --seeds 0 1 2 $semi"
+      fi
     done
-    run=$work/$set-s0
-    echo "knn-raw knn $run --encoder raw --data.split $split"
-    echo "linear-raw linear $run --encoder raw --pool joint --data.split $split"
-    echo "finetune-random finetune $run --encoder random --seeds 0 1 2 --data.split $split"
-    echo "semi0.1-balanced-random semi $run --encoder random --ratio 0.1 --balanced --seeds 0 1 2 --data.split $split"
   done | while read -r name protocol run rest; do
     set=${run##*/} && set=${set%-s?}
-    [ -e "$run/results/$name-$set-${rest##* }.json" ] || echo "evaluate $protocol $run $rest"
+    [ -e "$run/results/$name-$set-${rest##* }.json" ] || echo "$protocol $run $rest"
   done
 }
 
-trains | xargs -r -P "${JOBS:-1}" -d '\n' -I{} sh -c "$python -m sjepa_fast.{} > /dev/null"
-evaluations | xargs -r -P "${JOBS:-1}" -d '\n' -I{} sh -c "$python -m sjepa_fast.{} | tail -1"
+trains | xargs -r -P "${JOBS:-1}" -d '\n' -I{} sh -c "$python -m sjepa_fast.train {} > /dev/null"
+# Many short evaluations share a process, which spares most of their time: importing torch.
+evaluations | xargs -r -P "${JOBS:-1}" -d '\n' -n "${CHUNK:-20}" $python benchmarks/evaluate_many.py
 $python benchmarks/protocols_table.py "$work" benchmarks/results/cpu-2-cores

@@ -83,8 +83,9 @@ def main() -> None:
     text = (
         "Top-1 % after the last epoch, mean ± deviation over 3 seeds, by the small recipes.\n"
         "Command: `benchmarks/protocols.sh DATA_FOLDER`. 1-NN: un-pooled tokens; linear: logistic\n"
-        "regression, joint-pooled; fine-tune and 10 % (class-balanced): 240 steps. The random\n"
-        "encoder is frozen in the first two columns and trained from scratch in the last two.\n\n"
+        "regression, joint-pooled; fine-tune and 10 % (class-balanced): 240 steps of 32 clips or\n"
+        "all (N-UCLA fine-tune: 64). The random encoder is frozen in the first two columns and\n"
+        "trained from scratch in the last two.\n\n"
     )
     (out / "protocols.md").write_text(text + table(scores) + "\n")
     print(table(scores))
