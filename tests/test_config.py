@@ -32,8 +32,8 @@ def test_no_argument_is_the_demo_and_compile_is_a_plain_flag():
 
 
 def test_a_misspelt_choice_names_the_nearest():
-    with pytest.raises(InputError, match=r"^data\.backend: strem; nearest: stream$"):
-        parse_train(["--data.backend", "strem"])
+    with pytest.raises(InputError, match=r"^data\.backend: strea; nearest: stream$"):
+        parse_train(["--data.backend", "strea"])
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
@@ -74,7 +74,7 @@ def test_paper_preset_holds_the_papers_values():
         ("optim: {length: 2.5}", ["length", "2.5"]),
         ("runtime: {compile: 3}", ["compile", "3"]),
         ("objective: {target_norm: batch}", ["target_norm", "batch"]),
-        ("data: {backend: strem}", ["data.backend", "strem", "nearest: stream"]),
+        ("data: {backend: strea}", ["data.backend", "strea", "nearest: stream"]),
         ("- 1", ["mapping"]),
         ("a: [", ["YAML"]),
     ],

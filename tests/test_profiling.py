@@ -46,10 +46,6 @@ class Model(nn.Module):
         self.view_encoder, self.predictor = Part(clock, 2.0), Part(clock, 3.0)
         self.teacher = Part(clock, 5.0)
 
-    @property
-    def teacher(self) -> nn.Module:
-        return self.target_encoder
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.predictor(self.view_encoder(x)) - self.teacher(x)
         self.clock.now += 0.25

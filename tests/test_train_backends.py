@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -113,6 +115,25 @@ def test_an_interrupted_run_ends_with_the_resident_weights(
     assert all(ours[name].equal(tensor) for name, tensor in theirs.items())
     scores = [run / "results" / "knn-before-after.json" for run in (tmp_path / "run", resident)]
     assert scores[0].read_bytes() == scores[1].read_bytes()
+
+
+@pytest.mark.slow
+def test_the_documented_commands_run(store: Path, tmp_path: Path):
+    blocks = re.findall(
+        r"^```sh\n(.*?)^```", (ROOT / "docs/data-backends.md").read_text(), re.M | re.S
+    )
+    lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    trained = [words[3:] for words in lines if words[:3] == ["python", "-m", "sjepa_fast.train"]]
+    assert len(trained) == 2
+    for words in trained:
+        place = words.index("--run") + 1
+        run = tmp_path / words.pop(place)
+        del words[place - 1]
+        process = start(store, run, *words, "--optim.length", "3")
+        errors = end(process)
+        missing = "dali" in words and not DALI
+        assert process.returncode == (2 if missing else 0), errors
+        assert run.exists() != missing, "a refused run leaves nothing"
 
 
 def test_sigterm_to_the_whole_group_saves_and_stops(store: Path, tmp_path: Path):

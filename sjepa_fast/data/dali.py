@@ -32,11 +32,12 @@ def require_dali() -> None:
     except ModuleNotFoundError:
         found = None
     if found is None:
-        cuda = "130" if (torch.version.cuda or "").startswith("13") else "120"
+        is_13 = (torch.version.cuda or "").startswith("13")
+        cuda, extra = ("130", "-cu13") if is_13 else ("120", "")
         raise InputError(
             "data.backend",
             "dali needs NVIDIA DALI, which is not installed",
-            f"run: pip install nvidia-dali-cuda{cuda} (or: pip install 'sjepa-fast[dali]')",
+            f"run: pip install nvidia-dali-cuda{cuda} (or: pip install 'sjepa-fast[dali{extra}]')",
         )
 
 
