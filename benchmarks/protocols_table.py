@@ -52,12 +52,13 @@ def read(work: Path) -> tuple[Scores, list[dict[str, object]]]:
 
 
 def cell(values: list[float] | None) -> str:
-    """Mean and sample deviation over seeds; one value alone where nothing is drawn."""
+    """Mean and sample deviation over seeds, and their number where it is not three."""
     if not values:
         return ""
     if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+        return f"{values[0]:.1f} (1)"
+    counted = "" if len(values) == 3 else f" ({len(values)})"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}{counted}"
 
 
 def table(scores: Scores) -> str:
@@ -81,13 +82,13 @@ def main() -> None:
     content = {"command": "benchmarks/protocols.sh DATA_FOLDER", "scores": scores, "files": files}
     (out / "protocols.json").write_text(json.dumps(content, indent=1) + "\n")
     text = (
-        "Top-1 % after the last epoch, mean ± deviation over 3 seeds, by the small recipes.\n"
-        "Command: `benchmarks/protocols.sh DATA_FOLDER`. 1-NN: un-pooled tokens; linear: logistic\n"
-        "regression, joint-pooled; fine-tune and 10 % (class-balanced): 240 steps of 32 clips or\n"
-        "all (N-UCLA fine-tune: 64). The random encoder is frozen in the first two columns and\n"
-        "trained from scratch in the last two. The clean test part of N-UCLA has no clip of two\n"
-        "of its ten classes. UTKinect and Florence 3D are easy: they show that a job runs. The last\n"
-        "digit of a mean over 3 seeds means little; an empty cell has not been run.\n\n"
+        "Top-1 % after the last epoch, mean ± deviation over 3 seeds or (number of) seeds, by the\n"
+        "small recipes. Command: `benchmarks/protocols.sh DATA_FOLDER`. 1-NN: un-pooled tokens;\n"
+        "linear: logistic regression, joint-pooled; fine-tune and 10 % (class-balanced): 240 steps\n"
+        "of 32 clips or all (N-UCLA fine-tune: 64). The random encoder is frozen in the first two\n"
+        "columns and trained from scratch in the last two. The clean test part of N-UCLA has no\n"
+        "clip of two of its ten classes. UTKinect and Florence 3D are easy: they show that a job\n"
+        "runs. An empty cell has not been run.\n\n"
     )
     (out / "protocols.md").write_text(text + table(scores) + "\n")
     print(table(scores))
