@@ -105,6 +105,13 @@ def test_people_are_followed_by_place():
     assert not linked[1, 3].any()
 
 
+def test_people_are_followed_from_where_they_were_last():
+    bodies = [standing(COCO17, x) for x in (0, 2000)]
+    walks = [[body + [200.0 * t, 0, 0, 0] for t in range(11)] for body in bodies]
+    linked = link_bodies([[Person(walks[0][t]), Person(walks[1][t])] for t in range(11)])
+    np.testing.assert_array_equal(linked, walks)
+
+
 def test_somebody_far_away_is_somebody_else():
     walks = [[standing(COCO17, x + 3 * t) for t in range(3)] for x in (0, 3000)]
     linked = link_bodies([[Person(pose)] for walk in walks for pose in walk])
