@@ -107,7 +107,7 @@ def test_people_are_followed_by_place():
 
 def test_people_are_followed_from_where_they_were_last():
     bodies = [standing(COCO17, x) for x in (0, 2000)]
-    walks = [[body + [200.0 * t, 0, 0, 0] for t in range(11)] for body in bodies]
+    walks = [[body + np.array([200.0 * t, 0, 0, 0]) for t in range(11)] for body in bodies]
     linked = link_bodies([[Person(walks[0][t]), Person(walks[1][t])] for t in range(11)])
     np.testing.assert_array_equal(linked, walks)
 
