@@ -184,8 +184,7 @@ def make_targets() -> set[str]:
 def documented_commands() -> list[tuple[str, list[str]]]:
     """Commands in the shell blocks of the documents, comments and line breaks taken out."""
     found = []
-    tops = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
-    for path in [*tops, *ROOT.glob("*/README.md")]:
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md")]:
         if not path.exists():
             continue
         for block in re.findall(
