@@ -81,7 +81,7 @@ def test_ntu_from_the_command_line(tmp_path: Path):
         (["nucla", "--raw", "absent", "--ouut", "o"], ["--ouut", "--out"]),
         (["nucla", "--raw", "absent"], ["--out"]),
         (["ntu60", "--raw", ".", "--out", "o"], ["raw", "no .skeleton"]),
-        (["nucla", "--raw", "r", "--out", "o", "--dtype", "int8"], ["--dtype", "int8"]),
+        (["nucla", "--raw", "r", "--out", "o", "--dtype", "int8"], ["dtype", "int8", "float32"]),
         (
             ["nucla", "--raw", "r", "--out", "o", "--missing", "m.txt"],
             ["missing", "m.txt", "ntu60"],
