@@ -8,10 +8,12 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sjepa_fast.config import DataConfig, ModelConfig, OptimConfig, TrainConfig, ViewConfig, replace
 from sjepa_fast.data.feed import check_backend, open_clips, open_feed
@@ -177,6 +179,25 @@ def test_only_the_rows_of_the_batches_are_read_and_held(
         assert len(window.joints_RVC) == longest < len(store.joints)
     assert clips.reader is not None
     assert len(pickle.dumps(clips.reader)) < store.joints.nbytes / 10
+
+
+def test_nothing_in_taking_a_batch_waits_for_the_device(store: Store):
+    seen: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+            seen.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    config = using("stream", workers=1)
+    with open_feed(*opened(store, config), config, World(), range(4)) as (_, feed):
+        next(feed)
+        with Watch():
+            next(feed)
+    assert seen.count("copy_") == 1 and seen.count("index_copy_") == 1
+    # What reads a value of the device on the host, or makes a tensor of a number of the host.
+    waits = {"_local_scalar_dense", "nonzero", "lift_fresh", "is_nonzero", "masked_select", "index"}
+    assert not waits & set(seen), seen
 
 
 def test_a_removed_store_is_read_to_the_end(tmp_path: Path):
