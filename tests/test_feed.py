@@ -148,7 +148,9 @@ def test_ids_are_the_epochs_permutation_cut_into_batches(store: Store):
 def test_evaluation_crops_are_those_of_the_resident_store(store: Store, bodies: bool):
     ours, ids = opened(store, using("stream", skip_empty_bodies=bodies, **NORMAL))
     theirs, _ = opened(store, using("resident", skip_empty_bodies=bodies, **NORMAL))
-    wanted = torch.from_numpy(ids[::-1][:9].copy())
+    wanted = torch.from_numpy(ids[::-1][:9].copy()).repeat(2)
+    held = ours.with_rows(wanted).joints_RVC
+    assert len(held) == (theirs.frames_N * theirs.bodies_N)[wanted[:9]].sum()
     crop = ours.eval_crop(wanted, CONFIG.data)
     assert crop.std() > 0.1 and torch.equal(crop, theirs.eval_crop(wanted, CONFIG.data))
     keys = torch.tensor(1), torch.tensor(2)
