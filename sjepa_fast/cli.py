@@ -55,7 +55,7 @@ def parse(config_type: type[T], args: list[str], *, default: T | None = None, pr
     text = _plain(said.getvalue())
     unknown = re.search(r"Unrecognized options?: (--[^\s,]+)", text)
     if unknown:
-        known = ["--compile", "--config", *_flags(config_type)]
+        known = ["--compile", "--config", "--profile", *_flags(config_type)]
         raise InputError(unknown[1], "no such flag", nearest(unknown[1], known))
     choice = re.search(r"nvalid choice '(.*?)' for argument '--(\S+)'.*?one of \((.*?)\)\.", text)
     if choice:

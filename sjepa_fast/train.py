@@ -9,8 +9,10 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from sjepa_fast import cli
 from sjepa_fast.build import build_model, build_optimizer
@@ -22,6 +24,9 @@ from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.collapse import collapse_panel
 from sjepa_fast.evaluation.features import nearest_neighbour
+from sjepa_fast.flops import step_flops
+from sjepa_fast.guard import GuardedStep
+from sjepa_fast.profiling import PassClock, ProfiledStep
 from sjepa_fast.report import write_report
 from sjepa_fast.runtime.checkpoint import (
     list_checkpoints,
@@ -34,7 +39,7 @@ from sjepa_fast.runtime.dist import World, connect, disconnect, environment_worl
 from sjepa_fast.runtime.files import write_json, write_text
 from sjepa_fast.runtime.logging import RunLog, environment, progress_line
 from sjepa_fast.runtime.schedule import tabulate
-from sjepa_fast.step import TrainStep
+from sjepa_fast.step import StepResult, TrainStep
 
 
 def open_data(config: TrainConfig, world: World) -> tuple[TrainConfig, Store]:
@@ -166,6 +171,15 @@ def train(config: TrainConfig) -> int:
         feed = open_feed(sampled, sampled_part, config, world, range(start, total))
         fed, batches = stack.enter_context(feed)
         train_step = TrainStep(config, fed, model, optimizer, dtype, world, schedule, start)
+        take_step: Callable[[Tensor], StepResult] = GuardedStep(
+            train_step, train_step.eager, config.optim.batch_size, world.size, device
+        )
+        if config.log.profile and world.leads:
+            flops = step_flops(config, store.layout.num_joints).total / world.size
+            passes = PassClock(model, optimizer, device)
+            take_step = ProfiledStep(
+                take_step, train_step.eager, passes, flops, dtype, config.run / "profile"
+            )
         log: RunLog | None = None
         if world.leads:
             log = stack.enter_context(RunLog(config.run, start, config.log.tensorboard))
@@ -182,7 +196,7 @@ def train(config: TrainConfig) -> int:
                 log.row(0, {"knn": before})
         began = clock = time.perf_counter()
         while step < total and not stop:
-            result = train_step(next(batches))
+            result = take_step(next(batches))
             step += 1
 
             if world.size == 1:

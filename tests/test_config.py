@@ -93,8 +93,11 @@ def test_missing_config_file(tmp_path: Path):
 
 
 def test_unknown_preset_names_the_nearest():
-    with pytest.raises(InputError, match="sjepa-nucla"):
+    with pytest.raises(InputError) as error:
         parse_train(["sjepa-nuclaa"])
+    nearest, _, known = str(error.value).partition("known: ")
+    assert "sjepa-nucla" in nearest and "skeleton2vec-ntu120-xset" not in nearest
+    assert all(name in known for name in PRESETS)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,12 @@ from torch import Tensor
 from sjepa_fast.config import DataConfig, TrainConfig
 from sjepa_fast.data.augment import augmentation, skeleton_tables, to_stream
 from sjepa_fast.data.rows import RowReader, normalize_rows, normalizes
+from sjepa_fast.data.sampling import even_frames, random_frames
 from sjepa_fast.data.store import Store
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import SkeletonLayout
-from sjepa_kernels import SkeletonTables, augment_clips, crop_resize
+from sjepa_kernels import SkeletonTables, augment_clips, clip_uniforms, crop_resize
+from sjepa_kernels._augment_ref import CROP, DRAWS, VIEW, random_view, tokens_of
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,9 @@ class ResidentClips:
         Returns:
             Two (B*M, N, P) float32.
         """
+        if config.data.sampling == "index":
+            view, clip = self._sampled_tokens(ids_B, seed, step, config)
+            return view, clip if with_clip else clip[:0]
         clips = self.with_rows(ids_B)
         return augment_clips(
             clips.joints_RVC,
@@ -151,12 +156,37 @@ class ResidentClips:
             with_clip=with_clip,
         )
 
+    def take_frames(self, ids_B: Tensor, index_BT: Tensor) -> Tensor:
+        """Frames of each clip by number, (B, M, T, V, C)."""
+        batch, frames = index_BT.shape
+        # A crop of one frame, resized to one frame, is that frame.
+        ids, start = ids_B.repeat_interleave(frames), index_BT.flatten()
+        x = self.crop_resize(ids, start, torch.ones_like(start), 1)
+        x = x.view(batch, frames, *x.shape[1:2], *x.shape[3:])
+        return x.transpose(1, 2).contiguous()
+
+    def _sampled_tokens(
+        self, ids_B: Tensor, seed: Tensor, step: Tensor, config: TrainConfig
+    ) -> tuple[Tensor, Tensor]:
+        frames, length = config.data.frames, config.model.segment_length
+        drawn = clip_uniforms(seed, step, ids_B, CROP, frames + 1)
+        clip = self.take_frames(ids_B, random_frames(drawn, self.frames_N[ids_B], frames))
+        settings = augmentation(config, self.max_bodies)
+        drawn = clip_uniforms(seed, step, ids_B, VIEW, DRAWS)
+        view = random_view(clip, drawn, self.tables, settings)
+        parents, stream = self.tables.parents_V, config.data.stream
+        view, clip = (to_stream(x, parents, stream) for x in (view, clip))
+        return tokens_of(view, length), tokens_of(clip, length)
+
     def eval_crop(self, ids_B: Tensor, data: DataConfig) -> Tensor:
         """Centred crop of `eval_crop` of each clip as the run's stream, (B, M, T, V, C)."""
         valid = self.frames_N[ids_B]
         start = ((1 - data.eval_crop) * valid / 2).floor().long()
         length = (valid - 2 * start).clamp_min(1)
-        crop = self.crop_resize(ids_B, start, length, data.frames)
+        if data.sampling == "index":
+            crop = self.take_frames(ids_B, start[:, None] + even_frames(length, data.frames))
+        else:
+            crop = self.crop_resize(ids_B, start, length, data.frames)
         return to_stream(crop, self.tables.parents_V, data.stream)
 
 

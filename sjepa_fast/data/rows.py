@@ -42,7 +42,7 @@ class PackedRows(NamedTuple):
 
 def normalizes(data: DataConfig) -> bool:
     """Return whether any normalisation is switched on; rows then are float32."""
-    return data.center or data.align_yaw or data.normalize_size
+    return data.center or data.align_spine or data.align_yaw or data.normalize_size
 
 
 def normalize_rows(
@@ -51,7 +51,12 @@ def normalize_rows(
     """Normalise the rows of one whole clip as configured; a clip's first body sets the frame."""
     clip = rows_RVC.astype(np.float32).reshape(bodies, -1, *rows_RVC.shape[1:])
     return normalize_clip(
-        clip, layout, center=data.center, align_yaw=data.align_yaw, size=data.normalize_size
+        clip,
+        layout,
+        center=data.center,
+        align_yaw=data.align_yaw,
+        size=data.normalize_size,
+        spine=data.align_spine,
     ).reshape(rows_RVC.shape)
 
 
