@@ -47,7 +47,8 @@ CONFIG = TrainConfig(
     view=ViewConfig(rotation=0.5, tilt=0.1, translation=0.1, flip=0.5),
     optim=OptimConfig(batch_size=8),
 )
-NORMAL = {"center": True, "align_yaw": True, "normalize_size": True}
+NORMAL = {"center": True, "align_spine": True, "align_yaw": True, "normalize_size": True}
+INDEX = {"sampling": "index", "align_spine": True}
 Batch = tuple[torch.Tensor, ...]
 
 
@@ -96,7 +97,7 @@ def check_equal(ours: Iterator[Batch], theirs: Iterator[Batch]) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bodies", [False, True], ids=["clips", "bodies"])
-@pytest.mark.parametrize("normal", [{}, NORMAL], ids=["raw", "normalised"])
+@pytest.mark.parametrize("normal", [{}, NORMAL, INDEX], ids=["raw", "normalised", "index"])
 def test_batches_equal_those_of_the_resident_store(
     store: Store, backend: str, bodies: bool, normal: dict[str, object]
 ):
