@@ -95,11 +95,8 @@ def memory_table(result: dict[str, Any]) -> str:
 
 def cold_start_line(result: dict[str, Any]) -> str:
     """Seconds to the first step."""
-    parts = [
-        f"{row['first_step_s']:.0f} s with its compiler cache {row['row'].split()[0]}"
-        for row in result["rows"]
-    ]
-    return f"**Cold start** to the first step of the demo with `--compile`: {', '.join(parts)}."
+    parts = [f"{row['row']} {row['first_step_s']:.0f} s" for row in result["rows"]]
+    return f"**Start** to the first step of the demo with `--compile`: {', '.join(parts)}."
 
 
 def optional_tables(folder: Path) -> list[str]:

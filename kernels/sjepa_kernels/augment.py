@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels._augment_config import Augmentation, SkeletonTables
+from sjepa_kernels._augment_cpu import augment_clips_cpu, has_cpu_code
 from sjepa_kernels._augment_ref import augment_clips_ref
 from sjepa_kernels._augment_triton import launch
 from sjepa_kernels._checks import (
@@ -153,7 +154,12 @@ def augment_clips(
     index = {"offsets": offsets_N, "frames": frames_N, "bodies": bodies_N}
     _check(joints_RVC, index, ids_B, {"seed": seed, "step": step}, skeleton)
     store = joints_RVC, offsets_N, frames_N, bodies_N
-    if choose(impl, joints_RVC.device) == "torch":
+    chosen = choose(impl, joints_RVC.device, cpu=has_cpu_code(joints_RVC, augmentation))
+    if chosen == "cpu":
+        return augment_clips_cpu(
+            *store, ids_B, seed, step, skeleton, augmentation, with_clip=with_clip
+        )
+    if chosen == "torch":
         return augment_clips_ref(
             *store, ids_B, seed, step, skeleton, augmentation, with_clip=with_clip
         )
