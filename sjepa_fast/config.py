@@ -58,6 +58,8 @@ class DataConfig:
     """Divide each clip by its RMS joint distance from the root."""
     whiten: float = 0.0
     """Power of the PCA whitening of tubelets, fitted on training clips; 0 is off, 1 is full."""
+    stream: Literal["joint", "bone", "motion", "bone_motion"] = "joint"
+    """What tokens hold: joints, bones, or the motion of either; masks follow the same tokens."""
 
 
 @dataclass(frozen=True)

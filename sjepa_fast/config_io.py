@@ -69,7 +69,9 @@ def to_yaml(config: TrainConfig) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
-def _merge(base: dict[str, Any], extra: dict[str, Any], path: str, file: Path) -> dict[str, Any]:
+def _merge(
+    base: dict[str, Any], extra: dict[str, Any], path: str, file: Path | str
+) -> dict[str, Any]:
     merged = dict(base)
     for key, value in extra.items():
         name = f"{path}{key}"
@@ -108,12 +110,29 @@ def apply_yaml(config: TrainConfig, file: Path) -> TrainConfig:
         loaded = {}
     if not isinstance(loaded, dict):
         raise InputError("config", f"{file} is not a mapping", "write `section: {key: value}`")
-    tree = _merge(to_dict(config), loaded, "", file)
+    return apply_values(config, loaded, file)
+
+
+def apply_values(config: TrainConfig, values: dict[str, Any], source: Path | str) -> TrainConfig:
+    """Return the configuration with nested values over it.
+
+    Args:
+        config: What they are laid over.
+        values: Sections, keys and values; any part of the tree.
+        source: Where they come from, for messages.
+
+    Returns:
+        The new configuration.
+
+    Raises:
+        InputError: On an unknown key or a bad value.
+    """
+    tree = _merge(to_dict(config), values, "", source)
     try:
         return _converter().structure(tree, TrainConfig)
     except (cattrs.BaseValidationError, ForbiddenExtraKeysError) as error:
         reason = "; ".join(cattrs.transform_error(error, format_exception=_say))
-        raise InputError("config", f"{file}: {reason}", "correct the value") from error
+        raise InputError("config", f"{source}: {reason}", "correct the value") from error
 
 
 def read_config(file: Path) -> TrainConfig:

@@ -1,200 +1,126 @@
-"""`python -m sjepa_fast.evaluate {knn,linear} RUN`: score a run's encoder on a store."""
+"""`python -m sjepa_fast.evaluate PROTOCOL RUN`: score a run's encoder on a store."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
-import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import tyro
-from torch import Tensor
 
 from sjepa_fast import cli
-from sjepa_fast.build import build_model
-from sjepa_fast.config import TrainConfig
-from sjepa_fast.config_io import read_config
-from sjepa_fast.data.loader import ResidentClips, load_resident
-from sjepa_fast.data.store import Store, open_store
+from sjepa_fast.config import nearest
 from sjepa_fast.errors import InputError
-from sjepa_fast.evaluation.features import Pool, clip_features, raw_features, scale_features
-from sjepa_fast.evaluation.knn import knn_predict, standardize_features
-from sjepa_fast.evaluation.linear import linear_probe
-from sjepa_fast.evaluation.logistic import fit_logistic
 from sjepa_fast.evaluation.metrics import accuracy, confusion_matrix, per_class_accuracy
-from sjepa_fast.runtime.checkpoint import Checkpoint, latest_checkpoint, load_weights
-from sjepa_fast.runtime.device import pick_device, pick_dtype
-from sjepa_fast.runtime.files import write_json
+from sjepa_fast.evaluation.outcome import Outcome
+from sjepa_fast.evaluation.protocols.ensemble import run_ensemble
+from sjepa_fast.evaluation.protocols.finetune import run_finetune, run_semi, run_transfer
+from sjepa_fast.evaluation.protocols.knn import run_knn, run_retrieval
+from sjepa_fast.evaluation.protocols.linear import run_linear
+from sjepa_fast.evaluation.request import (
+    EnsembleRequest,
+    FinetuneRequest,
+    KnnRequest,
+    LinearRequest,
+    Request,
+    RetrievalRequest,
+    SemiRequest,
+    TransferRequest,
+    finetune_recipe,
+    linear_recipe,
+)
+from sjepa_fast.evaluation.subject import Subject, describe, open_subject, read_run
+from sjepa_fast.runtime.dist import environment_world
+from sjepa_fast.runtime.files import new_file, write_json, write_text
 from sjepa_fast.viz.confusion import plot_confusion
 
+REQUESTS: dict[str, type[Request] | type[EnsembleRequest]] = {
+    "knn": KnnRequest,
+    "retrieval": RetrievalRequest,
+    "linear": LinearRequest,
+    "finetune": FinetuneRequest,
+    "semi": SemiRequest,
+    "transfer": TransferRequest,
+    "ensemble": EnsembleRequest,
+}
+PROG = "sjepa_fast.evaluate"
 
-@dataclass(frozen=True)
-class EvalData:
-    """Which clips to score on."""
-
-    root: Path | None = None
-    """Store; default: the one the run was trained on."""
-    split: str | None = None
-    """Split of the store; default: the run's."""
-    bodies: int | None = None
-    """Persons a clip; default: the run's."""
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Score the encoder of a run: kNN or a linear probe on frozen features."""
-
-    protocol: Annotated[Literal["knn", "linear"], tyro.conf.Positional]
-    """knn: cosine nearest neighbours; linear: a linear classifier on frozen features."""
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
-    data: EvalData = EvalData()
-    encoder: Literal["target", "view", "random", "raw"] = "target"
-    """target: the EMA encoder, or the view encoder where there is no other; view; random: the
-    run's own initialisation; raw: no encoder, the coordinates themselves."""
-    pool: Pool | None = None
-    """Pooling of tokens; default: mean for linear, the run's online pooling for knn."""
-    k: tuple[int, ...] = (1, 2, 5, 10)
-    """Neighbours, for knn; the first is the headline."""
-    seed: int = 0
-    """Seed of the sgd probe."""
+AnyRequest = TypeVar("AnyRequest", bound=Request)
 
 
-def open_run(request: EvaluateConfig) -> tuple[TrainConfig, Store]:
-    """Read the run's configuration, with the data the request asks for, and open the store."""
-    file = request.run / "config.yaml"
-    if not file.is_file():
-        raise InputError("run", f"{request.run} is not a run folder", "name a folder with a run")
-    config = read_config(file)
-    data = dataclasses.replace(
-        config.data,
-        root=request.data.root or config.data.root,
-        split=request.data.split or config.data.split,
-        bodies=request.data.bodies or config.data.bodies,
-    )
-    if data.root is None:
-        raise InputError("data.root", "not given", "add --data.root STORE")
-    return dataclasses.replace(config, data=data), open_store(data.root)
+def score(subject: Subject, request: Request) -> Outcome:
+    """Run the protocol that the request belongs to."""
+    match request:
+        case KnnRequest():
+            return run_knn(subject, request)
+        case RetrievalRequest():
+            return run_retrieval(subject, request)
+        case LinearRequest():
+            return run_linear(subject, request)
+        case SemiRequest():
+            return run_semi(subject, request)
+        case TransferRequest():
+            return run_transfer(subject, request)
+        case FinetuneRequest():
+            return run_finetune(subject, request)
+    raise TypeError(type(request))
 
 
-def trained_checkpoint(request: EvaluateConfig) -> Checkpoint | None:
-    """Return the checkpoint whose weights are scored, or None for random and raw."""
-    if request.encoder in ("random", "raw"):
-        return None
-    return latest_checkpoint(request.run)
+def write_outcome(
+    folder: Path,
+    name: str,
+    outcome: Outcome,
+    stated: dict[str, Any],
+    labels_Q: torch.Tensor,
+    clip_names: list[str],
+    class_names: tuple[str, ...],
+) -> None:
+    """Write the result, its scores, its subsets and its picture; the JSON comes last.
 
-
-def extract(
-    request: EvaluateConfig,
-    config: TrainConfig,
-    clips: ResidentClips,
-    train_ids: Tensor,
-    test_ids: Tensor,
-    pool: Pool,
-) -> tuple[Tensor, Tensor]:
-    """Return training and test features of the encoder that the request names."""
-    if request.encoder == "raw":
-        return raw_features(clips, train_ids, config), raw_features(clips, test_ids, config)
-    device = clips.joints_RVC.device
-    dtype, _ = pick_dtype(config.runtime, device)
-    # The whitening is part of the weights; for a random encoder it is fitted as training would.
-    model = build_model(config, clips, train_ids, device).eval()
-    checkpoint = trained_checkpoint(request)
-    if checkpoint is not None:
-        load_weights(checkpoint, model)
-    encoder = model.view_encoder if request.encoder == "view" else model.eval_encoder
-    parts = [
-        clip_features(encoder, clips, ids, config, dtype, (pool,))[pool]
-        for ids in (train_ids, test_ids)
-    ]
-    return parts[0], parts[1]
-
-
-def describe(
-    request: EvaluateConfig, config: TrainConfig, store: Store, pool: Pool, device: torch.device
-) -> dict[str, object]:
-    """State the conditions of a result: weights, data, split, device."""
-    weights = None
-    checkpoint = trained_checkpoint(request)
-    if checkpoint is not None:
-        content = (checkpoint.path / "model.safetensors").read_bytes()
-        weights = {"step": checkpoint.step, "sha256": hashlib.sha256(content).hexdigest()}
-    return {
-        "protocol": request.protocol,
-        "encoder": request.encoder,
-        "weights": weights,
-        "pool": None if request.encoder == "raw" else pool,
-        "training_seed": config.seed,
-        "trained_on": json.loads((request.run / "data.json").read_text()),
-        "store": store.name,
-        "store_fingerprint": store.fingerprint,
-        "split": config.data.split,
-        "device": str(device),
-        "torch": torch.__version__,
+    Args:
+        folder: Where to.
+        name: Stem of the files.
+        outcome: Figures, predictions and scores.
+        stated: The conditions.
+        labels_Q: Labels of the test clips.
+        clip_names: Their names.
+        class_names: Names of the labels.
+    """
+    classes = len(class_names)
+    guess = outcome.predicted_SQ
+    # Seeds are summed, so every class keeps its weight.
+    matrix = confusion_matrix(guess.flatten(), labels_Q.expand(len(guess), -1).flatten(), classes)
+    folder.mkdir(exist_ok=True)
+    headline = accuracy(guess, labels_Q)
+    plot_confusion(matrix, class_names, folder / f"{name}.png", title=f"{name}: {headline:.1f} %")
+    if outcome.scores_SQC is not None:
+        scores = outcome.scores_SQC.cpu().numpy().astype(np.float32)
+        with new_file(folder / f"{name}.scores.npz") as path, path.open("wb") as file:
+            labels = labels_Q.cpu().numpy()
+            np.savez(file, scores=scores, labels=labels, names=np.array(clip_names))
+    for seed, names in outcome.ids.items():
+        write_text(folder / f"{name}-s{seed}.ids.txt", "\n".join(names) + "\n")
+    result = {
+        **stated,
+        **outcome.figures,
+        "recipe": outcome.recipe,
+        "per_class": dict(zip(class_names, per_class_accuracy(matrix), strict=True)),
+        "confusion": matrix.tolist(),
     }
+    write_json(folder / f"{name}.json", result)
+    shown = ", ".join(f"{k} {v:.1f}" for k, v in outcome.figures.items() if isinstance(v, float))
+    print(f"{name}: {shown} ({len(labels_Q)} test clips) -> {folder / name}.json")
 
 
-def clips_seen_in_training(run: Path, store: Store, ids: np.ndarray) -> int | None:
-    """Count the clips, by name, that the run was pre-trained on; None if it does not know."""
-    seen = set((run / "train_ids.txt").read_text().splitlines())
-    if not seen:
-        return None
-    return sum(str(store.names[i]) in seen for i in ids)
-
-
-def score_knn(
-    request: EvaluateConfig,
-    config: TrainConfig,
-    features: tuple[Tensor, Tensor],
-    labels: tuple[Tensor, Tensor],
-    pool: Pool,
-) -> tuple[dict[str, object], Tensor]:
-    """Cosine kNN; returns the figures and the predictions of the first k."""
-    kind = "raw" if request.encoder == "raw" else pool
-    train, test = scale_features(*features, config.eval.knn_scaling, kind)
-    guesses = knn_predict(train, labels[0], test, request.k)
-    figures = {f"top1_k{k}": accuracy(guess, labels[1]) for k, guess in guesses.items()}
-    recipe = {"metric": "cosine", "scaling": config.eval.knn_scaling}
-    return {**figures, "recipe": recipe}, guesses[request.k[0]]
-
-
-def score_linear(
-    request: EvaluateConfig,
-    config: TrainConfig,
-    features: tuple[Tensor, Tensor],
-    labels: tuple[Tensor, Tensor],
-    classes: int,
-    pool: Pool,
-) -> tuple[dict[str, object], Tensor]:
-    """Linear probe by the recipe of the run; returns the figures and the predictions."""
-    if config.eval.linear == "logistic":
-        # Our choice for small sets: strength by feature count, fixed beforehand.
-        c = 0.1 if pool == "mean" and request.encoder != "raw" else 0.01
-        train, test = standardize_features(*features)
-        guess = fit_logistic(train, labels[0], classes, c).predict(test)
-        recipe: dict[str, object] = {"kind": "L2 logistic regression", "C": c}
-        return {"top1": accuracy(guess, labels[1]), "recipe": recipe}, guess
-    result = linear_probe(
-        lambda _: features[0], labels[0], features[1], labels[1], classes, seed=request.seed
-    )[0]
-    recipe = {"kind": "sgd", "lr": result.lr, "epochs": 100, "seed": request.seed, "crop": "eval"}
-    return {
-        "top1": result.last,
-        "top1_best_epoch": result.best,
-        "recipe": recipe,
-    }, result.predicted_Q
-
-
-def evaluate(request: EvaluateConfig) -> int:
+def evaluate(request: Request, protocol: str) -> int:
     """Score, print one line, and write the result with its conditions and a confusion picture.
 
     Args:
         request: What to score, on what.
+        protocol: Its name.
 
     Returns:
         0.
@@ -202,54 +128,98 @@ def evaluate(request: EvaluateConfig) -> int:
     Raises:
         InputError: If the run, the store or the split does not fit.
     """
-    if not request.k or min(request.k) < 1:
-        raise InputError("k", request.k, "count at least 1 neighbour")
-    config, store = open_run(request)
-    device = pick_device(config.runtime, 0)
-    clips = load_resident(store, config.data, device)
-    train_ids = torch.from_numpy(store.ids(config.data.split, "train")).to(device)
-    test_ids = torch.from_numpy(store.ids(config.data.split, "test")).to(device)
-    if len(test_ids) == 0:
-        raise InputError("data.split", f"{config.data.split} has no test clip", "use another split")
-    default: Pool = config.eval.online_pool if request.protocol == "knn" else "mean"
-    pool = request.pool or default
-    features = extract(request, config, clips, train_ids, test_ids, pool)
-    labels = (clips.labels_N[train_ids], clips.labels_N[test_ids])
-    classes = len(store.class_names)
-    if request.protocol == "knn":
-        figures, guess = score_knn(request, config, features, labels, pool)
-    else:
-        figures, guess = score_linear(request, config, features, labels, classes, pool)
-    matrix = confusion_matrix(guess, labels[1], classes)
-    weights_saw = clips_seen_in_training(request.run, store, test_ids.cpu().numpy())
-    result = {
-        **describe(request, config, store, pool, device),
-        "train_clips": len(train_ids),
-        "test_clips": len(test_ids),
-        "test_clips_seen_in_training": weights_saw,
-        **figures,
-        "per_class": dict(zip(store.class_names, per_class_accuracy(matrix), strict=True)),
-        "confusion": matrix.tolist(),
-    }
-    kind = "raw" if request.encoder == "raw" else f"{request.encoder}-{pool}"
-    name = f"{request.protocol}-{kind}-{store.name}-{config.data.split}"
-    folder = request.run / "results"
-    folder.mkdir(exist_ok=True)
-    write_json(folder / f"{name}.json", result)
-    headline = accuracy(guess, labels[1])
-    title = f"{request.protocol}, {kind}, {store.name} {config.data.split}: {headline:.1f} %"
-    plot_confusion(matrix, store.class_names, folder / f"{name}.png", title=title)
-    if weights_saw:
-        print(f"note: {weights_saw} of the test clips were in the pre-training set of this run")
-    shown = ", ".join(f"{k} {v:.1f}" for k, v in figures.items() if isinstance(v, float))
-    print(f"{name}: {shown} ({len(test_ids)} test clips) -> {folder / name}.json")
+    world = environment_world()
+    if world.size > 1:
+        raise InputError("WORLD_SIZE", world.size, "evaluate in one process, without a launcher")
+    subject = open_subject(request)
+    outcome = score(subject, request)
+    stated = {"protocol": protocol, **describe(subject, request.encoder)}
+    if stated["test_clips_seen_in_training"]:
+        seen = stated["test_clips_seen_in_training"]
+        print(f"note: {seen} of the test clips were in the pre-training set of this run")
+    test = subject.test_ids.cpu().numpy()
+    write_outcome(
+        subject.run / "results",
+        f"{outcome.name}-{subject.store.name}-{subject.config.data.split}",
+        outcome,
+        stated,
+        subject.labels(subject.test_ids),
+        [str(subject.store.names[i]) for i in test],
+        subject.store.class_names,
+    )
     return 0
 
 
+def ensemble(request: EnsembleRequest) -> int:
+    """Average saved results and write the new one into the first run's folder."""
+    outcome, members = run_ensemble(request)
+    first = members[0].result
+    keys = ("store", "store_fingerprint", "split", "test_clips", "device", "torch")
+    stated = {"protocol": "ensemble", **{key: first[key] for key in keys}}
+    write_outcome(
+        request.runs[0] / "results",
+        f"{outcome.name}-{first['store']}-{first['split']}",
+        outcome,
+        stated,
+        members[0].labels_Q,
+        members[0].clip_names,
+        tuple(first["per_class"]),
+    )
+    return 0
+
+
+def parse_request(kind: type[AnyRequest], arguments: list[str]) -> AnyRequest:
+    """Parse the flags of a protocol; those of its recipe have the recipe's values as defaults.
+
+    Args:
+        kind: Type of the request.
+        arguments: Run folder and flags.
+
+    Returns:
+        The request; its recipe has the name of the one that was chosen.
+    """
+    request = cli.parse(kind, arguments, prog=PROG)
+    if not isinstance(request, LinearRequest | FinetuneRequest):
+        return request
+    config, wanted = read_run(request.run), request.recipe.name
+    if isinstance(request, LinearRequest):
+        base: Any = linear_recipe(wanted, config)
+    else:
+        base = finetune_recipe(wanted, config, scratch=request.encoder == "random")
+    default = kind(run=request.run, recipe=base)  # type: ignore[call-arg]
+    request = cli.parse(kind, arguments, default=default, prog=PROG)
+    recipe = dataclasses.replace(request.recipe, name=base.name)  # type: ignore[attr-defined]
+    return dataclasses.replace(request, recipe=recipe)  # type: ignore[call-arg]
+
+
+def _help() -> None:
+    print(f"python -m {PROG} PROTOCOL RUN [--flag value ...]\n\nProtocols:")
+    for name, kind in REQUESTS.items():
+        print(f"  {name:<10}{(kind.__doc__ or '').splitlines()[0]}")
+    for name, kind in REQUESTS.items():
+        print()
+        with contextlib.suppress(SystemExit):
+            cli.parse(kind, ["--help"], prog=f"{PROG} {name}")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the protocol named first on what the other arguments say."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _help()
+        return 0
+    protocol, rest = arguments[0], arguments[1:]
+    kind = REQUESTS.get(protocol)
+    if kind is None:
+        raise InputError("protocol", protocol, nearest(protocol, list(REQUESTS)))
+    if issubclass(kind, EnsembleRequest):
+        return ensemble(cli.parse(kind, rest, prog=f"{PROG} {protocol}"))
+    return evaluate(parse_request(kind, rest), protocol)
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Console entry: exit with 0, 1 or 2 (usage)."""
+    """Console entry: exit with 0, 1, 2 (usage) or 130 (interrupted, no result written)."""
     arguments = sys.argv[1:] if argv is None else argv
-    cli.run_main(lambda: evaluate(cli.parse(EvaluateConfig, arguments, prog="sjepa_fast.evaluate")))
+    cli.run_main(lambda: run(arguments))
 
 
 if __name__ == "__main__":

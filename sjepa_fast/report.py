@@ -6,7 +6,7 @@ import json
 
 import torch
 
-from sjepa_fast.config import TrainConfig
+from sjepa_fast.config import TrainConfig, replace
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.data.store import Store
 from sjepa_fast.evaluation.features import nearest_neighbour
@@ -31,7 +31,10 @@ def draw_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> None:
     masked.scatter_(1, seen.long(), False)
     bodies = int(clips.bodies_N[ids[0]])
     length, joints = config.model.segment_length, store.layout.num_joints
-    tokens = inputs.clip_BNP[:bodies].view(bodies, -1, joints, length, 3)
+    # The same crop as coordinates, whatever stream the mask was drawn from.
+    joint_config = replace(config, data={"stream": "joint"})
+    shown = make_step_input(clips, ids, seed, torch.zeros_like(seed), joint_config)
+    tokens = shown.clip_BNP[:bodies].view(bodies, -1, joints, length, 3)
     clip = tokens.transpose(2, 3).reshape(bodies, -1, joints, 3)
     plot_clip_mask(
         clip.cpu().numpy(),

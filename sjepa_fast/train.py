@@ -81,7 +81,12 @@ def prepare_run(config: TrainConfig, store: Store) -> None:
                 "restore that store, or choose another --run",
             )
     write_text(written, to_yaml(config))
-    data = {"store": store.name, "fingerprint": store.fingerprint, "split": config.data.split}
+    data = {
+        "store": store.name,
+        "fingerprint": store.fingerprint,
+        "split": config.data.split,
+        "layout": store.layout.to_dict(),
+    }
     write_json(config.run / "data.json", data)
 
 

@@ -1,26 +1,24 @@
 """`evaluate` on a run: figures that state their conditions, and one-line errors."""
 
+import io
 import json
-import os
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
+from sjepa_fast import evaluate
 from sjepa_fast.build import build_model
 from sjepa_fast.config_io import parse_train, to_yaml
-from sjepa_fast.data.loader import load_resident
 from sjepa_fast.data.synthetic import write_synthetic_store
-from sjepa_fast.evaluate import EvaluateConfig, extract, open_run
 from sjepa_fast.evaluation.features import clip_features, pool_tokens
+from sjepa_fast.evaluation.request import KnnRequest
+from sjepa_fast.evaluation.subject import make_encoder, open_subject
 from sjepa_fast.runtime.checkpoint import latest_checkpoint
-from sjepa_fast.runtime.device import pick_dtype
 from sjepa_fast.train import train
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +34,19 @@ def run(tmp_path_factory) -> Path:
     return folder / "run"
 
 
-def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    return subprocess.run(
-        [sys.executable, "-m", "sjepa_fast.evaluate", *arguments],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def call(*arguments: str) -> Done:
+    """The console entry, in this process: importing torch takes longer than the tests."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stop:
+        evaluate.main(list(arguments))
+    return Done(int(stop.value.code or 0), out.getvalue(), err.getvalue())
 
 
 def result(run: Path, name: str) -> dict[str, object]:
@@ -81,20 +82,20 @@ def test_encoders_differ_and_raw_has_no_weights(run: Path):
 
 def test_each_encoder_is_the_one_it_names(run: Path):
     """After three steps target, view and random differ, and each equals its stored weights."""
-    config, store = open_run(EvaluateConfig("knn", run))
-    clips = load_resident(store, config.data, torch.device("cpu"))
-    ids = torch.arange(6)
     stored = safetensors.torch.load_file(latest_checkpoint(run).path / "model.safetensors")
     found = {}
     for encoder in ("target", "view", "random"):
-        request = EvaluateConfig("knn", run, encoder=encoder)
-        found[encoder], _ = extract(request, config, clips, ids, ids, "mean")
+        subject = open_subject(KnnRequest(run, encoder=encoder))
+        clips, config, ids = subject.clips, subject.config, torch.arange(6)
+        network = make_encoder(subject, encoder, ids)
         model = build_model(config, clips, ids, torch.device("cpu")).eval()
         if encoder != "random":
             model.load_state_dict(stored)
-        network = model.view_encoder if encoder == "view" else model.target_encoder
-        dtype, _ = pick_dtype(config.runtime, torch.device("cpu"))
-        expected = clip_features(network, clips, ids, config, dtype, ("mean",))["mean"]
+        expected_of = model.view_encoder if encoder == "view" else model.target_encoder
+        found[encoder], expected = (
+            clip_features(net, clips, ids, config, subject.dtype, ("mean",))["mean"]
+            for net in (network, expected_of)
+        )
         torch.testing.assert_close(found[encoder], expected)
     for one, other in (("target", "view"), ("target", "random"), ("view", "random")):
         assert (found[one] - found[other]).abs().max() > 1e-3, (one, other)
@@ -108,7 +109,7 @@ def test_clips_seen_in_training_are_counted(run: Path, tmp_path: Path):
     for name in ("config.yaml", "data.json", "checkpoints"):
         (tmp_path / name).symlink_to(run / name)
     (tmp_path / "results").mkdir()
-    tests = open_run(EvaluateConfig("knn", run))[1]
+    tests = open_subject(KnnRequest(run)).store
     names = [str(tests.names[i]) for i in tests.ids("xsub", "test")[:3]]
     (tmp_path / "train_ids.txt").write_text("\n".join([*names, "other"]))
     done = call("knn", str(tmp_path), "--data.split", "xsub")
@@ -120,7 +121,7 @@ def test_linear_by_both_recipes(run: Path, tmp_path: Path):
     done = call("linear", str(run), "--data.split", "xsub", "--pool", "joint")
     assert done.returncode == 0, done.stderr
     found = result(run, "linear-target-joint")
-    assert found["recipe"] == {"kind": "L2 logistic regression", "C": 0.01}
+    assert found["recipe"]["name"] == "small" and found["recipe"]["C"] == 0.01
     config = parse_train(["--config", str(run / "config.yaml"), "--eval.linear", "sgd"])
     (tmp_path / "results").mkdir()
     (tmp_path / "config.yaml").write_text(to_yaml(config))

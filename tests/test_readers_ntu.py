@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sjepa_fast.data.readers.ntu import open_ntu, parse_skeleton, read_missing
+from sjepa_fast.data.readers.ntu import open_ntu, read_missing
 from sjepa_fast.data.readers.ntu_denoise import (
     Track,
     assign_actors,
@@ -18,6 +18,7 @@ from sjepa_fast.data.readers.ntu_denoise import (
     stack_actors,
     track_motion,
 )
+from sjepa_fast.data.readers.ntu_text import parse_skeleton
 from sjepa_fast.errors import InputError
 
 RNG = np.random.default_rng(0)

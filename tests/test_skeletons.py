@@ -2,9 +2,12 @@
 
 import doctest
 
+import numpy as np
 import pytest
+import torch
 
-from sjepa_fast import skeletons
+from sjepa_fast import layout as layout_module
+from sjepa_fast.data.augment import skeleton_tables
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import LAYOUTS, NTU25, SkeletonLayout, layout_named
 
@@ -14,6 +17,14 @@ NTU_BONES = (
     (11, 10), (12, 11), (13, 1), (14, 13), (15, 14), (16, 15), (17, 1), (18, 17), (19, 18),
     (20, 19), (22, 23), (23, 8), (24, 25), (25, 12),
 )  # fmt: skip
+
+
+def swapped(name: str) -> str:
+    return name.replace("left", "?").replace("right", "left").replace("?", "right")
+
+
+def side_of(name: str) -> str:
+    return next((side for side in ("left", "right") if side in name), "middle")
 
 
 def test_ntu_bones_are_the_fields_list():
@@ -34,6 +45,45 @@ def test_flip_is_an_involution_that_swaps_left_and_right(layout: SkeletonLayout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_flip_twice_is_the_clip_and_mirrors_left_onto_right(layout: SkeletonLayout):
+    clip = np.random.default_rng(0).normal(size=(2, 5, layout.num_joints, 3))
+    flip = list(layout.flip_permutation())
+    mirror = np.array([-1.0, 1.0, 1.0])
+    once = clip[:, :, flip] * mirror
+    np.testing.assert_array_equal(once[:, :, flip] * mirror, clip)
+    by_name = {name: j for j, name in enumerate(layout.joints)}
+    for name, j in by_name.items():
+        other = by_name[swapped(name)]
+        np.testing.assert_array_equal(once[:, :, j], clip[:, :, other] * mirror)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_bones_are_a_tree_and_each_has_its_mirror(layout: SkeletonLayout):
+    bones, flip = set(layout.bones), layout.flip_permutation()
+    reached, left = {next(j for j, p in enumerate(layout.parents) if j == p)}, set(bones)
+    while left:
+        grown = {(child, parent) for child, parent in left if parent in reached}
+        assert grown, f"{left} hang on nothing"
+        reached |= {child for child, _ in grown}
+        left -= grown
+    assert len(bones) == layout.num_joints - 1 and reached == set(range(layout.num_joints))
+    assert {(flip[child], flip[parent]) for child, parent in bones} == bones
+    for child, parent in bones:
+        sides = {side_of(layout.joints[child]), side_of(layout.joints[parent])}
+        assert sides != {"left", "right"}, "no bone crosses from one side to the other"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_the_axis_runs_up_the_spine_or_along_one_side(layout: SkeletonLayout):
+    foot, head = layout.joints[layout.center], layout.joints[layout.spine_top]
+    assert side_of(foot) == side_of(head)
+    for pair, word in ((layout.shoulders, "shoulder"), (layout.hips, "hip")):
+        assert [layout.joints[j] for j in pair] == [f"{word}_left", f"{word}_right"]
+    tables = skeleton_tables(layout, torch.device("cpu"))
+    assert (tables.center, tables.spine_top) == (layout.center, layout.spine_top)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 def test_layout_survives_plain_values(layout: SkeletonLayout):
     import json
 
@@ -42,7 +92,7 @@ def test_layout_survives_plain_values(layout: SkeletonLayout):
 
 
 def test_documented_example_works():
-    results = doctest.testmod(skeletons)
+    results = doctest.testmod(layout_module)
     assert results.attempted > 0 and results.failed == 0
 
 

@@ -6,11 +6,16 @@ device and for any number of processes.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+from torch import Tensor
 
 from sjepa_fast.config import TrainConfig
 from sjepa_fast.skeletons import SkeletonLayout
 from sjepa_kernels import Augmentation, SkeletonTables
+
+Stream = Literal["joint", "bone", "motion", "bone_motion"]
 
 # Stream of the first mask's draws, of which further masks of a clip take the next ones; 0 and 1 are
 # those of the crop and the view.
@@ -35,7 +40,20 @@ def augmentation(config: TrainConfig, bodies: int) -> Augmentation:
         tilt=config.view.tilt,
         translation=config.view.translation,
         flip=config.view.flip,
+        stream=config.data.stream,
     )
+
+
+def to_stream(x_BMTVC: Tensor, parents_V: Tensor, stream: Stream) -> Tensor:
+    """Turn joints into a stream: bones (child - parent), motion (x[t+1] - x[t], last 0), or both.
+
+    Source: method 1.5; absent bodies stay zero.
+    """
+    if stream in ("bone", "bone_motion"):
+        x_BMTVC = x_BMTVC - x_BMTVC[..., parents_V, :]
+    if stream in ("motion", "bone_motion"):
+        x_BMTVC = x_BMTVC.diff(dim=2, append=x_BMTVC[:, :, -1:])
+    return x_BMTVC
 
 
 def skeleton_tables(layout: SkeletonLayout, device: torch.device) -> SkeletonTables:

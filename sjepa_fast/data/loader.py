@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sjepa_fast.config import DataConfig, TrainConfig
-from sjepa_fast.data.augment import augmentation, skeleton_tables
+from sjepa_fast.data.augment import augmentation, skeleton_tables, to_stream
 from sjepa_fast.data.normalize import normalize_clip
 from sjepa_fast.data.store import Store
 from sjepa_fast.errors import InputError
@@ -128,11 +128,12 @@ class ResidentClips:
         )
 
     def eval_crop(self, ids_B: Tensor, data: DataConfig) -> Tensor:
-        """Centred crop of `eval_crop` of each clip, (B, M, T, V, C)."""
+        """Centred crop of `eval_crop` of each clip as the run's stream, (B, M, T, V, C)."""
         valid = self.frames_N[ids_B]
         start = ((1 - data.eval_crop) * valid / 2).floor().long()
         length = (valid - 2 * start).clamp_min(1)
-        return self.crop_resize(ids_B, start, length, data.frames)
+        crop = self.crop_resize(ids_B, start, length, data.frames)
+        return to_stream(crop, self.tables.parents_V, data.stream)
 
 
 def load_resident(store: Store, data: DataConfig, device: torch.device) -> ResidentClips:

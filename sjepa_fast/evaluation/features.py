@@ -58,16 +58,28 @@ def clip_features(
     Returns:
         One (len(ids), features) tensor for each pooling.
     """
-    joints = clips.layout.num_joints
     parts: dict[Pool, list[Tensor]] = {pool: [] for pool in pools}
     for chunk in torch.split(ids, batch):
-        x = clips.eval_crop(chunk, config.data)
-        with autocast(x.device, dtype):
-            tokens = encoder(tubelets(x.flatten(0, 1), config.model.segment_length))
-        tokens = tokens.float().view(*x.shape[:2], *tokens.shape[1:])
+        x = clips.eval_crop(chunk, config.data).flatten(0, 1)
+        tokens = tubelets(x, config.model.segment_length)
+        found = pooled_features(encoder, clips, tokens, dtype, pools)
         for pool in pools:
-            parts[pool].append(pool_tokens(tokens, pool, joints))
+            parts[pool].append(found[pool])
     return {pool: torch.cat(chunks) for pool, chunks in parts.items()}
+
+
+def pooled_features(
+    encoder: nn.Module,
+    clips: ResidentClips,
+    tokens_BNP: Tensor,
+    dtype: torch.dtype,
+    pools: tuple[Pool, ...],
+) -> dict[Pool, Tensor]:
+    """Encode tubelets, whose rows are clips x bodies, and pool the tokens of each clip."""
+    with autocast(tokens_BNP.device, dtype):
+        features = encoder(tokens_BNP)
+    features = features.float().view(-1, clips.max_bodies, *features.shape[1:])
+    return {pool: pool_tokens(features, pool, clips.layout.num_joints) for pool in pools}
 
 
 @torch.no_grad()

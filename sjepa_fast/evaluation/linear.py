@@ -18,12 +18,18 @@ from sjepa_fast.evaluation.metrics import accuracy
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Outcome of one learning rate: accuracies in percent and the last epoch's predictions."""
+    """Outcome of one learning rate: accuracies in percent and the last epoch's scores."""
 
     lr: float
     last: float
     best: float
-    predicted_Q: Tensor
+    best_epoch: int
+    scores_QC: Tensor
+
+    @property
+    def predicted_Q(self) -> Tensor:
+        """Labels predicted after the last epoch."""
+        return self.scores_QC.argmax(dim=-1)
 
 
 def linear_probe(
@@ -71,8 +77,8 @@ def linear_probe(
     rates = torch.tensor(lrs, device=device).view(-1, 1, 1)
     mean, variance = torch.zeros(width, device=device), torch.ones(width, device=device)
     total, step = epochs * (rows // batch), 0
-    best = [0.0] * len(lrs)
-    guess_LQ = torch.zeros(len(lrs), len(test_labels_Q), dtype=torch.int64, device=device)
+    best = [(0.0, 0)] * len(lrs)
+    scores_LQC = torch.zeros(len(lrs), len(test_labels_Q), classes, device=device)
     for epoch in range(epochs):
         features = train(epoch)
         order = torch.randperm(rows, generator=generator).to(device)
@@ -94,9 +100,11 @@ def linear_probe(
             step += 1
         with torch.no_grad():
             scaled = (test_QD - mean) / (variance + 1e-6).sqrt()
-            guess_LQ = (scaled @ weight_LDC + bias_L1C).argmax(dim=-1)
-        best = [max(b, accuracy(g, test_labels_Q)) for b, g in zip(best, guess_LQ, strict=True)]
+            scores_LQC = scaled @ weight_LDC + bias_L1C
+        now_right = [accuracy(scores.argmax(dim=-1), test_labels_Q) for scores in scores_LQC]
+        # The first of equal epochs counts.
+        best = [max(b, (r, -epoch - 1)) for b, r in zip(best, now_right, strict=True)]
     return [
-        ProbeResult(lr, accuracy(guess, test_labels_Q), top, guess)
-        for lr, top, guess in zip(lrs, best, guess_LQ, strict=True)
+        ProbeResult(lr, accuracy(scores.argmax(dim=-1), test_labels_Q), top, -epoch, scores)
+        for lr, (top, epoch), scores in zip(lrs, best, scores_LQC, strict=True)
     ]

@@ -19,9 +19,13 @@ class Logistic:
     weight_DC: Tensor
     bias_C: Tensor
 
+    def scores(self, x_QD: Tensor) -> Tensor:
+        """Return the class scores (Q, C) of each row."""
+        return x_QD.double() @ self.weight_DC + self.bias_C
+
     def predict(self, x_QD: Tensor) -> Tensor:
         """Return the most likely label of each row."""
-        return (x_QD.double() @ self.weight_DC + self.bias_C).argmax(dim=1)
+        return self.scores(x_QD).argmax(dim=1)
 
 
 def objective(

@@ -5,6 +5,8 @@ Shapes: B sequences (clips x bodies), N tokens, Q wanted ones or queries, K keys
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,8 @@ from sjepa_kernels import attention
 class Block(nn.Module):
     """One pre-norm block: x += Attn(LN x), then x += MLP(LN x) (method: all four papers).
 
+    `drop_path` is the probability of leaving out a branch, or None; see `set_drop_path`.
+
     Args:
         width: Token width D.
         heads: Attention heads; must divide the width.
@@ -21,10 +25,14 @@ class Block(nn.Module):
         layer_scale: First value of the learned factors on both branches; 0 is none.
     """
 
+    drop_path: Tensor | None
+
     def __init__(
         self, width: int, heads: int, mlp_ratio: float = 4.0, layer_scale: float = 0.0
     ) -> None:
         super().__init__()
+        # A tensor, so that blocks with different probabilities share one compilation.
+        self.register_buffer("drop_path", None, persistent=False)
         hidden = int(width * mlp_ratio)
         self.heads = heads
         self.norm1 = nn.LayerNorm(width)
@@ -54,10 +62,37 @@ class Block(nn.Module):
         q_BHND, k_BHND, v_BHND = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         mixed_BHQD = attention(q_BHND[:, :, first:], k_BHND, v_BHND)
         mixed_BQD = mixed_BHQD.transpose(1, 2).reshape(batch, tokens - first, width)
-        x_BQD = x_BND[:, first:] + self.scale1(self.proj(mixed_BQD))
+        x_BQD = x_BND[:, first:] + self._thin(self.scale1(self.proj(mixed_BQD)))
         hidden = torch.nn.functional.gelu(self.fc1(self.norm2(x_BQD)))
-        out: Tensor = x_BQD + self.scale2(self.fc2(hidden))
+        out: Tensor = x_BQD + self._thin(self.scale2(self.fc2(hidden)))
         return out
+
+    def _thin(self, branch_BND: Tensor) -> Tensor:
+        if self.drop_path is None or not self.training:
+            return branch_BND
+        drawn = torch.rand(len(branch_BND), 1, 1, device=branch_BND.device)
+        factor = (drawn >= self.drop_path) / (1 - self.drop_path)
+        return branch_BND * factor.to(branch_BND.dtype)
+
+
+def set_drop_path(blocks: Sequence[nn.Module], rate: float) -> None:
+    """Let training leave out whole residual branches, a sequence at a time (stochastic depth).
+
+    The probability rises linearly from 0 in the first block to `rate` in the last (method 6.2);
+    kept branches are divided by 1 - p, so that the mean stays. Evaluation leaves nothing out.
+
+    Args:
+        blocks: The `Block`s in order.
+        rate: Probability in the last block, from 0 to below 1; 0 switches it off.
+    """
+    for i, block in enumerate(blocks):
+        share = i / max(1, len(blocks) - 1)
+        device = next(block.parameters()).device
+        block.register_buffer(
+            "drop_path",
+            torch.tensor(rate * share, device=device) if rate > 0 else None,
+            persistent=False,
+        )
 
 
 class CrossBlock(nn.Module):

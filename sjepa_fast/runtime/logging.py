@@ -150,6 +150,7 @@ def progress_line(step: int, total: int, values: dict[str, float], left_seconds:
         ("effective_rank", "rank", ".1f"),
         ("target_entropy", "H(target)", ".2f"),
         ("knn", "kNN", ".1f"),
+        ("top1", "top-1", ".1f"),
         ("clips_per_second", "clips/s", ".0f"),
         ("ms_per_step", "ms/step", ".1f"),
         ("gpu_mb", "GPU MB", ".0f"),

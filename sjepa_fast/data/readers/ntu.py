@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sjepa_fast.data.readers.ntu_denoise import Track, denoise, track_motion
+from sjepa_fast.data.readers.ntu_denoise import denoise
+from sjepa_fast.data.readers.ntu_text import Tracks, parse_all
 from sjepa_fast.data.readers.record import Columns, Record, Source, Splits
 from sjepa_fast.data.splits import ntu60_splits, ntu120_splits, parse_ntu_name
 from sjepa_fast.errors import InputError
@@ -15,51 +19,8 @@ from sjepa_fast.skeletons import NTU25
 
 CLASSES = {"ntu60": 60, "ntu120": 120}
 MAX_FRAMES = 300
-JOINTS = 25
-
-
-def parse_skeleton(text: str) -> tuple[list[Track], int]:
-    """Read one file: frame count; per frame a body count; per body a header, a joint count, joints.
-
-    Frames without a body are dropped; a body id's interval starts at the valid-frame index of its
-    first appearance and grows by one with each appearance.
-
-    Args:
-        text: Contents of a `.skeleton` file.
-
-    Returns:
-        One track for each body id, in order of appearance, and the number of valid frames.
-
-    Raises:
-        ValueError: If the text ends early or has a field that is no number.
-    """
-    lines = iter(text.split("\n"))
-
-    def line() -> str:
-        found = next(lines, None)
-        if found is None or not found.strip():
-            raise ValueError("the file ends early")
-        return found
-
-    rows: dict[str, list[list[list[float]]]] = {}
-    starts: dict[str, int] = {}
-    valid = 0
-    for _ in range(int(line())):
-        bodies = int(line())
-        for _ in range(bodies):
-            body = line().split()[0]
-            count = int(line())
-            if count != JOINTS:
-                raise ValueError(f"a body has {count} joints, not {JOINTS}")
-            joints = [[float(x) for x in line().split(maxsplit=3)[:3]] for _ in range(count)]
-            starts.setdefault(body, valid)
-            rows.setdefault(body, []).append(joints)
-        valid += bodies > 0
-    tracks = []
-    for body, values in rows.items():
-        joints_TV3 = np.array(values, dtype=np.float64)
-        tracks.append(Track(joints_TV3, starts[body], track_motion(joints_TV3)))
-    return tracks, valid
+# Files that are read and parsed together, while the batch before them is denoised and written.
+BATCH = 32
 
 
 def read_missing(file: Path | None) -> set[str]:
@@ -81,6 +42,58 @@ def read_missing(file: Path | None) -> set[str]:
     except OSError as error:
         raise InputError("missing", f"{file}: {error.strerror}", "name a text file") from error
     return {word for word in words if word.startswith("S") and len(word) == 20}
+
+
+def _read(file: Path) -> bytes | str:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _parse_batch(files: list[Path], threads: int) -> list[Tracks | str]:
+    texts = [_read(file) for file in files]
+    parsed = iter(parse_all([text for text in texts if isinstance(text, bytes)], threads))
+    return [next(parsed) if isinstance(text, bytes) else text for text in texts]
+
+
+def parse_files(files: list[Path]) -> Iterator[tuple[Path, Tracks | str]]:
+    """Read `.skeleton` files in order, a batch ahead of whoever asks for them.
+
+    Args:
+        files: What to read.
+
+    Yields:
+        Each file with its tracks, or with why it cannot be used.
+    """
+    threads = os.cpu_count() or 1
+    batches = [files[i : i + BATCH] for i in range(0, len(files), BATCH)]
+    with ThreadPoolExecutor(1) as ahead:
+        waiting = [ahead.submit(_parse_batch, batch, threads) for batch in batches[:1]]
+        for batch, coming in zip(batches, [*batches[1:], []], strict=True):
+            parsed = waiting.pop().result()
+            waiting.append(ahead.submit(_parse_batch, coming, threads))
+            yield from zip(batch, parsed, strict=True)
+
+
+def clip_of(parsed: Tracks | str) -> tuple[NDArray[np.float32] | None, str]:
+    """Denoise what was read of one file (method 1.3).
+
+    Args:
+        parsed: Its tracks, or why there are none.
+
+    Returns:
+        The clip (M, T, 25, 3), at most 300 frames, or None and the reason.
+    """
+    if isinstance(parsed, str):
+        return None, parsed
+    tracks, frames = parsed
+    if not all(np.isfinite(track.joints_TV3).all() for track in tracks):
+        return None, "NaN or infinite joints"
+    clip = denoise(tracks, frames) if tracks else None
+    if clip is None:
+        return None, "no usable skeleton"
+    return clip[:, :MAX_FRAMES].astype(np.float32), ""
 
 
 def open_ntu(name: str, raw: Path, missing: Path | None) -> Source:
@@ -105,39 +118,32 @@ def open_ntu(name: str, raw: Path, missing: Path | None) -> Source:
     left_out, classes = read_missing(missing), CLASSES[name]
     splits = ntu60_splits if name == "ntu60" else ntu120_splits
 
-    def record(file: Path) -> Record:
+    def refusal(file: Path) -> str:
         try:
-            parts = parse_ntu_name(file.stem)
+            action = parse_ntu_name(file.stem).action
         except InputError:
-            return Record(file.stem, None, 0, {}, "file name is not SsssCcccPpppRrrrAaaa")
-        meta = {
-            "setup": parts.setup,
-            "camera": parts.camera,
-            "subject": parts.subject,
-            "repetition": parts.repetition,
-        }
-        label = parts.action - 1
-        reason, clip = "", None
+            return "file name is not SsssCcccPpppRrrrAaaa"
         if file.stem in left_out:
-            reason = "on the list of missing skeletons"
-        elif label >= classes:
-            reason = f"action {parts.action} is not one of {classes}"
-        else:
-            try:
-                tracks, frames = parse_skeleton(file.read_text(encoding="ascii"))
-            except (OSError, ValueError, IndexError) as error:
-                return Record(file.stem, None, label, meta, str(error))
-            clip = denoise(tracks, frames) if tracks else None
-            reason = "" if clip is not None else "no usable skeleton"
-        if clip is None:
-            return Record(file.stem, None, label, meta, reason)
-        if not np.isfinite(clip).all():
-            return Record(file.stem, None, label, meta, "NaN or infinite joints")
-        return Record(file.stem, clip[:, :MAX_FRAMES].astype(np.float32), label, meta)
+            return "on the list of missing skeletons"
+        return "" if 1 <= action <= classes else f"action {action} is not one of {classes}"
 
-    def records() -> Iterator[Record]:
-        for file in files:
-            yield record(file)
+    def records(start: int = 0) -> Iterator[Record]:
+        chosen = files[start:]
+        refused = {file: reason for file in chosen if (reason := refusal(file))}
+        parsed = parse_files([file for file in chosen if file not in refused])
+        for file in chosen:
+            if file in refused:
+                yield Record(file.stem, None, 0, {}, refused[file])
+                continue
+            clip, reason = clip_of(next(parsed)[1])
+            parts = parse_ntu_name(file.stem)
+            meta = {
+                "setup": parts.setup,
+                "camera": parts.camera,
+                "subject": parts.subject,
+                "repetition": parts.repetition,
+            }
+            yield Record(file.stem, clip, parts.action - 1, meta, reason)
 
     def make_splits(_: list[str], columns: Columns) -> Splits:
         return splits(columns)

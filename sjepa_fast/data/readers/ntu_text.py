@@ -1,0 +1,135 @@
+"""NTU RGB+D `.skeleton` text to tracks: the definition of the format, and its fast twin in C++.
+
+`parse_skeleton` defines what a file means. The C++ reader (csrc/skeleton_text.cpp) takes the files
+that need no judgement, gives the same bits, and leaves every other file to `parse_skeleton`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sjepa_fast.data.readers.ntu_denoise import Track, track_motion
+from sjepa_kernels._native import LIBRARY
+
+JOINTS = 25
+NEWLINE = ord("\n")
+
+# One track for each body id and the number of valid frames.
+Tracks = tuple[list[Track], int]
+
+
+def parse_skeleton(text: str) -> Tracks:
+    """Read one file: frame count; per frame a body count; per body a header, a joint count, joints.
+
+    Frames without a body are dropped; a body id's interval starts at the valid-frame index of its
+    first appearance and grows by one with each appearance.
+
+    Args:
+        text: Contents of a `.skeleton` file.
+
+    Returns:
+        One track for each body id, in order of appearance, and the number of valid frames.
+
+    Raises:
+        ValueError: If the text ends early or has a field that is no number.
+    """
+    lines = iter(text.split("\n"))
+
+    def line() -> str:
+        found = next(lines, None)
+        if found is None or not found.strip():
+            raise ValueError("the file ends early")
+        return found
+
+    rows: dict[str, list[list[list[float]]]] = {}
+    starts: dict[str, int] = {}
+    valid = 0
+    for _ in range(int(line())):
+        bodies = int(line())
+        for _ in range(bodies):
+            body = line().split()[0]
+            count = int(line())
+            if count != JOINTS:
+                raise ValueError(f"a body has {count} joints, not {JOINTS}")
+            joints = [[float(x) for x in line().split(maxsplit=3)[:3]] for _ in range(count)]
+            starts.setdefault(body, valid)
+            rows.setdefault(body, []).append(joints)
+        valid += bodies > 0
+    arrays = [np.array(values, dtype=np.float64) for values in rows.values()]
+    return _tracks(arrays, list(starts.values())), valid
+
+
+def _tracks(joints: list[NDArray[np.float64]], starts: list[int]) -> list[Track]:
+    # Motion only chooses among several bodies; for a lone one it would be computed for nothing.
+    several = len(joints) > 1
+    # Text may say inf; what is not finite is refused later, by name.
+    with np.errstate(all="ignore"):
+        return [
+            Track(joints_TV3, start, track_motion(joints_TV3) if several else 0.0)
+            for joints_TV3, start in zip(joints, starts, strict=True)
+        ]
+
+
+def parse_bytes(data: bytes) -> Tracks | str:
+    """Read one file with the Python reader.
+
+    Args:
+        data: Contents of a `.skeleton` file.
+
+    Returns:
+        Its tracks, or why it cannot be used.
+    """
+    try:
+        return parse_skeleton(data.decode("ascii"))
+    except (ValueError, IndexError) as error:
+        return str(error)
+
+
+def parse_all(files: Sequence[bytes], threads: int) -> list[Tracks | str]:
+    """Read several files, with the C++ reader where it is built.
+
+    Args:
+        files: Contents of `.skeleton` files.
+        threads: Threads of the C++ reader, one file each at a time.
+
+    Returns:
+        For each file its tracks, or why it cannot be used.
+    """
+    read = getattr(LIBRARY, "sjepa_read_skeletons", None)
+    if read is None or not files:
+        return [parse_bytes(data) for data in files]
+    sizes = np.array([len(data) for data in files], dtype=np.int64)
+    # A body takes a header, a count and a line for each joint, so lines bound the rows.
+    lines = [np.count_nonzero(np.frombuffer(data, dtype=np.uint8) == NEWLINE) for data in files]
+    room = np.array(lines, dtype=np.int64) // (JOINTS + 2) + 1
+    first = np.concatenate([[0], np.cumsum(room)])
+    rows = int(first[-1])
+    joints = np.empty((rows, JOINTS, 3), dtype=np.float64)
+    body, start = np.empty(rows, dtype=np.int32), np.empty(rows, dtype=np.int32)
+    counts = np.empty((len(files), 3), dtype=np.int64)
+    status = np.empty(len(files), dtype=np.int32)
+    read.restype = None
+    read(
+        (ctypes.c_char_p * len(files))(*files),
+        sizes.ctypes.data_as(ctypes.c_void_p),
+        ctypes.c_int64(len(files)),
+        ctypes.c_int64(JOINTS),
+        *(array.ctypes.data_as(ctypes.c_void_p) for array in (first, joints, body, start)),
+        *(array.ctypes.data_as(ctypes.c_void_p) for array in (counts, status)),
+        ctypes.c_int(threads),
+    )
+    found: list[Tracks | str] = []
+    for i, data in enumerate(files):
+        if status[i] != 0:
+            found.append(parse_bytes(data))
+            continue
+        begin, (count, bodies, valid) = int(first[i]), counts[i].tolist()
+        # Copies, so that no clip keeps the whole batch alive.
+        mine, of_body = joints[begin : begin + count], body[begin : begin + count]
+        arrays = [mine.copy()] if bodies == 1 else [mine[of_body == b] for b in range(bodies)]
+        found.append((_tracks(arrays, start[begin : begin + bodies].tolist()), valid))
+    return found

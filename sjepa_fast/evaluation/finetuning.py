@@ -1,0 +1,226 @@
+"""Training of encoder and head on labels: the papers' fine-tuning, and training from scratch.
+
+The same fast path as pre-training: clips on the device, fused crops and views, bfloat16 where the
+device has it, no wait for the device between two scores. Shapes: B clips, M bodies, N tokens,
+P numbers a token, Q test clips, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sjepa_fast.config import TrainConfig
+from sjepa_fast.data.loader import ResidentClips, epoch_order
+from sjepa_fast.errors import InputError
+from sjepa_fast.evaluation.metrics import accuracy
+from sjepa_fast.evaluation.request import FinetuneRecipe
+from sjepa_fast.evaluation.views import training_tokens
+from sjepa_fast.models.embed import tubelets
+from sjepa_fast.models.heads import ActionClassifier
+from sjepa_fast.runtime.device import autocast
+from sjepa_fast.runtime.logging import RunLog, progress_line
+from sjepa_fast.runtime.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """Accuracies in percent, after the last step and at the best score, and the last scores."""
+
+    last: float
+    best: float
+    best_step: int
+    scores_QC: Tensor
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """A recipe's lengths in steps, for a number of clips."""
+
+    per_epoch: int
+    total: int
+    warmup: int
+    score_every: int
+
+
+def recipe_lengths(recipe: FinetuneRecipe, clips: int) -> tuple[int, Lengths]:
+    """Return clips a step and the lengths; a last part batch of an epoch is dropped.
+
+    Args:
+        recipe: Batch, unit and lengths.
+        clips: Number of training clips.
+
+    Returns:
+        Clips a step, and the lengths in steps.
+
+    Raises:
+        InputError: If a number is out of range, or there are too few clips for BatchNorm.
+    """
+    for name in ("length", "score_every", "batch_size", "hidden"):
+        if getattr(recipe, name) < 1:
+            raise InputError(f"recipe.{name}", getattr(recipe, name), "give at least 1")
+    for name in ("drop_path", "dropout", "label_smoothing"):
+        if not 0 <= getattr(recipe, name) < 1:
+            raise InputError(f"recipe.{name}", getattr(recipe, name), "give 0 to below 1")
+    for name in ("lr", "lr_end", "weight_decay", "clip_grad", "layer_decay"):
+        value = getattr(recipe, name)
+        if not (value >= 0 and math.isfinite(value)):
+            raise InputError(f"recipe.{name}", value, "give a finite number, 0 or more")
+    if not 0 <= recipe.warmup < recipe.length:
+        fix = f"make it shorter than recipe.length {recipe.length}"
+        raise InputError("recipe.warmup", recipe.warmup, fix)
+    batch = min(recipe.batch_size, clips)
+    if batch < 2:
+        raise InputError("recipe.batch_size", batch, "BatchNorm needs 2 clips a step or more")
+    per_epoch = clips // batch
+    unit = per_epoch if recipe.unit == "epochs" else 1
+    lengths = Lengths(
+        per_epoch, recipe.length * unit, recipe.warmup * unit, recipe.score_every * unit
+    )
+    return batch, lengths
+
+
+def layer_of(name: str, depth: int) -> int:
+    """Number of a parameter's layer: embedding 0, block i is i + 1, norm and head the top."""
+    if name.startswith("encoder.embed."):
+        return 0
+    if name.startswith("encoder.blocks."):
+        return int(name.split(".")[2]) + 1
+    return depth + 1
+
+
+def build_finetune_optimizer(model: ActionClassifier, recipe: FinetuneRecipe) -> torch.optim.AdamW:
+    """AdamW whose groups carry `scale`, the layer's factor on the learning rate (method 6.2).
+
+    Biases and norm weights are not decayed, as in pre-training.
+    """
+    depth = len(model.encoder.blocks)
+    groups: dict[tuple[int, bool], list[Tensor]] = {}
+    for name, weight in model.named_parameters():
+        weight.requires_grad_()
+        groups.setdefault((layer_of(name, depth), weight.ndim > 1), []).append(weight)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": weights,
+                "weight_decay": recipe.weight_decay if decayed else 0.0,
+                "scale": recipe.layer_decay ** (depth + 1 - layer),
+            }
+            for (layer, decayed), weights in groups.items()
+        ],
+        lr=0.0,
+        betas=(0.9, recipe.beta2),
+        fused=True,
+    )
+
+
+@torch.no_grad()
+def classify(
+    model: ActionClassifier,
+    clips: ResidentClips,
+    ids: Tensor,
+    config: TrainConfig,
+    dtype: torch.dtype,
+    batch: int = 128,
+) -> Tensor:
+    """Return the scores (Q, C), float32, of whole clips (centred evaluation crop)."""
+    model.eval()
+    found = []
+    for chunk in ids.split(batch):
+        # Equal batches, so that compiled blocks are compiled once.
+        filled = torch.cat([chunk, chunk[:1].expand(min(batch, len(ids)) - len(chunk))])
+        x = clips.eval_crop(filled, config.data)
+        with autocast(x.device, dtype):
+            tokens = tubelets(x.flatten(0, 1), config.model.segment_length)
+            found.append(model(tokens, clips.max_bodies)[: len(chunk)].float())
+    return torch.cat(found)
+
+
+def _batches(ids: Tensor, batch: int, per_epoch: int, seed: int) -> Iterator[Tensor]:
+    numbers, epoch = ids.cpu().numpy(), 0
+    while True:
+        order = torch.from_numpy(epoch_order(numbers, seed, epoch)).to(ids.device)
+        yield from order[: per_epoch * batch].split(batch)
+        epoch += 1
+
+
+def train_classifier(
+    model: ActionClassifier,
+    clips: ResidentClips,
+    train_ids: Tensor,
+    test_ids: Tensor,
+    config: TrainConfig,
+    recipe: FinetuneRecipe,
+    dtype: torch.dtype,
+    seed: int,
+    log: RunLog,
+) -> Finetuned:
+    """Train by the recipe, and score the test part now and then.
+
+    Args:
+        model: Encoder and head on the device, drop path set; trained in place.
+        clips: The resident store.
+        train_ids: Labelled clips.
+        test_ids: Test clips; they decide nothing but which score is the best.
+        config: Frames, crops, stream and segment length.
+        recipe: All settings of the training.
+        dtype: Compute precision.
+        seed: Of order and views (dropout follows torch's own generator).
+        log: Gets a row and a line at every score.
+
+    Returns:
+        The accuracies and the scores after the last step.
+
+    Raises:
+        FloatingPointError: If the loss is not finite.
+    """
+    device = train_ids.device
+    batch, lengths = recipe_lengths(recipe, len(train_ids))
+    optimizer = build_finetune_optimizer(model, recipe)
+    test_labels = clips.labels_N[test_ids]
+    seed_0, step_0 = torch.tensor(seed, device=device), torch.zeros((), dtype=torch.int64)
+    step_0 = step_0.to(device)
+    loss_sum, best, clock, logged = torch.zeros((), device=device), (0.0, 0), time.perf_counter(), 0
+    scores = torch.empty(0)
+    batches = _batches(train_ids, batch, lengths.per_epoch, seed)
+    for step in range(1, lengths.total + 1):
+        ids = next(batches)
+        model.train()
+        tokens = training_tokens(clips, ids, seed_0, step_0, config, recipe.views)
+        with autocast(device, dtype):
+            logits = model(tokens, clips.max_bodies)
+        loss = cross_entropy(
+            logits.float(), clips.labels_N[ids], label_smoothing=recipe.label_smoothing
+        )
+        loss.backward()
+        if recipe.clip_grad:
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad, foreach=True)
+        rate = learning_rate(step - 1, lengths.total, lengths.warmup, recipe.lr, recipe.lr_end)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss_sum += loss.detach()
+        step_0 += 1
+        if step % lengths.score_every == 0 or step == lengths.total:
+            mean = (loss_sum / (step - logged)).item()
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"loss is {mean} at step {step}")
+            seconds = (time.perf_counter() - clock) / (step - logged)
+            scores = classify(model, clips, test_ids, config, dtype)
+            top1 = accuracy(scores.argmax(dim=1), test_labels)
+            best = max(best, (top1, -step))
+            values = {"loss": mean, "lr": rate, "top1": top1, "ms_per_step": 1000 * seconds}
+            values["clips_per_second"] = batch / seconds
+            log.row(step, values)
+            left = seconds * (lengths.total - step)
+            log.line(progress_line(step, lengths.total, values, left))
+            loss_sum.zero_()
+            clock, logged = time.perf_counter(), step
+    return Finetuned(accuracy(scores.argmax(dim=1), test_labels), best[0], -best[1], scores)

@@ -1,0 +1,44 @@
+"""What a protocol hands back: predictions and scores of each seed, and how to sum them up.
+
+Shapes: S seeds, Q test clips, C classes.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a protocol, ready to be written.
+
+    Attributes:
+        name: What tells it from other results of the run: protocol, encoder, pooling.
+        figures: Accuracies in percent and other figures.
+        recipe: Everything that was chosen.
+        predicted_SQ: Labels predicted after the last epoch.
+        scores_SQC: Class scores (logits), for ensembles; None where a protocol has none.
+        ids: Training clips of each seed, by name, where they are a subset.
+    """
+
+    name: str
+    figures: dict[str, Any]
+    recipe: dict[str, Any]
+    predicted_SQ: Tensor
+    scores_SQC: Tensor | None = None
+    ids: dict[int, list[str]] = field(default_factory=dict)
+
+
+def over_seeds(name: str, values: Sequence[float]) -> dict[str, Any]:
+    """Return mean, sample deviation (None for one seed) and the values themselves."""
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {
+        name: statistics.mean(values),
+        f"{name}_std": deviation,
+        f"{name}_per_seed": list(values),
+    }

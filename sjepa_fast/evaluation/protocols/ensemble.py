@@ -1,0 +1,94 @@
+"""Ensembles: the mean of the class probabilities that several runs gave the same test clips."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sjepa_fast.errors import InputError
+from sjepa_fast.evaluation.metrics import accuracy
+from sjepa_fast.evaluation.outcome import Outcome, over_seeds
+from sjepa_fast.evaluation.request import EnsembleRequest
+
+
+@dataclass(frozen=True)
+class Member:
+    """One result with its saved scores."""
+
+    name: str
+    result: dict[str, Any]
+    scores_SQC: Tensor
+    labels_Q: Tensor
+    clip_names: list[str]
+
+
+def read_member(run: Path, beginning: str) -> Member:
+    """Read the one result of a run whose name begins so.
+
+    Args:
+        run: Run folder.
+        beginning: Of the result's file name.
+
+    Returns:
+        The result.
+
+    Raises:
+        InputError: If none or several fit.
+    """
+    fitting = sorted((run / "results").glob(f"{beginning}*.scores.npz"))
+    if len(fitting) != 1:
+        names = ", ".join(path.name.removesuffix(".scores.npz") for path in fitting) or "none"
+        fix = "name one result of each run with --of, such as finetune-target"
+        raise InputError("of", f"{beginning} fits {names} in {run}/results", fix)
+    name = fitting[0].name.removesuffix(".scores.npz")
+    result = json.loads((run / "results" / f"{name}.json").read_text())
+    with np.load(fitting[0], allow_pickle=False) as saved:
+        scores, labels = torch.from_numpy(saved["scores"]), torch.from_numpy(saved["labels"])
+        return Member(name, result, scores, labels, saved["names"].tolist())
+
+
+def run_ensemble(request: EnsembleRequest) -> tuple[Outcome, list[Member]]:
+    """Average the softmax of the members, seed by seed, with equal weights (our choice).
+
+    Args:
+        request: Runs, and which of their results.
+
+    Returns:
+        The outcome, and the members, the first of which names the data.
+
+    Raises:
+        InputError: If there are fewer than two runs or they differ in data or in seeds.
+    """
+    if len(request.runs) < 2:
+        raise InputError("runs", len(request.runs), "name two runs or more")
+    members = [read_member(run, request.of) for run in request.runs]
+    first = members[0]
+    for member in members[1:]:
+        for key in ("store_fingerprint", "split"):
+            if member.result[key] != first.result[key]:
+                fix = "score all runs on the same clips"
+                raise InputError("runs", f"{member.name} has another {key} than the first", fix)
+        if len(member.scores_SQC) != len(first.scores_SQC):
+            raise InputError("runs", f"{member.name} has other seeds", "score with the same seeds")
+    probabilities = torch.stack([m.scores_SQC.softmax(dim=-1) for m in members]).mean(dim=0)
+    guess = probabilities.argmax(dim=-1)
+    figures = over_seeds("top1", [accuracy(row, first.labels_Q) for row in guess])
+    keys = ("top1", "encoder", "stream", "weights", "recipe")
+    figures["members"] = [
+        {"run": str(run), "result": member.name, **{key: member.result[key] for key in keys}}
+        for run, member in zip(request.runs, members, strict=True)
+    ]
+    outcome = Outcome(
+        name=f"ensemble-{request.of}",
+        figures=figures,
+        recipe={"kind": "mean of class probabilities", "weights": "equal"},
+        predicted_SQ=guess,
+        scores_SQC=probabilities.log(),
+    )
+    return outcome, members

@@ -1,0 +1,130 @@
+"""Fine-tuning, its semi-supervised form, and transfer (methods 6.2, 6.3 and 6.4)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from sjepa_fast.errors import InputError
+from sjepa_fast.evaluation.finetuning import Finetuned, recipe_lengths, train_classifier
+from sjepa_fast.evaluation.outcome import Outcome, over_seeds
+from sjepa_fast.evaluation.request import FinetuneRequest, SemiRequest, TransferRequest
+from sjepa_fast.evaluation.subject import Subject, make_encoder
+from sjepa_fast.evaluation.subset import draw_subset
+from sjepa_fast.models.heads import ActionClassifier
+from sjepa_fast.models.transformer import set_drop_path
+from sjepa_fast.runtime.files import new_folder
+from sjepa_fast.runtime.logging import RunLog
+
+
+def run_finetune(subject: Subject, request: FinetuneRequest) -> Outcome:
+    """Train encoder and head on all labels of the training part, once for each seed."""
+    return _over_seeds(subject, request, "finetune", lambda _: subject.train_ids)
+
+
+def run_semi(subject: Subject, request: SemiRequest) -> Outcome:
+    """Fine-tune on a subset of the labels; each seed has its own, whichever process asks."""
+
+    def labelled(seed: int) -> Tensor:
+        ids = draw_subset(
+            subject.store,
+            subject.config.data.split,
+            request.ratio,
+            seed,
+            balanced=request.balanced,
+        )
+        return torch.from_numpy(ids).to(subject.device)
+
+    protocol = f"semi{request.ratio:g}" + ("-balanced" if request.balanced else "")
+    outcome = _over_seeds(subject, request, protocol, labelled)
+    names = {
+        seed: [str(subject.store.names[i]) for i in labelled(seed).tolist()]
+        for seed in request.seeds
+    }
+    drawn = {"ratio": request.ratio, "balanced": request.balanced}
+    drawn["labelled_clips"] = len(names[request.seeds[0]])
+    return dataclasses.replace(outcome, ids=names, recipe=outcome.recipe | drawn)
+
+
+def run_transfer(subject: Subject, request: TransferRequest) -> Outcome:
+    """Fine-tune on a store that the run was not trained on.
+
+    Clips of any length are resized to the run's T frames; joints are matched by body part.
+
+    Args:
+        subject: Run and clips of the other store.
+        request: Recipe and seeds.
+
+    Returns:
+        As for fine-tuning.
+
+    Raises:
+        InputError: If the store is the run's own.
+    """
+    if request.data.root is None:
+        raise InputError("data.root", "not given", "add --data.root STORE with the other data")
+    return _over_seeds(subject, request, "transfer", lambda _: subject.train_ids)
+
+
+def _over_seeds(
+    subject: Subject, request: FinetuneRequest, protocol: str, labelled: Callable[[int], Tensor]
+) -> Outcome:
+    if request.encoder == "raw":
+        raise InputError("encoder", "raw", "coordinates cannot be trained; use random")
+    if not request.seeds or min(request.seeds) < 0:
+        raise InputError("seeds", request.seeds, "give one or more, 0 or above")
+    name = f"{protocol}-{request.encoder}"
+    found = [_train(subject, request, name, seed, labelled(seed)) for seed in request.seeds]
+    scores = torch.stack([result.scores_QC for result in found])
+    return Outcome(
+        name=name,
+        figures={
+            **over_seeds("top1", [result.last for result in found]),
+            **over_seeds("top1_best_epoch", [result.best for result in found]),
+            "best_step_per_seed": [result.best_step for result in found],
+            "seeds": list(request.seeds),
+        },
+        recipe=dataclasses.asdict(request.recipe),
+        predicted_SQ=scores.argmax(dim=-1),
+        scores_SQC=scores,
+    )
+
+
+def _train(
+    subject: Subject, request: FinetuneRequest, name: str, seed: int, ids: Tensor
+) -> Finetuned:
+    recipe = request.recipe
+    recipe_lengths(recipe, len(ids))
+    own_seed = seed if request.encoder == "random" else None
+    encoder = make_encoder(subject, request.encoder, ids, own_seed).requires_grad_()
+    # From here on dropout, drop path and the head's weights are drawn.
+    torch.manual_seed(seed)
+    joints, classes = subject.store.layout.num_joints, subject.classes
+    model = ActionClassifier(encoder, joints, classes, recipe.hidden, recipe.dropout)
+    model.to(subject.device)
+    set_drop_path(list(encoder.blocks), recipe.drop_path)
+    place = f"{name}-{subject.store.name}-{subject.config.data.split}-s{seed}"
+    folder = subject.run / "finetune" / place
+    folder.mkdir(parents=True, exist_ok=True)
+    with RunLog(folder, 0, tensorboard=False) as log:
+        log.note(f"{place}: {len(ids)} labelled clips, recipe {recipe.name}")
+        result = train_classifier(
+            model,
+            subject.clips,
+            ids,
+            subject.test_ids,
+            subject.config,
+            recipe,
+            subject.dtype,
+            seed,
+            log,
+        )
+    if request.save:
+        with new_folder(folder / "weights") as weights:
+            state = {key: value.contiguous() for key, value in model.state_dict().items()}
+            safetensors.torch.save_file(state, weights / "model.safetensors")
+    return result

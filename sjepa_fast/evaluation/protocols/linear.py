@@ -1,0 +1,148 @@
+"""The linear probe on a frozen encoder: the papers' SGD, or logistic regression (method 6.1)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from sjepa_fast.errors import InputError
+from sjepa_fast.evaluation.features import clip_features, pooled_features
+from sjepa_fast.evaluation.knn import standardize_features
+from sjepa_fast.evaluation.linear import linear_probe
+from sjepa_fast.evaluation.logistic import fit_logistic
+from sjepa_fast.evaluation.metrics import accuracy
+from sjepa_fast.evaluation.outcome import Outcome, over_seeds
+from sjepa_fast.evaluation.protocols.knn import frozen_features, result_name
+from sjepa_fast.evaluation.request import LinearRecipe, LinearRequest
+from sjepa_fast.evaluation.subject import Subject, make_encoder
+from sjepa_fast.evaluation.views import training_tokens
+from sjepa_fast.models.encoder import SkeletonTransformer
+
+
+def _check(request: LinearRequest) -> None:
+    recipe = request.recipe
+    for name, least in (("epochs", recipe.epochs), ("batch_size", recipe.batch_size)):
+        if least < 1:
+            raise InputError(f"recipe.{name}", least, "give at least 1")
+    if not recipe.lr or min(recipe.lr) <= 0:
+        raise InputError("recipe.lr", recipe.lr, "give one positive rate or more")
+    if recipe.name == "small" and request.augment:
+        fix = "add --recipe.name paper, which trains by epochs"
+        raise InputError("augment", "with the small recipe, which has no epochs", fix)
+    if recipe.name == "small" and len(request.seeds) > 1:
+        fix = "give one seed, or --recipe.name paper"
+        raise InputError("seeds", "several with the small recipe, which draws nothing", fix)
+    if request.encoder == "raw" and request.augment:
+        raise InputError("augment", "with --encoder raw", "name an encoder")
+    if not request.seeds or min(request.seeds) < 0:
+        raise InputError("seeds", request.seeds, "give one or more, 0 or above")
+
+
+def _epoch_features(
+    subject: Subject, request: LinearRequest, encoder: SkeletonTransformer, seed: int, epoch: int
+) -> Tensor:
+    device, views = subject.device, request.recipe.views
+    key, count = torch.tensor(seed, device=device), torch.tensor(epoch, device=device)
+    parts = []
+    for ids in subject.train_ids.split(256):
+        tokens = training_tokens(subject.clips, ids, key, count, subject.config, views)
+        with torch.no_grad():
+            found = pooled_features(encoder, subject.clips, tokens, subject.dtype, (request.pool,))
+        parts.append(found[request.pool])
+    return torch.cat(parts)
+
+
+def run_linear(subject: Subject, request: LinearRequest) -> Outcome:
+    """Train the probe of the recipe on cached features, or on new views of every epoch.
+
+    Args:
+        subject: Run and clips.
+        request: Encoder, pooling, recipe and seeds.
+
+    Returns:
+        Accuracy after the last epoch (the headline) and at the best one, over seeds.
+
+    Raises:
+        InputError: If parts of the request contradict each other.
+    """
+    _check(request)
+    name = result_name("linear", request.encoder, request.pool)
+    if request.recipe.name == "small":
+        return _logistic(subject, request, name)
+    return _sgd(subject, request, f"{name}-augment" if request.augment else name)
+
+
+def _logistic(subject: Subject, request: LinearRequest, name: str) -> Outcome:
+    train, test = standardize_features(*frozen_features(subject, request.encoder, request.pool))
+    # Our choice for small sets: strength by feature count, fixed beforehand.
+    wide = request.pool != "mean" or request.encoder == "raw"
+    c = request.recipe.c or (0.01 if wide else 0.1)
+    fitted = fit_logistic(train, subject.labels(subject.train_ids), subject.classes, c)
+    scores = fitted.scores(test)
+    guess = scores.argmax(dim=1)
+    return Outcome(
+        name=name,
+        figures={"top1": accuracy(guess, subject.labels(subject.test_ids))},
+        recipe={"name": "small", "kind": "L2 logistic regression", "C": c, "pool": request.pool},
+        predicted_SQ=guess[None],
+        scores_SQC=scores[None].float(),
+    )
+
+
+def _sgd(subject: Subject, request: LinearRequest, name: str) -> Outcome:
+    recipe = request.recipe
+    labels, test_labels = subject.labels(subject.train_ids), subject.labels(subject.test_ids)
+    if request.augment:
+        encoder = make_encoder(subject, request.encoder, subject.train_ids)
+        test = clip_features(
+            encoder, subject.clips, subject.test_ids, subject.config, subject.dtype, (request.pool,)
+        )[request.pool]
+    else:
+        train, test = frozen_features(subject, request.encoder, request.pool)
+    runs = []
+    for seed in request.seeds:
+
+        def features(epoch: int, seed: int = seed) -> Tensor:
+            if request.augment:
+                return _epoch_features(subject, request, encoder, seed, epoch)
+            return train
+
+        runs.append(
+            linear_probe(
+                features,
+                labels,
+                test,
+                test_labels,
+                subject.classes,
+                lrs=recipe.lr,
+                epochs=recipe.epochs,
+                batch=recipe.batch_size,
+                seed=seed,
+            )
+        )
+    heads = [results[0] for results in runs]
+    swept = {
+        str(lr): {"top1": [r[i].last for r in runs], "top1_best_epoch": [r[i].best for r in runs]}
+        for i, lr in enumerate(recipe.lr)
+    }
+    return Outcome(
+        name=name,
+        figures={
+            **over_seeds("top1", [r.last for r in heads]),
+            **over_seeds("top1_best_epoch", [r.best for r in heads]),
+            "best_epoch_per_seed": [r.best_epoch for r in heads],
+            "seeds": list(request.seeds),
+            "by_lr": swept,
+        },
+        recipe=_stated(recipe, request),
+        predicted_SQ=torch.stack([r.predicted_Q for r in heads]),
+        scores_SQC=torch.stack([r.scores_QC for r in heads]),
+    )
+
+
+def _stated(recipe: LinearRecipe, request: LinearRequest) -> dict[str, object]:
+    stated = {k: v for k, v in dataclasses.asdict(recipe).items() if k not in ("c", "views")}
+    views = dataclasses.asdict(recipe.views) if request.augment else None
+    return {**stated, "kind": "sgd", "pool": request.pool, "views": views}

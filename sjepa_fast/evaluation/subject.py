@@ -1,0 +1,246 @@
+"""What is scored: a run's encoder, and the clips of a store on the device."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from sjepa_fast.build import build_model
+from sjepa_fast.config import TrainConfig
+from sjepa_fast.config_io import read_config
+from sjepa_fast.data.loader import ResidentClips, load_resident
+from sjepa_fast.data.store import Store, open_store
+from sjepa_fast.errors import InputError
+from sjepa_fast.evaluation.request import Request
+from sjepa_fast.joint_map import map_joints
+from sjepa_fast.models.encoder import SkeletonTransformer
+from sjepa_fast.runtime.checkpoint import Checkpoint, latest_checkpoint
+from sjepa_fast.runtime.device import pick_device, pick_dtype
+from sjepa_fast.skeletons import SkeletonLayout
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run, the clips to score it on, and where to compute.
+
+    Attributes:
+        run: Run folder.
+        config: The run's configuration with the data that was asked for.
+        store: The data.
+        clips: The data on the device.
+        train_ids: Training part, int64 on the device.
+        test_ids: Test part.
+        dtype: Compute precision.
+        checkpoint: The weights; None for random and raw.
+        layout: Joints that the run was trained on.
+    """
+
+    run: Path
+    config: TrainConfig
+    store: Store
+    clips: ResidentClips
+    train_ids: Tensor
+    test_ids: Tensor
+    dtype: torch.dtype
+    checkpoint: Checkpoint | None
+    layout: SkeletonLayout
+
+    @property
+    def device(self) -> torch.device:
+        """Where the clips are."""
+        return self.clips.joints_RVC.device
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.store.class_names)
+
+    def labels(self, ids: Tensor) -> Tensor:
+        """Return the labels of clips."""
+        return self.clips.labels_N[ids]
+
+
+def read_run(run: Path) -> TrainConfig:
+    """Read the configuration that a run folder holds."""
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise InputError("run", f"{run} is not a run folder", "name a folder with a run")
+    return read_config(file)
+
+
+def _data_record(run: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((run / "data.json").read_text())
+    return record
+
+
+def _trained_layout(run: Path, own_root: Path | None) -> SkeletonLayout:
+    record = _data_record(run)
+    if "layout" in record:
+        return SkeletonLayout.from_dict(record["layout"])
+    if own_root is None:
+        fix = "run sjepa_fast.train once more with the store at hand"
+        raise InputError("run", f"{run} does not say which joints it was trained on", fix)
+    return open_store(own_root, verify=False).layout
+
+
+def open_subject(request: Request) -> Subject:
+    """Open the run and the data of a request.
+
+    Args:
+        request: What to score, on what.
+
+    Returns:
+        The opened run and clips.
+
+    Raises:
+        InputError: If the run, the store or the split does not fit.
+    """
+    trained = read_run(request.run)
+    data = dataclasses.replace(
+        trained.data,
+        root=request.data.root or trained.data.root,
+        split=request.data.split or trained.data.split,
+        bodies=request.data.bodies or trained.data.bodies,
+        eval_crop=request.data.eval_crop or trained.data.eval_crop,
+    )
+    if not 0 < data.eval_crop <= 1:
+        raise InputError("data.eval_crop", data.eval_crop, "give a share above 0 and up to 1")
+    if data.root is None:
+        raise InputError("data.root", "not given", "add --data.root STORE")
+    config = dataclasses.replace(trained, data=data, runtime=request.runtime)
+    store = open_store(data.root)
+    train_ids, test_ids = (store.ids(data.split, part) for part in ("train", "test"))
+    if len(test_ids) == 0:
+        raise InputError("data.split", f"{data.split} has no test clip", "use another split")
+    trained_encoder = request.encoder in ("target", "view")
+    checkpoint = latest_checkpoint(request.run) if trained_encoder else None
+    layout = store.layout
+    if checkpoint is not None:
+        layout = _trained_layout(request.run, trained.data.root)
+    device = pick_device(config.runtime, 0)
+    return Subject(
+        run=request.run,
+        config=config,
+        store=store,
+        clips=load_resident(store, data, device),
+        train_ids=torch.from_numpy(train_ids).to(device),
+        test_ids=torch.from_numpy(test_ids).to(device),
+        dtype=pick_dtype(config.runtime, device)[0],
+        checkpoint=checkpoint,
+        layout=layout,
+    )
+
+
+def make_encoder(
+    subject: Subject, kind: str, train_ids: Tensor, seed: int | None = None
+) -> SkeletonTransformer:
+    """Return the encoder that a request names, in evaluation mode.
+
+    Args:
+        subject: Run and clips.
+        kind: target, view or random.
+        train_ids: Clips that the whitening of a random encoder is fitted on.
+        seed: Of a random encoder; default: the run's own.
+
+    Returns:
+        The encoder, for the joints of the subject's store.
+    """
+    config = subject.config
+    if seed is not None:
+        config = dataclasses.replace(config, seed=seed)
+    # The whitening is part of the weights; for a random encoder it is fitted as training would.
+    model = build_model(config, subject.clips, train_ids, subject.device)
+    encoder = model.view_encoder
+    if subject.checkpoint is not None:
+        load_encoder(subject.checkpoint, kind, encoder, subject.layout, subject.store.layout)
+    if config.runtime.compile:
+        for block in encoder.blocks:
+            block.compile(dynamic=False)
+    return encoder.eval().requires_grad_(False)
+
+
+def load_encoder(
+    checkpoint: Checkpoint,
+    kind: str,
+    encoder: SkeletonTransformer,
+    trained: SkeletonLayout,
+    layout: SkeletonLayout,
+) -> None:
+    """Load one encoder of a checkpoint, with its spatial positions mapped to another skeleton.
+
+    Args:
+        checkpoint: Where the weights are.
+        kind: target or view; a run without a target encoder has only the other.
+        encoder: The encoder to fill.
+        trained: Joints of the run.
+        layout: Joints of the encoder.
+
+    Raises:
+        InputError: If the file is damaged or belongs to another configuration.
+    """
+    path = checkpoint.path / "model.safetensors"
+    try:
+        stored = safetensors.torch.load_file(path)
+        has_target = any(name.startswith("target_encoder.") for name in stored)
+        prefix = "target_encoder." if kind == "target" and has_target else "view_encoder."
+        weights = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
+        spatial = weights["embed.spatial"]
+        rows = [spatial[list(joints)].mean(dim=0) for joints in map_joints(trained, layout)]
+        weights["embed.spatial"] = torch.stack(rows)
+        encoder.load_state_dict(weights)
+    except (OSError, safetensors.SafetensorError, KeyError, IndexError, RuntimeError) as error:
+        fix = "use a checkpoint of this configuration, undamaged"
+        raise InputError("run", f"{path}: {error}", fix) from error
+
+
+def clips_seen_in_training(run: Path, store: Store, ids: np.ndarray) -> int | None:
+    """Count the clips, by name, that the run was pre-trained on; None if it does not know."""
+    seen = set((run / "train_ids.txt").read_text().splitlines())
+    if not seen:
+        return None
+    return sum(str(store.names[i]) in seen for i in ids)
+
+
+def describe(subject: Subject, encoder: str) -> dict[str, object]:
+    """State the conditions of a result: weights, data, split, device."""
+    weights = None
+    if subject.checkpoint is not None:
+        content = (subject.checkpoint.path / "model.safetensors").read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        weights = {"step": subject.checkpoint.step, "sha256": digest}
+    trained_on = {k: v for k, v in _data_record(subject.run).items() if k != "layout"}
+    layout, trained = subject.store.layout, subject.layout
+    mapped = None
+    if layout.joints != trained.joints:
+        pairs = zip(layout.joints, map_joints(trained, layout), strict=True)
+        mapped = {joint: [trained.joints[row] for row in rows] for joint, rows in pairs}
+    return {
+        "encoder": encoder,
+        "weights": weights,
+        "training_seed": subject.config.seed,
+        "trained_on": trained_on,
+        "store": subject.store.name,
+        "store_fingerprint": subject.store.fingerprint,
+        "split": subject.config.data.split,
+        "stream": subject.config.data.stream,
+        "eval_crop": subject.config.data.eval_crop,
+        "joint_map": mapped,
+        "device": str(subject.device),
+        "dtype": str(subject.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "train_clips": len(subject.train_ids),
+        "test_clips": len(subject.test_ids),
+        "test_clips_seen_in_training": clips_seen_in_training(
+            subject.run, subject.store, subject.test_ids.cpu().numpy()
+        ),
+    }

@@ -1,0 +1,110 @@
+"""Which joint of one skeleton stands for which of another, by the body part that it names.
+
+An encoder knows joints by the rows of its spatial position table. To read another skeleton it
+needs a row for each of that skeleton's joints: the row of the same body part, or of the nearest
+one that it was trained on; a middle part may stand between a left and a right joint, as the pelvis
+between the hips of a skeleton without one.
+"""
+
+from __future__ import annotations
+
+from sjepa_fast.errors import InputError
+from sjepa_fast.skeletons import SkeletonLayout
+
+# Names of the formats for one body part, sides left out.
+PARTS = {
+    "pelvis": ("pelvis", "hip_center", "spine_base", "mid_hip", "hips", "root"),
+    "spine": ("spine", "spine_mid", "torso", "spine_navel", "belly"),
+    "chest": (
+        "chest",
+        "spine_shoulder",
+        "shoulder_center",
+        "thorax",
+        "spine_chest",
+        "mid_shoulder",
+    ),
+    "neck": ("neck", "neck_base"),
+    "head": ("head", "nose", "head_top", "face"),
+    "eye": ("eye", "eye_inner", "eye_outer"),
+    "ear": ("ear", "mouth"),
+    "collar": ("collar", "clavicle"),
+    "shoulder": ("shoulder", "upper_arm"),
+    "elbow": ("elbow", "lower_arm", "forearm"),
+    "wrist": ("wrist",),
+    "hand": ("hand", "palm"),
+    "hand_tip": ("hand_tip", "index", "pinky", "fingers"),
+    "thumb": ("thumb",),
+    "hip": ("hip", "upper_leg", "thigh"),
+    "knee": ("knee", "lower_leg", "shin"),
+    "ankle": ("ankle", "heel"),
+    "foot": ("foot", "foot_index", "toe", "toes", "big_toe", "small_toe"),
+}
+# Where to look when the other skeleton lacks the part; each list ends at a part that all have.
+INSTEAD = {
+    "pelvis": ("spine", "hip"),
+    "spine": ("pelvis", "chest", "hip"),
+    "chest": ("neck", "spine", "shoulder"),
+    "neck": ("chest", "shoulder", "head"),
+    "head": ("neck", "chest"),
+    "eye": ("head", "neck"),
+    "ear": ("head", "neck"),
+    "collar": ("shoulder", "chest"),
+    "shoulder": ("collar",),
+    "elbow": ("wrist", "shoulder"),
+    "wrist": ("hand", "elbow"),
+    "hand": ("wrist", "hand_tip", "elbow"),
+    "hand_tip": ("hand", "wrist", "elbow"),
+    "thumb": ("hand", "wrist", "elbow"),
+    "hip": ("pelvis", "knee"),
+    "knee": ("ankle", "hip"),
+    "ankle": ("foot", "knee"),
+    "foot": ("ankle", "knee"),
+}
+_PART_OF = {name: part for part, names in PARTS.items() for name in names}
+
+
+def body_part(joint: str) -> tuple[str, str]:
+    """Split a joint's name into body part and side (left, right or nothing).
+
+    Args:
+        joint: Such as hand_tip_left or left_wrist.
+
+    Returns:
+        The part, empty when it is not known, and the side.
+    """
+    words = [{"l": "left", "r": "right"}.get(word, word) for word in joint.lower().split("_")]
+    side = next((word for word in words if word in ("left", "right")), "")
+    return _PART_OF.get("_".join(word for word in words if word != side), ""), side
+
+
+def map_joints(trained: SkeletonLayout, other: SkeletonLayout) -> tuple[tuple[int, ...], ...]:
+    """Return, for each joint of `other`, the joints of `trained` that stand for it.
+
+    Args:
+        trained: The skeleton of the encoder.
+        other: The skeleton of the data.
+
+    Returns:
+        For each joint of `other` one index into `trained`, or a left and a right one to be
+        averaged; the identity for equal joints.
+
+    Raises:
+        InputError: If a joint's part is not known or has no counterpart.
+    """
+    if trained.joints == other.joints:
+        return tuple((joint,) for joint in range(other.num_joints))
+    known: dict[tuple[str, str], int] = {}
+    for index, joint in enumerate(trained.joints):
+        known.setdefault(body_part(joint), index)
+    found: list[tuple[int, ...]] = []
+    for joint in other.joints:
+        part, side = body_part(joint)
+        # A middle part, such as the pelvis for a missing hip, has no side.
+        sides = ((side,), ("",)) if side else (("",), ("left", "right"))
+        wanted = [[(p, s) for s in both] for p in (part, *INSTEAD.get(part, ())) for both in sides]
+        keys = next((keys for keys in wanted if part and all(k in known for k in keys)), None)
+        if keys is None:
+            fix = f"name it after a body part of {trained.name}, as sjepa_fast/joint_map.py lists"
+            raise InputError("layout", f"{joint} of {other.name} has no counterpart", fix)
+        found.append(tuple(known[key] for key in keys))
+    return tuple(found)
