@@ -73,7 +73,7 @@ def compile_blocks(model: Objective) -> None:
     Where PyTorch cannot compile at all, the blocks stay as they are, with a warning.
     """
     networks = {model.view_encoder, model.eval_encoder, model.predictor}
-    if model.target_encoder is not None:
+    if model.teacher is not None:
         networks.add(model.teacher)
     for network in networks:
         blocks = network.blocks

@@ -36,10 +36,20 @@ class DataConfig:
     """Folder of a prepared store."""
     synthetic: bool = False
     """Without a store, use the embedded synthetic data, which is made beside the run folder."""
+    backend: Literal["resident", "stream", "dali"] = "resident"
+    """resident: the whole store on the device; stream: batches of its rows, read ahead by worker
+    processes, for stores that do not fit; dali: the same through NVIDIA DALI."""
+    workers: int = 2
+    """Processes of this process's own that read batches ahead (stream, dali); 0 reads in line."""
+    prefetch: int = 4
+    """Batches that each worker reads ahead."""
     split: str = "xsub"
     """Split of the store; pre-training sees its training part only."""
     frames: int = 120
-    """T, frames after the linear resize."""
+    """T, frames of a clip as the networks see it."""
+    sampling: Literal["resize", "index"] = "resize"
+    """resize: a random crop, resized linearly; index: T frames of the whole clip by number, without
+    interpolation (Skeleton2vec), where crop_min and crop_min_frames have no part."""
     bodies: int = 2
     """M, persons a clip; absent ones are zero bodies, as in the paper's pipeline."""
     skip_empty_bodies: bool = False
@@ -52,6 +62,8 @@ class DataConfig:
     """Share of the clip that the centred evaluation crop keeps."""
     center: bool = False
     """Subtract the first frame's root joint (NTU stores are centred when prepared)."""
+    align_spine: bool = False
+    """Turn each clip so that its first frame's spine is vertical and its shoulders point to x."""
     align_yaw: bool = False
     """Turn each clip about the vertical so that its first eighth faces the sensor."""
     normalize_size: bool = False
@@ -319,6 +331,7 @@ def validate(config: TrainConfig) -> None:
         ("optim.batch_size", optim.batch_size),
         ("optim.length", optim.length),
         ("data.crop_min_frames", data.crop_min_frames),
+        ("data.prefetch", data.prefetch),
         ("eval.knn_clips", config.eval.knn_clips),
         ("log.every", config.log.every),
         ("log.panel_every", config.log.panel_every),
@@ -342,6 +355,7 @@ def validate(config: TrainConfig) -> None:
             raise InputError(name, share, "give a share above 0 and up to 1")
     for name, value, most in (
         ("seed", config.seed, 2.0**63 - 1024),
+        ("data.workers", data.workers, math.inf),
         ("data.whiten", data.whiten, 1),
         ("view.rotation", config.view.rotation, math.inf),
         ("view.tilt", config.view.tilt, math.inf),

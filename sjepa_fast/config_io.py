@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import cattrs
 import yaml
@@ -18,7 +18,15 @@ from sjepa_fast.errors import InputError
 from sjepa_fast.presets import PRESETS, preset
 
 # What may differ between a run and its continuation: it changes no weight.
-FREE_ON_RESUME = ("run", "resume", "log", "checkpoint")
+FREE_ON_RESUME = (
+    "run",
+    "resume",
+    "log",
+    "checkpoint",
+    "data.backend",
+    "data.workers",
+    "data.prefetch",
+)
 
 
 def _converter() -> cattrs.Converter:
@@ -28,6 +36,9 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(float, _strict_float)
     converter.register_structure_hook(int, _strict_int)
     converter.register_structure_hook(bool, _strict_bool)
+    converter.register_structure_hook_func(
+        _is_choice, lambda value, kind: _one_of(value, get_args(kind))
+    )
     converter.register_structure_hook_factory(
         dataclasses.is_dataclass,
         lambda cls: make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True),
@@ -55,6 +66,17 @@ def _strict_int(value: object, _: object) -> int:
 def _strict_bool(value: object, _: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{value!r} is not true or false")
+    return value
+
+
+def _is_choice(kind: Any) -> bool:
+    origin: Any = get_origin(kind)
+    return origin is Literal
+
+
+def _one_of(value: object, known: tuple[str, ...]) -> object:
+    if value not in known:
+        raise ValueError(f"{value!r} is no choice, {nearest(str(value), list(known))}")
     return value
 
 
@@ -164,7 +186,7 @@ Values come from the preset, then the YAML file, then the flags; the later wins.
 
 
 def _describe_presets() -> list[str]:
-    return [f"  {name:<18}{(make.__doc__ or '').splitlines()[0]}" for name, make in PRESETS.items()]
+    return [f"  {name:<28}{found.about}" for name, found in PRESETS.items()]
 
 
 def parse_train(argv: list[str]) -> TrainConfig:

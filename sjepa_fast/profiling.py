@@ -74,9 +74,9 @@ class PassClock:
 
         handles: list[Any] = []
         for attribute, name in NETWORKS.items():
+            network = getattr(self.model, attribute)
             # Objectives without a target encoder have no teacher.
-            if name != "teacher" or self.model.target_encoder is not None:
-                network = getattr(self.model, attribute)
+            if network is not None:
                 handles.append(network.register_forward_pre_hook(begins(name)))
                 handles.append(network.register_forward_hook(begins("loss")))
         handles.append(self.model.register_forward_hook(begins("backward")))

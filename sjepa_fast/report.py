@@ -41,7 +41,7 @@ def draw_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> None:
         store.layout,
         masked[:bodies].view(bodies, -1, joints).cpu().numpy(),
         config.run / "mask.png",
-        title=f"{store.names[int(ids[0])]}: {100 * config.mask.ratio:.0f} % of tokens masked",
+        title=f"{store.names[int(ids[0])]}: {100 * masked.float().mean():.0f} % of tokens masked",
         segment_length=length,
     )
 

@@ -141,7 +141,7 @@ def test_names_of_an_axis(name: str, key: str):
         (("--axis", "ratio", "--values", "0.8", "1.5"), "strictly between 0 and 1"),
         (("--axis", "ratio", "--values", "high"), "mask.ratio"),
         (("--axis", "ratio", "--values", "[1]"), "plain values"),
-        (("--axis", "predictor", "--values", "both"), "'joint', 'cross'"),
+        (("--axis", "predictor", "--values", "both"), "known: joint, cross"),
         (("--axis", "ratio", "--values", "0.8", "--seeds", "-1"), "whole numbers"),
         (("--axis", "ratio", "--values", "0.8", "--mask.raito", "1"), "--mask.ratio"),
     ],

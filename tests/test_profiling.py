@@ -44,14 +44,10 @@ class Model(nn.Module):
         super().__init__()
         self.clock = clock
         self.view_encoder, self.predictor = Part(clock, 2.0), Part(clock, 3.0)
-        self.target_encoder = Part(clock, 5.0)
-
-    @property
-    def teacher(self) -> nn.Module:
-        return self.target_encoder
+        self.teacher = Part(clock, 5.0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.predictor(self.view_encoder(x)) - self.target_encoder(x)
+        out = self.predictor(self.view_encoder(x)) - self.teacher(x)
         self.clock.now += 0.25
         return out.sum()
 

@@ -107,9 +107,8 @@ class Objective(nn.Module):
         self.joints = joints
 
     @property
-    def teacher(self) -> SkeletonTransformer:
-        """What computes the targets: the target encoder, or its half-precision twin."""
-        assert self.target_encoder is not None
+    def teacher(self) -> SkeletonTransformer | None:
+        """What computes the targets: the target encoder, its half-precision twin, or nothing."""
         return self._twin[0] if self._twin else self.target_encoder
 
     def shadow_teacher(self, dtype: torch.dtype) -> dict[str, Tensor]:
