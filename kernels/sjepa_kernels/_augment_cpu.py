@@ -65,10 +65,10 @@ def augment_clips_cpu(
     pointers = [_pointer(x) for x in (store, first, valid.contiguous())]
     LIBRARY.sjepa_crop_tokens_f32(*pointers, *sizes, _pointer(clip), threads)
 
-    # Axis and pivot are of two joints of the first body: (B, S, 2, l, 3) as (B, 1, T, 2, 3).
+    # Axis and pivot are of two joints of the first body: twice (B, S, l, 3) as (B, 1, T, 2, 3).
     grid = clip.view(batch, a.bodies, segments, joints, a.segment_length, 3)[:, 0]
-    two = grid[:, :, [skeleton.center, skeleton.spine_top]].transpose(2, 3)
-    two = two.reshape(batch, 1, a.frames, 2, 3)
+    ends = [grid[:, :, joint] for joint in (skeleton.center, skeleton.spine_top)]
+    two = torch.stack(ends, dim=3).reshape(batch, 1, a.frames, 2, 3)
     uniforms = clip_uniforms(seed, step, ids_B, VIEW, DRAWS)
     axis = dataclasses.replace(skeleton, center=0, spine_top=1)
     matrix = view_matrix(two, uniforms, axis, a).contiguous()
