@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sjepa_kernels._augment_checks import check_keys, check_store
 from sjepa_kernels._augment_config import Augmentation, SkeletonTables
+from sjepa_kernels._augment_cpu import augment_clips_cpu, has_cpu_code
 from sjepa_kernels._augment_ref import augment_clips_ref
 from sjepa_kernels._augment_triton import launch
 from sjepa_kernels._checks import check_int64, check_same_device, check_shape
@@ -126,7 +127,12 @@ def augment_clips(
         check_shape(f"skeleton.{name}", table, (joints_RVC.shape[1],), "(V,)")
         check_int64(f"skeleton.{name}", table)
         check_same_device(joints_RVC.device, **{f"skeleton.{name}": table})
-    if choose(impl, joints_RVC.device) == "torch":
+    chosen = choose(impl, joints_RVC.device, cpu=has_cpu_code(joints_RVC, augmentation))
+    if chosen == "cpu":
+        return augment_clips_cpu(
+            *store, ids_B, seed, step, skeleton, augmentation, with_clip=with_clip
+        )
+    if chosen == "torch":
         return augment_clips_ref(
             *store, ids_B, seed, step, skeleton, augmentation, with_clip=with_clip
         )
