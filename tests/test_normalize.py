@@ -4,10 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from sjepa_fast.data.normalize import align_heading, body_size, heading, normalize_clip
+from sjepa_fast.data.normalize import (
+    align_heading,
+    align_spine,
+    body_size,
+    heading,
+    normalize_clip,
+    rotation_between,
+)
 from sjepa_fast.data.synthetic import synthetic_clip
 from sjepa_fast.data.whiten import fit_whitening
-from sjepa_fast.skeletons import NTU25
+from sjepa_fast.skeletons import KINECT15, KINECT20, NTU25
 
 
 def turned(clip: np.ndarray, angle: float) -> np.ndarray:
@@ -30,6 +37,41 @@ def test_alignment_is_one_rotation_for_both_bodies():
     out = align_heading(clip, NTU25)
     before = np.linalg.norm(clip[0, 5] - clip[1, 5], axis=-1)
     np.testing.assert_allclose(np.linalg.norm(out[0, 5] - out[1, 5], axis=-1), before, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("layout", "foot", "above"), [(NTU25, 0, 1), (KINECT20, 0, 1), (KINECT15, 2, 1)]
+)
+def test_spine_alignment_brings_the_first_frame_upright_whatever_the_pose(layout, foot, above):
+    rng = np.random.default_rng(0)
+    clip = rng.normal(size=(2, 3, layout.num_joints, 3)).astype(np.float32)
+    left, right = layout.shoulders
+    # Shoulders at a right angle to the spine, so that neither turn spoils the other's work.
+    spine = clip[0, 0, above] - clip[0, 0, foot]
+    across = np.cross(spine, [0.3, -0.5, 0.8])
+    clip[0, 0, right] = clip[0, 0, left] + across.astype(np.float32)
+    out = align_spine(clip, layout)
+    upright = out[0, 0, above] - out[0, 0, foot]
+    np.testing.assert_allclose(upright, [0, np.linalg.norm(spine), 0], atol=1e-5)
+    side = out[0, 0, right] - out[0, 0, left]
+    np.testing.assert_allclose(side, [np.linalg.norm(across), 0, 0], atol=1e-5)
+    points, moved = clip.reshape(-1, 3), out.reshape(-1, 3)
+    np.testing.assert_allclose(moved @ moved.T, points @ points.T, atol=1e-4)
+    np.testing.assert_allclose(
+        np.linalg.det(moved[:3]), np.linalg.det(points[:3]), rtol=1e-3, atol=1e-5
+    )
+    chosen = normalize_clip(clip, layout, center=False, align_yaw=False, size=False, spine=True)
+    np.testing.assert_array_equal(chosen, out)
+
+
+@pytest.mark.parametrize("end", [(0, 1, 0), (0, -3, 1e-6), (0, -2, 0), (1, 2, 3)])
+def test_rotation_between_two_directions_also_opposite_ones(end: tuple[float, float, float]):
+    start, end_ = np.array([0.0, 2.0, 0.0]), np.array(end, dtype=float)
+    matrix = rotation_between(start, end_)
+    np.testing.assert_allclose(matrix @ start / 2, end_ / np.linalg.norm(end_), atol=1e-6)
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-6)
+    assert np.linalg.det(matrix) == pytest.approx(1)
+    np.testing.assert_array_equal(rotation_between(start, np.zeros(3)), np.eye(3))
 
 
 def test_size_is_the_rms_distance_from_the_root():

@@ -12,6 +12,7 @@ from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config import (
     DataConfig,
     LogConfig,
+    MaskConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimConfig,
@@ -32,6 +33,9 @@ CONFIG = TrainConfig(
     objective=ObjectiveConfig(ema_start=0.9, ema_end=1.0),
     optim=OptimConfig(batch_size=6, clip_grad=3.0),
 )
+
+
+AXES = ("temporal", "spatial")
 
 
 def resident() -> ResidentClips:
@@ -89,13 +93,32 @@ def test_the_watch_sees_a_wait():
     assert set(waits.seen) >= {"_local_scalar_dense", "lift_fresh", "index"}
 
 
-def test_steady_state_step_has_no_host_wait(monkeypatch: pytest.MonkeyPatch):
-    # On a CPU, the fused ops check the range of ids (they do not on a GPU); that reads values.
-    monkeypatch.setattr("sjepa_kernels._checks.check_ids", lambda *_: None)
-    for module in ("augment", "centered_ce", "_tokens", "tokens_pack", "tokens_scatter"):
-        path = f"sjepa_kernels.{module}.check_ids"
-        monkeypatch.setattr(path, lambda *_: None, raising=False)
-    step = make_step()
+OTHERS: dict[str, dict[str, Any]] = {
+    "sjepa": {},
+    "skeleton2vec": {
+        "objective": ObjectiveConfig(
+            kind="skeleton2vec", target_norm="instance", target_layers=1, ema_start=0.9
+        ),
+        "mask": MaskConfig(kind="tube", tube_length=2, num_masked_views=2),
+        "data": DataConfig(frames=8, bodies=1, sampling="index"),
+        "model": dataclasses.replace(CONFIG.model, layer_scale=0.1),
+    },
+    "mamp": {"objective": ObjectiveConfig(kind="mamp", target_norm="patch")},
+    "skeletonmae": {
+        "objective": ObjectiveConfig(kind="skeletonmae", target_norm="temporal"),
+        "mask": MaskConfig(kind="random"),
+        "view": ViewConfig(form="axes"),
+    },
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_steady_state_step_has_no_host_wait(kind: str, monkeypatch: pytest.MonkeyPatch):
+    # On a CPU, the fused ops read the values of ids and scalars to check them; on a GPU not.
+    for module in ("_checks", "_augment_checks"):
+        path = f"sjepa_kernels.{module}.readable"
+        monkeypatch.setattr(path, lambda _: False, raising=False)
+    step = make_step(**OTHERS[kind])
     ids = torch.arange(6)
     step(ids)
     with HostWaits() as waits:
@@ -169,6 +192,36 @@ def test_weight_decay_groups():
     assert {"predictor.mask_token", "predictor.temporal", "view_encoder.embed.spatial"} <= decayed
     assert all(n.endswith("bias") or ".norm" in n for n in free)
     assert not any(n.startswith("target_encoder") for n in decayed | free)
+
+
+def test_positions_can_be_spared_the_decay_and_layer_scales_always_are():
+    step = make_step(
+        optim=OptimConfig(batch_size=6, decay_positions=False),
+        model=dataclasses.replace(CONFIG.model, layer_scale=0.1),
+    )
+    names = {id(p): n for n, p in step.model.named_parameters()}
+    decayed, free = ({names[id(p)] for p in g["params"]} for g in step.optimizer.param_groups)
+    tables = {f"{part}.{axis}" for part in ("view_encoder.embed", "predictor") for axis in AXES}
+    assert tables <= free and "predictor.mask_token" in decayed
+    assert {n for n in free if n.endswith("gamma")} == {
+        f"{part}.blocks.0.scale{i}.gamma" for part in ("view_encoder", "predictor") for i in (1, 2)
+    }
+    assert all(n.endswith((".weight", "mask_token")) for n in decayed)
+
+
+@pytest.mark.parametrize("kind", ["skeleton2vec", "mamp", "skeletonmae"])
+def test_only_what_an_objective_has_is_moved(kind: str):
+    step = make_step(momentum=0.75, **OTHERS[kind])
+    model = step.model
+    old = {n: p.clone() for n, p in model.named_parameters()}
+    step(torch.arange(6))
+    for name, now in model.named_parameters():
+        if name.startswith("target_encoder"):
+            source = dict(model.named_parameters())[name.replace("target", "view", 1)].detach()
+            torch.testing.assert_close(now, 0.75 * old[name] + 0.25 * source)
+        else:
+            assert not torch.equal(now, old[name]), name
+    assert bool(step.ema) == (kind == "skeleton2vec") and model.center is None
 
 
 def test_history_keeps_the_latest_steps_in_order():

@@ -1,4 +1,4 @@
-"""Clips that live on the device, and crops of them without a loader.
+"""Clips on the device, and crops of them without a loader; or their tables alone, rows on disk.
 
 Shapes: R rows (all bodies' frames packed), N clips, B clips of a batch, M bodies, T frames,
 V joints, C coordinates, N tokens, P numbers a token.
@@ -16,16 +16,22 @@ from torch import Tensor
 
 from sjepa_fast.config import DataConfig, TrainConfig
 from sjepa_fast.data.augment import augmentation, skeleton_tables, to_stream
-from sjepa_fast.data.normalize import normalize_clip
+from sjepa_fast.data.rows import RowReader, normalize_rows, normalizes
+from sjepa_fast.data.sampling import even_frames, random_frames
 from sjepa_fast.data.store import Store
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import SkeletonLayout
-from sjepa_kernels import SkeletonTables, augment_clips, crop_resize
+from sjepa_kernels import SkeletonTables, augment_clips, clip_uniforms, crop_resize
+from sjepa_kernels._augment_ref import CROP, DRAWS, VIEW, random_view, tokens_of
 
 
 @dataclass(frozen=True)
 class ResidentClips:
-    """A whole store on one device, ready to be cropped; nothing is copied per step."""
+    """A store on one device, ready to be cropped.
+
+    With a `reader` only the tables are resident: the rows of the clips that are asked for are
+    read from the store's file and sent to the device, for that call.
+    """
 
     joints_RVC: Tensor
     offsets_N: Tensor
@@ -34,6 +40,20 @@ class ResidentClips:
     labels_N: Tensor
     layout: SkeletonLayout
     max_bodies: int
+    reader: RowReader | None = None
+
+    def with_rows(self, ids_B: Tensor) -> ResidentClips:
+        """Return clips whose rows are on the device: these, or the ones of `ids_B` read now."""
+        if self.reader is None:
+            return self
+        packed = self.reader.read(ids_B.cpu().numpy())
+        device = self.joints_RVC.device
+        return dataclasses.replace(
+            self,
+            joints_RVC=packed.rows_RVC.to(device),
+            offsets_N=self.offsets_N.index_copy(0, ids_B, packed.first_B.to(device)),
+            reader=None,
+        )
 
     def crop_resize(self, ids_B: Tensor, start_B: Tensor, length_B: Tensor, frames: int) -> Tensor:
         """Cut [start, start + length) from each clip and resize it linearly to `frames`.
@@ -50,9 +70,10 @@ class ResidentClips:
         Returns:
             (B, M, T, V, C) float32.
         """
+        clips = self.with_rows(ids_B)
         return crop_resize(
-            self.joints_RVC,
-            self.offsets_N,
+            clips.joints_RVC,
+            clips.offsets_N,
             self.frames_N,
             self.bodies_N,
             ids_B,
@@ -84,6 +105,7 @@ class ResidentClips:
             bodies_N=torch.ones_like(of_body),
             labels_N=self.labels_N[of_body],
             max_bodies=1,
+            reader=self.reader.split_bodies() if self.reader else None,
         )
         chosen = np.isin(of_body.cpu().numpy(), ids).nonzero()[0]
         return bodies, chosen
@@ -114,9 +136,13 @@ class ResidentClips:
         Returns:
             Two (B*M, N, P) float32.
         """
+        if config.data.sampling == "index":
+            view, clip = self._sampled_tokens(ids_B, seed, step, config)
+            return view, clip if with_clip else clip[:0]
+        clips = self.with_rows(ids_B)
         return augment_clips(
-            self.joints_RVC,
-            self.offsets_N,
+            clips.joints_RVC,
+            clips.offsets_N,
             self.frames_N,
             self.bodies_N,
             ids_B,
@@ -127,12 +153,37 @@ class ResidentClips:
             with_clip=with_clip,
         )
 
+    def take_frames(self, ids_B: Tensor, index_BT: Tensor) -> Tensor:
+        """Frames of each clip by number, (B, M, T, V, C)."""
+        batch, frames = index_BT.shape
+        # A crop of one frame, resized to one frame, is that frame.
+        ids, start = ids_B.repeat_interleave(frames), index_BT.flatten()
+        x = self.crop_resize(ids, start, torch.ones_like(start), 1)
+        x = x.view(batch, frames, *x.shape[1:2], *x.shape[3:])
+        return x.transpose(1, 2).contiguous()
+
+    def _sampled_tokens(
+        self, ids_B: Tensor, seed: Tensor, step: Tensor, config: TrainConfig
+    ) -> tuple[Tensor, Tensor]:
+        frames, length = config.data.frames, config.model.segment_length
+        drawn = clip_uniforms(seed, step, ids_B, CROP, frames + 1)
+        clip = self.take_frames(ids_B, random_frames(drawn, self.frames_N[ids_B], frames))
+        settings = augmentation(config, self.max_bodies)
+        drawn = clip_uniforms(seed, step, ids_B, VIEW, DRAWS)
+        view = random_view(clip, drawn, self.tables, settings)
+        parents, stream = self.tables.parents_V, config.data.stream
+        view, clip = (to_stream(x, parents, stream) for x in (view, clip))
+        return tokens_of(view, length), tokens_of(clip, length)
+
     def eval_crop(self, ids_B: Tensor, data: DataConfig) -> Tensor:
         """Centred crop of `eval_crop` of each clip as the run's stream, (B, M, T, V, C)."""
         valid = self.frames_N[ids_B]
         start = ((1 - data.eval_crop) * valid / 2).floor().long()
         length = (valid - 2 * start).clamp_min(1)
-        crop = self.crop_resize(ids_B, start, length, data.frames)
+        if data.sampling == "index":
+            crop = self.take_frames(ids_B, start[:, None] + even_frames(length, data.frames))
+        else:
+            crop = self.crop_resize(ids_B, start, length, data.frames)
         return to_stream(crop, self.tables.parents_V, data.stream)
 
 
@@ -150,27 +201,51 @@ def load_resident(store: Store, data: DataConfig, device: torch.device) -> Resid
     Raises:
         InputError: If clips have more bodies than `data.bodies` admits.
     """
+    _check_bodies(store, data)
+    joints = np.array(store.joints)
+    if normalizes(data):
+        joints = joints.astype(np.float32)
+        for i in range(len(store)):
+            rows = slice(int(store.offsets[i]), int(store.offsets[i + 1]))
+            joints[rows] = normalize_rows(joints[rows], int(store.bodies[i]), store.layout, data)
+    return _clips_of(store, data, torch.from_numpy(joints), device)
+
+
+def load_tables(store: Store, data: DataConfig, device: torch.device) -> ResidentClips:
+    """Copy all but the rows of a store to the device; those are read when they are asked for.
+
+    Args:
+        store: An open store.
+        data: Normalisation switches and the number of bodies.
+        device: Where the clips shall be cropped.
+
+    Returns:
+        Clips with a `reader`; their body count is `data.bodies`.
+
+    Raises:
+        InputError: If clips have more bodies than `data.bodies` admits, or this system cannot
+            read that way.
+    """
+    _check_bodies(store, data)
+    reader = RowReader.of(store, data)
+    rows = torch.empty(0, store.layout.num_joints, 3, dtype=reader.rows_dtype)
+    return dataclasses.replace(_clips_of(store, data, rows, device), reader=reader)
+
+
+def _check_bodies(store: Store, data: DataConfig) -> None:
     if store.max_bodies > data.bodies:
         raise InputError(
             "data.bodies",
             f"{data.bodies}, but the store {store.name} has clips with {store.max_bodies} bodies",
             f"use --data.bodies {store.max_bodies}",
         )
-    joints = np.array(store.joints)
-    if data.center or data.align_yaw or data.normalize_size:
-        joints = joints.astype(np.float32)
-        for i in range(len(store)):
-            rows = slice(int(store.offsets[i]), int(store.offsets[i + 1]))
-            shape = (int(store.bodies[i]), int(store.frames[i]), *joints.shape[1:])
-            joints[rows] = normalize_clip(
-                joints[rows].reshape(shape),
-                store.layout,
-                center=data.center,
-                align_yaw=data.align_yaw,
-                size=data.normalize_size,
-            ).reshape(-1, *joints.shape[1:])
+
+
+def _clips_of(
+    store: Store, data: DataConfig, joints_RVC: Tensor, device: torch.device
+) -> ResidentClips:
     return ResidentClips(
-        joints_RVC=torch.from_numpy(joints).to(device),
+        joints_RVC=joints_RVC.to(device),
         offsets_N=torch.from_numpy(store.offsets[:-1].astype(np.int64)).to(device),
         frames_N=torch.from_numpy(store.frames.astype(np.int64)).to(device),
         bodies_N=torch.from_numpy(store.bodies.astype(np.int64)).to(device),

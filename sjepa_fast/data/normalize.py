@@ -41,6 +41,44 @@ def align_heading(clip_MTVC: Clip, layout: SkeletonLayout) -> Clip:
     return np.asarray(clip_MTVC @ turn, dtype=np.float32)
 
 
+def rotation_between(start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The smallest rotation that turns direction `start` into `end`, for column vectors (3, 3).
+
+    The identity where a direction has no length; half a turn where they are opposite.
+    """
+    lengths = np.linalg.norm(start) * np.linalg.norm(end)
+    if lengths < 1e-12:
+        return np.eye(3)
+    axis, cosine = np.cross(start, end) / lengths, float(np.dot(start, end) / lengths)
+    if cosine < -1 + 1e-9:
+        across = np.cross(start, np.eye(3)[np.argmin(np.abs(start))])
+        across /= np.linalg.norm(across)
+        return np.asarray(2 * np.outer(across, across) - np.eye(3))
+    x, y, z = axis
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.asarray(np.eye(3) + cross + cross @ cross / (1 + cosine))
+
+
+def align_spine(clip_MTVC: Clip, layout: SkeletonLayout) -> Clip:
+    """Turn all bodies: in the first body's first frame the spine points up, the shoulders to +x.
+
+    Method 1.4, from the root to the joint above it and from the left shoulder to the right one; up
+    is y here where the authors turn it to z, one rotation of all clips apart. The shoulders' turn
+    comes last, so it may tip the spine a little.
+    """
+    first = clip_MTVC[0, 0].astype(np.float64)
+    above = layout.spine_top
+    while layout.parents[above] not in (above, layout.center):
+        above = layout.parents[above]
+    # Roots differ between layouts: NTU's tree hangs from mid-shoulder, and joint 1 is below it.
+    if layout.parents[layout.center] != layout.center:
+        above = layout.parents[layout.center]
+    left, right = layout.shoulders
+    up = rotation_between(first[above] - first[layout.center], np.array([0.0, 1.0, 0.0]))
+    side = rotation_between(up @ (first[right] - first[left]), np.array([1.0, 0.0, 0.0]))
+    return np.asarray(clip_MTVC @ (side @ up).T, dtype=np.float32)
+
+
 def body_size(clip_MTVC: Clip, layout: SkeletonLayout) -> float:
     """Root-mean-square distance in metres of the joints from the first body's own root."""
     offset = clip_MTVC[0] - clip_MTVC[0, :, layout.center : layout.center + 1]
@@ -48,9 +86,15 @@ def body_size(clip_MTVC: Clip, layout: SkeletonLayout) -> float:
 
 
 def normalize_clip(
-    clip_MTVC: Clip, layout: SkeletonLayout, *, center: bool, align_yaw: bool, size: bool
+    clip_MTVC: Clip,
+    layout: SkeletonLayout,
+    *,
+    center: bool,
+    align_yaw: bool,
+    size: bool,
+    spine: bool = False,
 ) -> Clip:
-    """Apply the chosen normalisations in the order centre, heading, size.
+    """Apply the chosen normalisations in the order centre, spine, heading, size.
 
     Args:
         clip_MTVC: One clip.
@@ -58,6 +102,7 @@ def normalize_clip(
         center: Subtract the first root.
         align_yaw: Turn the clip to face the sensor.
         size: Divide by the body size.
+        spine: Turn the first frame's spine and shoulders to the axes.
 
     Returns:
         The clip as float32, same shape; bodies that are all zero stay zero.
@@ -66,6 +111,8 @@ def normalize_clip(
     out = np.asarray(clip_MTVC, dtype=np.float32)
     if center:
         out = center_first_frame(out, layout)
+    if spine:
+        out = align_spine(out, layout)
     if align_yaw:
         out = align_heading(out, layout)
     if size:

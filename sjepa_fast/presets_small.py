@@ -1,0 +1,130 @@
+"""Recipes for sets of a few hundred to a thousand clips on two CPU cores; all of it our choice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sjepa_fast.config import (
+    CheckpointConfig,
+    DataConfig,
+    EvalConfig,
+    LogConfig,
+    MaskConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    TrainConfig,
+    ViewConfig,
+    replace,
+)
+
+
+@dataclass(frozen=True)
+class SmallSet:
+    """What changes with the data set.
+
+    Attributes:
+        title: Its name.
+        split: Its split.
+        steps: Length of the run.
+        batch_size: Bodies a step.
+        whiten: Power of the whitening; full strength magnifies the noise of MSR Action3D.
+    """
+
+    title: str
+    split: str
+    steps: int
+    batch_size: int = 64
+    whiten: float = 1.0
+
+
+SMALL = {
+    "nucla": SmallSet("N-UCLA", "xview", steps=2400),
+    "msr_action3d": SmallSet("MSR Action3D", "xsub", steps=600, whiten=0.5),
+    "utkinect": SmallSet("UTKinect-Action3D", "xsub", steps=600, batch_size=32),
+    "florence3d": SmallSet("Florence 3D Actions", "xsub", steps=600, batch_size=32),
+}
+# What an objective changes of the recipe of S-JEPA.
+_CHANGES: dict[str, dict[str, dict[str, object]]] = {
+    "sjepa": {},
+    "skeleton2vec": {
+        "mask": {"kind": "tube", "tube_length": 2},
+        "objective": {
+            "kind": "skeleton2vec",
+            "target_norm": "instance",
+            "target_layers": 3,
+            "ema_schedule": "linear",
+        },
+    },
+    "mamp": {"objective": {"kind": "mamp", "target_norm": "patch"}},
+    "skeletonmae": {
+        "mask": {"kind": "random"},
+        "objective": {"kind": "skeletonmae", "target_norm": "patch"},
+    },
+}
+
+
+def _recipe(
+    run: str,
+    found: SmallSet,
+    bodies: int = 1,
+    knn: int = 400,
+    pool: Literal["mean", "full"] = "full",
+    synthetic: bool = False,
+) -> TrainConfig:
+    return TrainConfig(
+        run=Path(run),
+        data=DataConfig(
+            synthetic=synthetic,
+            split=found.split,
+            frames=32,
+            bodies=bodies,
+            skip_empty_bodies=True,
+            crop_min=0.6,
+            crop_min_frames=8,
+            eval_crop=1.0,
+            center=True,
+            align_yaw=True,
+            normalize_size=True,
+            whiten=found.whiten,
+        ),
+        model=ModelConfig(segment_length=4, width=64, depth=3, heads=2, predictor_depth=2),
+        mask=MaskConfig(),
+        view=ViewConfig(rotation=1.2, tilt=0.2, translation=0.0, flip=0.0),
+        objective=ObjectiveConfig(ema_start=0.99, ema_end=1.0),
+        optim=OptimConfig(
+            batch_size=found.batch_size,
+            unit="steps",
+            length=found.steps,
+            warmup=50,
+            lr=1e-3,
+            lr_end=1e-4,
+            clip_grad=3.0,
+        ),
+        eval=EvalConfig(online_pool=pool, knn_scaling="fitted", linear="logistic"),
+        log=LogConfig(every=20, panel_every=100, knn_every=knn),
+        checkpoint=CheckpointConfig(every=500),
+    )
+
+
+def small(method: str, name: str) -> TrainConfig:
+    """An objective on one of `SMALL`: aligned, size-normalised, whitened tokens.
+
+    The targets of MAMP and SkeletonMAE are those of the clip before the whitening.
+
+    Args:
+        method: sjepa, skeleton2vec, mamp or skeletonmae.
+        name: One of `SMALL`.
+
+    Returns:
+        The configuration.
+    """
+    return replace(_recipe(f"runs/{method}-{name}", SMALL[name]), **_CHANGES[method])
+
+
+def demo() -> TrainConfig:
+    """S-JEPA on the embedded synthetic skeletons, scored across views."""
+    views = SmallSet("synthetic skeletons", "xview", steps=1350, batch_size=32)
+    return _recipe("runs/demo", views, bodies=2, knn=450, pool="mean", synthetic=True)
