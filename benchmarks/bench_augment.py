@@ -17,11 +17,11 @@ from torch.nn.functional import interpolate
 
 from benchmarks.conftest import Timed
 from benchmarks.reference.sampling import random_view
+from benchmarks.steps import ntu_like_clips
 from sjepa_fast.config import TrainConfig
 from sjepa_fast.data.augment import augmentation
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.models.embed import tubelets
-from sjepa_fast.skeletons import NTU25
 from sjepa_kernels import augment_clips, clip_uniforms
 from sjepa_kernels._augment_ref import CROP, augment_clips_ref, crop_bounds
 
@@ -37,20 +37,7 @@ OURS_RUNS = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def clips(device: torch.device) -> ResidentClips:
     """Clips of about the lengths of NTU-60, a fifth of them with two bodies."""
-    torch.manual_seed(0)
-    frames = torch.randint(40, 180, (CLIPS,))
-    bodies = 1 + (torch.rand(CLIPS) < 0.2).long()
-    rows = frames * bodies
-    steps = torch.randn(int(rows.sum()), 25, 3) * 0.02
-    return ResidentClips(
-        joints_RVC=(torch.randn(25, 3) * 0.4 + steps).to(device),
-        offsets_N=(rows.cumsum(0) - rows).to(device),
-        frames_N=frames.to(device),
-        bodies_N=bodies.to(device),
-        labels_N=torch.zeros_like(frames).to(device),
-        layout=NTU25,
-        max_bodies=2,
-    )
+    return ntu_like_clips(CLIPS, device, two_persons=0.2)
 
 
 def per_clip(clips: ResidentClips, ids: Tensor, seed: Tensor, step: Tensor) -> Tokens:

@@ -1,4 +1,4 @@
-"""Whole training step at the paper's NTU shape: the plain reference, and what is beside it.
+"""Whole training step at the paper's NTU shape: the rungs of the plain reference, and ours.
 
 All rows train on the same synthetic clips with the same sizes; `clips_per_second` of a row is
 `clips` of its `extra_info` over its median time.
@@ -6,23 +6,20 @@ All rows train on the same synthetic clips with the same sizes; `clips_per_secon
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
+import os
 
 import pytest
 import torch
 
 from benchmarks.conftest import Timed
-from benchmarks.reference.sjepa_step import ReferenceStep
-from sjepa_fast.build import build_model, build_optimizer
-from sjepa_fast.config import OptimConfig, RuntimeConfig, TrainConfig
+from benchmarks.reference.feeder import feeding_loader, padded_clips
+from benchmarks.reference.sjepa_step import RUNGS
+from benchmarks.steps import our_step, reference_step
+from sjepa_fast.config import OptimConfig, TrainConfig, replace
 from sjepa_fast.data.loader import ResidentClips, load_resident
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.presets import preset
-from sjepa_fast.runtime.dist import World
-from sjepa_fast.runtime.schedule import Schedule
-from sjepa_fast.step import TrainStep
-
-RATE, MOMENTUM = 1e-3, 0.9999
 
 pytestmark = pytest.mark.benchmark(group="sjepa step")
 
@@ -50,23 +47,54 @@ def batch_ids(config: TrainConfig, device: torch.device) -> torch.Tensor:
     return torch.arange(config.optim.batch_size, device=device)
 
 
-def test_reference_fp32(
+@pytest.mark.parametrize("rung", RUNGS)
+def test_reference(
+    timed: Timed,
+    config: TrainConfig,
+    clips: ResidentClips,
+    batch_ids: torch.Tensor,
+    device: torch.device,
+    rung: str,
+) -> None:
+    """The rungs of `reference/sjepa_step.py`.
+
+    The crop is made outside the timed region, so these rows do not carry their data path.
+    """
+    x_BMTVC = clips.eval_crop(batch_ids, config.data)
+    step, run = reference_step(config, clips, device, rung)
+    timed(
+        lambda: run(x_BMTVC, None, None),
+        dtype=torch.bfloat16 if step.rung.amp else torch.float32,
+        warmup=3 if step.rung.compiled else 1,
+        row=f"reference_{rung}",
+        clips=len(batch_ids),
+        bodies=config.data.bodies,
+    )
+
+
+def test_reference_with_its_feeder(
     timed: Timed,
     config: TrainConfig,
     clips: ResidentClips,
     batch_ids: torch.Tensor,
     device: torch.device,
 ) -> None:
-    """Rung A: fp32, materialised attention, loops over tensors, a host sync in every step.
+    """Rung A fed by its loader: in this process on a CPU, by a worker for each core on a GPU."""
+    on_gpu = device.type == "cuda"
+    padded = padded_clips(clips, torch.arange(len(clips.frames_N)))
+    workers = (os.cpu_count() or 1) if on_gpu else 0
+    loader = feeding_loader(padded, config, workers=workers, pinned=on_gpu)
+    fed = itertools.chain.from_iterable(itertools.repeat(loader))
+    _, run = reference_step(config, clips, device, "A")
 
-    The crop is made outside the timed region, so the row does not carry its data path.
-    """
-    x_BMTVC = clips.eval_crop(batch_ids, config.data)
-    step = ReferenceStep(batch_clips=len(batch_ids), bodies=config.data.bodies, device=device)
+    def step() -> torch.Tensor:
+        clip, view = next(fed)
+        return run(clip.to(device, non_blocking=True), view.to(device, non_blocking=True), None)
+
     timed(
-        lambda: step.step(x_BMTVC, RATE, MOMENTUM),
+        step,
         dtype=torch.float32,
-        row="reference_fp32",
+        row="reference_A_with_feeder",
         clips=len(batch_ids),
         bodies=config.data.bodies,
     )
@@ -84,18 +112,11 @@ def test_ours(
     compiled: bool,
 ) -> None:
     """The library's step, with crop, view, mask, clipping, AdamW, EMA and centre in the time."""
-    model = build_model(config, clips, batch_ids, device)
-    schedule = Schedule(
-        torch.full((10_000,), RATE, device=device),
-        torch.full((10_000,), MOMENTUM, dtype=torch.float64, device=device),
-    )
-    config = dataclasses.replace(config, runtime=RuntimeConfig(compile=compiled))
-    optimizer = build_optimizer(model, config)
-    step = TrainStep(config, clips, model, optimizer, dtype, World(), schedule)
+    _, step = our_step(replace(config, runtime={"compile": compiled}), clips, device, dtype)
     timed(
         lambda: step(batch_ids),
         dtype=dtype,
-        warmup=3,
+        warmup=5,
         row=f"ours_{'compile' if compiled else 'eager'}",
         clips=len(batch_ids),
         bodies=config.data.bodies,

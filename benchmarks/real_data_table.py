@@ -34,7 +34,7 @@ def read(work: Path) -> tuple[Scores, list[dict[str, object]]]:
     files = []
     for path in sorted(work.glob("*/results/*.json")):
         result = json.loads(path.read_text())
-        if "protocol" not in result:
+        if result.get("protocol") not in ("knn", "linear"):
             continue
         score = result["top1_k1"] if result["protocol"] == "knn" else result["top1"]
         kind = (result["store"], re.sub(r"\d", "", result["split"]))

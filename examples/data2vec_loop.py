@@ -1,6 +1,8 @@
 """A data2vec step (Baevski et al. 2022): regress averaged layers of a moving-average teacher.
 
-`EmaPlan` checks the parameter lists once and then moves all of them in one call a step.
+`ContextualizedTargets` adds up the normalised layers one at a time, so that the mean needs no copy
+of them all; `EmaPlan` checks the parameter lists once and then moves all of them in one call a
+step.
 
 Shapes: B sequences, N tokens, D width.
 """
@@ -10,9 +12,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, smooth_l1_loss
+from torch.nn.functional import smooth_l1_loss
 
-from sjepa_kernels import EmaPlan
+from sjepa_kernels import ContextualizedTargets, EmaPlan
 
 
 class Encoder(Protocol):
@@ -23,8 +25,10 @@ class Encoder(Protocol):
 
 def averaged_targets(layers: list[Tensor], top: int) -> Tensor:
     """Return the mean of the last `top` layers, each normalised over its width, (B, N, D)."""
-    normed = [layer_norm(x_BND, x_BND.shape[-1:]) for x_BND in layers[-top:]]
-    return torch.stack(normed).mean(dim=0)
+    targets = ContextualizedTargets(top, norm="layer", final_norm=False)
+    for x_BND in layers[-top:]:
+        targets.add_(x_BND)
+    return targets.finish()
 
 
 def momentum_at(step: int, start: float, end: float, steps: int) -> float:

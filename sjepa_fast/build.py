@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sjepa_fast.config import TrainConfig
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.data.whiten import fit_whitening
+from sjepa_fast.guard import go_on_eagerly
 from sjepa_fast.models.embed import tubelets
 from sjepa_fast.objectives.mamp import MAMP
 from sjepa_fast.objectives.objective import Objective
@@ -67,12 +68,19 @@ def build_optimizer(model: Objective, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def compile_blocks(model: Objective) -> None:
-    """Compile every transformer block; blocks of one shape share one compilation."""
+    """Compile every transformer block; blocks of one shape share one compilation.
+
+    Where PyTorch cannot compile at all, the blocks stay as they are, with a warning.
+    """
     networks = {model.view_encoder, model.eval_encoder, model.predictor}
-    if model.target_encoder is not None:
+    if model.teacher is not None:
         networks.add(model.teacher)
     for network in networks:
         blocks = network.blocks
         assert isinstance(blocks, nn.ModuleList)
         for block in blocks:
-            block.compile(dynamic=False)
+            try:
+                block.compile(dynamic=False)
+            except Exception as error:
+                go_on_eagerly(error)
+                return

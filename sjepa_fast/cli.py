@@ -55,8 +55,13 @@ def parse(config_type: type[T], args: list[str], *, default: T | None = None, pr
     text = _plain(said.getvalue())
     unknown = re.search(r"Unrecognized options?: (--[^\s,]+)", text)
     if unknown:
-        known = ["--compile", "--config", *_flags(config_type)]
+        known = ["--compile", "--config", "--profile", *_flags(config_type)]
         raise InputError(unknown[1], "no such flag", nearest(unknown[1], known))
+    choice = re.search(r"nvalid choice '(.*?)' for argument '--(\S+)'.*?one of \((.*?)\)\.", text)
+    if choice:
+        raise InputError(
+            choice[2], choice[1], nearest(choice[1], re.findall(r"'(.*?)'", choice[3]))
+        )
     wrong = re.search(r"Error parsing (\S+): (.*?)(?: Argument helptext| For full|$)", text)
     if wrong:
         raise InputError(wrong[1], wrong[2], "see --help")

@@ -13,9 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from sjepa_fast.errors import InputError
+
+
+def _flag(name: str) -> object:
+    """Mark a field whose flag has no section in front, such as `--compile`.
+
+    Only a command line reads the mark, so a machine without its library gets none.
+    """
+    try:
+        from tyro.conf import arg
+    except ImportError:
+        return None
+    return arg(name=name, prefix_name=False)
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,13 @@ class DataConfig:
     """Folder of a prepared store."""
     synthetic: bool = False
     """Without a store, use the embedded synthetic data, which is made beside the run folder."""
+    backend: Literal["resident", "stream", "dali"] = "resident"
+    """resident: the whole store on the device; stream: batches of its rows, read ahead by worker
+    processes, for stores that do not fit; dali: the same through NVIDIA DALI."""
+    workers: int = 2
+    """Processes of this process's own that read batches ahead (stream, dali); 0 reads in line."""
+    prefetch: int = 4
+    """Batches that each worker reads ahead."""
     split: str = "xsub"
     """Split of the store; pre-training sees its training part only."""
     frames: int = 120
@@ -71,6 +88,9 @@ class ModelConfig:
     """Attention heads."""
     predictor_depth: int = 5
     """Predictor blocks."""
+    predictor: Literal["joint", "cross"] = "joint"
+    """joint: self-attention over visible and mask tokens (all four papers); cross: mask tokens
+    attend to the visible ones alone, which is cheaper (our choice of layout)."""
     layer_scale: float = 0.0
     """First value of the learned factors on residual branches; 0 is none (Skeleton2vec 1e-4)."""
 
@@ -92,6 +112,9 @@ class MaskConfig:
     mamp_count: bool = False
     """Keep int(N (1 - ratio)) tokens, 74 of 750, as the official codes' floating point does; else
     75. For tubes N are the joints."""
+    predict_ratio: float = 1.0
+    """Share of the masked tokens that are predicted, drawn anew in each step without regard to
+    motion; the others are left out of predictor and loss."""
     num_masked_views: int = 1
     """Masks drawn of each clip in a step; all share one pass of the target encoder (data2vec 2)."""
 
@@ -203,6 +226,8 @@ class LogConfig:
     """Steps between online kNN scores; 0 is off."""
     tensorboard: bool = True
     """Also write TensorBoard events."""
+    profile: Annotated[bool, _flag("profile")] = False
+    """Look at a few steps after warm-up; trace and summary go to the run's folder `profile`."""
 
 
 @dataclass(frozen=True)
@@ -223,11 +248,9 @@ class RuntimeConfig:
     """auto, cpu, cuda or cuda:0."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision; weights, loss and EMA stay float32. auto asks the device."""
-    compile: Annotated[bool, tyro.conf.arg(name="compile", prefix_name=False)] = False
+    compile: Annotated[bool, _flag("compile")] = False
     """Compile the blocks of the three networks."""
-    cuda_graph: Annotated[
-        Literal["auto", "on", "off"], tyro.conf.arg(name="cuda-graph", prefix_name=False)
-    ] = "auto"
+    cuda_graph: Annotated[Literal["auto", "on", "off"], _flag("cuda-graph")] = "auto"
     """Replay the whole step as one CUDA graph; auto: with one process on a GPU."""
 
 
@@ -282,6 +305,11 @@ def kept_tokens(mask: MaskConfig, tokens: int, joints: int) -> int:
     return tokens - int(tokens * mask.ratio)
 
 
+def predicted_tokens(mask: MaskConfig, masked: int) -> int:
+    """Return how many of the masked tokens are predicted, at least one."""
+    return max(1, round(masked * mask.predict_ratio))
+
+
 def validate(config: TrainConfig) -> None:
     """Check everything that needs no data.
 
@@ -303,6 +331,7 @@ def validate(config: TrainConfig) -> None:
         ("optim.batch_size", optim.batch_size),
         ("optim.length", optim.length),
         ("data.crop_min_frames", data.crop_min_frames),
+        ("data.prefetch", data.prefetch),
         ("eval.knn_clips", config.eval.knn_clips),
         ("log.every", config.log.every),
         ("log.panel_every", config.log.panel_every),
@@ -320,11 +349,13 @@ def validate(config: TrainConfig) -> None:
     for name, share in (
         ("data.crop_min", data.crop_min),
         ("data.eval_crop", data.eval_crop),
+        ("mask.predict_ratio", mask.predict_ratio),
     ):
         if not 0 < share <= 1:
             raise InputError(name, share, "give a share above 0 and up to 1")
     for name, value, most in (
         ("seed", config.seed, 2.0**63 - 1024),
+        ("data.workers", data.workers, math.inf),
         ("data.whiten", data.whiten, 1),
         ("view.rotation", config.view.rotation, math.inf),
         ("view.tilt", config.view.tilt, math.inf),
@@ -398,6 +429,11 @@ def _validate_objective(config: TrainConfig) -> None:
         raise InputError("mask.tube_length", value, "choose a divisor")
     if objective.legacy_tube_layout and (objective.kind, mask.kind) != ("skeleton2vec", "tube"):
         fix = "it belongs to objective.kind skeleton2vec with mask.kind tube"
+        raise InputError("objective.legacy_tube_layout", True, fix)
+    if objective.legacy_tube_layout and (
+        mask.predict_ratio < 1 or config.model.predictor != "joint"
+    ):
+        fix = "it needs model.predictor joint with mask.predict_ratio 1"
         raise InputError("objective.legacy_tube_layout", True, fix)
     if config.view.tilt and config.view.form == "axes":
         raise InputError("view.tilt", config.view.tilt, "use view.form body, or rotation alone")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import cattrs
 import yaml
@@ -18,7 +18,15 @@ from sjepa_fast.errors import InputError
 from sjepa_fast.presets import PRESETS, preset
 
 # What may differ between a run and its continuation: it changes no weight.
-FREE_ON_RESUME = ("run", "resume", "log", "checkpoint")
+FREE_ON_RESUME = (
+    "run",
+    "resume",
+    "log",
+    "checkpoint",
+    "data.backend",
+    "data.workers",
+    "data.prefetch",
+)
 
 
 def _converter() -> cattrs.Converter:
@@ -28,6 +36,9 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(float, _strict_float)
     converter.register_structure_hook(int, _strict_int)
     converter.register_structure_hook(bool, _strict_bool)
+    converter.register_structure_hook_func(
+        _is_choice, lambda value, kind: _one_of(value, get_args(kind))
+    )
     converter.register_structure_hook_factory(
         dataclasses.is_dataclass,
         lambda cls: make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True),
@@ -58,6 +69,17 @@ def _strict_bool(value: object, _: object) -> bool:
     return value
 
 
+def _is_choice(kind: Any) -> bool:
+    origin: Any = get_origin(kind)
+    return origin is Literal
+
+
+def _one_of(value: object, known: tuple[str, ...]) -> object:
+    if value not in known:
+        raise ValueError(f"{value!r} is no choice, {nearest(str(value), list(known))}")
+    return value
+
+
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """Return the configuration as nested plain values."""
     tree: dict[str, Any] = _converter().unstructure(config)
@@ -69,7 +91,9 @@ def to_yaml(config: TrainConfig) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
-def _merge(base: dict[str, Any], extra: dict[str, Any], path: str, file: Path) -> dict[str, Any]:
+def _merge(
+    base: dict[str, Any], extra: dict[str, Any], path: str, file: Path | str
+) -> dict[str, Any]:
     merged = dict(base)
     for key, value in extra.items():
         name = f"{path}{key}"
@@ -108,12 +132,29 @@ def apply_yaml(config: TrainConfig, file: Path) -> TrainConfig:
         loaded = {}
     if not isinstance(loaded, dict):
         raise InputError("config", f"{file} is not a mapping", "write `section: {key: value}`")
-    tree = _merge(to_dict(config), loaded, "", file)
+    return apply_values(config, loaded, file)
+
+
+def apply_values(config: TrainConfig, values: dict[str, Any], source: Path | str) -> TrainConfig:
+    """Return the configuration with nested values over it.
+
+    Args:
+        config: What they are laid over.
+        values: Sections, keys and values; any part of the tree.
+        source: Where they come from, for messages.
+
+    Returns:
+        The new configuration.
+
+    Raises:
+        InputError: On an unknown key or a bad value.
+    """
+    tree = _merge(to_dict(config), values, "", source)
     try:
         return _converter().structure(tree, TrainConfig)
     except (cattrs.BaseValidationError, ForbiddenExtraKeysError) as error:
         reason = "; ".join(cattrs.transform_error(error, format_exception=_say))
-        raise InputError("config", f"{file}: {reason}", "correct the value") from error
+        raise InputError("config", f"{source}: {reason}", "correct the value") from error
 
 
 def read_config(file: Path) -> TrainConfig:

@@ -1,8 +1,8 @@
 """`python -m sjepa_fast.convert mamp FILE.pth OUT`: a foreign checkpoint to a run folder.
 
-Read is the encoder of MAMP's PyTorch checkpoints; also of those that MAMP's fine-tuning or linear
-evaluation wrote, and of other code that kept its names. The folder answers to
-`sjepa_fast.evaluate` like a run of our own.
+Read are MAMP's PyTorch checkpoints; of those that its fine-tuning or linear evaluation wrote, and
+of other code that kept its names, the encoder. The folder answers to `sjepa_fast.evaluate` like a
+run of our own.
 
 Shapes: S segments, V joints, l frames a segment, C coordinates, D width.
 """
@@ -24,21 +24,40 @@ import tyro
 from torch import Tensor
 
 from sjepa_fast import cli
-from sjepa_fast.config import DataConfig, MaskConfig, ModelConfig, TrainConfig, validate
+from sjepa_fast.config import (
+    DataConfig,
+    MaskConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    TrainConfig,
+    validate,
+)
 from sjepa_fast.config_io import to_yaml
 from sjepa_fast.errors import InputError
-from sjepa_fast.objectives.sjepa import SJEPA
+from sjepa_fast.models.predictor import Predictor
+from sjepa_fast.objectives.mamp import MAMP
 from sjepa_fast.runtime.files import new_folder, write_json, write_text
 from sjepa_fast.skeletons import NTU25
 
-# Our encoder's names, outside the blocks, and MAMP's.
-_ENDS = {
+# Our names of the encoder's and the predictor's parts outside their blocks, and MAMP's.
+_ENCODER = {
     "embed.proj.weight": "joints_embed.proj.weight",
     "embed.proj.bias": "joints_embed.proj.bias",
     "embed.temporal": "temp_embed",
     "embed.spatial": "pos_embed",
     "norm.weight": "norm.weight",
     "norm.bias": "norm.bias",
+}
+_PREDICTOR = {
+    "mask_token": "mask_token",
+    "proj_in.weight": "decoder_embed.weight",
+    "proj_in.bias": "decoder_embed.bias",
+    "temporal": "decoder_temp_embed",
+    "spatial": "decoder_pos_embed",
+    "norm.weight": "decoder_norm.weight",
+    "norm.bias": "decoder_norm.bias",
+    "proj_out.weight": "decoder_pred.weight",
+    "proj_out.bias": "decoder_pred.bias",
 }
 # The layers of a block, likewise.
 _LAYERS = {
@@ -115,9 +134,29 @@ def _sizes(state: dict[str, Tensor], heads: int) -> tuple[ModelConfig, int, int]
         raise InputError("joints_embed.proj.weight", tuple(kernel), "expected (D, 3, l, 1)")
     if width % heads:
         raise InputError("heads", f"{heads} does not divide the width {width}", "give the model's")
-    depth = len({found[1] for name in state if (found := re.match(r"blocks\.(\d+)\.", name))})
-    model = ModelConfig(segment_length=length, width=width, depth=depth, heads=heads)
+    model = ModelConfig(
+        segment_length=length,
+        width=width,
+        depth=_depth(state, "blocks"),
+        heads=heads,
+        predictor_depth=max(1, _depth(state, "decoder_blocks")),
+    )
     return model, temporal[1] * length, spatial[2]
+
+
+def _depth(state: dict[str, Tensor], blocks: str) -> int:
+    numbers = (re.match(rf"{blocks}\.(\d+)\.", name) for name in state)
+    return len({number[1] for number in numbers if number})
+
+
+def _names(parts: dict[str, str], blocks: str, depth: int) -> dict[str, str]:
+    """Return our names of a network's tensors with MAMP's."""
+    names = dict(parts)
+    for i in range(depth):
+        for ours, theirs in _LAYERS.items():
+            for end in ("weight", "bias"):
+                names[f"blocks.{i}.{ours}.{end}"] = f"{blocks}.{i}.{theirs}.{end}"
+    return names
 
 
 def encoder_weights(state: dict[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
@@ -137,11 +176,7 @@ def encoder_weights(state: dict[str, Tensor], model: ModelConfig) -> dict[str, T
     Raises:
         InputError: If a tensor is missing.
     """
-    names = dict(_ENDS)
-    for i in range(model.depth):
-        for ours, theirs in _LAYERS.items():
-            for part in ("weight", "bias"):
-                names[f"blocks.{i}.{ours}.{part}"] = f"blocks.{i}.{theirs}.{part}"
+    names = _names(_ENCODER, "blocks", model.depth)
     missing = [theirs for theirs in names.values() if theirs not in state]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -151,6 +186,28 @@ def encoder_weights(state: dict[str, Tensor], model: ModelConfig) -> dict[str, T
     weights["embed.proj.weight"] = kernel.squeeze(3).transpose(1, 2).flatten(1)
     for table in ("embed.temporal", "embed.spatial"):
         weights[table] = weights[table].flatten(0, 2)
+    return weights
+
+
+def predictor_weights(state: dict[str, Tensor], predictor: Predictor) -> dict[str, Tensor] | None:
+    """Rename and reshape MAMP's decoder weights into our predictor's state dict.
+
+    MAMP's decoder numbers a token's outputs frame first, as we do.
+
+    Args:
+        state: MAMP's state dict.
+        predictor: The predictor to fill; its state dict names the tensors and their sizes.
+
+    Returns:
+        The state dict; None where the checkpoint has no whole decoder of the encoder's width.
+    """
+    names = _names(_PREDICTOR, "decoder_blocks", len(predictor.blocks))
+    weights = {}
+    for ours, empty in predictor.state_dict().items():
+        found = state.get(names[ours])
+        if found is None or found.numel() != empty.numel() or found.shape[-1] != empty.shape[-1]:
+            return None
+        weights[ours] = found.float().reshape(empty.shape)
     return weights
 
 
@@ -180,31 +237,38 @@ def convert(request: ConvertConfig) -> int:
         data=DataConfig(split=request.split, frames=frames, eval_crop=0.95),
         model=sizes,
         mask=MaskConfig(mamp_count=True),
+        objective=ObjectiveConfig(kind="mamp", target_norm="patch"),
     )
     validate(config)
     torch.manual_seed(config.seed)
-    model = SJEPA(config, NTU25)
-    for network in (model.view_encoder, model.target_encoder):
-        for name, empty in network.state_dict().items():
-            if encoder[name].shape != empty.shape:
-                found, fix = tuple(encoder[name].shape), f"expected {tuple(empty.shape)}"
-                raise InputError(name, found, f"{fix} beside the checkpoint's other tensors")
-        network.load_state_dict(encoder)
+    model = MAMP(config, NTU25)
+    for name, empty in model.view_encoder.state_dict().items():
+        if encoder[name].shape != empty.shape:
+            found, fix = tuple(encoder[name].shape), f"expected {tuple(empty.shape)}"
+            raise InputError(name, found, f"{fix} beside the checkpoint's other tensors")
+    model.view_encoder.load_state_dict(encoder)
+    predictor = predictor_weights(state, model.predictor)
+    taken = set(_names(_ENCODER, "blocks", sizes.depth).values())
+    if predictor is not None:
+        model.predictor.load_state_dict(predictor)
+        taken |= set(_names(_PREDICTOR, "decoder_blocks", sizes.predictor_depth).values())
     _write(request, config, model)
-    taken = {*_ENDS.values()} | {k for k in state if k.startswith("blocks.")}
-    left = sorted(set(state) - taken)
     print(
-        f"taken over: the encoder, {sizes.depth} blocks of width {sizes.width} with "
-        f"{sizes.heads} heads, for {frames} frames in segments of {sizes.segment_length}"
+        f"taken over: the encoder, {sizes.depth} blocks of width {sizes.width} with {sizes.heads} "
+        f"heads, for {frames} frames in segments of {sizes.segment_length}"
+        + ("" if predictor is None else f"; the decoder, {sizes.predictor_depth} blocks")
     )
+    left = sorted(set(state) - taken)
     if left:
         groups = sorted({name.split(".")[0] for name in left})
-        print(f"not taken over: {len(left)} tensors ({', '.join(groups)}); predictor is untrained")
+        print(f"not taken over: {len(left)} tensors ({', '.join(groups)})")
+    if predictor is None:
+        print("not taken over: a decoder; the predictor is untrained")
     print(f"wrote {request.out}; score it: python -m sjepa_fast.evaluate linear {request.out}")
     return 0
 
 
-def _write(request: ConvertConfig, config: TrainConfig, model: SJEPA) -> None:
+def _write(request: ConvertConfig, config: TrainConfig, model: MAMP) -> None:
     origin = f"converted from {request.file.name} ({request.kind}); its clips are not known"
     with new_folder(request.out) as folder:
         write_text(folder / "config.yaml", to_yaml(config))

@@ -133,7 +133,8 @@ def evaluate(request: Request, protocol: str) -> int:
         raise InputError("WORLD_SIZE", world.size, "evaluate in one process, without a launcher")
     subject = open_subject(request)
     outcome = score(subject, request)
-    stated = {"protocol": protocol, **describe(subject, request.encoder)}
+    stated = {"protocol": protocol, "pool": outcome.recipe.get("pool")}
+    stated |= describe(subject, request.encoder)
     if stated["test_clips_seen_in_training"]:
         seen = stated["test_clips_seen_in_training"]
         print(f"note: {seen} of the test clips were in the pre-training set of this run")

@@ -5,14 +5,17 @@ softmax, GELU, loss, optimiser, EMA, rotations and the mask token's one row a ba
 is what a kernel computes again in its backward: divided by a measured time and by a device's peak,
 the count gives the model FLOPs utilisation (MFU) as it is usually meant.
 
-Shapes: N tokens, K visible and Q masked, D width, P numbers a token.
+Shapes: N tokens, K visible, Q masked that are predicted, D width, P numbers a token.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sjepa_fast.config import TrainConfig, kept_tokens
+from sjepa_fast.config import TrainConfig, kept_tokens, predicted_tokens
+
+# Objectives whose targets are features of a target encoder, and not the clip's own numbers.
+WITH_TARGET_ENCODER = ("sjepa", "skeleton2vec")
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,19 @@ def block_flops(tokens: int, width: int, wanted: int | None = None) -> int:
         The count.
     """
     queries = tokens if wanted is None else wanted
-    attention = 2 * linear_flops(queries, width, tokens)
-    rest = linear_flops(queries, width, width) + 2 * linear_flops(queries, width, 4 * width)
-    return linear_flops(tokens, width, 3 * width) + attention + rest
+    return linear_flops(tokens, width, 3 * width) + _after_qkv(queries, tokens, width)
+
+
+def cross_block_flops(queries: int, keys: int, width: int) -> int:
+    """FLOPs of a cross-attention block's forward on one sequence of `queries` tokens."""
+    layers = linear_flops(queries, width, width) + linear_flops(keys, width, 2 * width)
+    return layers + _after_qkv(queries, keys, width)
+
+
+def _after_qkv(queries: int, keys: int, width: int) -> int:
+    attention = 2 * linear_flops(queries, width, keys)
+    mlp = 2 * linear_flops(queries, width, 4 * width)
+    return attention + linear_flops(queries, width, width) + mlp
 
 
 def sequences_per_step(config: TrainConfig) -> int:
@@ -81,27 +94,34 @@ def step_flops(config: TrainConfig, joints: int = 25) -> StepFlops:
     Returns:
         The counts of the whole batch.
     """
-    model, width = config.model, config.model.width
+    model, width, kind = config.model, config.model.width, config.objective.kind
     size = model.segment_length * 3
     tokens = config.data.frames // model.segment_length * joints
     kept = kept_tokens(config.mask, tokens, joints)
-    masked = tokens - kept
+    predicted = predicted_tokens(config.mask, tokens - kept)
+    outputs = width if kind in WITH_TARGET_ENCODER else size
     whitening = linear_flops(1, size, size) if config.data.whiten > 0 else 0
     embedding = linear_flops(1, size, width)
 
     seen = kept * embedding + model.depth * block_flops(kept, width)
-    predicted = (
-        linear_flops(kept, width, width)
-        + (model.predictor_depth - 1) * block_flops(tokens, width)
-        + block_flops(tokens, width, masked)
-        + linear_flops(masked, width, width)
-    )
-    target = tokens * (whitening + embedding) + model.depth * block_flops(tokens, width)
-    backward = 2 * (seen + predicted) - kept * embedding
+    if model.predictor == "cross":
+        blocks = model.predictor_depth * cross_block_flops(predicted, kept, width)
+    else:
+        both = kept + predicted
+        # The authors' misplaced features are wanted back too.
+        wanted = both if config.objective.legacy_tube_layout else predicted
+        blocks = (model.predictor_depth - 1) * block_flops(both, width)
+        blocks += block_flops(both, width, wanted)
+        predicted = wanted
+    guess = linear_flops(kept, width, width) + blocks + linear_flops(predicted, width, outputs)
+    target = 0
+    if kind in WITH_TARGET_ENCODER:
+        target = tokens * (whitening + embedding) + model.depth * block_flops(tokens, width)
     sequences = sequences_per_step(config)
+    masks = sequences * config.mask.num_masked_views
     return StepFlops(
-        view_encoder=sequences * (seen + kept * whitening),
-        predictor=sequences * predicted,
+        view_encoder=masks * (seen + kept * whitening),
+        predictor=masks * guess,
         target_encoder=sequences * target,
-        backward=sequences * backward,
+        backward=masks * (2 * (seen + guess) - kept * embedding),
     )

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import tyro
 from rich.progress import Progress
 
 from sjepa_fast import cli
+from sjepa_fast._version import __version__
 from sjepa_fast.config import nearest
-from sjepa_fast.data.readers import ctrgcn_npz, ntu, pyskl, ragged_npz
-from sjepa_fast.data.readers.record import Record, Source
+from sjepa_fast.data.clip_table import ClipTable
+from sjepa_fast.data.published import compare, split_sizes
+from sjepa_fast.data.readers import ctrgcn_npz, generic, ntu, pku, pyskl, ragged_npz
+from sjepa_fast.data.readers.record import Record, Source, Splits
 from sjepa_fast.data.store import Store, StoreWriter
 from sjepa_fast.errors import InputError
+from sjepa_fast.runtime.files import write_text
 
-NAMES = (*ntu.CLASSES, *ragged_npz.SETS, "ctrgcn", "pyskl")
+NAMES = (*ntu.CLASSES, *pku.NAMES, *ragged_npz.SETS, "ctrgcn", "pyskl", "generic")
 PLAIN_SECONDS = 10.0
+# Skipped inputs that are printed; the written list has all.
+SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,12 @@ class PrepareConfig:
     """Turn raw skeleton files into a store."""
 
     name: Annotated[str, tyro.conf.Positional]
-    """ntu60, ntu120 (raw .skeleton files), nucla, msr_action3d, sbu, utkinect, florence3d (ragged
-    .npz), ctrgcn (CTR-GCN or MAMP .npz) or pyskl (.pkl)."""
+    """ntu60, ntu120 (raw .skeleton files), pku1, pku2 (recordings and labels as text), nucla,
+    msr_action3d, sbu, utkinect, florence3d (ragged .npz), ctrgcn (CTR-GCN or MAMP .npz), pyskl
+    (.pkl) or generic (a folder of .npy or pose .json files with a labels.csv); see docs/data.md."""
     raw: Path
     """Folder or file of the raw data."""
-    out: Path
+    out: Path | None = None
     """Store to make."""
     missing: Path | None = None
     """ntu60, ntu120: list of samples to leave out, as published with the data."""
@@ -43,6 +50,10 @@ class PrepareConfig:
     """Stored precision."""
     overwrite: bool = False
     """Replace an existing store."""
+    dry_run: bool = False
+    """Read everything and report, but write nothing."""
+    layout: str = ""
+    """generic: name of the joint layout; empty for the folder's layout.json."""
 
 
 def open_source(request: PrepareConfig) -> Source:
@@ -52,59 +63,103 @@ def open_source(request: PrepareConfig) -> Source:
         raise InputError("missing", f"{request.missing} with {request.name}", fix)
     if request.name in ntu.CLASSES:
         return ntu.open_ntu(request.name, request.raw, request.missing)
+    if request.name in pku.NAMES:
+        return pku.open_pku(request.name, request.raw)
     if request.name == "ctrgcn":
         return ctrgcn_npz.open_ctrgcn(request.raw, request.split_name)
+    if request.name == "generic":
+        return generic.open_generic(request.raw, request.layout)
     if request.name == "pyskl":
         return pyskl.open_pyskl(request.raw)
     return ragged_npz.open_ragged(request.name, request.raw)
 
 
-def _plain_progress(source: Source) -> Iterator[Record]:
+def _plain_progress(records: Iterable[Record], source: Source, done: int) -> Iterator[Record]:
     # A log file gets a line now and then instead of a bar.
     said = time.monotonic()
-    for done, record in enumerate(source.records(), 1):
+    for count, record in enumerate(records, done + 1):
         if time.monotonic() - said >= PLAIN_SECONDS:
             said = time.monotonic()
-            print(f"{source.name}: {done} of {source.count}", file=sys.stderr, flush=True)
+            print(f"{source.name}: {count} of {source.count}", file=sys.stderr, flush=True)
         yield record
 
 
-def write_store(source: Source, request: PrepareConfig) -> Store:
-    """Copy all records into a store, with a progress bar on a terminal and plain lines elsewhere.
+def take_in(sink: StoreWriter | ClipTable, source: Source, done: int = 0) -> None:
+    """Hand all records to a store or a table, with a bar on a terminal and lines elsewhere.
+
+    What the sink refuses (a name that occurs twice, a label out of range) is skipped with the
+    reason, as a file is that cannot be read.
+
+    Args:
+        sink: Takes clips and skipped inputs.
+        source: The opened raw data.
+        done: Records at the beginning that are taken in already.
+    """
+    on_terminal = sys.stdout.isatty()
+    with Progress(disable=not on_terminal, transient=True) as progress:
+        records: Iterable[Record] = source.records(done)
+        if on_terminal:
+            records = progress.track(
+                records, total=source.count, completed=done, description=source.name
+            )
+        else:
+            records = _plain_progress(records, source, done)
+        for record in records:
+            if record.clip_MTVC is None:
+                sink.skip(record.name, record.reason)
+                continue
+            try:
+                sink.add(record.name, record.clip_MTVC, record.label, record.meta)
+            except InputError as error:
+                sink.skip(record.name, str(error))
+
+
+def splits_of(table: ClipTable, source: Source) -> Splits:
+    """Make the splits of the clips that were kept."""
+    return source.splits(list(table.names), table.columns()) if table.names else {}
+
+
+def write_store(source: Source, request: PrepareConfig, out: Path) -> tuple[Store, ClipTable]:
+    """Copy all records into a store.
 
     Args:
         source: The opened raw data.
-        request: Where to, and how.
+        request: How.
+        out: Where to.
 
     Returns:
-        The finished store.
+        The finished store, and what is known of its clips and of what was left out.
     """
-    on_terminal = sys.stdout.isatty()
     command = " ".join(["prepare", request.name, "--dtype", request.dtype])
-    with (
-        StoreWriter(
-            request.out,
-            source.name,
-            source.layout,
-            source.class_names,
-            dtype=request.dtype,
-            overwrite=request.overwrite,
-        ) as writer,
-        Progress(disable=not on_terminal, transient=True) as progress,
-    ):
-        records = (
-            progress.track(source.records(), total=source.count, description=source.name)
-            if on_terminal
-            else _plain_progress(source)
-        )
-        for record in records:
-            if record.clip_MTVC is None:
-                writer.skip(record.name, record.reason)
-            else:
-                writer.add(record.name, record.clip_MTVC, record.label, record.meta)
-        columns = {k: np.array(v, dtype=np.int64) for k, v in writer.meta.items()}
-        splits = source.splits(list(writer.names), columns) if writer.names else {}
-        return writer.finish(splits, command)
+    settings = {**asdict(request), "out": "", "overwrite": False}
+    job = json.dumps([__version__, source.identity, settings], default=str, sort_keys=True)
+    with StoreWriter(
+        out,
+        source.name,
+        source.layout,
+        source.class_names,
+        dtype=request.dtype,
+        overwrite=request.overwrite,
+        job=job,
+    ) as writer:
+        if writer.done:
+            print(f"{source.name}: going on after {writer.done} of {source.count}")
+        take_in(writer, source, writer.done)
+        return writer.finish(splits_of(writer.table, source), command), writer.table
+
+
+def _report_skipped(table: ClipTable, out: Path | None) -> None:
+    beside = out.with_name(f"{out.name}.skipped.txt") if out else None
+    shown = table.skipped[:SHOWN]
+    for name, reason in shown:
+        print(f"skipped {name}: {reason}")
+    if len(table.skipped) > len(shown):
+        where = f", all in {beside}" if beside else ""
+        print(f"... and {len(table.skipped) - len(shown)} more{where}")
+    if beside and table.skipped:
+        write_text(beside, "".join(f"{name}\t{reason}\n" for name, reason in table.skipped))
+    elif beside:
+        beside.unlink(missing_ok=True)
 
 
 def prepare(request: PrepareConfig) -> int:
@@ -121,21 +176,30 @@ def prepare(request: PrepareConfig) -> int:
     """
     if request.name not in NAMES:
         raise InputError("name", request.name, nearest(request.name, list(NAMES)))
+    if request.out is None and not request.dry_run:
+        raise InputError("--out", "missing", "name the store to make, or --dry-run")
     began = time.perf_counter()
-    store = write_store(open_source(request), request)
-    for name, reason in store.skipped:
-        print(f"skipped {name}: {reason}")
-    parts = ", ".join(
-        f"{split} {int((codes == 1).sum())}/{int((codes == 2).sum())}"
-        for split, codes in store.splits.items()
-    )
-    size = sum(file.stat().st_size for file in store.root.iterdir()) / 2**20
+    source = open_source(request)
+    if request.out is None or request.dry_run:
+        table = ClipTable(source.layout, source.class_names, request.dtype)
+        take_in(table, source)
+        splits, where = splits_of(table, source), "dry run, nothing written"
+        size = table.joint_bytes()
+    else:
+        store, table = write_store(source, request, request.out)
+        splits, where = store.splits, f"-> {store.root}"
+        size = sum(file.stat().st_size for file in store.root.iterdir())
+    _report_skipped(table, None if request.dry_run else request.out)
+    parts = ", ".join(f"{key} {a}/{b}" for key, (a, b) in split_sizes(splits).items())
     print(
-        f"{store.name}: {len(store)} clips, {int(store.frames.sum())} frames, "
-        f"{len(store.class_names)} classes, up to {store.max_bodies} bodies, "
-        f"{len(store.skipped)} skipped; train/test: {parts}; {size:.1f} MiB in "
-        f"{time.perf_counter() - began:.1f} s -> {store.root}"
+        f"{source.name}: {len(table.names)} clips, {sum(table.frames)} frames, "
+        f"{len(source.class_names)} classes, up to {max(table.bodies, default=0)} bodies, "
+        f"{len(table.skipped)} skipped; train/test: {parts}; {size / 2**20:.1f} MiB in "
+        f"{time.perf_counter() - began:.1f} s {where}"
     )
+    said = compare(source.name, source.count, len(table.names), splits)
+    if said:
+        print(said)
     return 0
 
 

@@ -25,10 +25,10 @@ def draw_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> None:
     ids = torch.from_numpy(store.ids(config.data.split, "train")[:1]).to(device)
     seed = torch.tensor(config.seed, device=device)
     inputs = make_step_input(clips, ids, seed, torch.zeros_like(seed), config)
-    masked = torch.zeros(inputs.clip_BNP.shape[:2], dtype=torch.bool, device=device)
-    # Of several masks of a sequence, the first.
-    drawn = inputs.ids_mask_BQ.unflatten(0, (len(masked), -1))[:, 0]
-    masked.scatter_(1, drawn.long(), True)
+    masked = torch.ones(inputs.clip_BNP.shape[:2], dtype=torch.bool, device=device)
+    # The first of a body's masks, where it has several.
+    seen = inputs.ids_keep_BK.view(len(masked), -1, inputs.ids_keep_BK.shape[1])[:, 0]
+    masked.scatter_(1, seen.long(), False)
     bodies = int(clips.bodies_N[ids[0]])
     length, joints = config.model.segment_length, store.layout.num_joints
     # The same crop as coordinates, whatever stream the mask was drawn from.

@@ -77,10 +77,10 @@ class TrainStep:
         self.objective: nn.Module = model
         if world.size > 1:
             self.objective = DistributedDataParallel(model)
-        self.run: Callable[[Tensor], StepResult] = self._step
+        self.run: Callable[[Tensor], StepResult] = self.eager
         if wants_graph(config, device, world):
             required = config.runtime.cuda_graph == "on"
-            self.run = StepGraph(self._step, required=required)
+            self.run = StepGraph(self.eager, required=required)
 
     def __call__(self, ids_B: Tensor) -> StepResult:
         """Train on the clips `ids_B`, int64 on the device; the next call overwrites the result."""
@@ -94,7 +94,8 @@ class TrainStep:
         slots = [s % len(self.history_W2) for s in range(end - count, end)]
         return self.history_W2[slots]
 
-    def _step(self, ids_B: Tensor) -> StepResult:
+    def eager(self, ids_B: Tensor) -> StepResult:
+        """Do the step launch by launch, also where calls replay a graph."""
         config, model = self.config, self.model
         at = self.step.view(1)
         batch = make_step_input(self.clips, ids_B, self.seed, self.step, config)

@@ -9,19 +9,24 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from sjepa_fast import cli
 from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config import TrainConfig, validate, validate_tokens
 from sjepa_fast.config_io import check_resumable, parse_train, read_config, to_yaml
-from sjepa_fast.data.loader import epoch_order, load_resident
+from sjepa_fast.data.feed import check_backend, open_clips, open_feed
 from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.collapse import collapse_panel
 from sjepa_fast.evaluation.features import nearest_neighbour
+from sjepa_fast.flops import step_flops
+from sjepa_fast.guard import GuardedStep
+from sjepa_fast.profiling import PassClock, ProfiledStep
 from sjepa_fast.report import write_report
 from sjepa_fast.runtime.checkpoint import (
     list_checkpoints,
@@ -34,7 +39,7 @@ from sjepa_fast.runtime.dist import World, connect, disconnect, environment_worl
 from sjepa_fast.runtime.files import write_json, write_text
 from sjepa_fast.runtime.logging import RunLog, environment, progress_line
 from sjepa_fast.runtime.schedule import tabulate
-from sjepa_fast.step import TrainStep
+from sjepa_fast.step import StepResult, TrainStep
 
 
 def open_data(config: TrainConfig, world: World) -> tuple[TrainConfig, Store]:
@@ -86,8 +91,8 @@ def prepare_run(config: TrainConfig, store: Store) -> None:
     write_json(config.run / "data.json", data)
 
 
-def run_lengths(config: TrainConfig, clips: int) -> tuple[int, int, int]:
-    """Return (steps an epoch, steps of the run, warm-up steps); the last part batch is dropped."""
+def run_lengths(config: TrainConfig, clips: int) -> tuple[int, int]:
+    """Return (steps of the run, warm-up steps); the last part batch of an epoch is dropped."""
     per_epoch = clips // config.optim.batch_size
     if per_epoch == 0:
         raise InputError(
@@ -96,7 +101,7 @@ def run_lengths(config: TrainConfig, clips: int) -> tuple[int, int, int]:
             f"use --optim.batch-size {clips} or less",
         )
     unit = per_epoch if config.optim.unit == "epochs" else 1
-    return per_epoch, config.optim.length * unit, config.optim.warmup * unit
+    return config.optim.length * unit, config.optim.warmup * unit
 
 
 def train(config: TrainConfig) -> int:
@@ -109,6 +114,7 @@ def train(config: TrainConfig) -> int:
         0 when the run is complete, 130 when it was interrupted and saved.
     """
     validate(config)
+    check_backend(config.data)
     world = environment_world()
     device = pick_device(config.runtime, world.local_rank)
     dtype, reason = pick_dtype(config.runtime, device)
@@ -120,11 +126,11 @@ def train(config: TrainConfig) -> int:
         raise InputError("optim.batch_size", config.optim.batch_size, fix)
     train_part = store.ids(config.data.split, "train")
     test_part = store.ids(config.data.split, "test")
-    clips = load_resident(store, config.data, device)
+    clips = open_clips(store, config.data, device)
     sampled, sampled_part = clips, train_part
     if config.data.skip_empty_bodies:
         sampled, sampled_part = clips.split_bodies(train_part)
-    per_epoch, total, warmup = run_lengths(config, len(sampled_part))
+    total, warmup = run_lengths(config, len(sampled_part))
     if world.leads:
         prepare_run(config, store)
     world.barrier()
@@ -149,7 +155,6 @@ def train(config: TrainConfig) -> int:
         before = score()
         write_json(config.run / "results" / "knn-before.json", {"top1": before})
     schedule = tabulate(config, total, warmup, device)
-    train_step = TrainStep(config, sampled, model, optimizer, dtype, world, schedule, start)
 
     stop = asked = False
 
@@ -157,14 +162,24 @@ def train(config: TrainConfig) -> int:
         nonlocal asked
         asked = True
 
-    share = config.optim.batch_size // world.size
     logged_step = start
     panel: dict[str, float] = {}
-    step, epoch = start, -1
-    order = train_ids
+    step = start
     with contextlib.ExitStack() as stack:
         for number in (signal.SIGINT, signal.SIGTERM):
             stack.callback(signal.signal, number, signal.signal(number, interrupt))
+        feed = open_feed(sampled, sampled_part, config, world, range(start, total))
+        fed, batches = stack.enter_context(feed)
+        train_step = TrainStep(config, fed, model, optimizer, dtype, world, schedule, start)
+        take_step: Callable[[Tensor], StepResult] = GuardedStep(
+            train_step, train_step.eager, config.optim.batch_size, world.size, device
+        )
+        if config.log.profile and world.leads:
+            flops = step_flops(config, store.layout.num_joints).total / world.size
+            passes = PassClock(model, optimizer, device)
+            take_step = ProfiledStep(
+                take_step, train_step.eager, passes, flops, dtype, config.run / "profile"
+            )
         log: RunLog | None = None
         if world.leads:
             log = stack.enter_context(RunLog(config.run, start, config.log.tensorboard))
@@ -181,12 +196,7 @@ def train(config: TrainConfig) -> int:
                 log.row(0, {"knn": before})
         began = clock = time.perf_counter()
         while step < total and not stop:
-            if step // per_epoch != epoch:
-                epoch = step // per_epoch
-                order = torch.from_numpy(epoch_order(sampled_part, config.seed, epoch))
-                order = order.to(device, non_blocking=True)
-            first = step % per_epoch * config.optim.batch_size + world.rank * share
-            result = train_step(order[first : first + share])
+            result = take_step(next(batches))
             step += 1
 
             if world.size == 1:

@@ -31,6 +31,11 @@ def test_no_argument_is_the_demo_and_compile_is_a_plain_flag():
     assert parse_train(["--compile"]).runtime.compile is True
 
 
+def test_a_misspelt_choice_names_the_nearest():
+    with pytest.raises(InputError, match=r"^data\.backend: strea; nearest: stream$"):
+        parse_train(["--data.backend", "strea"])
+
+
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_every_preset_is_valid_and_survives_yaml(name: str, tmp_path: Path):
     config = preset(name)
@@ -69,6 +74,7 @@ def test_paper_preset_holds_the_papers_values():
         ("optim: {length: 2.5}", ["length", "2.5"]),
         ("runtime: {compile: 3}", ["compile", "3"]),
         ("objective: {target_norm: batch}", ["target_norm", "batch"]),
+        ("data: {backend: strea}", ["data.backend", "strea", "nearest: stream"]),
         ("- 1", ["mapping"]),
         ("a: [", ["YAML"]),
     ],

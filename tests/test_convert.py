@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from sjepa_fast.config import ModelConfig
+from sjepa_fast.config_io import read_config
 from sjepa_fast.convert import ConvertConfig, convert, encoder_weights, read_state
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
@@ -20,7 +20,9 @@ from sjepa_fast.evaluate import evaluate
 from sjepa_fast.evaluation.request import EvalData, KnnRequest
 from sjepa_fast.models.embed import tubelets
 from sjepa_fast.models.encoder import SkeletonTransformer
-from sjepa_fast.runtime.checkpoint import latest_checkpoint
+from sjepa_fast.objectives.mamp import MAMP
+from sjepa_fast.runtime.checkpoint import latest_checkpoint, load_weights
+from sjepa_fast.skeletons import NTU25
 
 ROOT = Path(__file__).parent.parent
 SEGMENTS, JOINTS, LENGTH, WIDTH, DEPTH, HEADS = 4, 25, 4, 32, 3, 4
@@ -39,7 +41,12 @@ def mamp_state(seed: int = 0) -> dict[str, Tensor]:
         "temp_embed": random(1, SEGMENTS, 1, WIDTH),
         "pos_embed": random(1, 1, JOINTS, WIDTH),
         "mask_token": random(1, 1, WIDTH),
+        "decoder_embed.weight": random(WIDTH, WIDTH),
+        "decoder_embed.bias": random(WIDTH),
+        "decoder_temp_embed": random(1, SEGMENTS, 1, WIDTH),
+        "decoder_pos_embed": random(1, 1, JOINTS, WIDTH),
         "decoder_pred.weight": random(3 * LENGTH, WIDTH),
+        "decoder_pred.bias": random(3 * LENGTH),
     }
     blocks = [f"blocks.{i}." for i in range(DEPTH)] + ["decoder_blocks.0."]
     for block in blocks:
@@ -56,38 +63,54 @@ def mamp_state(seed: int = 0) -> dict[str, Tensor]:
     return state
 
 
-def mamp_features(state: dict[str, Tensor], x_BTVC: Tensor) -> Tensor:
-    """MAMP's unmasked encoder, written out: convolution, positions, pre-norm blocks, norm."""
-    s = {name: value.double() for name, value in state.items()}
+class Equations:
+    """MAMP's networks written out in float64: pre-norm blocks, heads one by one."""
 
-    def norm(x: Tensor, name: str) -> Tensor:
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        self.s = {name: value.double() for name, value in state.items()}
+
+    def norm(self, x: Tensor, name: str) -> Tensor:
         centered = x - x.mean(-1, keepdim=True)
         spread = (centered.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-        return centered / spread * s[f"{name}.weight"] + s[f"{name}.bias"]
+        return centered / spread * self.s[f"{name}.weight"] + self.s[f"{name}.bias"]
 
-    def linear(x: Tensor, name: str) -> Tensor:
-        return x @ s[f"{name}.weight"].T + s[f"{name}.bias"]
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        return x @ self.s[f"{name}.weight"].T + self.s[f"{name}.bias"]
 
-    grid = nn.functional.conv2d(
-        x_BTVC.double().permute(0, 3, 1, 2),
-        s["joints_embed.proj.weight"],
-        s["joints_embed.proj.bias"],
-        stride=(LENGTH, 1),
-    )
-    x = grid.permute(0, 2, 3, 1) + s["temp_embed"] + s["pos_embed"]
-    x = x.flatten(1, 2)
-    for i in range(DEPTH):
-        qkv = linear(norm(x, f"blocks.{i}.norm1"), f"blocks.{i}.attn.qkv")
+    def block(self, x: Tensor, name: str) -> Tensor:
+        qkv = self.linear(self.norm(x, f"{name}.norm1"), f"{name}.attn.qkv")
         mixed = []
+        size = WIDTH // HEADS
         for head in range(HEADS):
-            size = WIDTH // HEADS
             q, k, v = (part[..., head * size : (head + 1) * size] for part in qkv.chunk(3, dim=-1))
             mixed.append(torch.softmax(q @ k.mT / size**0.5, dim=-1) @ v)
-        x = x + linear(torch.cat(mixed, dim=-1), f"blocks.{i}.attn.proj")
-        hidden = linear(norm(x, f"blocks.{i}.norm2"), f"blocks.{i}.mlp.fc1")
+        x = x + self.linear(torch.cat(mixed, dim=-1), f"{name}.attn.proj")
+        hidden = self.linear(self.norm(x, f"{name}.norm2"), f"{name}.mlp.fc1")
         hidden = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
-        x = x + linear(hidden, f"blocks.{i}.mlp.fc2")
-    return norm(x, "norm")
+        return x + self.linear(hidden, f"{name}.mlp.fc2")
+
+    def encode(self, x_BTVC: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Features of all tokens, or of the kept ones of every clip."""
+        grid = nn.functional.conv2d(
+            x_BTVC.double().permute(0, 3, 1, 2),
+            self.s["joints_embed.proj.weight"],
+            self.s["joints_embed.proj.bias"],
+            stride=(LENGTH, 1),
+        )
+        x = grid.permute(0, 2, 3, 1) + self.s["temp_embed"] + self.s["pos_embed"]
+        x = x.flatten(1, 2)
+        x = x if keep is None else x[:, keep]
+        for i in range(DEPTH):
+            x = self.block(x, f"blocks.{i}")
+        return self.norm(x, "norm")
+
+    def decode(self, visible: Tensor, keep: Tensor) -> Tensor:
+        """Numbers predicted for every token of the grid."""
+        grid = self.s["mask_token"].expand(len(visible), SEGMENTS * JOINTS, WIDTH).clone()
+        grid[:, keep] = self.linear(visible, "decoder_embed")
+        position = self.s["decoder_temp_embed"] + self.s["decoder_pos_embed"]
+        x = self.block(grid + position.flatten(1, 2), "decoder_blocks.0")
+        return self.linear(self.norm(x, "decoder_norm"), "decoder_pred")
 
 
 @pytest.fixture(scope="module")
@@ -101,16 +124,25 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_features_are_those_of_the_equations(converted: Path):
-    stored = safetensors.torch.load_file(latest_checkpoint(converted).path / "model.safetensors")
-    x = torch.randn(2, SEGMENTS * LENGTH, JOINTS, 3, generator=torch.Generator().manual_seed(1))
-    expected = mamp_features(mamp_state(), x)
-    for name in ("view_encoder.", "target_encoder."):
-        weights = {k.removeprefix(name): v for k, v in stored.items() if k.startswith(name)}
-        encoder = SkeletonTransformer(SEGMENTS, JOINTS, 3 * LENGTH, WIDTH, DEPTH, HEADS)
-        encoder.load_state_dict(weights)
-        ours = encoder(tubelets(x, LENGTH)).double()
-        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+def close(ours: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_features_and_predictions_are_those_of_the_equations(converted: Path):
+    config = read_config(converted / "config.yaml")
+    assert config.objective.kind == "mamp" and config.data.eval_crop == 0.95
+    model = MAMP(config, NTU25)
+    load_weights(latest_checkpoint(converted), model)
+    mamp = Equations(mamp_state())
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, SEGMENTS * LENGTH, JOINTS, 3, generator=generator)
+    close(model.view_encoder(tubelets(x, LENGTH)), mamp.encode(x))
+    order = torch.randperm(SEGMENTS * JOINTS, generator=generator)
+    keep, mask = order[:10], order[10:]
+    visible = model.view_encoder(tubelets(x, LENGTH), keep.expand(2, -1))
+    close(visible, mamp.encode(x, keep))
+    predicted = model.predictor(visible, keep.expand(2, -1), mask.expand(2, -1))
+    close(predicted, mamp.decode(mamp.encode(x, keep), keep)[:, mask])
 
 
 def test_evaluate_opens_the_folder(converted: Path, capsys: pytest.CaptureFixture[str]):
@@ -124,13 +156,20 @@ def test_evaluate_opens_the_folder(converted: Path, capsys: pytest.CaptureFixtur
     assert "knn" in capsys.readouterr().out
 
 
-def test_the_rest_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    # A bare state dict, saved from under DistributedDataParallel.
-    torch.save({f"module.{k}": v for k, v in mamp_state().items()}, tmp_path / "bare.pth")
+def test_what_is_left_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    # A fine-tuned encoder with a head, saved from under DistributedDataParallel, without decoder.
+    state = {k: v for k, v in mamp_state().items() if "decoder" not in k and k != "mask_token"}
+    state |= {"head.fc.weight": torch.zeros(3, 3), "head.fc.bias": torch.zeros(3)}
+    torch.save({f"module.{k}": v for k, v in state.items()}, tmp_path / "bare.pth")
     convert(ConvertConfig("mamp", tmp_path / "bare.pth", tmp_path / "run", heads=HEADS))
     said = capsys.readouterr().out
     assert f"{DEPTH} blocks of width {WIDTH}" in said and f"{SEGMENTS * LENGTH} frames" in said
-    assert "not taken over: 16 tensors (decoder_blocks, decoder_norm, decoder_pred, mask_" in said
+    assert "not taken over: 2 tensors (head)" in said and "predictor is untrained" in said
+    narrow = mamp_state() | {"decoder_embed.weight": torch.zeros(WIDTH // 2, WIDTH)}
+    torch.save(narrow, tmp_path / "narrow.pth")
+    convert(ConvertConfig("mamp", tmp_path / "narrow.pth", tmp_path / "other", heads=HEADS))
+    said = capsys.readouterr().out
+    assert "decoder_blocks" in said and "predictor is untrained" in said
 
 
 def test_no_weight_is_left_out_or_invented():

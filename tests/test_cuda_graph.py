@@ -56,7 +56,7 @@ class Stream:
 
 @pytest.fixture
 def broken_capture(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("operation not permitted when stream is capturing\nlong story")
 
     monkeypatch.setattr("torch.cuda.Stream", Stream)

@@ -147,7 +147,7 @@ def test_recipes_follow_the_papers_or_the_run():
     assert (paper.views.crop_min, paper.views.form, paper.views.rotation) == (0.5, "axes", 0.3)
     assert finetune_recipe("auto", sjepa_ntu60_xsub(), scratch=True).layer_decay == 1
     small = finetune_recipe("auto", sjepa_nucla(), scratch=False)
-    assert small.name == "small" and small.views.rotation == sjepa_nucla().view.rotation
+    assert small.name == "small" and small.views.rotation == sjepa_nucla().view.rotation == 1.2
     assert finetune_recipe("paper", sjepa_nucla(), scratch=False) == paper
     probe = linear_recipe("auto", sjepa_ntu60_xsub())
     assert (probe.name, probe.epochs, probe.batch_size, probe.lr) == ("paper", 100, 256, (0.1,))

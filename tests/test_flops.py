@@ -12,14 +12,17 @@ from sjepa_fast.config import (
     DataConfig,
     MaskConfig,
     ModelConfig,
+    ObjectiveConfig,
     OptimConfig,
     TrainConfig,
     ViewConfig,
+    replace,
 )
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.flops import block_flops, step_flops
 from sjepa_fast.presets import sjepa_ntu60_xsub
 from sjepa_fast.runtime.dist import World
+from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.skeletons import KINECT20
 from sjepa_fast.step import TrainStep
 from sjepa_kernels import attention
@@ -47,18 +50,35 @@ def test_batch_bodies_and_skipping_scale_the_count():
     assert 2 * step_flops(single).total == step_flops(one).total
 
 
-@pytest.mark.parametrize("whiten", [0.0, 1.0], ids=["plain", "whitened"])
-def test_count_equals_torchs_of_a_real_step(whiten: float, monkeypatch: pytest.MonkeyPatch):
-    # Attention as two plain products; torch counts a fused backward's recomputation as work.
-    explicit = partial(attention, backend="explicit")
-    monkeypatch.setattr("sjepa_fast.models.transformer.attention", explicit)
-    config = TrainConfig(
-        data=DataConfig(frames=16, bodies=1, crop_min_frames=4, whiten=whiten),
+def small(kind: str = "sjepa", **sections: dict[str, object]) -> TrainConfig:
+    base = TrainConfig(
+        data=DataConfig(frames=16, bodies=1, crop_min_frames=4),
         model=ModelConfig(segment_length=4, width=48, depth=2, heads=3, predictor_depth=2),
         mask=MaskConfig(ratio=0.7),
         view=ViewConfig(rotation=0.5, tilt=0.1),
+        objective=ObjectiveConfig(kind=kind, target_layers=2),  # type: ignore[arg-type]
         optim=OptimConfig(batch_size=3),
     )
+    return replace(base, **sections)
+
+
+CASES = {
+    "paper": small(),
+    "whitened": small(data={"whiten": 1.0}),
+    "partial": small(mask={"predict_ratio": 0.3}),
+    "cross": small(model={"predictor": "cross"}, mask={"predict_ratio": 0.5}),
+    "two masks": small(mask={"num_masked_views": 2}),
+    "mamp": small("mamp"),
+    "tubes": small("skeleton2vec", mask={"kind": "tube", "tube_length": 2}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_count_equals_torchs_of_a_real_step(case: str, monkeypatch: pytest.MonkeyPatch):
+    # Attention as two plain products; torch counts a fused backward's recomputation as work.
+    explicit = partial(attention, backend="explicit")
+    monkeypatch.setattr("sjepa_fast.models.transformer.attention", explicit)
+    config = CASES[case]
     clips = ResidentClips(
         joints_RVC=torch.randn(60, 20, 3, generator=torch.Generator().manual_seed(0)),
         offsets_N=torch.tensor([0, 20, 40]),
@@ -69,16 +89,18 @@ def test_count_equals_torchs_of_a_real_step(whiten: float, monkeypatch: pytest.M
         max_bodies=1,
     )
     model = build_model(config, clips, torch.arange(3), torch.device("cpu"))
-    step = TrainStep(config, clips, model, build_optimizer(model, config), torch.float32, World())
+    optimizer = build_optimizer(model, config)
+    schedule = tabulate(config, 10, 2, torch.device("cpu"))
+    step = TrainStep(config, clips, model, optimizer, torch.float32, World(), schedule)
     with FlopCounterMode(display=False) as counter:
-        step(torch.arange(3), 1e-3, 0.99)
-    counts = counter.get_flop_counts()
-    by_network = {name: sum(found.values()) for name, found in counts.items()}
+        step(torch.arange(3))
+    name = type(model).__name__
+    counts = {part: sum(found.values()) for part, found in counter.get_flop_counts().items()}
     ours = step_flops(config, joints=20)
-    assert by_network["SJEPA.target_encoder"] == ours.target_encoder
-    # The mask token passes the input layer once a batch, forward and two products backward.
-    mask_token = 3 * 2 * 48 * 48
-    trained = by_network["SJEPA.view_encoder"] + by_network["SJEPA.predictor"] - mask_token
+    assert counts.get(f"{name}.target_encoder", 0) == ours.target_encoder
+    # S-JEPA's mask token passes the input layer, forward and two products backward, once a batch.
+    mask_token = 3 * 2 * 48 * 48 if name == "SJEPA" else 0
+    trained = counts[f"{name}.view_encoder"] + counts[f"{name}.predictor"] - mask_token
     assert trained == ours.view_encoder + ours.predictor + ours.backward
     rotations = counter.get_total_flops() - ours.total - mask_token
     assert 0 <= rotations < 1e-3 * ours.total, "nothing but the networks is worth counting"

@@ -184,7 +184,7 @@ def make_targets() -> set[str]:
 def documented_commands() -> list[tuple[str, list[str]]]:
     """Commands in the shell blocks of the documents, comments and line breaks taken out."""
     found = []
-    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("*/README.md")]:
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md")]:
         if not path.exists():
             continue
         for block in re.findall(

@@ -1,6 +1,11 @@
 """`prepare` from the command line, on written files and on the real sets."""
 
+import contextlib
+import dataclasses
+import io
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,14 +17,28 @@ import pytest
 
 from sjepa_fast import cli
 from sjepa_fast import prepare as prepare_module
-from sjepa_fast.data.store import Store, open_store
+from sjepa_fast.data.store import Store, StoreWriter, open_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.prepare import PrepareConfig, prepare
+from sjepa_fast.skeletons import NTU25
 
 ROOT = Path(__file__).parent.parent
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process, where torch is imported already."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            prepare_module.main(list(arguments))
+        except SystemExit as stop:
+            return subprocess.CompletedProcess(
+                arguments, int(stop.code or 0), out.getvalue(), err.getvalue()
+            )
+    raise AssertionError("the command did not exit")
+
+
+def call_outside(*arguments: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
     return subprocess.run(
         [sys.executable, "-m", "sjepa_fast.prepare", *arguments],
@@ -44,7 +63,7 @@ def write_ntu(folder: Path) -> None:
 
 def test_ntu_from_the_command_line(tmp_path: Path):
     write_ntu(tmp_path / "raw")
-    done = call("ntu60", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out"))
+    done = call_outside("ntu60", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert "skipped S001C001P001R001A014: the file ends early" in done.stdout
     assert "2 clips" in done.stdout and "1 skipped" in done.stdout
@@ -89,28 +108,145 @@ def test_nothing_usable_is_one_line_with_the_first_reason(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
-def test_interrupt_exits_130_and_leaves_nothing(tmp_path: Path):
+def start_long_run(tmp_path: Path, clips: int = 400) -> subprocess.Popen[str]:
+    """Begin a preparation and return once it has noted some clips."""
     write_ntu(tmp_path / "raw")
     text = (tmp_path / "raw" / "S001C001P001R001A013.skeleton").read_text()
-    for i in range(2, 1000):
+    for i in range(2, clips):
         (tmp_path / "raw" / f"S001C001P001R{i:03d}A013.skeleton").write_text(text)
     arguments = ["ntu60", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out")]
     path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    code = (
+        "import sjepa_fast.data.store as s, sjepa_fast.prepare as p, time\n"
+        "s.SYNC_SECONDS = 0.01\n"
+        "add = s.StoreWriter.add\n"
+        "s.StoreWriter.add = lambda *a: (time.sleep(0.002), add(*a))[1]\n"
+        f"p.main({arguments!r})"
+    )
     running = subprocess.Popen(
-        [sys.executable, "-m", "sjepa_fast.prepare", *arguments],
+        [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    journal = tmp_path / ".out.partial" / "journal.jsonl"
     deadline = time.monotonic() + 60
-    while len(list(tmp_path.iterdir())) == 1 and time.monotonic() < deadline:
+    while time.monotonic() < deadline and running.poll() is None:
+        if journal.exists() and journal.read_text().count("\n") > 20:
+            break
         time.sleep(0.01)
-    time.sleep(0.1)
-    running.send_signal(signal.SIGINT)
+    return running
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
+def test_a_stopped_run_goes_on_and_ends_as_if_it_had_never_stopped(
+    tmp_path: Path, capsys, end: int
+):
+    running = start_long_run(tmp_path)
+    running.send_signal(end)
     _, said = running.communicate(timeout=60)
-    assert (running.returncode, said) == (130, "interrupted\n")
+    assert running.returncode == (130 if end == signal.SIGINT else -9)
+    assert said == ("interrupted\n" if end == signal.SIGINT else "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.partial", "raw"], "no store"
+    request = PrepareConfig("ntu60", tmp_path / "raw", tmp_path / "out")
+    prepare(request)
+    resumed = re.search(r"ntu60: going on after (\d+) of 401", capsys.readouterr().out)
+    assert resumed and 20 <= int(resumed[1]) < 401
+    prepare(dataclasses.replace(request, out=tmp_path / "fresh"))
+    assert "going on" not in capsys.readouterr().out
+    found, wanted = open_store(tmp_path / "out"), open_store(tmp_path / "fresh")
+    assert found.fingerprint == wanted.fingerprint and found.skipped == wanted.skipped
+    assert len(found) == 400
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        path.name for path in (tmp_path / "fresh").iterdir()
+    )
+    assert not (tmp_path / ".out.partial").exists()
+
+
+def test_another_job_does_not_go_on_from_unfinished_work(tmp_path: Path, monkeypatch, capsys):
+    write_ntu(tmp_path / "raw")
+    request = PrepareConfig("ntu60", tmp_path / "raw", tmp_path / "out")
+    finish = StoreWriter.finish
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StoreWriter, "finish", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(request)
+    monkeypatch.setattr(StoreWriter, "finish", finish)
+    text = (tmp_path / "raw" / "S001C001P001R001A013.skeleton").read_text()
+    (tmp_path / "raw" / "S001C001P001R000A001.skeleton").write_text(text)
+    prepare(request)
+    assert "going on" not in capsys.readouterr().out
+    assert open_store(tmp_path / "out").names[0] == "S001C001P001R000A001"
+
+
+def test_two_runs_do_not_write_one_store(tmp_path: Path):
+    write_ntu(tmp_path / "raw")
+    with StoreWriter(tmp_path / "out", "x", NTU25, ("a",), job="j"):
+        done = call("ntu60", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out"))
+    assert done.returncode == 2 and "another run is writing" in done.stderr
+
+
+def test_bad_input_late_in_a_run_leaves_nothing(tmp_path: Path, monkeypatch):
+    write_ntu(tmp_path / "raw")
+
+    def refuse(*_: object) -> None:
+        raise InputError("raw", "bad", "mend it")
+
+    monkeypatch.setattr(StoreWriter, "finish", refuse)
+    with pytest.raises(InputError):
+        prepare(PrepareConfig("ntu60", tmp_path / "raw", tmp_path / "out"))
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_dry_run_reports_and_writes_nothing(tmp_path: Path, capsys):
+    write_ntu(tmp_path / "raw")
+    request = PrepareConfig("ntu60", tmp_path / "raw", None, dry_run=True)
+    prepare(request)
+    dry = capsys.readouterr().out
+    assert "dry run, nothing written" in dry and "xsub 1/1, xview 1/1" in dry
+    prepare(dataclasses.replace(request, out=tmp_path / "out"))
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+    prepare(dataclasses.replace(request, out=tmp_path / "out", dry_run=False))
+    wet = capsys.readouterr().out
+    for line in ("skipped S001C001P001R001A014: the file ends early", "2 clips, 40 frames"):
+        assert line in dry and line in wet
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "out.skipped.txt", "raw"]
+
+
+def test_every_skipped_input_is_listed_beside_the_store(tmp_path: Path, capsys):
+    write_ntu(tmp_path / "raw")
+    text = (tmp_path / "raw" / "S001C001P001R001A013.skeleton").read_text()
+    (tmp_path / "raw" / "again").mkdir()
+    (tmp_path / "raw" / "again" / "S001C001P001R001A013.skeleton").write_text(text)
+    for i in range(30):
+        (tmp_path / "raw" / f"S001C001P001R001A1{i:02d}.skeleton").write_text(text)
+    prepare(PrepareConfig("ntu60", tmp_path / "raw", tmp_path / "out"))
+    listed = (tmp_path / "out.skipped.txt").read_text().splitlines()
+    assert len(listed) == 32
+    assert "S001C001P001R001A013\tname: S001C001P001R001A013 occurs twice" in "".join(listed)
+    assert "S001C001P001R001A100\taction 100 is not one of 60" in listed
+    said = capsys.readouterr().out
+    assert said.count("skipped S") == 20 and "and 12 more, all in" in said
+    shutil.rmtree(tmp_path / "raw" / "again")
+    for path in [*(tmp_path / "raw").glob("*A1*"), *(tmp_path / "raw").glob("*A014*")]:
+        path.unlink()
+    prepare(PrepareConfig("ntu60", tmp_path / "raw", tmp_path / "out", overwrite=True))
+    assert not (tmp_path / "out.skipped.txt").exists(), "an old list does not outlive its store"
+
+
+def test_what_a_store_refuses_is_skipped_with_the_reason(tmp_path: Path):
+    x, y = np.ones((3, 300, 150), dtype=np.float32), np.eye(60)[[1, 2, 3]]
+    x[1] *= 1e5
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x[:1], y_test=y[:1])
+    prepare(PrepareConfig("ctrgcn", tmp_path / "a.npz", tmp_path / "out", dtype="float16"))
+    store = open_store(tmp_path / "out")
+    assert store.names.tolist() == ["train-000000", "train-000002", "test-000000"]
+    (skipped,) = store.skipped
+    assert skipped[0] == "train-000001" and "beyond float16" in skipped[1]
 
 
 def test_failures_of_the_machine_exit_1_with_one_line(capsys):
@@ -153,6 +289,14 @@ def upright_and_metric(store: Store, head: str, low: float, high: float) -> None
     assert low < np.median(heights) < high, "metres"
 
 
+def same_as_raw(store: Store, file: Path) -> None:
+    with np.load(file) as raw:
+        joints, offsets = raw["joints"], raw["offsets"]
+        for i, name in enumerate(raw["name"]):
+            assert str(store.names[i]) == str(name)
+            assert np.array_equal(store.clip(i)[0], joints[offsets[i] : offsets[i + 1], 0]), name
+
+
 def parts(store: Store, split: str) -> tuple[int, int]:
     return len(store.ids(split, "train")), len(store.ids(split, "test"))
 
@@ -164,9 +308,27 @@ def test_real_nucla(data_root: Path, tmp_path: Path):
     assert set(store.meta["camera"][store.ids("val", "train")]) == {1}
     assert set(store.meta["camera"][store.ids("val", "test")]) == {2}
     upright_and_metric(store, "head", 0.4, 0.8)
+    same_as_raw(store, data_root / "nucla" / "nucla.npz")
+
+
+def test_real_clips_as_a_folder_of_ones_own(data_root: Path, tmp_path: Path):
+    (tmp_path / "raw").mkdir()
+    rows = ["name,label,camera,split"]
     with np.load(data_root / "nucla" / "nucla.npz") as raw:
-        rows = slice(raw["offsets"][7], raw["offsets"][8])
-        assert np.array_equal(store.clip(7)[0], raw["joints"][rows, 0])
+        for i in range(0, 1484, 40):
+            clip = raw["joints"][raw["offsets"][i] : raw["offsets"][i + 1], 0]
+            np.save(tmp_path / "raw" / f"{raw['name'][i]}.npy", clip)
+            part = "train" if raw["train_xview"][i] else "test"
+            label = raw["class_names"][raw["label"][i]]
+            rows.append(f"{raw['name'][i]},{label},{raw['camera'][i]},{part}")
+    (tmp_path / "raw" / "labels.csv").write_text("\n".join(rows) + "\n")
+    prepare(PrepareConfig("generic", tmp_path / "raw", tmp_path / "out", layout="kinect20"))
+    store, whole = open_store(tmp_path / "out"), real(data_root, "nucla", "nucla", tmp_path / "s")
+    assert len(store) == 38 and store.skipped == ()
+    for i, j in enumerate(range(0, 1484, 40)):
+        assert np.array_equal(store.clip(i), whole.clip(j))
+        assert store.class_names[store.labels[i]] == whole.class_names[whole.labels[j]]
+        assert store.splits["default"][i] == whole.splits["xview"][j]
 
 
 def test_real_msr_action3d(data_root: Path, tmp_path: Path):
@@ -191,4 +353,5 @@ def test_real_florence_and_utkinect(data_root: Path, tmp_path: Path):
     upright_and_metric(florence, "head", 0.2, 0.7)
     utkinect = real(data_root, "utkinect", "utkinect", tmp_path / "u")
     assert len(utkinect) == 199
+    same_as_raw(utkinect, data_root / "utkinect" / "utkinect.npz")
     upright_and_metric(utkinect, "head", 0.4, 0.8)

@@ -287,3 +287,18 @@ def test_a_launcher_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="one process"):
         evaluate.run(["knn", str(run)])
+
+
+@pytest.mark.parametrize("kind", ["mamp", "skeleton2vec"])
+def test_other_objectives_are_evaluated_by_the_encoder_they_have(
+    run: Path, tmp_path: Path, kind: str
+):
+    flags = ["--objective.kind", kind, "--objective.target-layers", "1"]
+    other = make_run(run.parent / "store", tmp_path / kind, *flags)
+    for encoder in ("target", "view"):
+        assert evaluate.run(["linear", str(other), "--encoder", encoder]) == 0
+    target, view = (
+        scores(other, f"linear-{encoder}-mean-synthetic-xsub")["scores"]
+        for encoder in ("target", "view")
+    )
+    assert np.array_equal(target, view) == (kind == "mamp"), "only Skeleton2vec has two encoders"

@@ -12,7 +12,7 @@ from sjepa_fast.data.readers.ctrgcn_npz import open_ctrgcn
 from sjepa_fast.data.readers.pyskl import load_restricted, open_pyskl
 from sjepa_fast.data.readers.ragged_npz import open_ragged
 from sjepa_fast.errors import InputError
-from sjepa_fast.skeletons import KINECT20, NTU25
+from sjepa_fast.skeletons import COCO17, H36M17, KINECT20, NTU25
 
 RNG = np.random.default_rng(0)
 
@@ -42,6 +42,31 @@ def test_ctrgcn(tmp_path: Path):
     np.testing.assert_array_equal(clip[1, 7].ravel(), data["x_train"][1, 7, 75:])
     columns = {"part": np.array([r.meta["part"] for r in records[:3]])}
     assert source.splits([], columns)["xsub"].tolist() == [1, 1, 1]
+
+
+def test_ctrgcn_rows_without_a_label(tmp_path: Path):
+    data = write_ctrgcn(tmp_path / "a.npz")
+    data["y_train"][1] = 0
+    np.savez(tmp_path / "a.npz", **data)
+    assert [r.label for r in open_ctrgcn(tmp_path / "a.npz", "xsub").records()] == [3, -1, 0, 7]
+
+
+def test_every_pass_can_begin_later(tmp_path: Path):
+    write_ctrgcn(tmp_path / "a.npz")
+    write_nucla(tmp_path / "nucla.npz")
+    both = [annotation(name, 0, np.ones((1, 5, 25, 3))) for name in "abc"]
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"split": {}, "annotations": both}))
+    for source in (
+        open_ctrgcn(tmp_path / "a.npz", "xsub"),
+        open_ragged("nucla", tmp_path),
+        open_pyskl(tmp_path / "x.pkl"),
+    ):
+        whole = list(source.records())
+        for start in range(len(whole) + 1):
+            later = list(source.records(start))
+            assert [r.name for r in later] == [r.name for r in whole[start:]]
+            for a, b in zip(later, whole[start:], strict=True):
+                assert a.clip_MTVC is b.clip_MTVC or np.array_equal(a.clip_MTVC, b.clip_MTVC)
 
 
 def test_ctrgcn_compressed_file_reads_the_same(tmp_path: Path):
@@ -137,6 +162,34 @@ def test_pyskl_split_without_a_name(tmp_path: Path):
     assert {key: codes.tolist() for key, codes in splits.items()} == {"default": [1, 2]}
 
 
+def test_pyskl_image_key_points_become_metric(tmp_path: Path):
+    person = RNG.uniform(100, 300, size=(1, 6, 17, 2))
+    person[0, :, [5, 6]], person[0, :, [11, 12]] = [200, 100], [200, 180]
+    score = np.ones((1, 6, 17))
+    score[0, 2, 9] = 0
+    person[0, 2, 9] = 0
+    one = {**annotation("a", 0, person.astype(np.float16)), "keypoint_score": score}
+    two = {**annotation("b", 0, person), "keypoint_score": score[..., :3]}
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"split": {}, "annotations": [one, two]}))
+    source = open_pyskl(tmp_path / "x.pkl")
+    assert source.layout == COCO17
+    a, b = source.records()
+    assert b.clip_MTVC is None and "keypoint_score" in b.reason
+    clip = a.clip_MTVC
+    assert clip is not None
+    filled = person.astype(np.float16).astype(np.float64)[0]
+    filled[2, 9] = (filled[1, 9] + filled[3, 9]) / 2
+    wanted = (filled - filled[0, 11]) * -(0.5 / 80)
+    np.testing.assert_allclose(clip[0, ..., :2], wanted, atol=1e-5)
+    assert not clip[..., 2].any()
+
+
+def test_pyskl_seventeen_joints_in_space_are_human36m(tmp_path: Path):
+    content = {"split": {}, "annotations": [annotation("a", 0, np.ones((1, 6, 17, 3)))]}
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(content))
+    assert open_pyskl(tmp_path / "x.pkl").layout == H36M17
+
+
 class Hostile:
     def __init__(self, call: object, *args: object) -> None:
         self.call, self.args = call, args
@@ -169,9 +222,13 @@ def test_pyskl_bad_files(tmp_path: Path):
     path = tmp_path / "x.pkl"
     for content, words in (
         ({"annotations": []}, "frame_dir"),
+        (
+            {"split": {}, "annotations": [annotation("a", 10**12, np.zeros((1, 5, 25, 3)))]},
+            "label 1000000000001",
+        ),
         ([1, 2], "frame_dir"),
         ({"split": ["a"], "annotations": [annotation("a", 0, np.zeros((1, 5, 25, 3)))]}, "items"),
-        ({"split": {}, "annotations": [annotation("a", 0, np.zeros((1, 5, 25, 2)))]}, "M, T, V, 3"),
+        ({"split": {}, "annotations": [annotation("a", 0, np.zeros((1, 5, 25, 4)))]}, "M, T, V, 3"),
         ({"split": {}, "annotations": [annotation("a", 0, np.zeros((1, 5, 24, 3)))]}, "24 joints"),
     ):
         path.write_bytes(pickle.dumps(content))

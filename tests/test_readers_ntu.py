@@ -1,10 +1,12 @@
 """Raw NTU text: the parser on files in the exact format, and each denoising rule by hand."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sjepa_fast.data.readers import ntu
 from sjepa_fast.data.readers.ntu import open_ntu, read_missing
 from sjepa_fast.data.readers.ntu_denoise import (
     Track,
@@ -192,6 +194,61 @@ def test_folder_with_every_kind_of_file(tmp_path: Path):
         "notes": "SsssCcccPpppRrrrAaaa",
     }.items():
         assert found[name].clip_MTVC is None and reason in found[name].reason
+
+
+def test_bad_text_is_skipped_with_the_reason(tmp_path: Path):
+    good = skeleton_text([{"7": j} for j in person(20)])
+    first = good.split("\n")[4].split()[0]
+    for action, text in enumerate(
+        (
+            "",
+            "\n",
+            "twenty\n",
+            good.replace("25\n", "24\n", 1),
+            good.replace(first, "nan", 1),
+            good.replace(first, "inf", 1),
+            good.replace(first, "x", 1),
+            good.replace(first, "\u00e9", 1),
+            good[:-300],
+        ),
+        1,
+    ):
+        file = tmp_path / f"S001C001P001R001A{action:03d}.skeleton"
+        file.write_text(text, encoding="utf-8")
+    (tmp_path / "S001C001P001R001A060.skeleton").mkdir()
+    (tmp_path / "S001C001P001R001A000.skeleton").write_text(good)
+    records = list(open_ntu("ntu60", tmp_path, None).records())
+    reasons = {int(record.name[-3:]): record.reason for record in records}
+    assert all(record.clip_MTVC is None for record in records)
+    for action, words in {
+        0: "action 0 is not one of 60",
+        1: "ends early",
+        2: "ends early",
+        3: "twenty",
+        4: "24 joints",
+        5: "NaN or infinite",
+        6: "NaN or infinite",
+        7: "could not convert",
+        8: "ascii",
+        9: "could not convert|ends early|inhomogeneous",
+        60: "directory",
+    }.items():
+        assert re.search(words, reasons[action], re.IGNORECASE), (action, reasons[action])
+
+
+def test_a_pass_can_begin_later_and_spans_batches(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(ntu, "BATCH", 2)
+    for action in range(1, 8):
+        text = skeleton_text([{"7": j} for j in person(12)]) if action != 4 else "0\n"
+        write(tmp_path, f"S001C001P001R001A{action:03d}", text)
+    write(tmp_path, "notes", "hello")
+    source = open_ntu("ntu60", tmp_path, None)
+    whole = list(source.records())
+    assert [record.name for record in whole] == sorted(f.stem for f in tmp_path.iterdir())
+    for start in range(9):
+        for found, wanted in zip(source.records(start), whole[start:], strict=True):
+            assert found.name == wanted.name and found.reason == wanted.reason
+            assert np.array_equal(found.clip_MTVC, wanted.clip_MTVC) or wanted.clip_MTVC is None
 
 
 def test_long_clips_end_at_300_frames(tmp_path: Path):

@@ -158,7 +158,7 @@ def test_one_step_is_the_written_equations() -> None:
     rows = [
         numpy_loss(view[b, 0].numpy(), clip[b, 0].numpy(), ids[b].numpy(), before) for b in range(2)
     ]
-    assert loss == pytest.approx(np.concatenate([row[0] for row in rows]).mean(), rel=1e-9)
+    assert loss.item() == pytest.approx(np.concatenate([row[0] for row in rows]).mean(), rel=1e-9)
     after = {name: value.numpy() for name, value in step.state_dict().items()}
     center = 0.9 * before["center"] + 0.1 * np.concatenate([row[1] for row in rows]).mean(0)
     np.testing.assert_allclose(after["center"], center, rtol=1e-9)
@@ -179,14 +179,14 @@ def test_one_step_is_the_written_equations() -> None:
 def test_loss_falls() -> None:
     step = ReferenceStep(4, 2, **TINY, seed=0)
     clip = clips(4, 2, 16, 25)
-    losses = [step.step(clip, 3e-3, 0.999) for _ in range(20)]
+    losses = [step.step(clip, 3e-3, 0.999).item() for _ in range(20)]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
 def test_same_seed_gives_the_same_step() -> None:
     clip = clips(2, 2, 16, 25)
     first, second, other = (
-        ReferenceStep(2, 2, **TINY, seed=seed).step(clip, 1e-3, 0.99) for seed in (5, 5, 6)
+        ReferenceStep(2, 2, **TINY, seed=seed).step(clip, 1e-3, 0.99).item() for seed in (5, 5, 6)
     )
     assert first == second
     assert first != other

@@ -28,7 +28,7 @@ def test_ratios_are_reference_over_ours():
         "machine_info": {"node": "secret"},
         "datetime": "2026-01-02T03:04:05",
         "benchmarks": [
-            row("reference_fp32", 2.0, "float32"),
+            row("reference_A", 2.0, "float32"),
             row("ours_eager", 0.5, "bfloat16"),
         ],
     }

@@ -195,3 +195,27 @@ def test_values_beyond_float16_are_refused_not_made_infinite(tmp_path: Path):
             writer.add("x", np.full((1, 2, 20, 3), 1e5, dtype=np.float32), 0, {})
         writer.add("x", np.full((1, 2, 20, 3), 6e4, dtype=np.float32), 0, {})
         assert np.isfinite(writer.finish({}).joints).all()
+
+
+def resident_mib() -> float:
+    text = Path("/proc/self/status").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("job", ["", "resumable"])
+def test_memory_does_not_grow_with_the_store(tmp_path: Path, job: str):
+    clip = np.ones((2, 300, 20, 3), dtype=np.float32)
+    with StoreWriter(tmp_path / "s", "big", KINECT20, ("a",), job=job) as writer:
+        for i in range(40):
+            writer.add(f"clip{i}", clip, 0, {"subject": i})
+        before = resident_mib()
+        for i in range(40, 1000):
+            writer.add(f"clip{i}", clip, 0, {"subject": i})
+        grown = resident_mib() - before
+        store = writer.finish({})
+        finished = resident_mib() - before
+    assert store.joints.nbytes > 130 * 2**20
+    assert grown < 16, "clips are not kept"
+    assert finished < 32, "nor is the store read whole to finish it"

@@ -45,6 +45,15 @@ def test_confusion_picture_with_an_absent_class_and_many_classes(tmp_path: Path)
     assert min(imread(tmp_path / "c.png").shape[:2]) > 1500
 
 
+def test_rows_without_a_clip_are_grey(tmp_path: Path):
+    shares = []
+    for first in (1, 0):
+        matrix = torch.diag(torch.tensor([first, 3, 3, 3]))
+        plot_confusion(matrix, list("abcd"), tmp_path / "c.png", "title")
+        shares.append(color_share(tmp_path / "c.png", "#d9d9d9"))
+    assert shares[1] > shares[0] + 0.05
+
+
 def test_curves_have_one_panel_a_metric(tmp_path: Path):
     rows = [{"step": s, "loss": 1 / s} for s in range(1, 20)]
     plot_curves(rows, tmp_path / "one.png")

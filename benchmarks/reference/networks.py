@@ -1,9 +1,10 @@
 """The three networks of the plain S-JEPA step, with every intermediate tensor materialised.
 
 Written from the equations (method sections 2 and 3) in the way the method's family of code works:
-fp32, attention as four separate tensors, all tokens embedded before most are dropped, mask tokens
-repeated, concatenated and gathered through an index as wide as the features. Parameter names equal
-those of `sjepa_fast.models`, so that weights can be carried over (`ReferenceStep.load_weights`).
+attention as four separate tensors (or, with `sdpa`, as one call), all tokens embedded before most
+are dropped, mask tokens repeated, concatenated and gathered through an index as wide as the
+features. Parameter names equal those of `sjepa_fast.models`, so that weights can be carried over
+(`ReferenceStep.load_weights`).
 
 Shapes: B sequences (clips x bodies), T frames, V joints, C coordinates, S segments, N = S*V
 tokens, K kept tokens, D width, H heads, l frames a segment.
@@ -16,11 +17,15 @@ from torch import Tensor, nn
 
 
 class ReferenceBlock(nn.Module):
-    """Pre-norm block: x += Attn(LN x), then x += MLP(LN x), with the (B, H, N, N) scores kept."""
+    """Pre-norm block: x += Attn(LN x), then x += MLP(LN x).
 
-    def __init__(self, width: int, heads: int) -> None:
+    The (B, H, N, N) scores are kept, unless `sdpa` hands attention to PyTorch's fused function.
+    """
+
+    def __init__(self, width: int, heads: int, sdpa: bool) -> None:
         super().__init__()
         self.heads = heads
+        self.sdpa = sdpa
         self.scale = (width // heads) ** -0.5
         self.norm1 = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
@@ -33,10 +38,14 @@ class ReferenceBlock(nn.Module):
         batch, tokens, width = x_BND.shape
         qkv = self.qkv(x_BND).reshape(batch, tokens, 3, self.heads, width // self.heads)
         q_BHND, k_BHND, v_BHND = qkv.permute(2, 0, 3, 1, 4)
-        scores = q_BHND @ k_BHND.transpose(-2, -1)
-        scores = scores * self.scale
-        weights = scores.softmax(dim=-1)
-        mixed = (weights @ v_BHND).transpose(1, 2).reshape(batch, tokens, width)
+        if self.sdpa:
+            mixed_BHND = nn.functional.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND)
+        else:
+            scores = q_BHND @ k_BHND.transpose(-2, -1)
+            scores = scores * self.scale
+            weights = scores.softmax(dim=-1)
+            mixed_BHND = weights @ v_BHND
+        mixed = mixed_BHND.transpose(1, 2).reshape(batch, tokens, width)
         out: Tensor = self.proj(mixed)
         return out
 
@@ -74,10 +83,11 @@ class ReferenceEncoder(nn.Module):
         width: int,
         depth: int,
         heads: int,
+        sdpa: bool = False,
     ) -> None:
         super().__init__()
         self.embed = ReferenceEmbed(segments, joints, coords, length, width)
-        self.blocks = nn.ModuleList(ReferenceBlock(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(ReferenceBlock(width, heads, sdpa) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         initialise(self)
 
@@ -94,14 +104,16 @@ class ReferenceEncoder(nn.Module):
 class ReferencePredictor(nn.Module):
     """Predictor over the whole grid: 4,095,232 parameters at the paper's size."""
 
-    def __init__(self, segments: int, joints: int, width: int, depth: int, heads: int) -> None:
+    def __init__(
+        self, segments: int, joints: int, width: int, depth: int, heads: int, sdpa: bool = False
+    ) -> None:
         super().__init__()
         self.grid = (segments, joints)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.proj_in = nn.Linear(width, width)
         self.temporal = nn.Parameter(torch.empty(1, segments, 1, width))
         self.spatial = nn.Parameter(torch.empty(1, 1, joints, width))
-        self.blocks = nn.ModuleList(ReferenceBlock(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(ReferenceBlock(width, heads, sdpa) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.proj_out = nn.Linear(width, width)
         initialise(self)

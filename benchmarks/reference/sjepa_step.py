@@ -1,11 +1,19 @@
-"""The plain S-JEPA training step that every speed claim of the step is measured against.
+"""The plain S-JEPA training steps that every speed claim of the step is measured against.
 
-Rung A: written from the equations (method sections 2 and 3) in the way the method's family of code
-works: fp32, materialised attention, two full argsorts, repeat + concatenate + gather with an int64
-index as wide as the features, the predictor's output and the loss at all N tokens and then a
-product with the mask, AdamW and the EMA as loops over tensors, and a host sync in every step.
-It is a complete and correct S-JEPA. Left out although the family's code has them, so as not to
-weaken it: a gradient scaler in fp32, per-tensor gradient norms, an all-reduce of the logged loss.
+Four rungs of one correct and complete S-JEPA, each written as well as its idea allows:
+
+A  from the equations (method sections 2 and 3) in the way the method's family of code works: fp32,
+   materialised attention, two full argsorts, repeat + concatenate + gather with an int64 index as
+   wide as the features, the predictor's output and the loss at all N tokens and then a product
+   with the mask, AdamW and the EMA as loops over tensors, a host sync in every step, and clips
+   from the per-clip loop of `feeder.py`;
+B  A under bfloat16 autocast (weights, loss and optimiser stay fp32);
+C  B with PyTorch's fused attention, fused AdamW, `_foreach_lerp_`, and no host sync;
+D  C with networks and loss under one `torch.compile(fullgraph=True)`.
+
+TF32 is as PyTorch's defaults have it: off for products of matrices. Left out although the family's
+code has them, so as not to weaken the rungs: a gradient scaler, per-tensor gradient norms, an
+all-reduce of the logged loss.
 
 Shapes: B clips, M bodies, T frames, V joints, C coordinates, S segments, N = S*V tokens, K kept
 tokens, D width.
@@ -16,6 +24,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +37,26 @@ from benchmarks.reference.sampling import (
     motion_aware_keys,
     random_view,
 )
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What a rung has beyond the plain step."""
+
+    amp: bool = False
+    """Networks run under bfloat16 autocast."""
+    fused: bool = False
+    """Fused attention and AdamW, one multi-tensor EMA, no host sync."""
+    compiled: bool = False
+    """One compiled graph from clips to loss."""
+
+
+RUNGS = {
+    "A": Rung(),
+    "B": Rung(amp=True),
+    "C": Rung(amp=True, fused=True),
+    "D": Rung(amp=True, fused=True, compiled=True),
+}
 
 
 class ReferenceStep(nn.Module):
@@ -49,6 +79,7 @@ class ReferenceStep(nn.Module):
         length: l, frames a segment.
         mask_ratio: Share of tokens that are hidden.
         device: Where the step runs.
+        rung: One of `RUNGS`.
     """
 
     center: Tensor
@@ -72,16 +103,21 @@ class ReferenceStep(nn.Module):
         length: int = 4,
         mask_ratio: float = 0.9,
         device: torch.device | str = "cpu",
+        rung: str = "A",
     ) -> None:
         super().__init__()
         torch.manual_seed(seed)
+        self.rung = RUNGS[rung]
+        fused = self.rung.fused
         self.shape = (batch_clips, bodies, frames, joints, 3)
         self.length = length
         segments = frames // length
         self.tokens = segments * joints
         self.kept = self.tokens - int(self.tokens * mask_ratio)
-        self.view_encoder = ReferenceEncoder(segments, joints, 3, length, width, depth, heads)
-        self.predictor = ReferencePredictor(segments, joints, width, predictor_depth, heads)
+        self.view_encoder = ReferenceEncoder(
+            segments, joints, 3, length, width, depth, heads, fused
+        )
+        self.predictor = ReferencePredictor(segments, joints, width, predictor_depth, heads, fused)
         self.target_encoder = copy.deepcopy(self.view_encoder).requires_grad_(False)
         self.register_buffer("center", torch.zeros(width))
         self.to(device)
@@ -94,8 +130,11 @@ class ReferenceStep(nn.Module):
             lr=0.0,
             betas=(0.9, 0.95),
             foreach=False,
-            fused=False,
+            fused=fused,
         )
+        self.loss_of = self.loss
+        if self.rung.compiled:
+            self.loss_of = torch.compile(self.loss, fullgraph=True, dynamic=False)
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Copy the state dict of an S-JEPA of the same size; every name must be there."""
@@ -117,12 +156,18 @@ class ReferenceStep(nn.Module):
         prediction_BND = self.predictor(visible, ids_restore)
         with torch.no_grad():
             target_BND = self.target_encoder(clip_BTVC)
+        # Autocast leaves features in bfloat16; the loss is fp32 in every rung.
+        target_BND, prediction_BND = self._full(target_BND), self._full(prediction_BND)
         target_softmax = torch.softmax((target_BND - self.center) / self.temp_target, dim=-1)
         log_softmax = torch.log_softmax(prediction_BND / self.temp_student, dim=-1)
         loss_BN = -(target_softmax * log_softmax).sum(dim=-1)
         loss = (loss_BN * mask_BN).sum() / mask_BN.sum()
         center = (target_BND * mask_BN.unsqueeze(-1)).sum(dim=(0, 1)) / mask_BN.sum()
         return loss, center
+
+    @staticmethod
+    def _full(x: Tensor) -> Tensor:
+        return x.float() if x.dtype == torch.bfloat16 else x
 
     def step(
         self,
@@ -132,7 +177,7 @@ class ReferenceStep(nn.Module):
         *,
         view_BMTVC: Tensor | None = None,
         ids_keep: Tensor | None = None,
-    ) -> float:
+    ) -> Tensor:
         """One training step: view, mask, three forwards, backward, AdamW, EMA, centre.
 
         Args:
@@ -143,11 +188,11 @@ class ReferenceStep(nn.Module):
             ids_keep: Visible token ids (B*M, K), or None to draw them from the clips' motion.
 
         Returns:
-            The loss before the update.
+            The loss before the update, 0-dim.
 
         Raises:
             ValueError: If the clips or the ids do not have the shape the step was built for.
-            FloatingPointError: If the loss is not finite.
+            FloatingPointError: In the rungs that look at every loss, A and B, if it is not finite.
         """
         if tuple(x_BMTVC.shape) != self.shape:
             raise ValueError(f"x_BMTVC: shape {tuple(x_BMTVC.shape)}; give {self.shape}")
@@ -165,19 +210,22 @@ class ReferenceStep(nn.Module):
             group["lr"] = lr
 
         self.optimizer.zero_grad()
-        loss, center = self.loss(view_BMTVC.flatten(0, 1), clip_BTVC, keys_BN)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise FloatingPointError(f"the loss is {value}")
+        device = x_BMTVC.device.type
+        with torch.autocast(device, dtype=torch.bfloat16) if self.rung.amp else nullcontext():
+            loss, center = self.loss_of(view_BMTVC.flatten(0, 1), clip_BTVC, keys_BN)
+        if not self.rung.fused and not math.isfinite(loss.item()):
+            raise FloatingPointError(f"the loss is {loss.item()}")
         loss.backward()
         self.optimizer.step()
         with torch.no_grad():
-            pairs = zip(
-                self.target_encoder.parameters(), self.view_encoder.parameters(), strict=True
-            )
-            for target, source in pairs:
-                target.mul_(momentum).add_(source, alpha=1 - momentum)
+            targets = list(self.target_encoder.parameters())
+            sources = list(self.view_encoder.parameters())
+            if self.rung.fused:
+                torch._foreach_lerp_(targets, sources, 1 - momentum)
+            else:
+                for target, source in zip(targets, sources, strict=True):
+                    target.mul_(momentum).add_(source, alpha=1 - momentum)
             self.center.mul_(self.center_momentum).add_(center, alpha=1 - self.center_momentum)
-        if x_BMTVC.is_cuda:
+        if x_BMTVC.is_cuda and not self.rung.fused:
             torch.cuda.synchronize()
-        return value
+        return loss.detach()

@@ -13,7 +13,8 @@ from sjepa_kernels.ema import EmaPlan, ema_update_
 from sjepa_kernels.fused_mlp import fused_mlp
 from sjepa_kernels.masks import motion_aware_mask, random_mask
 from sjepa_kernels.masks_tube import tube_mask
-from sjepa_kernels.modules import CenteredCrossEntropy
+from sjepa_kernels.modules import CenteredCropCrossEntropy, CenteredCrossEntropy
+from sjepa_kernels.modules_blocks import FusedMlp, MaskTokens, ResidualLayerNorm
 from sjepa_kernels.philox import philox4x32, uniform
 from sjepa_kernels.residual_norm import residual_layer_norm
 from sjepa_kernels.targets import ContextualizedTargets, accumulate_normalized_
@@ -22,9 +23,13 @@ from sjepa_kernels.tokens_scatter import scatter_mask_tokens
 
 __all__ = [
     "Augmentation",
+    "CenteredCropCrossEntropy",
     "CenteredCrossEntropy",
     "ContextualizedTargets",
     "EmaPlan",
+    "FusedMlp",
+    "MaskTokens",
+    "ResidualLayerNorm",
     "SkeletonTables",
     "TokenMask",
     "accumulate_normalized_",

@@ -55,7 +55,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         """Raise ValueError for the first value that cannot work."""
-        for name in ("frames", "bodies", "segment_length"):
+        for name in ("frames", "bodies", "segment_length", "crop_min_frames"):
             if getattr(self, name) < 1:
                 raise bad_value(name, getattr(self, name), "give at least 1")
         if self.frames % self.segment_length:

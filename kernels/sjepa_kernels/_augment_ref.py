@@ -7,7 +7,9 @@ T frames, V joints, C = 3 coordinates, l frames a segment, U draws a clip.
 import torch
 from torch import Tensor
 
+from sjepa_kernels._augment_checks import check_crops, check_keys, check_store
 from sjepa_kernels._augment_config import Augmentation, SkeletonTables
+from sjepa_kernels._checks import bad_value, check_integers, check_stream
 from sjepa_kernels._triton import compute_dtype
 from sjepa_kernels.philox import philox4x32, uniform
 
@@ -25,12 +27,23 @@ def clip_uniforms(seed: Tensor, step: Tensor, ids_B: Tensor, stream: int, count:
         seed: 0-dim int64.
         step: 0-dim int64.
         ids_B: Clip ids, int32 or int64.
-        stream: Which use the numbers are for.
+        stream: Which use the numbers are for, 0 to 2^32 - 1.
         count: Numbers a clip.
 
     Returns:
         (B, count) float32.
+
+    Raises:
+        TypeError: A dtype is not usable.
+        ValueError: A shape, device, stream or count is not usable.
     """
+    check_keys(ids_B.device, seed, step)
+    if ids_B.ndim != 1:
+        raise bad_value("ids", tuple(ids_B.shape), "expected (B,)")
+    check_integers("ids", ids_B)
+    check_stream(stream)
+    if count < 0:
+        raise bad_value("count", count, "draw no numbers or some")
     counters = torch.arange((count + 3) // 4, device=ids_B.device)
     words = philox4x32(seed, counters[None, :], ids_B[:, None], step, stream)
     drawn = torch.stack([uniform(word) for word in words], dim=-1).flatten(1)
@@ -87,7 +100,16 @@ def crop_resize(
 
     Returns:
         (B, M, T, V, C) in float32, or float64 for float64.
+
+    Raises:
+        TypeError: A dtype is not usable.
+        ValueError: A shape, device, id, crop or count is not usable.
     """
+    check_store(joints_RVC, offsets_N, frames_N, bodies_N, ids_B)
+    check_crops(frames_N, ids_B, start_B, length_B)
+    for name, count in (("frames", frames), ("bodies", bodies)):
+        if count < 1:
+            raise bad_value(name, count, "give at least 1")
     device, dtype = joints_RVC.device, compute_dtype(joints_RVC.dtype)
     time = torch.arange(frames, device=device, dtype=dtype)
     source = (time + 0.5) * (length_B[:, None].to(dtype) / frames) - 0.5
@@ -98,11 +120,18 @@ def crop_resize(
     upper = torch.minimum(lower + 1, last)
     body = torch.arange(bodies, device=device)
     present = body < bodies_N[ids_B][:, None]
-    begin = (offsets_N[ids_B] + start_B)[:, None]
-    # An absent body reads the first one's rows, which exist, and is zeroed below.
-    first = torch.where(present, begin + body * frames_N[ids_B][:, None], begin)
-    low = joints_RVC[first[:, :, None] + lower.long()[:, None]].to(dtype)
-    high = joints_RVC[first[:, :, None] + upper.long()[:, None]].to(dtype)
+    if joints_RVC.shape[0] == 0:
+        shape = *present.shape, frames, *joints_RVC.shape[1:]
+        return joints_RVC.new_zeros(shape, dtype=dtype)
+    first = (offsets_N[ids_B] + start_B)[:, None] + body * frames_N[ids_B][:, None]
+
+    def rows(frame_BT: Tensor) -> Tensor:
+        # An absent body reads the store's first row, and is zeroed below.
+        there = present[:, :, None]
+        row = torch.where(there, first[:, :, None] + frame_BT.long()[:, None], 0)
+        return joints_RVC[row].to(dtype)
+
+    low, high = rows(lower), rows(upper)
     clip = low + (high - low) * weight
     return torch.where(present[:, :, None, None, None], clip, 0.0)
 

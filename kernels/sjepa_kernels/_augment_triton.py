@@ -184,7 +184,7 @@ def _anything(
 
 @triton.jit
 def _write(out, x, y, z, alive, good, mask):
-    """Absent bodies become zero, ids out of range NaN."""
+    """Absent bodies become zero, clips that are not in the store NaN."""
     nan = float("nan")
     tl.store(out, tl.where(good, tl.where(alive, x, 0.0), nan), mask=mask)
     tl.store(out + 1, tl.where(good, tl.where(alive, y, 0.0), nan), mask=mask)
@@ -193,7 +193,7 @@ def _write(out, x, y, z, alive, good, mask):
 
 @triton.jit
 def _augment_kernel(
-    joints, offsets, frames, bodies, ids, seed, step, flip, parents, view, clip, N,
+    joints, offsets, frames, bodies, ids, seed, step, flip, parents, view, clip, N, R,
     T: tl.constexpr, V: tl.constexpr, L: tl.constexpr, M: tl.constexpr,
     CENTER: tl.constexpr, TOP: tl.constexpr,
     CROP_FRAMES: tl.constexpr, CROP_MIN: tl.constexpr,
@@ -210,6 +210,10 @@ def _augment_kernel(
     row = tl.load(offsets + key, mask=good, other=0)
     valid = tl.load(frames + key, mask=good, other=1)
     count = tl.load(bodies + key, mask=good, other=0)
+    good = good & (row >= 0) & (valid > 0) & (count >= 0) & (row + count * valid <= R)
+    row = tl.where(good, row, 0)
+    valid = tl.where(good, valid, 1)
+    count = tl.where(good, count, 0)
     random = tl.load(seed)
     now = tl.load(step)
 
@@ -337,6 +341,7 @@ def launch(
         view,
         clip,
         inputs[1].shape[0],
+        inputs[0].shape[0],
         T=frames,
         V=joints,
         L=segment_length,

@@ -1,6 +1,7 @@
 """Errors that name the argument, the value found and the fix, and the checks ops share."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -38,28 +39,102 @@ def check_same_device(device: torch.device, **tensors: Tensor) -> None:
             raise bad_value(argument, tensor.device, f"move it to {device} like the first argument")
 
 
+def readable(tensor: Tensor) -> bool:
+    """Whether there are numbers to read without a device sync: on the CPU, in eager mode."""
+    waits = tensor.device.type != "cpu" or torch.compiler.is_compiling()
+    return not waits and tensor.numel() > 0
+
+
+def check_int64(argument: str, tensor: Tensor) -> None:
+    """Raise TypeError unless the tensor is int64."""
+    if tensor.dtype != torch.int64:
+        raise bad_type(argument, tensor.dtype, "pass an int64 tensor")
+
+
+def check_integers(argument: str, tensor: Tensor) -> None:
+    """Raise TypeError unless the tensor is int32 or int64."""
+    if tensor.dtype not in (torch.int32, torch.int64):
+        raise bad_type(argument, tensor.dtype, "pass an int32 or int64 tensor")
+
+
+def check_stream(stream: int) -> None:
+    """Raise ValueError unless the number fits the counter word that keeps draws apart."""
+    if not 0 <= stream < 1 << 32:
+        raise bad_value("stream", stream, "choose a number from 0 to 2^32 - 1")
+
+
 def check_ids(argument: str, ids: Tensor, bound: int) -> None:
     """Check dtype and, where reading them costs no device sync, the range of integer ids.
 
     Ids on an accelerator, or inside a compiled graph, are not read here; the Triton kernels turn
     a row with an id out of range into NaN, so that a mistake cannot pass for a result.
     """
-    if ids.dtype not in (torch.int32, torch.int64):
-        raise bad_type(argument, ids.dtype, "pass int32 or int64 ids")
-    if ids.device.type != "cpu" or torch.compiler.is_compiling() or ids.numel() == 0:
+    check_integers(argument, ids)
+    if not readable(ids):
         return
     low, high = (int(end) for end in torch.aminmax(ids))
     if low < 0 or high >= bound:
         raise bad_value(argument, f"ids from {low} to {high}", f"ids must lie in 0..{bound - 1}")
 
 
-def check_positive(argument: str, value: float | Tensor) -> None:
-    """Raise ValueError unless the scalar is finite and above zero (device tensors are trusted)."""
+def check_distinct(argument: str, ids_BK: Tensor, bound: int) -> None:
+    """Raise ValueError if an id stands twice in a row, where `check_ids` reads ids at all.
+
+    Args:
+        argument: Its name.
+        ids_BK: Ids that `check_ids` has passed.
+        bound: One above the largest id.
+
+    Raises:
+        ValueError: For the first row that repeats an id.
+    """
+    if not readable(ids_BK):
+        return
+    batch, columns = ids_BK.shape
+    seen = torch.zeros(batch, bound, dtype=torch.bool).scatter_(1, ids_BK.long(), True)
+    repeats = (seen.sum(dim=1) < columns).nonzero()
+    if len(repeats):
+        row = int(repeats[0])
+        raise bad_value(argument, f"row {row} names a token twice", "name each token at most once")
+
+
+def check_number(
+    argument: str, value: float | Tensor, good: Callable[[float], bool], fix: str
+) -> None:
+    """Raise ValueError unless a scalar is 0-dim and good.
+
+    A tensor on an accelerator, or inside a compiled graph, is not read: it is trusted.
+
+    Args:
+        argument: Its name.
+        value: The number, or a 0-dim tensor of it.
+        good: Whether a number will do; NaN should not.
+        fix: What to pass instead.
+
+    Raises:
+        ValueError: The tensor has axes, or the number is not good.
+    """
     if isinstance(value, Tensor):
         if value.ndim != 0:
             raise bad_value(argument, tuple(value.shape), "pass a float or a 0-dim tensor")
-        if value.device.type != "cpu" or torch.compiler.is_compiling():
+        if not readable(value):
             return
     number = float(value)
-    if not (math.isfinite(number) and number > 0):
-        raise bad_value(argument, number, "pass a finite number above zero")
+    if not good(number):
+        raise bad_value(argument, number, fix)
+
+
+def check_positive(argument: str, value: float | Tensor) -> None:
+    """Raise ValueError unless the scalar is finite and above zero."""
+    check_number(argument, value, lambda x: 0 < x < math.inf, "pass a finite number above zero")
+
+
+def check_share(argument: str, value: float | Tensor) -> None:
+    """Raise ValueError unless the scalar lies in [0, 1]."""
+    check_number(argument, value, lambda x: 0 <= x <= 1, "pass a number in [0, 1]")
+
+
+def check_written(argument: str, tensor: Tensor) -> None:
+    """Raise ValueError where several elements of what is updated share one place in memory."""
+    if any(s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True)):
+        raise bad_value(argument, "an expanded tensor", "pass one that owns its elements")

@@ -11,7 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sjepa_kernels._checks import bad_type, bad_value, check_float, check_same_device, check_shape
+from sjepa_kernels._checks import (
+    bad_value,
+    check_float,
+    check_int64,
+    check_integers,
+    check_same_device,
+    check_shape,
+    check_stream,
+)
 from sjepa_kernels._triton import next_power_of_two, tl, triton
 from sjepa_kernels.philox import philox4x32, philox4x32_device
 
@@ -161,28 +169,26 @@ def check_draws(
     stream: int,
 ) -> None:
     """Check what keys the draws of `batch` sequences."""
-    if seed.dtype != torch.int64:
-        raise bad_type("seed", seed.dtype, "pass an int64 tensor")
+    check_int64("seed", seed)
     check_shape("seed", seed, (), "a 0-dim tensor")
     if bodies < 1 or batch % bodies:
         raise bad_value("bodies", bodies, f"must divide the batch of {batch} sequences")
-    if not 0 <= stream < 1 << 32:
-        raise bad_value("stream", stream, "choose a number from 0 to 2^32 - 1")
+    check_stream(stream)
     check_same_device(device, seed=seed)
     if isinstance(step, Tensor):
         check_shape("step", step, (), "a 0-dim tensor")
-        _check_integers("step", step)
+        check_integers("step", step)
         check_same_device(device, step=step)
     if clip_ids_C is not None:
         check_shape("clip_ids", clip_ids_C, (batch // bodies,), "(C,)")
-        _check_integers("clip_ids", clip_ids_C)
+        check_integers("clip_ids", clip_ids_C)
         check_same_device(device, clip_ids=clip_ids_C)
 
 
-def check_counts(tokens: int, keep: int, of: int, what: str) -> None:
+def check_counts(tokens: int, keep: int, of: int, what: str, argument: str = "tubelets") -> None:
     """Check the number of tokens, and that `keep` is a count of the `of` things it picks from."""
     if not 1 <= tokens <= MOST_TOKENS:
-        raise bad_value("tokens", tokens, f"pass 1 to {MOST_TOKENS} tokens a sequence")
+        raise bad_value(argument, f"{tokens} tokens", f"pass 1 to {MOST_TOKENS} a sequence")
     if not 0 <= keep <= of:
         raise bad_value("keep", keep, f"keep 0 to {of} {what}")
 
@@ -195,8 +201,3 @@ def check_tubelets(tubelets_BNP: Tensor, joints: int) -> None:
     tokens = tubelets_BNP.shape[1]
     if joints < 1 or tokens % joints:
         raise bad_value("joints", joints, f"must divide the {tokens} tokens")
-
-
-def _check_integers(argument: str, tensor: Tensor) -> None:
-    if tensor.dtype not in (torch.int32, torch.int64):
-        raise bad_type(argument, tensor.dtype, "pass an int32 or int64 tensor")

@@ -2,8 +2,8 @@
 
 To add an op, write a function like those below and name it in `CHECKS`. A function gets
 `(impl, device)` and returns triples `(ours, eager, truth)`: what the op gave in float32, what
-plain PyTorch gives in float32, and the formula in float64: written out, or, where that is long,
-the op's own reference run in float64.
+plain PyTorch gives in float32, and the formula in float64, written out here or in
+`_selfcheck_truth.py`.
 """
 
 import math
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
 
 from sjepa_kernels import _native, _triton
+from sjepa_kernels import _selfcheck_truth as definition
 from sjepa_kernels._augment_config import Augmentation, SkeletonTables
 from sjepa_kernels.attention import attention
 from sjepa_kernels.augment import augment_clips
@@ -134,41 +135,54 @@ def _centered_crops(impl: str, device: str) -> list[Triple]:
 
 
 def _masks(impl: str, device: str) -> list[Triple]:
-    """The ids themselves, which must be those of the references on float64 tubelets."""
-    seed = torch.tensor(5, device=device)
-    tubelets = _random(4, 30, 12).to(device)
+    """The ids themselves, which must be those that follow from the keys in float64."""
+    seed, tubelets = torch.tensor(5, device=device), _random(4, 30, 12)
 
-    def ids(x: Tensor, which: str) -> list[Tensor]:
-        return [
-            *random_mask(4, 30, 7, seed, impl=which),
-            *motion_aware_mask(x, 7, seed, joints=5, impl=which),
-            *tube_mask(x, 2, seed, joints=5, tube_length=2, impl=which),
-        ]
-
-    runs = ids(tubelets, impl), ids(tubelets, "torch"), ids(tubelets.double(), "torch")
-    return list(zip(*runs, strict=True))
+    x = tubelets.to(device)
+    ours = [
+        *random_mask(4, 30, 7, seed, impl=impl),
+        *motion_aware_mask(x, 7, seed, joints=5, impl=impl),
+        *tube_mask(x, 2, seed, joints=5, tube_length=2, impl=impl),
+    ]
+    drawn = [definition.draws(5, 0, clip, 0, 30) for clip in range(4)]
+    grids = tubelets.double().view(4, 6, 5, 12)
+    pairs = list(zip(grids, drawn, strict=True))
+    truth = [
+        *definition.mask_ids([definition.split(u, 7) for u in drawn]),
+        *definition.mask_ids([definition.motion_visible(x, u, 7, 0.8) for x, u in pairs]),
+        *definition.mask_ids(
+            [definition.tube_visible(x.unflatten(2, (4, 3)), u, 2, 2, 0.1) for x, u in pairs]
+        ),
+    ]
+    truth = [ids.to(device) for ids in truth]
+    return list(zip(ours, truth, truth, strict=True))
 
 
 def _augment(impl: str, device: str) -> list[Triple]:
     """Three clips of five joints, with everything that a view can do."""
     frames, bodies = torch.tensor([9, 20, 14]), torch.tensor([1, 2, 2])
-    rows = frames * bodies
-    skeleton = SkeletonTables.of([0, 1, 2, 4, 3], [0, 0, 1, 1, 1], 0, 2, device)
-    augmentation = Augmentation(
+    rows, flip, order = frames * bodies, [0, 1, 2, 4, 3], [2, 0, 1]
+    first = rows.cumsum(0) - rows
+    skeleton = SkeletonTables.of(flip, [0, 0, 1, 1, 1], 0, 2, device)
+    a = Augmentation(
         frames=12, crop_min_frames=4, tilt=0.1, translation=0.1, scale=0.1, shear=0.1, flip=0.5
     )
-    store = _random(int(rows.sum()), 5, 3).to(device)
-    first, ids = rows.cumsum(0) - rows, torch.tensor([2, 0, 1])
-    first, frames, bodies, ids = (x.to(device) for x in (first, frames, bodies, ids))
+    joints = _random(int(rows.sum()), 5, 3)
     seed, step = (torch.tensor(n, device=device) for n in (3, 7))
-
-    def tokens(x: Tensor, which: str) -> tuple[Tensor, Tensor]:
-        return augment_clips(
-            x, first, frames, bodies, ids, seed, step, skeleton, augmentation, impl=which
-        )
-
-    runs = tokens(store, impl), tokens(store, "torch"), tokens(store.double(), "torch")
-    return list(zip(*runs, strict=True))
+    there, at, length, count = (x.to(device) for x in (joints, first, frames, bodies))
+    ids = torch.tensor(order, device=device)
+    ours = augment_clips(there, at, length, count, ids, seed, step, skeleton, a, impl=impl)
+    truth: list[list[Tensor]] = [[], []]
+    for clip in order:
+        crop, view = (definition.draws(3, 7, clip, stream, 14) for stream in (0, 1))
+        packed = joints[int(first[clip]) :][: int(rows[clip])].double()
+        x = torch.stack([definition.resized(b, crop, a) for b in packed.split(int(frames[clip]))])
+        absent = torch.zeros(2 - len(x), 15, 12, dtype=torch.float64)
+        for kind, made in zip(truth, (definition.viewed(x, view, flip, 0, 2, a), x), strict=True):
+            kind.append(torch.cat([definition.tubelets(made, 4), absent]))
+    exact = [torch.cat(kind).to(device) for kind in truth]
+    # Plain PyTorch here is the op's own reference, whose error would excuse itself.
+    return [(mine, true.float(), true) for mine, true in zip(ours, exact, strict=True)]
 
 
 def _update_center(impl: str, device: str) -> list[Triple]:

@@ -8,17 +8,11 @@ token.
 import torch
 from torch import Tensor
 
+from sjepa_kernels._augment_checks import check_keys, check_store
 from sjepa_kernels._augment_config import Augmentation, SkeletonTables
 from sjepa_kernels._augment_ref import augment_clips_ref
 from sjepa_kernels._augment_triton import launch
-from sjepa_kernels._checks import (
-    bad_type,
-    bad_value,
-    check_float,
-    check_ids,
-    check_same_device,
-    check_shape,
-)
+from sjepa_kernels._checks import check_int64, check_same_device, check_shape
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import compute_dtype
@@ -79,33 +73,6 @@ def _forward_fake(
 _op = Op("augment_clips", _forward, _forward_fake)
 
 
-def _check(
-    joints_RVC: Tensor,
-    index: dict[str, Tensor],
-    ids_B: Tensor,
-    keys: dict[str, Tensor],
-    skeleton: SkeletonTables,
-) -> None:
-    check_float("joints", joints_RVC)
-    if joints_RVC.ndim != 3 or joints_RVC.shape[2] != 3:
-        raise bad_value("joints", tuple(joints_RVC.shape), "expected (R, V, 3)")
-    tables = {"flip": skeleton.flip_V, "parents": skeleton.parents_V}
-    check_same_device(joints_RVC.device, ids=ids_B, **index, **keys, **tables)
-    clips = index["offsets"].shape[0] if index["offsets"].ndim else 0
-    for name, tensor in index.items():
-        check_shape(name, tensor, (clips,), "(N,)")
-    for name, tensor in keys.items():
-        check_shape(name, tensor, (), "()")
-    for name, tensor in {**index, **keys}.items():
-        if tensor.dtype != torch.int64:
-            raise bad_type(name, tensor.dtype, "pass an int64 tensor")
-    for name, table in tables.items():
-        check_shape(f"skeleton.{name}", table, (joints_RVC.shape[1],), "(V,)")
-    if ids_B.ndim != 1:
-        raise bad_value("ids", tuple(ids_B.shape), "expected (B,)")
-    check_ids("ids", ids_B, clips)
-
-
 @torch.no_grad()
 def augment_clips(
     joints_RVC: Tensor,
@@ -150,9 +117,13 @@ def augment_clips(
         TypeError: A dtype is not usable.
         ValueError: A shape, device, id or `impl` is not usable.
     """
-    index = {"offsets": offsets_N, "frames": frames_N, "bodies": bodies_N}
-    _check(joints_RVC, index, ids_B, {"seed": seed, "step": step}, skeleton)
     store = joints_RVC, offsets_N, frames_N, bodies_N
+    check_store(*store, ids_B)
+    check_keys(joints_RVC.device, seed, step)
+    for name, table in (("flip", skeleton.flip_V), ("parents", skeleton.parents_V)):
+        check_shape(f"skeleton.{name}", table, (joints_RVC.shape[1],), "(V,)")
+        check_int64(f"skeleton.{name}", table)
+        check_same_device(joints_RVC.device, **{f"skeleton.{name}": table})
     if choose(impl, joints_RVC.device) == "torch":
         return augment_clips_ref(
             *store, ids_B, seed, step, skeleton, augmentation, with_clip=with_clip

@@ -8,7 +8,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sjepa_kernels._checks import bad_value, check_float, check_same_device, check_shape
+from sjepa_kernels._checks import (
+    bad_value,
+    check_float,
+    check_number,
+    check_same_device,
+    check_shape,
+    check_share,
+    check_written,
+)
 from sjepa_kernels._triton import compute_dtype
 
 Reduce = Callable[[Tensor], Tensor | None]
@@ -36,20 +44,18 @@ def update_center_(
 
     Raises:
         TypeError: The centre or the sum is not floating point.
-        ValueError: Shapes or devices differ, the count is not positive, or the momentum is outside
-            [0, 1].
+        ValueError: Shapes or devices differ, the centre is expanded, the count is not positive, or
+            the momentum is outside [0, 1].
     """
+    if center_D.ndim != 1:
+        raise bad_value("center", tuple(center_D.shape), "expected (D,)")
     check_shape("center_sum", center_sum_D, tuple(center_D.shape), "the centre's shape")
+    check_written("center", center_D)
     check_float("center", center_D)
     check_float("center_sum", center_sum_D)
     check_same_device(center_D.device, center_sum=center_sum_D)
-    for name, scalar in (("count", count), ("momentum", momentum)):
-        if isinstance(scalar, Tensor) and scalar.ndim != 0:
-            raise bad_value(name, tuple(scalar.shape), "pass a number or a 0-dim tensor")
-    if not isinstance(count, Tensor) and not count > 0:
-        raise bad_value("count", count, "pass the number of rows in the sum, at least 1")
-    if not isinstance(momentum, Tensor) and not 0 <= momentum <= 1:
-        raise bad_value("momentum", momentum, "pass a number in [0, 1]")
+    check_number("count", count, lambda n: n > 0, "pass the number of rows in the sum, at least 1")
+    check_share("momentum", momentum)
     if all_reduce is not None:
         if not isinstance(count, Tensor):
             count = torch.full_like(center_sum_D[:1], count)

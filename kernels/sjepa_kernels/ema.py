@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sjepa_kernels._checks import bad_type, bad_value, check_float, check_shape
+from sjepa_kernels._checks import (
+    bad_type,
+    bad_value,
+    check_float,
+    check_shape,
+    check_share,
+    check_written,
+)
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._native import LIBRARY
@@ -310,11 +317,7 @@ def _has_cpu_code(targets: list[Tensor], sources: list[Tensor], shadows: list[Te
 
 
 def _check_momentum(momentum: float | Tensor, half: list[tuple[int, torch.dtype]]) -> None:
-    if isinstance(momentum, Tensor):
-        if momentum.ndim != 0:
-            raise bad_value("momentum", tuple(momentum.shape), "pass a float or a 0-dim tensor")
-    elif not 0 <= momentum <= 1:
-        raise bad_value("momentum", momentum, "pass a number in [0, 1]")
+    check_share("momentum", momentum)
     if half and (isinstance(momentum, Tensor) or momentum >= 0.99):
         i, dtype = half[0]
         raise bad_value(
@@ -339,7 +342,7 @@ def _check_lists(targets: list[Tensor], sources: list[Tensor], shadows: list[Ten
         check_float(f"sources[{i}]", sources[i])
         if target.device != targets[0].device:
             raise bad_value(f"targets[{i}]", target.device, f"move it to {targets[0].device}")
-        _check_written(f"targets[{i}]", target)
+        check_written(f"targets[{i}]", target)
         if torch.compiler.is_compiling() or target.numel() == 0:
             continue
         if target.data_ptr() in seen:
@@ -348,10 +351,4 @@ def _check_lists(targets: list[Tensor], sources: list[Tensor], shadows: list[Ten
     for i, shadow in enumerate(shadows):
         if shadow.dtype not in (torch.bfloat16, torch.float16):
             raise bad_type(f"shadows[{i}]", shadow.dtype, "pass bfloat16 or float16")
-        _check_written(f"shadows[{i}]", shadow)
-
-
-def _check_written(name: str, tensor: Tensor) -> None:
-    """Raise ValueError where several elements share one place in memory."""
-    if any(s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True)):
-        raise bad_value(name, "an expanded tensor", "pass one that owns its elements")
+        check_written(f"shadows[{i}]", shadow)

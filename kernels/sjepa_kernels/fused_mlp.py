@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear
 
-from sjepa_kernels._checks import bad_value, check_float, check_same_device, check_shape
+from sjepa_kernels._checks import (
+    bad_value,
+    check_float,
+    check_positive,
+    check_same_device,
+    check_shape,
+)
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import (
@@ -252,7 +258,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 def _backward(ctx: Any, grad_out: Tensor, *_: Tensor) -> tuple[Any, ...]:
     needs = ctx.needs_input_grad
     found = _gradients_op(grad_out, *ctx.saved_tensors, ctx.eps, ctx.dot, any(needs[3:6]))
-    grad_b2 = grad_out.flatten(0, -2).sum(0, dtype=found[1].dtype)
+    grad_b2 = grad_out.reshape(-1, grad_out.shape[-1]).sum(0, dtype=found[1].dtype)
     paired = zip((*found, grad_b2), ctx.dtypes, needs[:7], strict=True)
     return *(g.to(dtype) if need else None for g, dtype, need in paired), None, None
 
@@ -290,7 +296,7 @@ def fused_mlp(
         b1_H: Its bias.
         w2_DH: Weight of the second linear layer.
         b2_D: Its bias.
-        eps: Added to the variance.
+        eps: Added to the variance; above zero.
         impl: "auto", "triton", "cpu" or "torch".
 
     Returns:
@@ -298,7 +304,7 @@ def fused_mlp(
 
     Raises:
         TypeError: A dtype is not usable.
-        ValueError: A shape, device or `impl` is not usable, or the width exceeds 512.
+        ValueError: A shape, device, eps or `impl` is not usable, or the width exceeds 512.
     """
     if x.ndim == 0 or x.shape[-1] == 0:
         raise bad_value("x", tuple(x.shape), "expected (..., D) with D at least 1")
@@ -318,6 +324,7 @@ def fused_mlp(
         check_shape(name, tensor, shape, letters)
         check_float(name, tensor)
         check_same_device(x.device, **{name: tensor})
+    check_positive("eps", eps)
     args = x, norm_weight_D, norm_bias_D, w1_HD, b1_H, w2_DH, b2_D, eps, _dot_dtype(x)
     if choose(impl, x.device) == "torch":
         return fused_mlp_ref(*args)

@@ -8,7 +8,7 @@ P numbers a token, K kept, Q = N - K masked.
 import torch
 from torch import Tensor
 
-from sjepa_kernels._checks import check_positive
+from sjepa_kernels._checks import bad_value, check_positive
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._masks import (
@@ -268,7 +268,9 @@ def random_mask(
         TypeError: A dtype is not usable.
         ValueError: A shape, count, device or `impl` is not usable.
     """
-    check_counts(tokens, keep, tokens, "tokens")
+    if batch < 0:
+        raise bad_value("batch", batch, "pass a number of sequences")
+    check_counts(tokens, keep, tokens, "tokens", "tokens")
     check_draws(seed.device, seed, step, clip_ids_C, batch, bodies, stream)
     when, ids = draw_tensors(seed, step, clip_ids_C, batch // bodies)
     args = (tokens, keep, seed, when, ids, bodies, stream)

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from sjepa_kernels._checks import bad_value, check_shape
+from sjepa_kernels._checks import bad_value, check_number
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._masks import (
@@ -232,10 +232,8 @@ def tube_mask(
         raise bad_value("tube_length", tube_length, f"must divide the {segments} segments")
     if coords < 1 or size % coords:
         raise bad_value("coords", coords, f"must divide the {size} numbers of a token")
-    if isinstance(scale, Tensor):
-        check_shape("scale", scale, (), "a 0-dim tensor")
-    elif not (math.isfinite(scale) and scale >= 0):
-        raise bad_value("scale", scale, "pass a finite number not below zero")
+    fix = "pass a finite number not below zero"
+    check_number("scale", scale, lambda x: 0 <= x < math.inf, fix)
     device = tubelets_BNP.device
     check_draws(device, seed, step, clip_ids_C, batch, bodies, stream)
     tubelets_BNP = tubelets_BNP.detach()

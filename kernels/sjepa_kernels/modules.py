@@ -1,4 +1,7 @@
-"""Ops that hold state, as modules."""
+"""Losses that hold a centre, as modules.
+
+Shapes: R rows, D features; S student crops, T teacher crops, B images a crop, K prototypes.
+"""
 
 import torch
 import torch.distributed as dist
@@ -7,6 +10,7 @@ from torch import Tensor, nn
 from sjepa_kernels._checks import bad_value
 from sjepa_kernels.center import Reduce, sum_of_used_rows, update_center_
 from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
+from sjepa_kernels.crops import centered_crop_cross_entropy
 
 
 def all_reduce_if_distributed(total: Tensor) -> None:
@@ -95,3 +99,67 @@ class CenteredCrossEntropy(nn.Module):
         update_center_(
             self.center, center_sum_D, rows, self.center_momentum, all_reduce=self.all_reduce
         )
+
+
+class CenteredCropCrossEntropy(nn.Module):
+    """`centered_crop_cross_entropy` (DINO's loss) with its centre, moved after use in training.
+
+    The batch mean that moves the centre is taken over the rows of all processes.
+
+    Args:
+        width: K.
+        temp_student: Student temperature.
+        center_momentum: m in c <- m c + (1 - m) mean.
+        skip_same: Leave out the pairs that see the same crop.
+        all_reduce: As in `CenteredCrossEntropy`.
+        impl: "auto", "triton", "cpu" or "torch".
+    """
+
+    center: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        temp_student: float = 0.1,
+        center_momentum: float = 0.9,
+        *,
+        skip_same: bool = True,
+        all_reduce: Reduce = all_reduce_if_distributed,
+        impl: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(width))
+        self.temp_student = temp_student
+        self.center_momentum = center_momentum
+        self.skip_same = skip_same
+        self.all_reduce = all_reduce
+        self.impl = impl
+
+    def forward(
+        self, student_SBK: Tensor, teacher_TBK: Tensor, temp_target: float | Tensor = 0.04
+    ) -> Tensor:
+        """Return the loss, and move the centre in training mode.
+
+        Args:
+            student_SBK: Outputs of the student's head, the teacher's crops first.
+            teacher_TBK: Outputs of the teacher's head.
+            temp_target: Target temperature, which DINO warms up.
+
+        Returns:
+            The 0-dim loss.
+        """
+        loss, center_sum = centered_crop_cross_entropy(
+            student_SBK,
+            teacher_TBK,
+            self.center,
+            temp_student=self.temp_student,
+            temp_target=temp_target,
+            skip_same=self.skip_same,
+            impl=self.impl,
+        )
+        if self.training:
+            rows = teacher_TBK.shape[0] * teacher_TBK.shape[1]
+            update_center_(
+                self.center, center_sum, rows, self.center_momentum, all_reduce=self.all_reduce
+            )
+        return loss

@@ -7,7 +7,7 @@ The same (seed, counters) give the same bits on every device and in every implem
 import torch
 from torch import Tensor
 
-from sjepa_kernels._checks import bad_type, bad_value
+from sjepa_kernels._checks import bad_type, bad_value, check_same_device
 from sjepa_kernels._triton import tl, triton
 
 _MASK = 0xFFFFFFFF
@@ -36,15 +36,17 @@ def philox4x32(
 
     Raises:
         TypeError: The seed is not int64, or a counter tensor is not of integers.
-        ValueError: The seed is not 0-dim.
+        ValueError: The seed is not 0-dim, or a counter does not broadcast with those before it or
+            is on another device.
     """
     if seed.dtype != torch.int64:
         raise bad_type("seed", seed.dtype, "pass an int64 tensor")
     if seed.ndim != 0:
         raise bad_value("seed", tuple(seed.shape), "pass a 0-dim tensor")
+    _check_counters(seed.device, c0, c1, c2, c3)
     k0s = ((seed & _MASK) + _bump(_W0, seed.device)) & _MASK
     k1s = (((seed >> 32) & _MASK) + _bump(_W1, seed.device)) & _MASK
-    x0, x1, x2, x3 = (_counter(i, c) for i, c in enumerate((c0, c1, c2, c3)))
+    x0, x1, x2, x3 = (_counter(c) for c in (c0, c1, c2, c3))
     for k0, k1 in zip(k0s.unbind(), k1s.unbind(), strict=True):
         # x M = x (M - 2^32) + 2^32 x. The first product fits int64 because M > 2^31; x M itself
         # would overflow, which C++ leaves undefined and a compiled graph then gets wrong.
@@ -64,11 +66,24 @@ def _bump(step: int, device: torch.device) -> Tensor:
     return torch.arange(0, _ROUNDS * step, step, device=device, dtype=torch.int64)
 
 
-def _counter(position: int, counter: Tensor | int) -> Tensor | int:
+def _counter(counter: Tensor | int) -> Tensor | int:
     if isinstance(counter, Tensor):
-        _check_integers(f"c{position}", counter)
         counter = counter.to(torch.int64)
     return counter & _MASK
+
+
+def _check_counters(device: torch.device, *counters: Tensor | int) -> None:
+    shape: tuple[int, ...] = ()
+    for i, counter in enumerate(counters):
+        if not isinstance(counter, Tensor):
+            continue
+        _check_integers(f"c{i}", counter)
+        check_same_device(device, **{f"c{i}": counter})
+        try:
+            shape = torch.broadcast_shapes(shape, counter.shape)
+        except RuntimeError as error:
+            fix = f"expected a shape that broadcasts with {tuple(shape)}"
+            raise bad_value(f"c{i}", tuple(counter.shape), fix) from error
 
 
 def _check_integers(name: str, tensor: Tensor) -> None:
@@ -80,7 +95,7 @@ def uniform(bits: Tensor) -> Tensor:
     """Return float32 in [0, 1) from the top 24 of 32 random bits: (bits >> 8) * 2^-24.
 
     Args:
-        bits: Integers in [0, 2^32), as `philox4x32` returns them.
+        bits: Integers, taken modulo 2^32, as `philox4x32` returns them.
 
     Returns:
         float32 of the same shape.
@@ -89,7 +104,7 @@ def uniform(bits: Tensor) -> Tensor:
         TypeError: The bits are not integers.
     """
     _check_integers("bits", bits)
-    return (bits >> 8).to(torch.float32) * 2.0**-24
+    return ((bits.to(torch.int64) & _MASK) >> 8).to(torch.float32) * 2.0**-24
 
 
 @triton.jit

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from sjepa_kernels._checks import bad_value, check_float, check_same_device, check_shape
+from sjepa_kernels._checks import (
+    bad_value,
+    check_float,
+    check_positive,
+    check_same_device,
+    check_shape,
+)
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import (
@@ -220,7 +226,7 @@ def residual_layer_norm(
         residual: The stream, the same shape; its dtype may differ from that of `x`.
         weight_D: Scale of the LayerNorm.
         bias_D: Shift of the LayerNorm.
-        eps: Added to the variance.
+        eps: Added to the variance; above zero.
         impl: "auto", "triton", "cpu" or "torch".
 
     Returns:
@@ -229,7 +235,7 @@ def residual_layer_norm(
 
     Raises:
         TypeError: A dtype is not usable.
-        ValueError: A shape, device or `impl` is not usable, or the width exceeds 4,096.
+        ValueError: A shape, device, eps or `impl` is not usable, or the width exceeds 4,096.
     """
     if x.ndim == 0:
         raise bad_value("x", (), "expected (..., D)")
@@ -240,6 +246,7 @@ def residual_layer_norm(
     for name, tensor in {"x": x, "residual": residual, **parameters}.items():
         check_float(name, tensor)
     check_same_device(x.device, residual=residual, **parameters)
+    check_positive("eps", eps)
     if choose(impl, x.device) == "torch":
         return residual_layer_norm_ref(x, residual, weight_D, bias_D, eps)
     if x.shape[-1] > _WIDEST_ROW:

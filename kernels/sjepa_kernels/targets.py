@@ -4,6 +4,7 @@
 Shapes: B sequences, N tokens, Q masked, D width.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from sjepa_kernels._checks import (
     bad_value,
     check_float,
     check_ids,
+    check_number,
     check_same_device,
     check_shape,
 )
@@ -222,8 +224,7 @@ def accumulate_normalized_(
     check_same_device(total_BND.device, hidden=hidden_BND)
     if hidden_BND.dtype == torch.float64 != total_BND.dtype:
         raise bad_type("total", total_BND.dtype, "pass a float64 total for float64 hidden states")
-    if isinstance(weight, Tensor) and weight.ndim != 0:
-        raise bad_value("weight", tuple(weight.shape), "pass a float or a 0-dim tensor")
+    check_number("weight", weight, math.isfinite, "pass a finite number")
     if total_BND.numel() == 0:
         return
     with torch.no_grad():
@@ -281,6 +282,8 @@ class ContextualizedTargets:
             raise bad_value("hidden", f"layer {self._added + 1} of {self.layers}", "call finish")
         if self._total is None or self._weight is None:
             check_float("hidden", hidden_BND)
+            if hidden_BND.ndim != 3:
+                raise bad_value("hidden", tuple(hidden_BND.shape), "expected (B, N, D)")
             self._total = torch.zeros(
                 hidden_BND.shape, dtype=compute_dtype(hidden_BND.dtype), device=hidden_BND.device
             )

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sjepa_kernels._checks import check_distinct
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._tokens import (
@@ -246,7 +247,8 @@ def scatter_mask_tokens(
         visible_BKD: Visible tokens; any K from 0 to N.
         mask_token_D: The token that stands for what is hidden.
         ids_keep_BK: int32 or int64 token ids of the visible tokens, in any order, none twice in
-            a row.
+            a row. Ids on an accelerator are not read to check that: of two equal ones the last
+            is used and the other has no gradient.
         position_temporal_SD: One row a segment.
         position_spatial_VD: One row a joint.
         impl: "auto", "triton", "cpu" or "torch".
@@ -265,6 +267,8 @@ def scatter_mask_tokens(
         position_temporal_SD,
         position_spatial_VD,
     )
+    tokens = position_temporal_SD.shape[0] * position_spatial_VD.shape[0]
+    check_distinct("ids_keep", ids_keep_BK, tokens)
     args = (visible_BKD, mask_token_D, ids_keep_BK, position_temporal_SD, position_spatial_VD)
     if choose(impl, visible_BKD.device) == "torch":
         return scatter_mask_tokens_ref(*args)

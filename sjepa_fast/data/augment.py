@@ -20,6 +20,8 @@ Stream = Literal["joint", "bone", "motion", "bone_motion"]
 # Stream of the first mask's draws, of which further masks of a clip take the next ones; 0 and 1 are
 # those of the crop and the view.
 MASK = 2
+# Stream of the draws of what is predicted of the first mask; further masks take the next ones.
+PREDICT = 1 << 16
 
 
 def augmentation(config: TrainConfig, bodies: int) -> Augmentation:

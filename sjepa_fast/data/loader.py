@@ -1,4 +1,4 @@
-"""Clips that live on the device, and crops of them without a loader.
+"""Clips on the device, and crops of them without a loader; or their tables alone, rows on disk.
 
 Shapes: R rows (all bodies' frames packed), N clips, B clips of a batch, M bodies, T frames,
 V joints, C coordinates, N tokens, P numbers a token.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sjepa_fast.config import DataConfig, TrainConfig
 from sjepa_fast.data.augment import augmentation, skeleton_tables, to_stream
-from sjepa_fast.data.normalize import normalize_clip
+from sjepa_fast.data.rows import RowReader, normalize_rows, normalizes
 from sjepa_fast.data.sampling import even_frames, random_frames
 from sjepa_fast.data.store import Store
 from sjepa_fast.errors import InputError
@@ -27,7 +27,11 @@ from sjepa_kernels._augment_ref import CROP, DRAWS, VIEW, random_view, tokens_of
 
 @dataclass(frozen=True)
 class ResidentClips:
-    """A whole store on one device, ready to be cropped; nothing is copied per step."""
+    """A store on one device, ready to be cropped.
+
+    With a `reader` only the tables are resident: the rows of the clips that are asked for are
+    read from the store's file and sent to the device, for that call.
+    """
 
     joints_RVC: Tensor
     offsets_N: Tensor
@@ -36,6 +40,20 @@ class ResidentClips:
     labels_N: Tensor
     layout: SkeletonLayout
     max_bodies: int
+    reader: RowReader | None = None
+
+    def with_rows(self, ids_B: Tensor) -> ResidentClips:
+        """Return clips whose rows are on the device: these, or the ones of `ids_B` read now."""
+        if self.reader is None:
+            return self
+        packed = self.reader.read(ids_B.cpu().numpy())
+        device = self.joints_RVC.device
+        return dataclasses.replace(
+            self,
+            joints_RVC=packed.rows_RVC.to(device),
+            offsets_N=self.offsets_N.index_copy(0, ids_B, packed.first_B.to(device)),
+            reader=None,
+        )
 
     def crop_resize(self, ids_B: Tensor, start_B: Tensor, length_B: Tensor, frames: int) -> Tensor:
         """Cut [start, start + length) from each clip and resize it linearly to `frames`.
@@ -52,9 +70,10 @@ class ResidentClips:
         Returns:
             (B, M, T, V, C) float32.
         """
+        clips = self.with_rows(ids_B)
         return crop_resize(
-            self.joints_RVC,
-            self.offsets_N,
+            clips.joints_RVC,
+            clips.offsets_N,
             self.frames_N,
             self.bodies_N,
             ids_B,
@@ -86,6 +105,7 @@ class ResidentClips:
             bodies_N=torch.ones_like(of_body),
             labels_N=self.labels_N[of_body],
             max_bodies=1,
+            reader=self.reader.split_bodies() if self.reader else None,
         )
         chosen = np.isin(of_body.cpu().numpy(), ids).nonzero()[0]
         return bodies, chosen
@@ -119,9 +139,10 @@ class ResidentClips:
         if config.data.sampling == "index":
             view, clip = self._sampled_tokens(ids_B, seed, step, config)
             return view, clip if with_clip else clip[:0]
+        clips = self.with_rows(ids_B)
         return augment_clips(
-            self.joints_RVC,
-            self.offsets_N,
+            clips.joints_RVC,
+            clips.offsets_N,
             self.frames_N,
             self.bodies_N,
             ids_B,
@@ -180,28 +201,51 @@ def load_resident(store: Store, data: DataConfig, device: torch.device) -> Resid
     Raises:
         InputError: If clips have more bodies than `data.bodies` admits.
     """
+    _check_bodies(store, data)
+    joints = np.array(store.joints)
+    if normalizes(data):
+        joints = joints.astype(np.float32)
+        for i in range(len(store)):
+            rows = slice(int(store.offsets[i]), int(store.offsets[i + 1]))
+            joints[rows] = normalize_rows(joints[rows], int(store.bodies[i]), store.layout, data)
+    return _clips_of(store, data, torch.from_numpy(joints), device)
+
+
+def load_tables(store: Store, data: DataConfig, device: torch.device) -> ResidentClips:
+    """Copy all but the rows of a store to the device; those are read when they are asked for.
+
+    Args:
+        store: An open store.
+        data: Normalisation switches and the number of bodies.
+        device: Where the clips shall be cropped.
+
+    Returns:
+        Clips with a `reader`; their body count is `data.bodies`.
+
+    Raises:
+        InputError: If clips have more bodies than `data.bodies` admits, or this system cannot
+            read that way.
+    """
+    _check_bodies(store, data)
+    reader = RowReader.of(store, data)
+    rows = torch.empty(0, store.layout.num_joints, 3, dtype=reader.rows_dtype)
+    return dataclasses.replace(_clips_of(store, data, rows, device), reader=reader)
+
+
+def _check_bodies(store: Store, data: DataConfig) -> None:
     if store.max_bodies > data.bodies:
         raise InputError(
             "data.bodies",
             f"{data.bodies}, but the store {store.name} has clips with {store.max_bodies} bodies",
             f"use --data.bodies {store.max_bodies}",
         )
-    joints = np.array(store.joints)
-    if data.center or data.align_spine or data.align_yaw or data.normalize_size:
-        joints = joints.astype(np.float32)
-        for i in range(len(store)):
-            rows = slice(int(store.offsets[i]), int(store.offsets[i + 1]))
-            shape = (int(store.bodies[i]), int(store.frames[i]), *joints.shape[1:])
-            joints[rows] = normalize_clip(
-                joints[rows].reshape(shape),
-                store.layout,
-                center=data.center,
-                align_yaw=data.align_yaw,
-                size=data.normalize_size,
-                spine=data.align_spine,
-            ).reshape(-1, *joints.shape[1:])
+
+
+def _clips_of(
+    store: Store, data: DataConfig, joints_RVC: Tensor, device: torch.device
+) -> ResidentClips:
     return ResidentClips(
-        joints_RVC=torch.from_numpy(joints).to(device),
+        joints_RVC=joints_RVC.to(device),
         offsets_N=torch.from_numpy(store.offsets[:-1].astype(np.int64)).to(device),
         frames_N=torch.from_numpy(store.frames.astype(np.int64)).to(device),
         bodies_N=torch.from_numpy(store.bodies.astype(np.int64)).to(device),

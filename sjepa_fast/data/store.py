@@ -8,25 +8,33 @@ renamed, so a half-written store does not exist.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sjepa_fast.data.clip_table import ClipTable, Entry
+from sjepa_fast.data.journal import NAME as JOURNAL
+from sjepa_fast.data.journal import Journal
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import SkeletonLayout
 
 VERSION = 1
 MANIFEST = "store.json"
+JOINTS = "joints.npy"
+# How much work a killed run may lose.
+SYNC_SECONDS = 5.0
 _ARRAYS = ("joints", "offsets", "frames", "bodies", "labels", "names")
 _PARTS = {"train": 1, "test": 2}
 
@@ -184,7 +192,9 @@ def open_store(root: Path, *, verify: bool = True) -> Store:
 class StoreWriter:
     """Writes a store clip by clip with bounded memory; use it in a `with` block.
 
-    Leaving the block without `finish` (or by an exception) leaves nothing behind.
+    Leaving the block without `finish` (or by an exception) leaves nothing behind, unless a `job` is
+    named: then an interrupted or killed run leaves a hidden folder, and a writer of the same job
+    goes on from it.
 
     Args:
         out: Folder to make.
@@ -193,6 +203,11 @@ class StoreWriter:
         class_names: One name a label.
         dtype: float32 or float16, the stored precision.
         overwrite: Replace an existing store.
+        job: Names raw data and settings; empty for a store that is always begun afresh.
+
+    Attributes:
+        table: What is known of the clips so far.
+        done: Inputs that an earlier run of the same job took in, to be passed over.
 
     Raises:
         InputError: If `out` exists and may not be replaced, or cannot be written.
@@ -207,25 +222,43 @@ class StoreWriter:
         *,
         dtype: str = "float32",
         overwrite: bool = False,
+        job: str = "",
     ) -> None:
-        self.out, self.name, self.layout, self.class_names = out, name, layout, class_names
+        self.out, self.name = out, name
         if out.exists() and not (overwrite and (out / MANIFEST).is_file()):
             raise InputError("out", f"{out} exists", "choose another, or --overwrite a store")
-        self.dtype = np.dtype(dtype)
+        self.table = ClipTable(layout, class_names, dtype)
+        self.done = 0
+        self.journal: Journal | None = None
+        self.synced = time.monotonic()
+        self.rows: IO[bytes]
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            self.folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+            if job:
+                self.folder = out.parent / f".{out.name}.partial"
+                self.folder.mkdir(exist_ok=True)
+                self._resume(job)
+            else:
+                self.folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+                self.rows = (self.folder / JOINTS).open("wb")
+                self._write_header()
         except OSError as error:
             fix = "choose a writable folder"
             raise InputError("out", f"{out}: {error.strerror}", fix) from error
-        # The .npy header needs the final row count, so rows go to a raw file first.
-        self.rows = (self.folder / "rows.raw").open("wb")
-        self.frames: list[int] = []
-        self.bodies: list[int] = []
-        self.labels: list[int] = []
-        self.names: dict[str, int] = {}
-        self.meta: dict[str, list[int]] = {}
-        self.skipped: list[tuple[str, str]] = []
+
+    def _resume(self, job: str) -> None:
+        self.journal = Journal(self.folder, job)
+        for path in self.folder.iterdir():
+            if path.name not in (JOINTS, JOURNAL):
+                path.unlink()
+        self.rows = (self.folder / JOINTS).open("r+b" if (self.folder / JOINTS).exists() else "w+b")
+        self._write_header()
+        row = self.table.layout.num_joints * 3 * self.table.dtype.itemsize
+        head = self.rows.tell()
+        there = (self.rows.seek(0, os.SEEK_END) - head) // row
+        self.done = self.journal.replay(self.table, there)
+        self.rows.truncate(head + self.table.joint_bytes())
+        self.rows.seek(0, os.SEEK_END)
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -236,8 +269,17 @@ class StoreWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.rows.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        # What stops a run from outside keeps the work done so far; bad input does not.
+        outside = isinstance(error, KeyboardInterrupt | OSError | SystemExit)
+        keep = self.journal is not None and outside
+        if keep and isinstance(error, KeyboardInterrupt | SystemExit):
+            self._sync_rows()
+        with contextlib.suppress(OSError):
+            self.rows.close()
+        if self.journal is not None:
+            self.journal.close()
+        if not keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def add(self, name: str, clip_MTVC: NDArray[Any], label: int, meta: dict[str, int]) -> None:
         """Append one clip.
@@ -249,35 +291,33 @@ class StoreWriter:
             meta: The same columns for every clip.
 
         Raises:
-            InputError: If the clip does not fit the layout or holds a bad value.
+            InputError: If the clip does not fit the layout or holds a bad value; the store is as
+                it was before.
         """
-        expected = f"(bodies, frames, {self.layout.num_joints}, 3) of layout {self.layout.name}"
-        shape = clip_MTVC.shape
-        if len(shape) != 4 or shape[2:] != (self.layout.num_joints, 3) or 0 in shape:
-            raise InputError("clip", f"{name} has shape {shape}", f"give {expected}")
-        if not np.isfinite(clip_MTVC).all():
-            raise InputError("clip", f"{name} has NaN or infinite joints", "repair or skip it")
-        if np.abs(clip_MTVC).max() > np.finfo(self.dtype).max:
-            fix = "give metres, or store float32"
-            raise InputError("clip", f"{name} has values beyond {self.dtype.name}", fix)
-        if not 0 <= label < len(self.class_names):
-            fix = f"use 0..{len(self.class_names) - 1}"
-            raise InputError("label", f"{label} of clip {name}", fix)
-        if name in self.names:
-            raise InputError("name", f"{name} occurs twice", "give every clip its own name")
-        if self.names and set(meta) != set(self.meta):
-            raise InputError("meta", f"{sorted(meta)} of clip {name}", f"give {sorted(self.meta)}")
-        self.names[name] = len(self.names)
-        self.bodies.append(shape[0])
-        self.frames.append(shape[1])
-        self.labels.append(label)
-        for key, value in meta.items():
-            self.meta.setdefault(key, []).append(int(value))
-        self.rows.write(np.ascontiguousarray(clip_MTVC, dtype=self.dtype).tobytes())
+        self.table.check(name, clip_MTVC, label, meta)
+        self.rows.write(np.ascontiguousarray(clip_MTVC, dtype=self.table.dtype).tobytes())
+        entry: Entry = (name, *clip_MTVC.shape[:2], label, meta)
+        self.table.append(entry)
+        self._note(entry)
 
     def skip(self, name: str, reason: str) -> None:
         """Record an input that is left out, so that it is never silent."""
-        self.skipped.append((name, reason))
+        self.table.skip(name, reason)
+        self._note((name, reason))
+
+    def _note(self, entry: tuple[object, ...]) -> None:
+        if self.journal is None:
+            return
+        self.journal.note(entry)
+        if time.monotonic() - self.synced >= SYNC_SECONDS:
+            self._sync_rows()
+
+    def _sync_rows(self) -> None:
+        self.rows.flush()
+        os.fsync(self.rows.fileno())
+        if self.journal is not None:
+            self.journal.sync()
+        self.synced = time.monotonic()
 
     def finish(self, splits: dict[str, NDArray[np.int8]], command: str = "") -> Store:
         """Write the arrays and the manifest, and move the store to its place.
@@ -292,27 +332,29 @@ class StoreWriter:
         Raises:
             InputError: If no clip was added or a split does not fit the clips.
         """
-        if not self.names:
-            why = f", the first because: {self.skipped[0][1]}" if self.skipped else ""
-            value = f"no usable clip ({len(self.skipped)} skipped{why})"
+        table = self.table
+        if not table.names:
+            why = f", the first because: {table.skipped[0][1]}" if table.skipped else ""
+            value = f"no usable clip ({len(table.skipped)} skipped{why})"
             raise InputError("raw", value, "check --raw")
         for key, codes in splits.items():
             if re.fullmatch(r"[\w-]+", key) is None:
                 raise InputError("split", repr(key), "name splits with letters, digits, _ and -")
-            if np.shape(codes) != (len(self.names),) or not np.isin(codes, (0, 1, 2)).all():
-                fix = f"give {len(self.names)} codes: 1 train, 2 test, 0 unused"
+            if np.shape(codes) != (len(table.names),) or not np.isin(codes, (0, 1, 2)).all():
+                fix = f"give {len(table.names)} codes: 1 train, 2 test, 0 unused"
                 raise InputError("split", f"{key} has shape {np.shape(codes)}", fix)
-        self._finish_joints()
-        rows = np.multiply(self.frames, self.bodies, dtype=np.int64)
+        self._write_header()
+        self.rows.close()
+        rows = np.multiply(table.frames, table.bodies, dtype=np.int64)
         columns: dict[str, NDArray[Any]] = {
             "offsets": np.concatenate([[0], np.cumsum(rows)]).astype(np.int64),
-            "frames": np.array(self.frames, dtype=np.int32),
-            "bodies": np.array(self.bodies, dtype=np.int32),
-            "labels": np.array(self.labels, dtype=np.int64),
-            "names": np.array(list(self.names)),
+            "frames": np.array(table.frames, dtype=np.int32),
+            "bodies": np.array(table.bodies, dtype=np.int32),
+            "labels": np.array(table.labels, dtype=np.int64),
+            "names": np.array(list(table.names)),
         }
         columns |= {f"split_{k}": np.asarray(v, dtype=np.int8) for k, v in splits.items()}
-        columns |= {f"meta_{k}": np.array(v, dtype=np.int64) for k, v in self.meta.items()}
+        columns |= {f"meta_{k}": v for k, v in table.columns().items()}
         for key, column in columns.items():
             np.save(self.folder / f"{key}.npy", column, allow_pickle=False)
         files = {
@@ -322,12 +364,12 @@ class StoreWriter:
         manifest: dict[str, Any] = {
             "version": VERSION,
             "name": self.name,
-            "layout": self.layout.to_dict(),
-            "class_names": list(self.class_names),
-            "clips": len(self.names),
-            "dtype": self.dtype.name,
+            "layout": table.layout.to_dict(),
+            "class_names": list(table.class_names),
+            "clips": len(table.names),
+            "dtype": table.dtype.name,
             "command": command,
-            "skipped": self.skipped,
+            "skipped": table.skipped,
             "files": files,
         }
         # As JSON will give it back, so that the checksum is of what a reader sees.
@@ -346,23 +388,20 @@ class StoreWriter:
         old = self.folder.with_name(f"{self.folder.name}.old")
         replaced = self.out.exists()
         if replaced:
+            shutil.rmtree(old, ignore_errors=True)  # of a run that was killed right here
             self.out.replace(old)
         self.folder.replace(self.out)
         _sync(self.out.parent)
+        (self.out / JOURNAL).unlink(missing_ok=True)
         if replaced:
             shutil.rmtree(old)
 
-    def _finish_joints(self) -> None:
-        self.rows.close()
-        raw = self.folder / "rows.raw"
-        size = self.layout.num_joints * 3 * self.dtype.itemsize
-        shape = (raw.stat().st_size // size, self.layout.num_joints, 3)
+    def _write_header(self) -> None:
+        # NumPy pads the header for any row count, so it can be written again when that is known.
         header = {
-            "descr": np.lib.format.dtype_to_descr(self.dtype),
+            "descr": np.lib.format.dtype_to_descr(self.table.dtype),
             "fortran_order": False,
-            "shape": shape,
+            "shape": (self.table.rows, self.table.layout.num_joints, 3),
         }
-        with (self.folder / "joints.npy").open("wb") as file, raw.open("rb") as rows:
-            np.lib.format.write_array_header_2_0(file, header)
-            shutil.copyfileobj(rows, file, 1 << 22)
-        raw.unlink()
+        self.rows.seek(0)
+        np.lib.format.write_array_header_2_0(self.rows, header)

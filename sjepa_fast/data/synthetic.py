@@ -262,8 +262,8 @@ def write_synthetic_store(
                         name = f"A{action:02d}S{subject:03d}R{repetition:03d}C{camera}"
                         meta = {"subject": subject, "camera": camera, "repetition": repetition}
                         writer.add(name, clip, action, meta)
-        subject_N = np.array(writer.meta["subject"])
-        camera_N = np.array(writer.meta["camera"])
+        subject_N = np.array(writer.table.meta["subject"])
+        camera_N = np.array(writer.table.meta["camera"])
         even, front = subject_N % 2 == 0, camera_N > 0
         splits = {
             "xsub": np.where(even, 1, 2),

@@ -113,8 +113,8 @@ class Request:
     """Run folder."""
     data: EvalData = field(default_factory=EvalData)
     encoder: Encoder = "target"
-    """target: the EMA encoder, as in the paper; view; random: the run's own initialisation;
-    raw: no encoder, the coordinates themselves (frozen protocols only)."""
+    """target: the EMA encoder, or the view encoder where there is no other; view; random: the
+    run's own initialisation; raw: no encoder, the coordinates themselves (frozen protocols)."""
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
@@ -190,15 +190,14 @@ def is_small(config: TrainConfig) -> bool:
     return config.eval.linear == "logistic"
 
 
-def _small_views(config: TrainConfig) -> Views:
-    # The views that the run was pre-trained on.
-    return Views(config.data.crop_min, "body", config.view.rotation, config.view.tilt)
+# Those of the small S-JEPA preset; one for all runs, so that objectives can be compared.
+SMALL_VIEWS = Views(crop_min=0.6, form="body", rotation=1.2, tilt=0.2)
 
 
 def linear_recipe(name: Family, config: TrainConfig) -> LinearRecipe:
     """Return the defaults of a recipe for a run."""
     if name == "small" or (name == "auto" and is_small(config)):
-        return LinearRecipe(name="small", views=_small_views(config))
+        return LinearRecipe(name="small", views=SMALL_VIEWS)
     return LinearRecipe(name="paper")
 
 
@@ -220,6 +219,6 @@ def finetune_recipe(name: Family, config: TrainConfig, *, scratch: bool) -> Fine
             drop_path=0.1,
             hidden=256,
             clip_grad=3.0,
-            views=_small_views(config),
+            views=SMALL_VIEWS,
         )
     return FinetuneRecipe(name="paper", layer_decay=1.0 if scratch else 0.8)

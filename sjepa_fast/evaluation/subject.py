@@ -17,7 +17,8 @@ from torch import Tensor
 from sjepa_fast.build import build_model
 from sjepa_fast.config import TrainConfig
 from sjepa_fast.config_io import read_config
-from sjepa_fast.data.loader import ResidentClips, load_resident
+from sjepa_fast.data.feed import open_clips
+from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.request import Request
@@ -131,7 +132,7 @@ def open_subject(request: Request) -> Subject:
         run=request.run,
         config=config,
         store=store,
-        clips=load_resident(store, data, device),
+        clips=open_clips(store, data, device),
         train_ids=torch.from_numpy(train_ids).to(device),
         test_ids=torch.from_numpy(test_ids).to(device),
         dtype=pick_dtype(config.runtime, device)[0],

@@ -45,9 +45,10 @@ def training_tokens(
         tilt=views.tilt,
         stream=config.data.stream,
     )
+    held = clips.with_rows(ids_B)
     view, _ = augment_clips(
-        clips.joints_RVC,
-        clips.offsets_N,
+        held.joints_RVC,
+        held.offsets_N,
         clips.frames_N,
         clips.bodies_N,
         ids_B,

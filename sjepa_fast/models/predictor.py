@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sjepa_fast.models.transformer import Block, init_weights, learned_table
+from sjepa_fast.models.transformer import Block, CrossBlock, init_weights, learned_table
 from sjepa_kernels import pack_tokens
 
 
@@ -31,6 +31,9 @@ class Predictor(nn.Module):
         outputs: Numbers predicted for a token; D if not given.
         embed_mask_token: Whether the mask token passes the input layer.
         layer_scale: First value of the factors on residual branches; 0 is none.
+        cross: Whether mask tokens attend to the visible tokens alone, which then stay as the input
+            layer and their positions make them (our choice, after cross-attention decoders of
+            masked autoencoders), instead of all tokens to all (the papers).
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Predictor(nn.Module):
         outputs: int | None = None,
         embed_mask_token: bool = True,
         layer_scale: float = 0.0,
+        cross: bool = False,
     ) -> None:
         super().__init__()
         self.embed_mask_token = embed_mask_token
@@ -52,8 +56,10 @@ class Predictor(nn.Module):
         self.proj_in = nn.Linear(width, width)
         self.temporal = learned_table(segments, width)
         self.spatial = learned_table(joints, width)
+        self.cross = cross
+        block = CrossBlock if cross else Block
         self.blocks = nn.ModuleList(
-            Block(width, heads, layer_scale=layer_scale) for _ in range(depth)
+            block(width, heads, layer_scale=layer_scale) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width)
         self.proj_out = nn.Linear(width, width if outputs is None else outputs)
@@ -73,7 +79,8 @@ class Predictor(nn.Module):
             visible_BKD: View encoder features of the visible tokens.
             ids_keep_BK: Their token ids.
             ids_mask_BQ: Token ids to predict.
-            masked_only: Without it, the predictions at `ids_keep_BK` come first: (B, N, O).
+            masked_only: Without it, the predictions at `ids_keep_BK` come first: (B, N, O). `cross`
+                has none there.
 
         Returns:
             Predictions (B, Q, O) in the order of `ids_mask_BQ`.
@@ -88,10 +95,17 @@ class Predictor(nn.Module):
             self.temporal.to(visible.dtype),
             self.spatial.to(visible.dtype),
         )
+        kept = ids_keep_BK.shape[1]
+        if self.cross:
+            memory, x = x[:, :kept], x[:, kept:]
+            for block in self.blocks:
+                x = block(x, memory)
+            crossed: Tensor = self.proj_out(self.norm(x))
+            return crossed
         *early, last = self.blocks
         for block in early:
             x = block(x)
         # What the visible tokens would become in the last block, nobody reads.
-        first = ids_keep_BK.shape[1] if masked_only else 0
-        out: Tensor = self.proj_out(self.norm(last(x, first=first)))
+        first = kept if masked_only else 0
+        out: Tensor = self.proj_out(self.norm(last(x, first)))
         return out

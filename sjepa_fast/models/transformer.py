@@ -1,6 +1,6 @@
-"""Pre-norm transformer block shared by the encoders and the predictor.
+"""Pre-norm transformer blocks of the encoders and the predictor.
 
-Shapes: B sequences (clips x bodies), N tokens, D width, H heads.
+Shapes: B sequences (clips x bodies), N tokens, Q wanted ones or queries, K keys, D width, H heads.
 """
 
 from __future__ import annotations
@@ -93,6 +93,57 @@ def set_drop_path(blocks: Sequence[nn.Module], rate: float) -> None:
             torch.tensor(rate * share, device=device) if rate > 0 else None,
             persistent=False,
         )
+
+
+class CrossBlock(nn.Module):
+    """A pre-norm block whose tokens look at a fixed memory and not at each other.
+
+    x += Attn(q = LN x, k = v = LN memory), then x += MLP(LN x).
+
+    Args:
+        width: Token width D.
+        heads: Attention heads; must divide the width.
+        mlp_ratio: Hidden width of the MLP over D.
+        layer_scale: First value of the learned factors on both branches; 0 is none.
+    """
+
+    def __init__(
+        self, width: int, heads: int, mlp_ratio: float = 4.0, layer_scale: float = 0.0
+    ) -> None:
+        super().__init__()
+        hidden = int(width * mlp_ratio)
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width)
+        self.norm_memory = nn.LayerNorm(width)
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.scale1 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
+        self.scale2 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
+
+    def forward(self, x_BQD: Tensor, memory_BKD: Tensor) -> Tensor:
+        """Return the block's output.
+
+        Args:
+            x_BQD: Tokens.
+            memory_BKD: What they attend to.
+
+        Returns:
+            (B, Q, D).
+        """
+        batch, tokens, width = x_BQD.shape
+        q_BHQD = self.q(self.norm1(x_BQD)).view(batch, tokens, self.heads, -1).transpose(1, 2)
+        kv = self.kv(self.norm_memory(memory_BKD)).view(batch, -1, 2, self.heads, q_BHQD.shape[3])
+        k_BHKD, v_BHKD = kv.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed_BHQD = attention(q_BHQD, k_BHKD, v_BHKD)
+        mixed_BQD = mixed_BHQD.transpose(1, 2).reshape(batch, tokens, width)
+        x_BQD = x_BQD + self.scale1(self.proj(mixed_BQD))
+        hidden = torch.nn.functional.gelu(self.fc1(self.norm2(x_BQD)))
+        out: Tensor = x_BQD + self.scale2(self.fc2(hidden))
+        return out
 
 
 class LayerScale(nn.Module):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sjepa_fast.config import MaskConfig, kept_joints, kept_tokens
+from sjepa_fast.config import MaskConfig, kept_joints, kept_tokens, predicted_tokens
 from sjepa_fast.data.augment import MASK
 from sjepa_kernels import TokenMask, motion_aware_mask, random_mask, tube_mask
 
@@ -77,3 +77,47 @@ def draw_mask(
         bodies=bodies,
         stream=stream,
     )
+
+
+def draw_predicted(
+    ids_mask_BQ: Tensor,
+    ids_B: Tensor,
+    bodies: int,
+    seed: Tensor,
+    step: Tensor,
+    mask: MaskConfig,
+    *,
+    stream: int,
+) -> Tensor:
+    """Draw which masked tokens of each sequence are predicted, each with the same probability.
+
+    So the loss is, on average over draws, that of all masked tokens. Our choice, after the partial
+    targets of masked autoencoders; all of them with `mask.predict_ratio` 1, as in the papers.
+
+    Args:
+        ids_mask_BQ: Masked ids.
+        ids_B: Clip ids.
+        bodies: M.
+        seed: 0-dim int64.
+        step: 0-dim int64.
+        mask: The share.
+        stream: Keeps these draws apart from all others.
+
+    Returns:
+        Ids to predict, a part of each row in the row's order.
+    """
+    sequences, masked = ids_mask_BQ.shape
+    predicted = predicted_tokens(mask, masked)
+    if predicted == masked:
+        return ids_mask_BQ
+    chosen = random_mask(
+        sequences,
+        masked,
+        predicted,
+        seed,
+        step=step,
+        clip_ids_C=ids_B,
+        bodies=bodies,
+        stream=stream,
+    )
+    return ids_mask_BQ.gather(1, chosen.ids_keep_BK.long())

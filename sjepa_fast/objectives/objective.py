@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from sjepa_fast.config import TrainConfig
-from sjepa_fast.data.augment import MASK
+from sjepa_fast.data.augment import MASK, PREDICT
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.predictor import Predictor
 from sjepa_fast.models.shadow import shadow_encoder
-from sjepa_fast.objectives.masking import draw_mask
+from sjepa_fast.objectives.masking import draw_mask, draw_predicted
 from sjepa_fast.skeletons import SkeletonLayout
 
 
@@ -29,6 +29,7 @@ class StepInput:
     clip_BNP: Tensor
     ids_keep_BK: Tensor
     ids_mask_BQ: Tensor
+    """The masked tokens to predict: all, or with `mask.predict_ratio` some."""
 
     def ids_by_sequence(self) -> Tensor:
         """Ids of the masked tokens of all masks of a sequence, (B, R*Q)."""
@@ -96,6 +97,7 @@ class Objective(nn.Module):
             outputs=outputs,
             embed_mask_token=embed_mask_token,
             layer_scale=model.layer_scale,
+            cross=model.predictor == "cross",
         )
         self.target_encoder = None
         # In a tuple, so that it is no part of the module: the checkpoint holds the original.
@@ -105,9 +107,8 @@ class Objective(nn.Module):
         self.joints = joints
 
     @property
-    def teacher(self) -> SkeletonTransformer:
-        """What computes the targets: the target encoder, or its half-precision twin."""
-        assert self.target_encoder is not None
+    def teacher(self) -> SkeletonTransformer | None:
+        """What computes the targets: the target encoder, its half-precision twin, or nothing."""
         return self._twin[0] if self._twin else self.target_encoder
 
     def shadow_teacher(self, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -167,12 +168,14 @@ def make_step_input(
     if not with_clip:
         clip = view
     bodies, joints, views = clips.max_bodies, clips.layout.num_joints, config.mask.num_masked_views
-    masks = [
-        draw_mask(clip, ids_B, bodies, seed, step, config.mask, joints, stream=MASK + i)
-        for i in range(views)
-    ]
-    keep, mask = masks[0].ids_keep_BK, masks[0].ids_mask_BQ
+    drawn = []
+    for i in range(views):
+        hidden = draw_mask(clip, ids_B, bodies, seed, step, config.mask, joints, stream=MASK + i)
+        predicted = draw_predicted(
+            hidden.ids_mask_BQ, ids_B, bodies, seed, step, config.mask, stream=PREDICT + i
+        )
+        drawn.append((hidden.ids_keep_BK, predicted))
+    keep, mask = drawn[0]
     if views > 1:
-        keep = torch.stack([drawn.ids_keep_BK for drawn in masks], dim=1).flatten(0, 1)
-        mask = torch.stack([drawn.ids_mask_BQ for drawn in masks], dim=1).flatten(0, 1)
+        keep, mask = (torch.stack(ids, dim=1).flatten(0, 1) for ids in zip(*drawn, strict=True))
     return StepInput(view, clip, keep, mask)

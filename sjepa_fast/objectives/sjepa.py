@@ -51,7 +51,9 @@ class SJEPA(Objective):
         visible = self.encode_visible(batch)
         prediction = self.predictor(visible, batch.ids_keep_BK, batch.ids_mask_BQ)
         with torch.no_grad():
-            target = self.teacher(batch.clip_BNP)
+            teacher = self.teacher
+            assert teacher is not None
+            target = teacher(batch.clip_BNP)
             if self.objective.target_norm == "layernorm":
                 target = nn.functional.layer_norm(target, target.shape[-1:])
             sequences, tokens, width = target.shape

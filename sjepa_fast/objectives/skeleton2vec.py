@@ -56,7 +56,9 @@ class Skeleton2vec(Objective):
         norm = _LAYER_NORMS[self.objective.target_norm]
         layers = ContextualizedTargets(self.objective.target_layers, norm)
         with torch.no_grad():
-            features = self.teacher(batch.clip_BNP, layers=layers)
+            teacher = self.teacher
+            assert teacher is not None
+            features = teacher(batch.clip_BNP, layers=layers)
             target = layers.finish(batch.ids_by_sequence())
         return StepOutput(mean_squared_error(prediction, target), features)
 

@@ -62,7 +62,8 @@ class StepGraph(Generic[Result]):
         self.ids_B = ids_B.clone()
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            # Only this thread is held to what a capture allows: the loader's pins memory meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self.result = self.step(self.ids_B)
         except RuntimeError as error:
             if self.required:

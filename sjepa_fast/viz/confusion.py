@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib import colormaps
 from torch import Tensor
 
 from sjepa_fast.viz.figure import new_figure, save_figure
@@ -13,6 +14,8 @@ from sjepa_fast.viz.figure import new_figure, save_figure
 def plot_confusion(matrix_CC: Tensor, class_names: Sequence[str], out: Path, title: str) -> None:
     """Draw row-normalised percentages; numbers are written where there are few classes.
 
+    Rows of classes without a test clip are grey.
+
     Args:
         matrix_CC: Counts, row is the true class.
         class_names: One name a class.
@@ -20,12 +23,13 @@ def plot_confusion(matrix_CC: Tensor, class_names: Sequence[str], out: Path, tit
         title: Shown above.
     """
     counts = matrix_CC.double().cpu()
-    share = (100 * counts / counts.sum(dim=1, keepdim=True).clamp_min(1)).numpy()
+    # Without a clip of a class its row is 0 / 0, which is drawn grey.
+    share = (100 * counts / counts.sum(dim=1, keepdim=True)).numpy()
     classes = len(class_names)
     side = max(4.5, min(18.0, 1.8 + 0.42 * classes))
     figure = new_figure(side + 1.2, side)
     axes = figure.add_subplot()
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    image = axes.imshow(share, cmap=colormaps["Blues"].with_extremes(bad="0.85"), vmin=0, vmax=100)
     size = 9 if classes <= 20 else max(4, 9 - classes // 20)
     axes.set_xticks(range(classes), class_names, rotation=60, ha="right", fontsize=size)
     axes.set_yticks(range(classes), class_names, fontsize=size)

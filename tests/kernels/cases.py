@@ -42,11 +42,18 @@ class Place:
         return ""
 
 
-def places() -> list[Place]:
-    """Return the kernels alone under the interpreter, otherwise all that this machine has."""
+def places(has_cpp: bool) -> list[Place]:
+    """Return the kernels alone under the interpreter, otherwise all that this machine has.
+
+    Args:
+        has_cpp: Whether the op has C++ code; where it has none, "cpu" means the reference.
+
+    Returns:
+        Where to run it.
+    """
     if INTERPRETED:
         return [Place("cpu", "triton")]
-    found = [Place("cpu", "torch"), Place("cpu", "cpu")]
+    found = [Place("cpu", "torch"), *[Place("cpu", "cpu")] * has_cpp]
     if torch.cuda.is_available():
         found += [Place("cuda", "torch"), Place("cuda", "triton")]
     return found

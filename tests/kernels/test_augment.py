@@ -3,161 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from sjepa_kernels import Augmentation, SkeletonTables, augment_clips, clip_uniforms
-from sjepa_kernels._augment_ref import DRAWS, crop_bounds
+from sjepa_kernels._augment_ref import crop_bounds
+from tests.kernels.augment_truth import (
+    CENTER,
+    FLIP,
+    PARENTS,
+    SMALL,
+    TOP,
+    VIEW,
+    Packed,
+    packed,
+    run,
+    scalars,
+    truth_of,
+)
 from tests.kernels.cases import Place, assert_within_budget, compiles
-
-# Pelvis, neck, two elbows and two hands; the neck is the root.
-FLIP, PARENTS, CENTER, TOP = (0, 1, 3, 2, 5, 4), (1, 1, 1, 1, 2, 3), 0, 1
-CROP, VIEW = 0, 1
-SMALL = Augmentation(frames=6, bodies=2, segment_length=2, crop_min_frames=3)
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A store of clips, the tables of its skeleton, and how many frames and bodies they have."""
-
-    joints: Tensor
-    offsets: Tensor
-    frames: Tensor
-    bodies: Tensor
-    skeleton: SkeletonTables
-
-    def args(self) -> tuple[Tensor, ...]:
-        return self.joints, self.offsets, self.frames, self.bodies
-
-
-def packed(
-    place: Place, dtype: torch.dtype = torch.float32, repeat: int = 1, scale: int = 1
-) -> Packed:
-    """Four clips of 1, 5, 9 and 12 frames; `repeat` copies of the joints, `scale` times as long."""
-    frames = torch.tensor([1, 5, 9, 12]) * scale
-    bodies = torch.tensor([1, 2, 1, 2])
-    rows = frames * bodies
-    joints = torch.randn(int(rows.sum()), len(FLIP) * repeat, 3)
-    joints[:, TOP] = joints[:, CENTER] + torch.tensor([0.1, 0.6, 0.2])
-    flip = [i * len(FLIP) + j for i in range(repeat) for j in FLIP]
-    parents = [i * len(FLIP) + j for i in range(repeat) for j in PARENTS]
-    device = place.device
-    return Packed(
-        joints.to(device, dtype),
-        (rows.cumsum(0) - rows).to(device),
-        frames.to(device),
-        bodies.to(device),
-        SkeletonTables.of(flip, parents, CENTER, TOP, device),
-    )
-
-
-def scalars(place: Place, seed: int = 3, step: int = 5) -> tuple[Tensor, Tensor]:
-    return torch.tensor(seed, device=place.device), torch.tensor(step, device=place.device)
-
-
-def run(
-    place: Place, store: Packed, ids: Tensor, a: Augmentation, step: int = 5, **options: Any
-) -> tuple[Tensor, Tensor]:
-    options = {"impl": place.impl} | options
-    where = ids.to(place.device)
-    return augment_clips(
-        *store.args(), where, *scalars(place, step=step), store.skeleton, a, **options
-    )
-
-
-def turn(axis: np.ndarray, angle: float, v: np.ndarray) -> np.ndarray:
-    """Rodrigues' vector formula."""
-    across = np.cross(axis, v) * np.sin(angle)
-    return v * np.cos(angle) + across + axis * (axis @ v) * (1 - np.cos(angle))
-
-
-def mamp_matrix(x: float, y: float, z: float) -> np.ndarray:
-    """Rz Ry Rx as method 1.5 writes them."""
-    c, s = np.cos, np.sin
-    rx = np.array([[1, 0, 0], [0, c(x), s(x)], [0, -s(x), c(x)]])
-    ry = np.array([[c(y), 0, -s(y)], [0, 1, 0], [s(y), 0, c(y)]])
-    rz = np.array([[c(z), s(z), 0], [-s(z), c(z), 0], [0, 0, 1]])
-    return rz @ ry @ rx
-
-
-def cropped(store: Packed, clip: int, draws: np.ndarray, a: Augmentation) -> np.ndarray:
-    """(M, T, V, 3) of one clip, each frame between the two source frames around its centre."""
-    joints = store.joints.double().cpu().numpy()
-    offset, valid, count = (int(x[clip]) for x in (store.offsets, store.frames, store.bodies))
-    length = min(max(int((a.crop_min + (1 - a.crop_min) * draws[0]) * valid), 1), valid)
-    length = min(max(length, a.crop_min_frames), valid)
-    start = min(int(draws[1] * (valid - length + 1)), valid - length)
-    out = np.zeros((a.bodies, a.frames, *joints.shape[1:]))
-    for m in range(min(count, a.bodies)):
-        body = joints[offset + m * valid + start :][:length]
-        for t in range(a.frames):
-            at = min(max((t + 0.5) * length / a.frames - 0.5, 0.0), length - 1)
-            low = int(at)
-            high = min(low + 1, length - 1)
-            out[m, t] = body[low] * (1 - (at - low)) + body[high] * (at - low)
-    return out
-
-
-def viewed(x: np.ndarray, store: Packed, u: np.ndarray, a: Augmentation) -> np.ndarray:
-    """The view of one clip, joint by joint."""
-    signed, out = 2 * u - 1, np.zeros_like(x)
-    flip = store.skeleton.flip_V.tolist()
-    pivot = np.zeros(3)
-    spine = (x[0, :, TOP] - x[0, :, CENTER]).mean(0)
-    length = np.linalg.norm(spine)
-    axis = spine / length if length > 1e-6 else np.array([0.0, 1.0, 0.0])
-    if a.form == "body":
-        pivot = x[0, :, CENTER].mean(0)
-    h = signed[8:14] * a.shear
-    shear = np.array([[1, h[0], h[1]], [h[2], 1, h[3]], [h[4], h[5], 1]])
-    for m, t, j in np.ndindex(x.shape[:3]):
-        if not x[m].any():
-            continue
-        mirrored = u[6] < a.flip
-        v = x[m, t, flip[j] if mirrored else j] - pivot
-        if a.form == "body":
-            v = turn(axis, signed[0] * a.rotation, v)
-            v = turn(np.array([1.0, 0, 0]), signed[1] * a.tilt, v)
-            v = turn(np.array([0, 0, 1.0]), signed[2] * a.tilt, v)
-        else:
-            v = mamp_matrix(*(signed[:3] * a.rotation)) @ v
-        v = shear @ (v * (1 + signed[7] * a.scale))
-        if mirrored:
-            v[0] = -v[0]
-        out[m, t, j] = v + pivot + signed[3:6] * a.translation
-    return out
-
-
-def tokenised(x: np.ndarray, store: Packed, a: Augmentation) -> np.ndarray:
-    """Stream, then tokens (M, S*V, l*3), number by number."""
-    parents = store.skeleton.parents_V.tolist()
-    if a.stream in ("bone", "bone_motion"):
-        x = np.stack([x[:, :, j] - x[:, :, p] for j, p in enumerate(parents)], axis=2)
-    if a.stream in ("motion", "bone_motion"):
-        x = np.concatenate([x[:, 1:] - x[:, :-1], np.zeros_like(x[:, :1])], axis=1)
-    bodies, frames, joints, _ = x.shape
-    size = a.segment_length
-    out = np.zeros((bodies, frames // size * joints, size * 3))
-    for m, t, j, c in np.ndindex(x.shape):
-        out[m, t // size * joints + j, t % size * 3 + c] = x[m, t, j, c]
-    return out
-
-
-def truth_of(store: Packed, ids: Tensor, place: Place, a: Augmentation) -> list[Tensor]:
-    seed, step = (x.cpu() for x in scalars(place))
-    drawn = [clip_uniforms(seed, step, ids, s, DRAWS).double().numpy() for s in (CROP, VIEW)]
-    views, clips = [], []
-    for i, clip in enumerate(ids.tolist()):
-        x = cropped(store, clip, drawn[0][i], a)
-        clips.append(tokenised(x, store, a))
-        views.append(tokenised(viewed(x, store, drawn[1][i], a), store, a))
-    return [torch.from_numpy(np.concatenate(part)) for part in (views, clips)]
-
 
 SETTINGS = {
     "body axis": {"rotation": 1.0},
@@ -185,13 +52,18 @@ CASES = [(name, dtype) for name in SETTINGS for dtype in (torch.float32, torch.f
 CASES += [(name, torch.float16) for name in ("body axis", "everything")]
 
 
+def truth_at(store: Packed, ids: Tensor, a: Augmentation) -> list[Tensor]:
+    """The truth with the seed and step of `run`."""
+    return truth_of(store, ids, a, *scalars(Place("cpu", "torch")))
+
+
 @pytest.mark.parametrize(("name", "dtype"), CASES, ids=str)
 def test_values(place: Place, name: str, dtype: torch.dtype) -> None:
     a = dataclasses.replace(SMALL, **SETTINGS[name])
     store, ids = packed(place, dtype), torch.tensor([2, 0, 3, 1, 3])
     ours = run(place, store, ids, a)
     eager = run(place, store, ids, a, impl="torch")
-    truth = truth_of(store, ids, place, a)
+    truth = truth_at(store, ids, a)
     for what, mine, theirs, true in zip(("view", "clip"), ours, eager, truth, strict=True):
         assert_within_budget(mine, theirs, true, what)
         # Positions between frames are rounded to float32; what is left is far below a millimetre.
@@ -210,7 +82,7 @@ def test_more_than_one_block_and_a_body_that_appears_late(place: Place) -> None:
     ids = torch.tensor([3, 1])
     ours, eager = run(place, store, ids, a), run(place, store, ids, a, impl="torch")
     assert eager[0][1].abs().amin(dim=1).max() > 0
-    for mine, theirs, true in zip(ours, eager, truth_of(store, ids, place, a), strict=True):
+    for mine, theirs, true in zip(ours, eager, truth_at(store, ids, a), strict=True):
         assert_within_budget(mine, theirs, true, "tokens")
 
 
@@ -394,14 +266,22 @@ def test_compiled_values_equal_eager(place: Place) -> None:
     torch.testing.assert_close(compiled, tokens(*args), rtol=1e-5, atol=1e-5)
 
 
-def test_kernel_turns_bad_ids_into_nan(place: Place) -> None:
+WRONG_CLIPS = [("offsets", 1, -1), ("offsets", 3, 21), ("frames", 2, 0), ("frames", 3, 13)]
+
+
+@pytest.mark.parametrize(("name", "at", "to"), [*WRONG_CLIPS, ("bodies", 3, 3), ("ids", 4, 4)])
+def test_clips_that_are_not_in_the_store(place: Place, name: str, at: int, to: int) -> None:
+    """An error where tables can be read at once; NaN from the kernel, which nobody waits for."""
+    store, ids = packed(place), torch.tensor([0, at], device=place.device)
+    if name != "ids":
+        getattr(store, name)[at] = to
+    if place.device == "cpu":
+        with pytest.raises(ValueError, match=f"^(offsets|{name}): "):
+            run(place, store, ids, SMALL)
     if place.impl != "triton":
-        pytest.skip("the reference checks ids")
-    store = packed(place)
-    ids = torch.tensor([3, 4, -1], device=place.device)
+        return
     tables = store.skeleton.flip_V, store.skeleton.parents_V
-    ranges = [0.5, 0.3, 0.0, 0.0, 0.0, 0.0, 0.5]
-    sizes = [6, 2, 2, 3, CENTER, TOP]
+    ranges, sizes = [0.5, 0.3, 0.0, 0.0, 0.0, 0.0, 0.5], [6, 2, 2, 3, CENTER, TOP]
     inputs = (*store.args(), ids, *scalars(place), *tables)
     for out in torch.ops.sjepa.augment_clips(*inputs, sizes, ranges, "body", "joint", True):
         assert torch.isfinite(out[:2]).all() and torch.isnan(out[2:]).all()

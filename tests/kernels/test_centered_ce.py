@@ -12,6 +12,8 @@ from sjepa_kernels import centered_softmax_cross_entropy, update_center_
 from sjepa_kernels._native import LIBRARY
 from tests.kernels.cases import Place, assert_within_budget, compiles, gradients
 
+HAS_CPP = True
+
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # R, D: one number, one row, odd widths, vector tails, whole tiles, and wide rows (two reads).
 SHAPES = [(1, 1), (5, 7), (70, 33), (9, 256), (2, 4096), (3, 5000)]

@@ -12,6 +12,8 @@ from sjepa_kernels import EmaPlan, ema_update_
 from sjepa_kernels._native import LIBRARY
 from tests.kernels.cases import Place, assert_within_budget, compiles
 
+HAS_CPP = True
+
 MOMENTA = [0.0, 0.3, 0.9, 0.9999, 1.0]
 
 

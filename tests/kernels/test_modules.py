@@ -10,11 +10,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sjepa_kernels import (
+    CenteredCropCrossEntropy,
     CenteredCrossEntropy,
+    centered_crop_cross_entropy,
     centered_softmax_cross_entropy,
     update_center_,
 )
 from tests.kernels.cases import Place
+
+HAS_CPP = True
 
 
 def test_two_steps_and_evaluation(place: Place) -> None:
@@ -62,6 +66,29 @@ def test_center_moves_before_use_where_asked(place: Place, indexed: bool) -> Non
     before = module.center.clone()
     module.eval()(student, teacher, index)
     assert torch.equal(module.center, before)
+
+
+def test_crops_loss_moves_its_center_by_the_mean_of_all_teacher_rows(place: Place) -> None:
+    module = CenteredCropCrossEntropy(3, 0.2, 0.75, impl=place.impl).to(place.device)
+    center = torch.zeros(3, device=place.device)
+    for temp in (0.04, 0.07):
+        student, teacher = torch.randn(4, 5, 3), torch.randn(2, 5, 3)
+        student, teacher = student.to(place.device).requires_grad_(), teacher.to(place.device)
+        expected, _ = centered_crop_cross_entropy(
+            student, teacher, center, temp_student=0.2, temp_target=temp, impl="torch"
+        )
+        loss = module(student, teacher, temp)
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(
+            *(torch.autograd.grad(value, student)[0] for value in (loss, expected))
+        )
+        center = 0.75 * center + 0.25 * teacher.mean((0, 1))
+        torch.testing.assert_close(module.center, center)
+    module.eval()(student, teacher)
+    torch.testing.assert_close(module.center, center)
+    pairs = CenteredCropCrossEntropy(3, skip_same=False, all_reduce=lambda total: total * 0 + 1)
+    pairs(student.cpu(), teacher.cpu())
+    torch.testing.assert_close(pairs.center, torch.full((3,), 0.1))
 
 
 def test_own_all_reduce_is_called_with_sum_and_rows() -> None:

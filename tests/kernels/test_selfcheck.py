@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import sjepa_kernels
-from sjepa_kernels import _selfcheck
+from sjepa_kernels import _augment_ref, _selfcheck, masks
 from sjepa_kernels._native import LIBRARY
 from sjepa_kernels._triton import HAVE_TRITON
 from tests.kernels.cases import SLACK
@@ -37,7 +37,11 @@ RUN = "import runpy; runpy.run_module('sjepa_kernels', run_name='__main__', alte
 # State holders, settings and helpers: what they do is done by the ops that are checked.
 NOT_OPS = {
     "Augmentation",
+    "CenteredCropCrossEntropy",
     "CenteredCrossEntropy",
+    "FusedMlp",
+    "MaskTokens",
+    "ResidualLayerNorm",
     "SkeletonTables",
     "TokenMask",
     "accumulate_normalized_",
@@ -140,6 +144,23 @@ def test_wrong_gradients_nan_bits_and_errors_fail(
     assert re.search(
         r"^scatter_mask_tokens .* FAILED: RuntimeError: no kernel image", printed, re.M
     )
+
+
+def test_wrong_references_fail_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The truth of what is random is derived apart from the references."""
+    keys, angle = masks.motion_keys, _augment_ref.rotation_about
+    monkeypatch.setattr(masks, "motion_keys", lambda *a: keys(*a).roll(1, dims=1))
+    monkeypatch.setattr(_augment_ref, "rotation_about", lambda axis, a: angle(axis, 1.001 * a))
+    assert _selfcheck.main() == 1
+    ends = {
+        op: end
+        for (op, impl, device), (_, _, end) in table(capsys.readouterr().out).items()
+        if (impl, device) == ("torch", "cpu")
+    }
+    wrong = {op for op, end in ends.items() if end == "OVER BUDGET"}
+    assert wrong == {"augment_clips", "motion_aware_mask, random_mask, tube_mask"}
 
 
 def test_a_single_flipped_bit_counts() -> None:

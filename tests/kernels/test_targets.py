@@ -175,8 +175,6 @@ def test_kernels_turn_a_bad_id_into_nan(place: Place) -> None:
 def test_opcheck(place: Place, norm: str) -> None:
     if place.impl == "torch":
         pytest.skip("the reference is plain PyTorch; only the kernels are registered")
-    if place.impl == "cpu":
-        pytest.skip("there is no C++ code")
     (x,), ids = random_layers((2, 5, 6, 2), torch.float32, place.device, 1)
     total, weight = torch.zeros_like(x), torch.tensor(0.5, device=place.device)
     ops = torch.ops.sjepa

@@ -214,7 +214,7 @@ def test_compiled_values_equal_eager(place: Place, name: str) -> None:
         ({"mask": torch.zeros(4)}, ValueError, r"mask_token: \(4,\); expected"),
         ({"mask": torch.zeros(5, dtype=torch.int32)}, TypeError, "mask_token: torch.int32"),
         ({"keep": torch.zeros(2, 3, dtype=torch.int64)}, ValueError, r"ids_keep: \(2, 3\)"),
-        ({"keep": torch.zeros(2, 2)}, TypeError, "ids_keep: torch.float32; pass int32 or int64"),
+        ({"keep": torch.zeros(2, 2)}, TypeError, "ids_keep: torch.float32; pass an int32 or int64"),
         ({"keep": torch.tensor([[0, 6], [1, 2]])}, ValueError, r"ids_keep: .*must lie in 0\.\.5"),
         ({"hide": torch.tensor([[-1], [0]])}, ValueError, r"ids_mask: ids from -1"),
         ({"spatial": torch.zeros(3, 4)}, ValueError, r"position_spatial: \(3, 4\)"),

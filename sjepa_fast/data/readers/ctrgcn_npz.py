@@ -9,13 +9,21 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sjepa_fast.data.readers.record import Columns, Record, Source, Splits, two_parts
+from sjepa_fast.data.readers.record import (
+    Columns,
+    Record,
+    Source,
+    Splits,
+    identity_of,
+    two_parts,
+)
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import NTU25
 
@@ -82,7 +90,8 @@ def _labels(archive: zipfile.ZipFile, part: str) -> NDArray[np.int64]:
         raise InputError("raw", value, "fetch the file again")
     if len(frames) != 3 or frames[2] != WIDTH:
         raise InputError("raw", f"x_{part} is {frames}", f"expected (clips, frames, {WIDTH})")
-    found = [int(row.argmax()) for row in _rows(archive, f"y_{part}")]
+    # A row without a one has no label; the store refuses it.
+    found = [int(row.argmax()) if row.any() else -1 for row in _rows(archive, f"y_{part}")]
     return np.array(found, dtype=np.int64)
 
 
@@ -113,10 +122,13 @@ def open_ctrgcn(raw: Path, split: str) -> Source:
             raise
         raise InputError("raw", f"{raw}: {error}", "name a readable .npz file") from error
 
-    def records() -> Iterator[Record]:
+    def records(start: int = 0) -> Iterator[Record]:
         with zipfile.ZipFile(raw) as archive:
             for code, part in ((1, "train"), (2, "test")):
-                for i, row in enumerate(_rows(archive, f"x_{part}")):
+                passed = min(start, len(labels[part]))
+                start -= passed
+                rows = islice(_rows(archive, f"x_{part}"), passed, None)
+                for i, row in enumerate(rows, passed):
                     name, meta = f"{part}-{i:06d}", {"part": code}
                     clip = clip_from_row(row)
                     reason = "" if clip is not None else "all frames are zero"
@@ -133,5 +145,6 @@ def open_ctrgcn(raw: Path, split: str) -> Source:
         class_names=tuple(f"A{action:03d}" for action in range(1, width + 1)),
         count=len(labels["train"]) + len(labels["test"]),
         records=records,
+        identity=identity_of([raw]),
         splits=splits,
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sjepa_fast.data.readers.ntu_denoise import denoise
 from sjepa_fast.data.readers.ntu_text import Tracks, parse_all
-from sjepa_fast.data.readers.record import Columns, Record, Source, Splits
+from sjepa_fast.data.readers.record import Columns, Record, Source, Splits, identity_of
 from sjepa_fast.data.splits import ntu60_splits, ntu120_splits, parse_ntu_name
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import NTU25
@@ -154,5 +154,6 @@ def open_ntu(name: str, raw: Path, missing: Path | None) -> Source:
         class_names=tuple(f"A{action:03d}" for action in range(1, classes + 1)),
         count=len(files),
         records=records,
+        identity=identity_of([*files, *([missing] if missing else [])]),
         splits=make_splits,
     )

@@ -1,6 +1,7 @@
 """The `.pkl` of pyskl and mmaction2: `{"split": {...}, "annotations": [...]}`.
 
-Each annotation has `frame_dir` (name), `label` and `keypoint` (M, T, V, 3). A pickle can run any
+Each annotation has `frame_dir` (name), `label` and `keypoint`, (M, T, V, 3) in metres, or (M, T, V,
+2) in image coordinates with `keypoint_score` (M, T, V). A pickle can run any
 code when it is loaded, so only plain containers and numpy arrays are admitted.
 """
 
@@ -8,13 +9,22 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sjepa_fast.data.readers.record import Columns, Record, Source, Splits
+from sjepa_fast.data.image_pose import clip_from_poses
+from sjepa_fast.data.readers.record import (
+    Columns,
+    Record,
+    Source,
+    Splits,
+    identity_of,
+    numbered_classes,
+)
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import LAYOUTS, SkeletonLayout
 
@@ -59,22 +69,33 @@ def load_restricted(path: Path) -> Any:
         raise InputError("raw", f"{path} is not safe or not whole ({error})", fix) from error
 
 
-def _layout(joints: int) -> SkeletonLayout:
+def _layout(joints: int, coordinates: int) -> SkeletonLayout:
+    # Both have 17 joints: COCO's are found in images, Human3.6M's in space.
     for layout in LAYOUTS:
-        if layout.num_joints == joints:
+        if layout.num_joints == joints and (layout.name != "coco17" or coordinates == 2):
             return layout
     known = ", ".join(f"{layout.name} ({layout.num_joints})" for layout in LAYOUTS)
     raise InputError("raw", f"keypoints have {joints} joints", f"layouts: {known}")
 
 
-def _clip(annotation: dict[str, Any], joints: int) -> tuple[NDArray[np.float32] | None, str]:
+def _clip(
+    annotation: dict[str, Any], layout: SkeletonLayout, coordinates: int
+) -> tuple[NDArray[np.float32] | None, str]:
     keypoint = np.asarray(annotation["keypoint"])
-    if keypoint.ndim != 4 or keypoint.shape[2:] != (joints, 3) or 0 in keypoint.shape:
+    wanted = (layout.num_joints, coordinates)
+    if keypoint.ndim != 4 or keypoint.shape[2:] != wanted or 0 in keypoint.shape:
         return None, f"keypoint has shape {keypoint.shape}"
     if keypoint.dtype.kind not in "fiu":
         return None, f"keypoint is of type {keypoint.dtype}"
     if not np.isfinite(keypoint).all():
         return None, "NaN or infinite joints"
+    if coordinates == 2:
+        score = np.asarray(annotation.get("keypoint_score", np.ones(keypoint.shape[:3])))
+        if score.shape != keypoint.shape[:3] or score.dtype.kind not in "fiu":
+            return None, f"keypoint_score has shape {score.shape}"
+        flat = np.zeros(keypoint.shape[:3])
+        poses = np.stack([keypoint[..., 0], keypoint[..., 1], flat, score], axis=-1)
+        return clip_from_poses(poses.astype(np.float64), layout, image=True)
     present = keypoint.any(axis=(1, 2, 3))
     if not present.any():
         return None, "no frame with a skeleton"
@@ -83,7 +104,7 @@ def _clip(annotation: dict[str, Any], joints: int) -> tuple[NDArray[np.float32] 
 
 
 def open_pyskl(raw: Path) -> Source:
-    """Open a pyskl pickle of three-dimensional keypoints.
+    """Open a pyskl pickle.
 
     Args:
         raw: The `.pkl`.
@@ -105,13 +126,18 @@ def open_pyskl(raw: Path) -> Source:
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         fix = "expected {split, annotations: [{frame_dir, label, keypoint}]}"
         raise InputError("raw", f"{raw}: {error!r}", fix) from error
-    if keypoint.ndim != 4 or keypoint.shape[-1] != 3:
-        raise InputError("raw", f"keypoint has shape {keypoint.shape}", "expected (M, T, V, 3)")
-    layout = _layout(keypoint.shape[2])
+    if keypoint.ndim != 4 or keypoint.shape[-1] not in (2, 3):
+        fix = "expected (M, T, V, 3) or (M, T, V, 2)"
+        raise InputError("raw", f"keypoint has shape {keypoint.shape}", fix)
+    coordinates = keypoint.shape[3]
+    layout = _layout(keypoint.shape[2], coordinates)
+    # Actions count from 1, as in the names of NTU.
+    class_names = numbered_classes([label + 1 for label in labels], "A{:03d}")[1:]
 
-    def records() -> Iterator[Record]:
-        for name, label, annotation in zip(names, labels, annotations, strict=True):
-            clip, reason = _clip(annotation, layout.num_joints)
+    def records(start: int = 0) -> Iterator[Record]:
+        every = zip(names, labels, annotations, strict=True)
+        for name, label, annotation in islice(every, start, None):
+            clip, reason = _clip(annotation, layout, coordinates)
             yield Record(name, clip, label, {}, reason)
 
     def splits(kept: list[str], columns: Columns) -> Splits:
@@ -125,8 +151,9 @@ def open_pyskl(raw: Path) -> Source:
     return Source(
         name=raw.stem,
         layout=layout,
-        class_names=tuple(f"A{action:03d}" for action in range(1, max(labels) + 2)),
+        class_names=class_names,
         count=len(annotations),
         records=records,
+        identity=identity_of([raw]),
         splits=splits,
     )

@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sjepa_fast.data.readers.record import Columns, Record, Source, Splits, two_parts
+from sjepa_fast.data.readers.record import (
+    Columns,
+    Record,
+    Source,
+    Splits,
+    identity_of,
+    two_parts,
+)
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import KINECT15, KINECT20, SkeletonLayout
 
@@ -170,8 +177,8 @@ def open_ragged(name: str, raw: Path) -> Source:
     scale = float(data["scale"]) if "scale" in data else 1.0
     chosen = [i for i in range(len(names)) if not spec.used or data[spec.used][i]]
 
-    def records() -> Iterator[Record]:
-        for i in chosen:
+    def records(start: int = 0) -> Iterator[Record]:
+        for i in chosen[start:]:
             rows = data["joints"][offsets[i] : offsets[i + 1]].astype(np.float64) * scale
             meta = {key: int(data[key][i]) for key in spec.columns}
             label = int(data["label"][i])
@@ -190,5 +197,6 @@ def open_ragged(name: str, raw: Path) -> Source:
         class_names=tuple(str(c) for c in data["class_names"]),
         count=len(chosen),
         records=records,
+        identity=identity_of([path]),
         splits=lambda _, columns: spec.splits(columns),
     )

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import SkeletonLayout
+
+MAX_CLASSES = 100_000
 
 Columns = dict[str, NDArray[np.int64]]
 Splits = dict[str, NDArray[np.int8]]
@@ -33,6 +39,14 @@ class Record:
     reason: str = ""
 
 
+class Records(Protocol):
+    """Yields the records in a fixed order, without the first `start` of them."""
+
+    def __call__(self, start: int = 0) -> Iterator[Record]:
+        """Begin a pass over the raw data."""
+        ...
+
+
 @dataclass(frozen=True)
 class Source:
     """An opened raw data set.
@@ -43,6 +57,7 @@ class Source:
         class_names: One name a label.
         count: Records to expect, for the progress bar.
         records: Yields them.
+        identity: Changes with the raw files, so that no run goes on from another one's work.
         splits: Makes the splits from the names and columns of the clips that were kept.
     """
 
@@ -50,8 +65,37 @@ class Source:
     layout: SkeletonLayout
     class_names: tuple[str, ...]
     count: int
-    records: Callable[[], Iterator[Record]]
+    records: Records
+    identity: str
     splits: Callable[[list[str], Columns], Splits]
+
+
+def numbered_classes(labels: Iterable[int], form: str = "{}") -> tuple[str, ...]:
+    """Name the classes 0 to the largest label.
+
+    Args:
+        labels: Labels of all clips.
+        form: How a name is made of a label's number.
+
+    Returns:
+        One name a class; a label below 0 has none and is refused by the store.
+
+    Raises:
+        InputError: If a label is so large that it can only be a mistake.
+    """
+    most = max(labels, default=-1)
+    if most >= MAX_CLASSES:
+        raise InputError("raw", f"label {most}", f"number the classes 0..{MAX_CLASSES - 1}")
+    return tuple(form.format(i) for i in range(most + 1))
+
+
+def identity_of(files: Iterable[Path]) -> str:
+    """Return a digest of the files' paths, sizes and times of change; nothing is read."""
+    digest = hashlib.sha256()
+    for file in files:
+        state = file.stat()
+        digest.update(f"{file}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def two_parts(train: NDArray[np.bool_]) -> NDArray[np.int8]:

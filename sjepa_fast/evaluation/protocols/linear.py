@@ -85,7 +85,7 @@ def _logistic(subject: Subject, request: LinearRequest, name: str) -> Outcome:
     return Outcome(
         name=name,
         figures={"top1": accuracy(guess, subject.labels(subject.test_ids))},
-        recipe={"name": "small", "kind": "L2 logistic regression", "C": c, "pool": request.pool},
+        recipe={"name": "small", "kind": "L2 logistic regression", "C": c, "pool": _pool(request)},
         predicted_SQ=guess[None],
         scores_SQC=scores[None].float(),
     )
@@ -142,7 +142,11 @@ def _sgd(subject: Subject, request: LinearRequest, name: str) -> Outcome:
     )
 
 
+def _pool(request: LinearRequest) -> str | None:
+    return None if request.encoder == "raw" else request.pool
+
+
 def _stated(recipe: LinearRecipe, request: LinearRequest) -> dict[str, object]:
     stated = {k: v for k, v in dataclasses.asdict(recipe).items() if k not in ("c", "views")}
     views = dataclasses.asdict(recipe.views) if request.augment else None
-    return {**stated, "kind": "sgd", "pool": request.pool, "views": views}
+    return {**stated, "kind": "sgd", "pool": _pool(request), "views": views}

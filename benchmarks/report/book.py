@@ -1,0 +1,149 @@
+"""The report's file, and what every section is given: the device, the sizes, the time it has.
+
+`report.json` is replaced as a whole after every row, so that whatever ends a section, a crash of
+the device or the clock, what was measured before it stays.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sjepa_fast.runtime.files import write_json
+
+Row = dict[str, Any]
+# How a section ended; "running" is what a section that died leaves behind.
+DONE, RUNNING, FAILED, LATE = "done", "running", "failed", "out of time"
+
+
+class DeviceLostError(RuntimeError):
+    """The device answers no more in this process; another process may still use it."""
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read a report, or begin one."""
+    if path.exists():
+        report: dict[str, Any] = json.loads(path.read_text())
+        return report
+    return {"sections": {}}
+
+
+@dataclass
+class Book:
+    """One section's view of the report.
+
+    Attributes:
+        path: `report.json`.
+        section: Name of the section.
+        device: "cuda" or "cpu".
+        small: Whether sizes are scaled down, as on a CPU.
+        deadline: `time.time()` at which the section should have ended.
+    """
+
+    path: Path
+    section: str
+    device: str
+    small: bool
+    deadline: float
+
+    def left(self) -> float:
+        """Return the seconds that the section still has."""
+        return self.deadline - time.time()
+
+    def write(self, **values: Any) -> None:
+        """Set values of the section."""
+        report = read_report(self.path)
+        entry = report["sections"].setdefault(self.section, {"rows": []})
+        entry.update(values)
+        write_json(self.path, report)
+
+    def row(self, **values: Any) -> None:
+        """Add a row to the section."""
+        report = read_report(self.path)
+        report["sections"][self.section]["rows"].append(values)
+        write_json(self.path, report)
+
+    def attempt(self, measure: Callable[[], Row], *, needs: float = 0.0, **facts: Any) -> None:
+        """Add the row that a measurement returns, or the reason why there is none.
+
+        Args:
+            measure: Returns figures.
+            needs: Seconds it is expected to take; it is left out if there are not so many.
+            **facts: What is measured.
+
+        Raises:
+            DeviceLostError: If the failure left the device unusable.
+        """
+        import torch
+
+        if self.left() < needs:
+            self.row(**facts, error="left out: no time")
+            return
+        try:
+            figures = measure()
+        except torch.OutOfMemoryError:
+            figures = {"error": "out of memory"}
+        except Exception as error:
+            lines = str(error).strip().splitlines()[:2]
+            figures = {"error": f"{type(error).__name__}: {' '.join(lines)}"[:300]}
+        self.row(**facts, **figures)
+        if self.device == "cuda":
+            try:
+                torch.cuda.synchronize()
+                torch.cuda.empty_cache()
+            except Exception as error:
+                raise DeviceLostError(str(error)) from error
+
+
+def timed(
+    run: Callable[[], Any],
+    device: str,
+    *,
+    warmup: int = 3,
+    rounds: int = 10,
+    calls: int = 1,
+    most: float = 20.0,
+) -> Row:
+    """Time a function and note what it adds to the memory.
+
+    Args:
+        run: What to time.
+        device: "cuda" or "cpu"; a GPU is waited for around each round.
+        warmup: Calls before.
+        rounds: Rounds; fewer, but at least 3, if they would take longer than `most`.
+        calls: Calls in a round; many short ones hide the wait.
+        most: Seconds.
+
+    Returns:
+        Median, least and largest milliseconds a call, the rounds, and on a GPU the peak MiB
+        allocated.
+    """
+    import torch
+
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    for _ in range(warmup):
+        run()
+    wait()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    taken: list[float] = []
+    while len(taken) < rounds and (len(taken) < 3 or sum(taken) * calls < most):
+        start = time.perf_counter()
+        for _ in range(calls):
+            run()
+        wait()
+        taken.append((time.perf_counter() - start) / calls)
+    figures: Row = {
+        "ms": 1000 * statistics.median(taken),
+        "ms_min": 1000 * min(taken),
+        "ms_max": 1000 * max(taken),
+        "rounds": len(taken),
+    }
+    if device == "cuda":
+        figures["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return figures

@@ -1,0 +1,66 @@
+"""The op table of the report: rows of the pytest benchmarks, as many as time allows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.report.book import Book
+from benchmarks.tables import ROOT, condense
+
+FILES = ("bench_kernels", "bench_augment", "bench_masks", "bench_blocks")
+# The project's own settings name plugins that a bare machine does not have.
+SETTINGS = "[pytest]\npython_files = bench_*.py\naddopts = --import-mode=importlib\n"
+
+
+def ops(book: Book) -> None:
+    """Run the pytest benchmarks of the ops in a process of their own and take over their rows.
+
+    What has not begun when the section's time is up is skipped (`BENCHMARK_DEADLINE`, see
+    benchmarks/conftest.py). A file's rows are lost only if its process dies.
+    """
+    chosen = ["-k", "ema and ours"] if book.small else []
+    for name in FILES[: 1 if book.small else None]:
+        if book.left() < 10:
+            book.row(file=name, error="left out: no time")
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            ini, raw = Path(folder) / "pytest.ini", Path(folder) / "raw.json"
+            ini.write_text(SETTINGS)
+            command = [
+                *(sys.executable, "-m", "pytest", str(ROOT / "benchmarks" / f"{name}.py")),
+                *("-c", str(ini), "--rootdir", str(ROOT), "--confcutdir", str(ROOT)),
+                *("-q", "-p", "no:cacheprovider", "--benchmark-only", f"--benchmark-json={raw}"),
+                *chosen,
+            ]
+            paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
+            environment = {
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+                "BENCHMARK_DEADLINE": str(time.time() + book.left() - 5),
+            }
+            try:
+                done = subprocess.run(
+                    command,
+                    cwd=folder,
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    timeout=max(5.0, book.left() + 15),
+                    check=False,
+                )
+                said, code = done.stdout, done.returncode
+            except subprocess.TimeoutExpired:
+                said, code = "out of time", -1
+            if raw.exists() and raw.stat().st_size:
+                for row in condense(json.loads(raw.read_text()))["rows"]:
+                    book.row(file=name, **row)
+            if code != 0:
+                lines = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+                last = said.strip().splitlines()[-1:]
+                book.row(file=name, error="; ".join([*lines[:8], *last])[:1500])

@@ -1,0 +1,289 @@
+"""From the report's JSON to one page of Markdown; nothing is measured here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.report.book import DONE
+
+Row = dict[str, Any]
+# Dense bfloat16 TFLOP/s and GB/s of the makers' datasheets, by a part of the device's name.
+DATASHEETS = {
+    "B200": (2250.0, 8000.0),
+    "H200": (989.0, 4800.0),
+    "H100 PCIe": (756.0, 2000.0),
+    "H100": (989.0, 3350.0),
+    "A100": (312.0, 2039.0),
+    "L40S": (362.0, 864.0),
+    "RTX 4090": (165.0, 1008.0),
+}
+
+
+def datasheet(device: str) -> tuple[str, float, float] | None:
+    """Return (name, TFLOP/s, GB/s) of a device, or None for one that is not in the table."""
+    for name, (flops, bandwidth) in DATASHEETS.items():
+        if name in device:
+            return name, flops, bandwidth
+    return None
+
+
+def rows_of(report: Row, section: str) -> list[Row]:
+    """Return a section's rows, whether it ended well or not."""
+    rows: list[Row] = report["sections"].get(section, {}).get("rows", [])
+    return rows
+
+
+def measured_peak(report: Row) -> float | None:
+    """Return the TFLOP/s of the large bfloat16 product, if it was measured."""
+    for row in rows_of(report, "ceilings"):
+        if row["what"].startswith("matmul bfloat16") and "TFLOP/s" in row:
+            return float(row["TFLOP/s"])
+    return None
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Return a Markdown table; the first column holds words, the others numbers."""
+    lines = [f"| {' | '.join(header)} |", f"| --- |{' ---: |' * (len(header) - 1)}"]
+    return [*lines, *(f"| {' | '.join(cells)} |" for cells in rows), ""]
+
+
+def figure(row: Row, key: str, form: str = ".2f") -> str:
+    """Format one figure; what was not measured is a dash."""
+    return f"{row[key]:{form}}" if row.get(key) is not None else "-"
+
+
+def utilisation(report: Row, row: Row) -> list[str]:
+    """MFU against the measured and against the datasheet's peak."""
+    peaks = [measured_peak(report), (datasheet(report["device"]) or (None, None))[1]]
+    if "TFLOP/s" not in row:
+        return ["-", "-"]
+    return ["-" if peak is None else f"{100 * row['TFLOP/s'] / peak:.1f} %" for peak in peaks]
+
+
+def ceilings(report: Row) -> list[str]:
+    sheet = datasheet(report["device"])
+    lines = table(
+        ["what", "ms", "GB/s", "TFLOP/s"],
+        [
+            [row["what"], figure(row, "ms"), figure(row, "GB/s", ".1f"), figure(row, "TFLOP/s")]
+            for row in rows_of(report, "ceilings")
+        ],
+    )
+    if sheet is not None:
+        lines.append(f"Datasheet of the {sheet[0]}: {sheet[1]:.0f} TFLOP/s, {sheet[2]:.0f} GB/s.")
+    return lines
+
+
+STEP_HEADER = ["ms", "min", "clips/s", "TFLOP/s", "MFU, measured peak", "MFU, datasheet", "MiB"]
+
+
+def step_cells(report: Row, row: Row) -> list[str]:
+    if "error" in row:
+        return [row["error"], *["-"] * (len(STEP_HEADER) - 1)]
+    return [
+        figure(row, "ms"),
+        figure(row, "ms_min"),
+        figure(row, "clips/s", ".1f"),
+        figure(row, "TFLOP/s", ".3f"),
+        *utilisation(report, row),
+        figure(row, "peak_mib", ".0f"),
+    ]
+
+
+def steps(report: Row) -> list[str]:
+    rows = rows_of(report, "steps")
+    ours = next((row for row in rows if row["row"].startswith("ours") and "ms" in row), None)
+    cells = []
+    for row in rows:
+        ratio = "-"
+        if ours is not None and "ms" in row:
+            ratio = f"{row['ms'] / ours['ms']:.2f}x"
+        first = [figure(row, "first_step_s", ".1f"), figure(row, "first_loss", ".2f")]
+        cells.append([row["row"], *step_cells(report, row), ratio, *first])
+    base = ours["row"] if ours is not None else "ours"
+    header = ["step", *STEP_HEADER, f"time over that of {base}", "s to first step", "first loss"]
+    note = (
+        "Rungs are given their crops, except where fed by their loader; ours makes its own. All "
+        "begin with the same weights, clips, views and masks, so the first losses must agree. "
+        "FLOP are those that ours needs, also for the rungs, which do more."
+    )
+    return [*table(header, cells), note]
+
+
+def breakdown(report: Row) -> list[str]:
+    lines = []
+    for row in rows_of(report, "breakdown"):
+        if "error" in row:
+            lines += [f"{row['row']}: {row['error']}", ""]
+            continue
+        total = row["step_seconds"]
+        run = 1000 * row["run_seconds"]
+        lines += [
+            f"{row['row']}: {run:.2f} ms as a run has it, {1000 * total:.2f} ms clocked pass by "
+            "pass without a CUDA graph:",
+            "",
+        ]
+        passes = row["seconds"].items()
+        lines += table(
+            ["pass", "ms", "share"],
+            [[name, f"{1000 * s:.2f}", f"{100 * s / total:.1f} %"] for name, s in passes],
+        )
+        counts = ", ".join(f"{value:.0f} {name}" for name, value in row["counts"].items())
+        lines += [f"A step: {counts}.", ""]
+    return lines
+
+
+def attention(report: Row) -> list[str]:
+    cells = []
+    for row in rows_of(report, "attention"):
+        name = f"{tuple(row['shape'])}, {row['backend']}"
+        if "error" in row and isinstance(row["error"], str):
+            cells.append([name, row["error"][:90], *["-"] * 5])
+            continue
+        cells.append(
+            [
+                name,
+                figure(row, "forward_ms", ".3f"),
+                figure(row, "ms", ".3f"),
+                figure(row, "forward TFLOP/s", ".1f"),
+                figure(row, "TFLOP/s", ".1f"),
+                figure(row, "error", ".1e"),
+                figure(row, "gradient_error", ".1e"),
+            ]
+        )
+    header = ["attention, bfloat16", "forward ms", "with backward", "TFLOP/s", "with backward"]
+    return table([*header, "error", "of gradients"], cells)
+
+
+def bodies(report: Row) -> list[str]:
+    rows = rows_of(report, "bodies and masks")
+    base = next((row for row in rows if "clips/s" in row), None)
+    cells = []
+    for row in rows:
+        gain = "-"
+        if base is not None and "clips/s" in row:
+            gain = f"{row.get('masks/s', row['clips/s']) / base['clips/s']:.2f}x"
+        cells.append([row["row"], *step_cells(report, row), gain])
+    lines = table(["step", *STEP_HEADER, "clips (or their masks) a second, gain"], cells)
+    note = "Absent bodies skipped, and several masks, are other estimators than the paper's."
+    return [*lines, note]
+
+
+def growth(report: Row) -> list[str]:
+    header = ["size", *STEP_HEADER, "ms over the first's, by size"]
+    cells, first = [], dict[str, Row]()
+    for row in rows_of(report, "growth"):
+        relative = "-"
+        if "ms" in row:
+            base = first.setdefault(row["what"], row)
+            relative = f"{row['ms'] / base['ms'] / (row['value'] / base['value']):.2f}"
+        cells.append([f"{row['value']} {row['what']}", *step_cells(report, row), relative])
+    return table(header, cells)
+
+
+def long_run(report: Row) -> list[str]:
+    lines = []
+    for row in rows_of(report, "long run"):
+        if "error" in row:
+            lines.append(f"{row['row']}: {row['error']}")
+            continue
+        chunks = row["chunks_ms"]
+        lines.append(
+            f"{row['row']}: {row['steps']} consecutive steps, {row['ms']:.2f} ms each, "
+            f"{row['clips/s']:.1f} clips/s; slowest part {max(chunks):.2f} ms, fastest "
+            f"{min(chunks):.2f} ms, last loss {row['last_loss']:.3f}."
+        )
+    return [*lines, ""]
+
+
+def hours(report: Row) -> list[str]:
+    cells = [
+        [
+            row["preset"],
+            figure(row, "ms"),
+            figure(row, "clips/s", ".1f"),
+            figure(row, "steps", ".0f"),
+            figure(row, "hours", ".2f") if "error" not in row else row["error"],
+        ]
+        for row in rows_of(report, "hours")
+    ]
+    lines = table(["preset", "ms a step here", "clips/s", "steps", "hours"], cells)
+    note = "Projected from an eager step at the batch of the table above, not run."
+    return [*lines, note]
+
+
+def operations(report: Row) -> list[str]:
+    cells, errors = [], []
+    for row in rows_of(report, "operations"):
+        if "error" in row and "median" not in row:
+            errors.append(f"`{row['file']}`: {row['error']}")
+            continue
+        cells.append(
+            [
+                f"{row['group']}: `{row['name']}`",
+                f"{1e6 * row['median']:.1f}",
+                figure(row, "GB/s", ".1f"),
+                figure(row, "% of copy", ".0f"),
+                figure(row, "error", ".1e"),
+            ]
+        )
+    header = ["operation", "us a round (median)", "GB/s", "% of copy", "error"]
+    note = "A round of the regime `graph` is 20 calls. Ratios: `python -m benchmarks.kernel_table`."
+    return [*table(header, cells), note, *errors]
+
+
+TITLES = {
+    "ceilings": ("Ceilings", ceilings),
+    "steps": ("Training step", steps),
+    "breakdown": ("Passes of a step", breakdown),
+    "attention": ("Attention", attention),
+    "bodies and masks": ("Absent bodies, several masks", bodies),
+    "long run": ("Long run", long_run),
+    "growth": ("Growth", growth),
+    "hours": ("Hours for the papers' runs", hours),
+    "operations": ("Operations", operations),
+}
+
+
+def page(report: Row) -> str:
+    """Return the report as Markdown.
+
+    Args:
+        report: As `report.json` holds it, complete or not.
+
+    Returns:
+        The page; sections that did not end well say so.
+    """
+    lines = [
+        f"# {report['device']}, torch {report['torch']}, {report['date']}",
+        "",
+        f"`{report['command']}`"
+        + (f" in {report['minutes']} minutes." if "minutes" in report else "."),
+        "",
+    ]
+    if report["small"]:
+        lines += ["**Scaled down for a CPU: the command works; no figure here is a claim.**"]
+        lines += [""]
+    known = {"cuda": "CUDA", "cudnn": "cuDNN", "memory_gib": "GiB", "nvidia_smi": "nvidia-smi"}
+    lines += [f"* {name}: {report[key]}" for key, name in known.items() if key in report]
+    lines += [f"* {report['threads']} threads of {report['cores']} cores", ""]
+    for name, (title, write) in TITLES.items():
+        entry = report["sections"].get(name)
+        if entry is None:
+            continue
+        lines += [f"## {title}", ""]
+        status = entry.get("status", "not begun")
+        if status != DONE:
+            lines += [f"**{status}** {entry.get('error', '')}".rstrip(), ""]
+        if entry["rows"]:
+            try:
+                lines += [*write(report), ""]
+            except (KeyError, TypeError) as error:
+                # A page without one table is better than none; the rows are in the JSON.
+                lines += [f"No table: {error!r} in the rows.", ""]
+    plots = report.get("plots")
+    if isinstance(plots, str):
+        lines += [plots, ""]
+    elif plots:
+        lines += [f"![{name}]({name})" for name in plots]
+    return "\n".join(lines).rstrip() + "\n"

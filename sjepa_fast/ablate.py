@@ -1,0 +1,292 @@
+"""`python -m sjepa_fast.ablate PRESET --axis KEY --values A B --run DIR`: runs and their table.
+
+Every value and seed is a run of its own under DIR, as `sjepa_fast.train` would make it, and is
+scored by what the trainer scores with. Runs that have finished are not repeated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from sjepa_fast import cli
+from sjepa_fast.config import TrainConfig, nearest, validate
+from sjepa_fast.config_io import apply_values, check_resumable, parse_train, read_config, to_dict
+from sjepa_fast.errors import InputError
+from sjepa_fast.runtime.checkpoint import latest_checkpoint
+from sjepa_fast.runtime.files import write_json, write_text
+from sjepa_fast.runtime.logging import read_metrics
+from sjepa_fast.train import train
+from sjepa_fast.viz.ablation import plot_ablation
+
+_USAGE = """python -m sjepa_fast.ablate [PRESET] --axis KEY --values A B ... --run DIR
+
+--axis KEY          configuration key, dotted (mask.ratio) or short (ratio, mask_ratio)
+--values A B ...    its values; each is trained and scored in a folder of its own under DIR
+--seeds 0 1 2       seeds of each value (default: the preset's); several give mean and range
+--run DIR           where runs, ablation.md, ablation.json and ablation.png go
+
+All other flags are those of sjepa_fast.train and hold for every run:
+"""
+
+# Keys that name a run instead of setting it up.
+_NOT_AN_AXIS = ("run", "resume", "seed")
+# What a finished run leaves last.
+_SCORE = Path("results/knn-before-after.json")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A grid: one configuration key, its values, and the configuration of every run."""
+
+    axis: str
+    folder: Path
+    cells: dict[str, list[TrainConfig]]
+
+
+def axis_named(name: str) -> str:
+    """Return the dotted configuration key that a name means.
+
+    Args:
+        name: Dotted (`mask.ratio`), joined (`mask_ratio`), or the last part where it is unique.
+
+    Returns:
+        The dotted key.
+
+    Raises:
+        InputError: If it means none, with the nearest names, or several.
+    """
+    keys = [key for key in _leaves(to_dict(TrainConfig())) if key not in _NOT_AN_AXIS]
+    wanted = name.replace("-", "_")
+    if wanted in keys:
+        return wanted
+    found = [key for key in keys if wanted in (key.replace(".", "_"), key.rpartition(".")[2])]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError("axis", f"{name} means several keys", f"choose {' or '.join(found)}")
+    shorts = {key.rpartition(".")[2]: key for key in keys}
+    raise InputError("axis", f"{name} is no key", nearest(wanted, [*keys, *shorts]))
+
+
+def _leaves(tree: dict[str, Any], path: str = "") -> list[str]:
+    found = []
+    for key, value in tree.items():
+        name = f"{path}{key}"
+        found += _leaves(value, f"{name}.") if isinstance(value, dict) else [name]
+    return found
+
+
+def _take_list(args: list[str], flag: str) -> list[str]:
+    """Take `flag a b c` out of the arguments: all that follows up to the next flag."""
+    if flag not in args:
+        return []
+    start = args.index(flag)
+    end = start + 1
+    while end < len(args) and not args[end].startswith("--"):
+        end += 1
+    values = args[start + 1 : end]
+    del args[start:end]
+    if not values:
+        raise InputError(flag, "has no value", "put at least one after it")
+    if flag in args:
+        raise InputError(flag, "is given twice", "put all values behind one")
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise InputError(flag, f"{value} is given twice", "give each value once")
+    return values
+
+
+def parse_ablation(argv: list[str]) -> Ablation:
+    """Resolve the command line to the configuration of every run, all of them checked.
+
+    Args:
+        argv: Arguments after the program name.
+
+    Returns:
+        The grid.
+
+    Raises:
+        InputError: On anything that cannot work, before any run begins.
+    """
+    args = list(argv)
+    if "--help" in args or "-h" in args:
+        print(_USAGE)
+    axes, values = _take_list(args, "--axis"), _take_list(args, "--values")
+    seeds = _take_list(args, "--seeds")
+    base = parse_train(args)
+    if len(axes) != 1 or not values:
+        raise InputError("axis", " ".join(axes) or "not given", "add --axis KEY --values A B")
+    if not any(arg == "--run" or arg.startswith("--run=") for arg in args):
+        raise InputError("run", "not given", "add --run DIR")
+    axis = axis_named(axes[0])
+    cells: dict[str, list[TrainConfig]] = {}
+    for text in values:
+        cells[text] = []
+        for seed in seeds or [str(base.seed)]:
+            if not re.fullmatch(r"\d+", seed):
+                raise InputError("seeds", seed, "give whole numbers, 0 or more")
+            config = apply_values(base, _nested(base, axis, text), "--values")
+            name = f"{axis}-{re.sub(r'[^A-Za-z0-9_.+-]', '_', text)}-seed{seed}"
+            run = base.run / name
+            config = dataclasses.replace(config, run=run, seed=int(seed), resume="auto")
+            validate(config)
+            cells[text].append(config)
+    runs = [config.run for configs in cells.values() for config in configs]
+    if len(set(runs)) < len(runs):
+        raise InputError("values", " ".join(values), "choose values with different names")
+    return Ablation(axis, base.run, cells)
+
+
+def _nested(base: TrainConfig, axis: str, text: str) -> dict[str, Any]:
+    now: Any = to_dict(base)
+    for part in axis.split("."):
+        now = now[part]
+    # YAML would make a truth of `on`, which some keys take as a word.
+    tree: Any = text if isinstance(now, str) else yaml.safe_load(text)
+    if isinstance(tree, dict | list):
+        raise InputError("values", text, "give plain values")
+    for part in reversed(axis.split(".")):
+        tree = {part: tree}
+    return dict(tree)
+
+
+def finished(config: TrainConfig) -> bool:
+    """Whether a run has been trained and scored with this configuration.
+
+    Args:
+        config: Its configuration.
+
+    Returns:
+        Whether it need not run.
+
+    Raises:
+        InputError: If the folder holds a run with other settings.
+    """
+    if not (config.run / _SCORE).is_file():
+        return False
+    before = read_config(config.run / "config.yaml")
+    # The embedded synthetic store is filled in when the run begins.
+    root = before.data.root if config.data.root is None else config.data.root
+    data = dataclasses.replace(config.data, root=root)
+    check_resumable(dataclasses.replace(config, data=data), before)
+    return True
+
+
+def read_run(config: TrainConfig) -> dict[str, object]:
+    """Gather what a finished run measured: scores, speed, health."""
+    score = json.loads((config.run / _SCORE).read_text())
+    rows = [row for row in read_metrics(config.run) if "ms_per_step" in row]
+    # The first interval holds warm-up and compilation.
+    times = [row["ms_per_step"] for row in (rows[1:] or rows)]
+    panel: dict[str, float] = next((row for row in reversed(rows) if "effective_rank" in row), {})
+    return {
+        "seed": config.seed,
+        "run": config.run.name,
+        "step": latest_checkpoint(config.run).step,
+        "pool": score["pool"],
+        "knn_before": score["before"],
+        "knn_after": score["after"],
+        "ms_per_step": statistics.median(times) if times else math.nan,
+        "effective_rank": panel.get("effective_rank", math.nan),
+        "collapsed": bool(panel.get("collapsed", 0.0)),
+    }
+
+
+def spread(numbers: list[float], digits: int) -> str:
+    """Return the mean, and behind it the range where there are several numbers."""
+    mean = f"{statistics.mean(numbers):.{digits}f}"
+    if len(numbers) == 1:
+        return mean
+    return f"{mean} [{min(numbers):.{digits}f}-{max(numbers):.{digits}f}]"
+
+
+def table(axis: str, cells: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the grid as a Markdown table, one row a value."""
+    first = next(iter(cells.values()))
+    seeds = ", ".join(str(run["seed"]) for run in first)
+    many = "mean [range] over seeds" if len(first) > 1 else "one seed,"
+    lines = [
+        f"1-NN is top-1 % of the encoder used downstream, {first[0]['pool']} pooling, before and "
+        f"after {first[0]['step']} steps; {many} {seeds}.",
+        "",
+        f"| {axis} | 1-NN before | 1-NN after | change | ms / step | rank |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for value, runs in cells.items():
+        columns = [
+            spread([run["knn_before"] for run in runs], 1),
+            spread([run["knn_after"] for run in runs], 1),
+            f"{statistics.mean(run['knn_after'] - run['knn_before'] for run in runs):+.1f}",
+            spread([run["ms_per_step"] for run in runs], 1),
+            spread([run["effective_rank"] for run in runs], 1),
+        ]
+        if any(run["collapsed"] for run in runs):
+            columns[-1] += " (collapsed)"
+        lines.append(f"| {value} | {' | '.join(columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def ablate(ablation: Ablation) -> int:
+    """Run what has not finished, then write the table, its numbers and the plot.
+
+    Args:
+        ablation: The grid.
+
+    Returns:
+        0, or 130 when it was interrupted; the same command goes on from there.
+
+    Raises:
+        InputError: If it runs under a launcher, or the split has no clips to score.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        fix = "run it in one process, without a launcher"
+        raise InputError("WORLD_SIZE", os.environ["WORLD_SIZE"], fix)
+    todo = [config for configs in ablation.cells.values() for config in configs]
+    waiting = [config for config in todo if not finished(config)]
+    for number, config in enumerate(waiting, start=1):
+        print(f"run {number} of {len(waiting)}: {config.run}", flush=True)
+        # Compiled code of earlier runs counts towards the compiler's limit on variants.
+        torch.compiler.reset()
+        code = train(config)
+        if code:
+            return code
+        if not (config.run / _SCORE).is_file():
+            fix = "choose a split with a test part"
+            raise InputError("data.split", f"{config.data.split} has no test clip", fix)
+    cells = {text: [read_run(c) for c in configs] for text, configs in ablation.cells.items()}
+    folder = ablation.folder
+    text = table(ablation.axis, cells)
+    one = todo[0].run
+    write_text(folder / "ablation.md", text)
+    conditions = {
+        "axis": ablation.axis,
+        "data": json.loads((one / "data.json").read_text()),
+        "environment": json.loads((one / "env.json").read_text()),
+    }
+    write_json(folder / "ablation.json", {**conditions, "values": cells})
+    plot_ablation(ablation.axis, cells, folder / "ablation.png")
+    print(text, end="")
+    print(f"written: {folder}/ablation.md, {folder}/ablation.json, {folder}/ablation.png")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Console entry: exit with 0, 1, 2 (usage) or 130 (interrupted)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    cli.run_main(lambda: ablate(parse_ablation(arguments)))
+
+
+if __name__ == "__main__":
+    main()

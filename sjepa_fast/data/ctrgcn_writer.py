@@ -1,0 +1,99 @@
+"""Writes a store as the `.npz` that CTR-GCN and MAMP read (method 1.3), one clip at a time.
+
+`x_train`, `y_train`, `x_test`, `y_test`: x is (N, frames, 150) float32, two bodies of 25 joints
+side by side with zero frames at the end, y is one-hot. N clips, T frames.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sjepa_fast.data.store import Store
+from sjepa_fast.errors import InputError
+
+JOINTS, BODIES = 25, 2
+
+
+def padded_row(clip_MTVC: NDArray[Any], frames: int, twin: bool) -> NDArray[np.float32]:
+    """Lay one clip out as (frames, 150).
+
+    Args:
+        clip_MTVC: One or two bodies of 25 joints, at most `frames` frames.
+        frames: Length of the row.
+        twin: Give a clip of one body that body twice, as the field's NTU-120 files do, and not a
+            second body of zeros, as its NTU-60 files do.
+
+    Returns:
+        The padded row.
+    """
+    row = np.zeros((frames, BODIES, JOINTS * 3), dtype=np.float32)
+    bodies, length = clip_MTVC.shape[:2]
+    row[:length, :bodies] = clip_MTVC.reshape(bodies, length, -1).transpose(1, 0, 2)
+    if twin and bodies == 1:
+        row[:, 1] = row[:, 0]
+    return row.reshape(frames, -1)
+
+
+def _member(
+    archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: str, rows: Iterator[Any]
+) -> None:
+    # np.savez would hold the whole array, 20 GB for NTU-120.
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for row in rows:
+            file.write(np.ascontiguousarray(row, dtype=dtype).tobytes())
+
+
+def _check(store: Store, ids: NDArray[np.int64], frames: int) -> None:
+    if store.layout.num_joints != JOINTS:
+        value = f"{store.name} has {store.layout.num_joints} joints"
+        raise InputError("store", value, f"the format has {JOINTS}")
+    for index in ids:
+        if store.frames[index] > frames or store.bodies[index] > BODIES:
+            value = f"{store.names[index]} has {store.frames[index]} frames, "
+            value += f"{store.bodies[index]} bodies"
+            fix = f"the format has {BODIES} bodies; raise --frames for longer clips"
+            raise InputError("store", value, fix)
+
+
+def write_ctrgcn(store: Store, split: str, out: Path, frames: int, twin: bool) -> tuple[int, int]:
+    """Write one split of a store.
+
+    Args:
+        store: A store of 25-joint clips.
+        split: Its split.
+        out: The `.npz` to make; replaced as a whole.
+        frames: Length of each row, 300 in the field's files.
+        twin: See `padded_row`.
+
+    Returns:
+        The number of training and of test clips.
+    """
+    parts = {part: store.ids(split, part) for part in ("train", "test")}
+    for ids in parts.values():
+        _check(store, ids, frames)
+    one_hot = np.eye(len(store.class_names))
+    handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+            for part, ids in parts.items():
+                rows = (padded_row(store.clip(i), frames, twin) for i in ids)
+                shape = (len(ids), frames, BODIES * JOINTS * 3)
+                _member(archive, f"x_{part}", shape, "<f4", rows)
+                labels = (one_hot[store.labels[i]] for i in ids)
+                _member(archive, f"y_{part}", (len(ids), len(one_hot)), "<f8", labels)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(out)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return len(parts["train"]), len(parts["test"])

@@ -1,0 +1,116 @@
+"""What the training step reads: clips at fixed addresses, and the ids of each step's batch.
+
+The three backends hand over the same thing. For `resident` the clips are the whole store; for
+`stream` and `dali` they are a window, which holds the rows of the current batch alone. The ids,
+and with them every random draw, are the same, so the backends train to equal weights.
+
+Shapes: R rows, N clips (or single bodies), B samples of this process in a batch, V joints, C
+coordinates.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Generator, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sjepa_fast.config import DataConfig, TrainConfig
+from sjepa_fast.data.dali import dali_batches, require_dali
+from sjepa_fast.data.loader import ResidentClips, load_resident, load_tables
+from sjepa_fast.data.order import BatchOrder
+from sjepa_fast.data.rows import PackedRows
+from sjepa_fast.data.store import Store
+from sjepa_fast.data.stream import stream_batches
+from sjepa_fast.runtime.dist import World
+
+
+def check_backend(data: DataConfig) -> None:
+    """Raise InputError, with what to install, if the backend that a run asks for is missing."""
+    if data.backend == "dali":
+        require_dali()
+
+
+def open_clips(store: Store, data: DataConfig, device: torch.device) -> ResidentClips:
+    """Bring a store to the device as `data.backend` says: whole, or its tables alone.
+
+    Args:
+        store: An open store.
+        data: Backend, normalisation switches and the number of bodies.
+        device: Where the clips shall be cropped.
+
+    Returns:
+        The clips; their body count is `data.bodies`.
+
+    Raises:
+        InputError: If clips have more bodies than `data.bodies` admits, or this system cannot
+            read rows from disk.
+    """
+    if data.backend == "resident":
+        return load_resident(store, data, device)
+    return load_tables(store, data, device)
+
+
+@contextlib.contextmanager
+def open_feed(
+    clips: ResidentClips, part: np.ndarray, config: TrainConfig, world: World, steps: range
+) -> Iterator[tuple[ResidentClips, Iterator[Tensor]]]:
+    """Start the configured backend; leaving the block ends its worker processes.
+
+    Args:
+        clips: Made by `open_clips`, perhaps split into bodies.
+        part: Ids of the training samples.
+        config: Backend, batch size and seed.
+        world: This process among all; each reads its own share of a batch.
+        steps: Steps still to do; a resumed run begins after 0 and gets the batches that the
+            uninterrupted one would have.
+
+    Yields:
+        The clips that the step crops, and the ids (B,) of each step's batch, int64, on the
+        device. The clips' tensors stay where they are; a window is filled anew, in the order of
+        the device's work, when the next ids are taken.
+    """
+    order = BatchOrder(part, config.seed, config.optim.batch_size, world.rank, world.size)
+    device = clips.joints_RVC.device
+    if clips.reader is None:
+        yield clips, _resident_ids(order, steps, device)
+        return
+    window = _window(clips, order.share)
+    make = dali_batches if config.data.backend == "dali" else stream_batches
+    with contextlib.closing(make(clips.reader, order, steps, config.data, device)) as batches:
+        yield window, _fill(window, batches, device)
+
+
+def _resident_ids(order: BatchOrder, steps: range, device: torch.device) -> Iterator[Tensor]:
+    # The order of an epoch is copied once; a step then copies nothing.
+    epoch, ids = -1, torch.empty(0)
+    for step in steps:
+        now, place = order.place(step)
+        if now != epoch:
+            epoch, ids = now, torch.from_numpy(order.epoch_ids(now))
+            ids = ids.to(device, non_blocking=True)
+        yield ids[place]
+
+
+def _window(clips: ResidentClips, share: int) -> ResidentClips:
+    """Room on the device for the longest batch there can be, with an offset for every id."""
+    assert clips.reader is not None
+    longest = int(np.sort(clips.reader.rows_S)[-share:].sum())
+    rows = clips.joints_RVC.new_zeros(longest, *clips.joints_RVC.shape[1:])
+    offsets = torch.zeros_like(clips.offsets_N)
+    return dataclasses.replace(clips, joints_RVC=rows, offsets_N=offsets, reader=None)
+
+
+def _fill(
+    window: ResidentClips, batches: Generator[PackedRows, None, None], device: torch.device
+) -> Iterator[Tensor]:
+    for packed in batches:
+        # Copies run in the order of the stream: after the work that reads the batch before.
+        ids = packed.ids_B.to(device, non_blocking=True)
+        first = packed.first_B.to(device, non_blocking=True)
+        window.joints_RVC[: len(packed.rows_RVC)].copy_(packed.rows_RVC, non_blocking=True)
+        window.offsets_N.index_copy_(0, ids, first)
+        yield ids

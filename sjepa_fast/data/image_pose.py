@@ -1,0 +1,162 @@
+"""Poses that were estimated from images: people linked over frames, and 2-D made metric.
+
+All of it is our choice. A store holds three coordinates in metres with y up, so image poses get
+z = 0, not the confidence: views turn clips in space, and a confidence would be turned with them.
+Confidence is used once, to find joints that were not seen.
+
+Shapes: M bodies, T frames, V joints; a pose (V, 4) is x, y, z, confidence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sjepa_fast.skeletons import SkeletonLayout
+
+Array = NDArray[np.float64]
+
+# Below this a joint was not seen.
+MIN_CONFIDENCE = 0.1
+# Length given to the torso (mid-shoulders to mid-hips), so that image poses are about metric.
+TORSO_METRES = 0.5
+MAX_BODIES = 2
+
+
+@dataclass(frozen=True)
+class Person:
+    """One detected person in one frame.
+
+    Attributes:
+        pose_V4: x, y, z, confidence of each joint.
+        track: Identity over frames where the detector gave one, else None.
+    """
+
+    pose_V4: Array
+    track: int | None = None
+
+
+def _gap(pose_V4: Array, last_V4: Array) -> float:
+    # Mean distance of the joints seen in both, in heights of the person; large if there are none.
+    both = (pose_V4[:, 3] >= MIN_CONFIDENCE) & (last_V4[:, 3] >= MIN_CONFIDENCE)
+    if not both.any():
+        return np.inf
+    apart = np.linalg.norm(pose_V4[both, :3] - last_V4[both, :3], axis=1).mean()
+    extent = np.ptp(last_V4[last_V4[:, 3] >= MIN_CONFIDENCE, :3], axis=0)
+    return float(apart / max(np.linalg.norm(extent), 1e-9))
+
+
+def link_bodies(frames: list[list[Person]], most: int = MAX_BODIES) -> Array:
+    """Follow people from frame to frame and keep those who are seen most.
+
+    With identities each is one body. Without, a person goes on as the body whose last pose is
+    nearest, if that is within the body's own height, the nearest pair first. Frames without anybody
+    are dropped, as in NTU data.
+
+    Args:
+        frames: Detected people.
+        most: Bodies to keep.
+
+    Returns:
+        (M, T, V, 4), the body of highest summed confidence first; zero where a body is absent.
+    """
+    frames = [people for people in frames if people]
+    tracks: list[dict[int, Array]] = []
+    by_name: dict[int, dict[int, Array]] = {}
+    for t, people in enumerate(frames):
+        unnamed = []
+        for person in people:
+            if person.track is None:
+                unnamed.append(person.pose_V4)
+            elif person.track not in by_name:
+                by_name[person.track] = {t: person.pose_V4}
+            else:
+                by_name[person.track].setdefault(t, person.pose_V4)
+        pairs = sorted(
+            (_gap(pose, track[max(track)]), i, j)
+            for i, pose in enumerate(unnamed)
+            for j, track in enumerate(tracks)
+        )
+        placed: set[int] = set()
+        for gap, i, j in pairs:
+            if gap <= 1 and i not in placed and t not in tracks[j]:
+                tracks[j][t] = unnamed[i]
+                placed.add(i)
+        tracks += [{t: pose} for i, pose in enumerate(unnamed) if i not in placed]
+    tracks += by_name.values()
+    tracks.sort(key=lambda track: -sum(float(pose[:, 3].sum()) for pose in track.values()))
+    joints = tracks[0][min(tracks[0])].shape[0] if tracks else 0
+    out = np.zeros((min(most, len(tracks)), len(frames), joints, 4))
+    for body, track in enumerate(tracks[:most]):
+        for t, pose in track.items():
+            out[body, t] = pose
+    return out
+
+
+def _fill(points_TV3: Array, seen_TV: NDArray[np.bool_], layout: SkeletonLayout) -> Array:
+    # Joints not seen in a frame come from the frames around it; those never seen sit on their
+    # parent, and a root never seen in the middle of the others.
+    time = np.arange(len(points_TV3))
+    out, known = points_TV3.copy(), np.asarray(seen_TV.any(axis=0))
+    for joint in np.nonzero(known & ~seen_TV.all(axis=0))[0]:
+        at = np.nonzero(seen_TV[:, joint])[0]
+        for axis in range(points_TV3.shape[2]):
+            out[:, joint, axis] = np.interp(time, at, points_TV3[at, joint, axis])
+    for joint in np.nonzero(~known)[0]:
+        ancestor = layout.parents[joint]
+        while not known[ancestor] and layout.parents[ancestor] != ancestor:
+            ancestor = layout.parents[ancestor]
+        out[:, joint] = out[:, ancestor] if known[ancestor] else out[:, known].mean(axis=1)
+    return out
+
+
+def _torso(points_TV3: Array, layout: SkeletonLayout) -> float:
+    top = points_TV3[:, list(layout.shoulders)].mean(axis=1)
+    foot = points_TV3[:, list(layout.hips)].mean(axis=1)
+    return float(np.median(np.linalg.norm(top - foot, axis=1)))
+
+
+def clip_from_poses(
+    poses_MTV4: Array, layout: SkeletonLayout, *, image: bool
+) -> tuple[NDArray[np.float32] | None, str]:
+    """Make a clip of estimated poses.
+
+    Estimators look along z with x to the right and y down; the clip's frame is half a turn from
+    that, (-x, -y, z). Image coordinates are divided by the first body's median torso length and
+    multiplied by 0.5 m. The first body's centre joint in its first frame becomes the origin.
+
+    Args:
+        poses_MTV4: x, y, z, confidence; pixels (z is ignored) or metres.
+        layout: Its joints.
+        image: Whether x and y are image coordinates.
+
+    Returns:
+        (M, T, V, 3), zero where a body is absent, or None and the reason.
+    """
+    if 0 in poses_MTV4.shape:
+        return None, "nobody was found"
+    finite = np.asarray(np.isfinite(poses_MTV4).all(axis=-1))
+    seen_MTV = finite & (poses_MTV4[..., 3] >= MIN_CONFIDENCE)
+    seen_MTV &= (poses_MTV4[..., :3] != 0).any(axis=-1)  # OpenPose writes zeros for unseen joints
+    present_MT = np.asarray(seen_MTV.any(axis=2))
+    order = [body for body in range(len(poses_MTV4)) if present_MT[body].any()]
+    if not order:
+        return None, "no joint was seen"
+    clip = np.zeros((len(order), *poses_MTV4.shape[1:3], 3))
+    for row, body in enumerate(order):
+        there = present_MT[body]
+        points = np.nan_to_num(poses_MTV4[body, there, :, :3], posinf=0, neginf=0)
+        points = points * [-1.0, -1.0, 0.0 if image else 1.0]
+        clip[row, there] = _fill(points, seen_MTV[body, there], layout)
+    first = present_MT[order[0]]
+    if image:
+        torso = _torso(clip[0, first], layout)
+        if torso <= 0:
+            return None, "shoulders and hips coincide, so there is no scale"
+        clip *= TORSO_METRES / torso
+    origin = clip[0, int(first.argmax()), layout.center].copy()
+    clip[present_MT[order]] -= origin
+    kept = present_MT[order].any(axis=0)
+    return np.ascontiguousarray(clip[:, kept], dtype=np.float32), ""

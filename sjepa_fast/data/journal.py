@@ -1,0 +1,98 @@
+"""The diary of an unfinished store: what was taken in so far, so that a killed run can go on.
+
+One JSON line for the job (any other job starts afresh), then one for each clip or skipped input,
+written only after the clip's rows have reached the disk.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from pathlib import Path
+
+from sjepa_fast.data.clip_table import ClipTable
+from sjepa_fast.errors import InputError
+
+NAME = "journal.jsonl"
+
+
+class Journal:
+    """The journal of one folder; holds a lock on it while open.
+
+    Args:
+        folder: Folder of the unfinished store.
+        key: Says which job this is: raw data, settings, version.
+
+    Raises:
+        InputError: If another process works on the folder.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.key = key
+        self.waiting: list[str] = []
+        self.file = (folder / NAME).open("a+", encoding="utf-8")
+        if not _lock(self.file.fileno()):
+            self.file.close()
+            raise InputError("out", f"another run is writing {folder}", "wait for it, or end it")
+
+    def replay(self, table: ClipTable, rows_on_disk: int) -> int:
+        """Fill a table with what an earlier run of the same job took in.
+
+        Args:
+            table: An empty table.
+            rows_on_disk: Rows of joints that are there.
+
+        Returns:
+            The number of inputs that need not be read again.
+        """
+        self.file.seek(0)
+        lines = self.file.read().splitlines()
+        kept = lines[:1] if lines[:1] == [self._head()] else []
+        for line in lines[1:] if kept else []:
+            try:
+                entry = json.loads(line)
+                if len(entry) == 2:
+                    table.skip(*entry)
+                elif table.rows + entry[1] * entry[2] <= rows_on_disk:
+                    table.append(entry)
+                else:
+                    break
+            except (ValueError, TypeError, IndexError):
+                break  # the last line of a run that was killed may be torn
+            kept.append(line)
+        self.file.seek(0)
+        self.file.truncate()
+        self.file.write("".join(f"{line}\n" for line in kept or [self._head()]))
+        self.file.flush()
+        return max(len(kept) - 1, 0)
+
+    def note(self, entry: tuple[object, ...]) -> None:
+        """Remember one input until `sync`."""
+        self.waiting.append(json.dumps(entry))
+
+    def sync(self) -> None:
+        """Write what was remembered; call it when the rows are on disk."""
+        self.file.write("".join(f"{line}\n" for line in self.waiting))
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.waiting.clear()
+
+    def close(self) -> None:
+        """Give up the lock."""
+        self.file.close()
+
+    def _head(self) -> str:
+        return json.dumps({"job": self.key})
+
+
+def _lock(handle: int) -> bool:
+    # Released by the system when the process ends, however it ends. Windows has no such call.
+    if os.name != "posix":
+        return True
+    fcntl = importlib.import_module("fcntl")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,43 @@
+"""Which samples each step trains on: a pure function of the seed and the step."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sjepa_fast.data.loader import epoch_order
+
+
+class BatchOrder:
+    """The batches of one process; the last, smaller part of an epoch is dropped.
+
+    Args:
+        part: Ids of the training samples.
+        seed: The run's seed.
+        batch_size: Samples a step over all processes.
+        rank: This process.
+        size: Processes; they share a batch evenly.
+    """
+
+    def __init__(self, part: np.ndarray, seed: int, batch_size: int, rank: int, size: int) -> None:
+        self.part, self.seed = part, seed
+        self.batch_size, self.share, self.rank = batch_size, batch_size // size, rank
+        self._epoch = -1
+        self._ids: NDArray[np.int64] = part
+
+    def epoch_ids(self, epoch: int) -> NDArray[np.int64]:
+        """Return all ids in the order of an epoch; the latest is kept."""
+        if epoch != self._epoch:
+            self._epoch, self._ids = epoch, epoch_order(self.part, self.seed, epoch)
+        return self._ids
+
+    def place(self, step: int) -> tuple[int, slice]:
+        """Return the epoch of a step, and this process's share in the epoch's order."""
+        epoch, batch = divmod(step, len(self.part) // self.batch_size)
+        first = batch * self.batch_size + self.rank * self.share
+        return epoch, slice(first, first + self.share)
+
+    def ids(self, step: int) -> NDArray[np.int64]:
+        """Return this process's ids of a step, (B,)."""
+        epoch, place = self.place(step)
+        return self.epoch_ids(epoch)[place]

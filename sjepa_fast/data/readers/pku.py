@@ -1,0 +1,248 @@
+"""PKU-MMD I and II: long recordings as text with a list of action intervals each, cut into clips.
+
+A recording `0002-L.txt` (part I) or `A01N02-L.txt` (part II) has 150 numbers a frame: two bodies of
+25 joints, the second zero where there is one person. Its label file of the same name, in a folder
+whose name says "label", has `class,start,end,confidence` lines. The frames of a clip are start to
+end - 1; there is no denoising and no centring (method 1.3).
+
+Part I also goes round cut into clips named FxxxVxxxCxxxLxxx.skeleton: recording, view (1 left, 2
+middle, 3 right), class and position in the recording.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sjepa_fast.data.readers.record import (
+    Columns,
+    Record,
+    Records,
+    Source,
+    Splits,
+    identity_of,
+    two_parts,
+)
+from sjepa_fast.errors import InputError
+from sjepa_fast.skeletons import NTU25
+
+CLASSES = 51
+MAX_FRAMES = 300
+WIDTH = 150
+VIEWS = {"L": 1, "M": 2, "R": 3}
+NAMES = {
+    "pku1": r"(?P<video>\d{4})-(?P<view>[LMR])",
+    "pku2": r"A(?P<group>\d+)N(?P<subject>\d+)-(?P<view>[LMR])",
+}
+CUT_NAME = r"F(?P<video>\d{3})V(?P<view>\d{3})C(?P<label>\d{3})L\d{3}"
+# method 1.2: recordings (part I) and subjects (part II) that test.
+TEST_VIDEOS = range(291, 335)
+TEST_SUBJECTS = (2, 3, 7)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One clip to be cut out of a recording, or why it cannot be."""
+
+    name: str
+    file: Path
+    meta: dict[str, int]
+    label: int = 0
+    start: int = 0
+    end: int = 0
+    reason: str = ""
+
+
+def _meta(name: str, stem: str) -> dict[str, int]:
+    found = re.fullmatch(NAMES[name], stem)
+    assert found is not None
+    parts = found.groupdict()
+    return {key: VIEWS[value] if key == "view" else int(value) for key, value in parts.items()}
+
+
+def _cuts(name: str, file: Path, labels: Path | None) -> list[Cut]:
+    meta = _meta(name, file.stem)
+    if labels is None:
+        return [Cut(file.stem, file, meta, reason="no label file of this name")]
+    try:
+        lines = labels.read_text(encoding="ascii").split("\n")
+    except (OSError, ValueError) as error:
+        return [Cut(file.stem, file, meta, reason=f"label file: {error}")]
+    cuts: list[Cut] = []
+    for line in filter(str.strip, lines):
+        clip = f"{file.stem}-{len(cuts):03d}"
+        try:
+            # Some releases write the numbers with a decimal point.
+            action, start, end = (int(float(word)) for word in line.split(",")[:3])
+        except (ValueError, OverflowError):
+            cuts.append(Cut(clip, file, meta, reason=f"label line {line.strip()!r}"))
+            continue
+        reason = "" if 1 <= action <= CLASSES else f"class {action} is not one of {CLASSES}"
+        cuts.append(Cut(clip, file, meta, action - 1, start, end, reason))
+    return cuts
+
+
+def _frames(file: Path) -> NDArray[np.float64] | str:
+    """One recording as (frames, 150), or why it cannot be used."""
+    try:
+        text = file.read_text(encoding="ascii")
+        rows = [line for line in text.split("\n") if line.strip()]
+        if not rows:
+            return "the file is empty"
+        frames = np.loadtxt(rows, dtype=np.float64, ndmin=2, comments=None)
+    except (OSError, ValueError) as error:
+        return str(error)
+    if frames.shape[1] != WIDTH:
+        return f"{frames.shape[1]} numbers a frame, not {WIDTH}"
+    return frames
+
+
+def clip_of(frames_TN: NDArray[np.float64]) -> tuple[NDArray[np.float32] | None, str]:
+    """Turn frames of 150 numbers into a clip; a second body that is all zero is none.
+
+    Args:
+        frames_TN: (T, 150).
+
+    Returns:
+        (M, T, 25, 3) of at most 300 frames, or None and the reason.
+    """
+    if not np.isfinite(frames_TN).all():
+        return None, "NaN or infinite joints"
+    if not frames_TN.any():
+        return None, "no usable skeleton"
+    bodies = frames_TN[:MAX_FRAMES].reshape(-1, 2, 25, 3).transpose(1, 0, 2, 3)
+    kept = bodies if bodies[1].any() else bodies[:1]
+    return np.ascontiguousarray(kept, dtype=np.float32), ""
+
+
+def parse_cut(text: str) -> NDArray[np.float64]:
+    """Read one clip of the cut form: frames; bodies; one header; joint count; joints of all bodies.
+
+    Args:
+        text: Contents of an FxxxVxxxCxxxLxxx file.
+
+    Returns:
+        (T, 150).
+
+    Raises:
+        ValueError: If the text ends early or has a field that is no number.
+    """
+    lines = iter(text.split("\n"))
+    try:
+        rows = np.zeros((int(next(lines)), 2, 25, 3))
+        for frame in rows:
+            bodies = int(next(lines))
+            next(lines)
+            if bodies > 2 or int(next(lines)) != 25:
+                raise ValueError(f"{bodies} bodies, or not 25 joints")
+            for body in frame[:bodies]:
+                for joint in body:
+                    joint[:] = [float(word) for word in next(lines).split()[:3]]
+    except StopIteration:
+        raise ValueError("the file ends early") from None
+    return rows.reshape(-1, WIDTH)
+
+
+def _record(cut: Cut, frames: NDArray[np.float64] | str) -> Record:
+    if isinstance(frames, str):
+        return Record(cut.name, None, cut.label, cut.meta, frames)
+    if not 0 <= cut.start < cut.end <= len(frames):
+        reason = f"frames {cut.start} to {cut.end} of {len(frames)}"
+        return Record(cut.name, None, cut.label, cut.meta, reason)
+    clip, reason = clip_of(frames[cut.start : cut.end])
+    return Record(cut.name, clip, cut.label, cut.meta, reason)
+
+
+def _listed(raw: Path, kind: str, names: list[str]) -> NDArray[np.int8] | None:
+    # The release's own split list: its second line names the recordings that train.
+    for file in sorted(raw.rglob("*.txt")):
+        if re.match(rf"cross[-_]?{kind}", file.stem, re.IGNORECASE):
+            lines = file.read_text(encoding="ascii", errors="replace").split("\n")
+            train = {word.strip() for word in lines[1].split(",")} if len(lines) > 1 else set()
+            return two_parts(np.array([name.rpartition("-")[0] in train for name in names]))
+    return None
+
+
+def _splits(name: str, columns: Columns) -> Splits:
+    if name == "pku1":
+        subject = two_parts(~np.isin(columns["video"], TEST_VIDEOS))
+    else:
+        subject = two_parts(~np.isin(columns["subject"], TEST_SUBJECTS))
+    return {"xsub": subject, "xview": two_parts(columns["view"] != VIEWS["L"])}
+
+
+def _cut_clips(files: list[Path]) -> Records:
+    def records(start: int = 0) -> Iterator[Record]:
+        for file in files[start:]:
+            parts = re.fullmatch(CUT_NAME, file.stem)
+            if parts is None:
+                yield Record(file.stem, None, 0, {}, "file name is not FxxxVxxxCxxxLxxx")
+                continue
+            meta = {"video": int(parts["video"]), "view": int(parts["view"])}
+            try:
+                clip, reason = clip_of(parse_cut(file.read_text(encoding="ascii")))
+            except (OSError, ValueError) as error:
+                clip, reason = None, str(error)
+            yield Record(file.stem, clip, int(parts["label"]) - 1, meta, reason)
+
+    return records
+
+
+def _recordings(cuts: list[Cut]) -> Records:
+    def records(start: int = 0) -> Iterator[Record]:
+        # Cuts of one recording follow each other, so each is read once.
+        for file, group in groupby(cuts[start:], key=lambda cut: cut.file):
+            chosen = list(group)
+            wanted = any(not cut.reason for cut in chosen)
+            frames = _frames(file) if wanted else ""
+            for cut in chosen:
+                yield _record(cut, cut.reason or frames)
+
+    return records
+
+
+def open_pku(name: str, raw: Path) -> Source:
+    """Open PKU-MMD (searched recursively).
+
+    Args:
+        name: pku1 or pku2.
+        raw: Folder with recordings and label files, or (pku1) with cut clips.
+
+    Returns:
+        The opened set with the splits xsub and xview: the release's own lists where the folder has
+        them (`cross-subject*.txt`, `cross-view*.txt`), else the published rule.
+
+    Raises:
+        InputError: If the folder holds neither.
+    """
+    texts = [file for file in sorted(raw.rglob("*.txt")) if re.fullmatch(NAMES[name], file.stem)]
+    labels = {file.stem: file for file in texts if "label" in file.parent.name.lower()}
+    videos = [file for file in texts if "label" not in file.parent.name.lower()]
+    clips = sorted(raw.rglob("F*.skeleton")) if name == "pku1" else []
+    if not videos and not clips:
+        fix = "name the folder that holds the skeleton and the label folder"
+        raise InputError("raw", f"{raw} holds no PKU-MMD text of {name}", fix)
+    cuts = [cut for file in videos for cut in _cuts(name, file, labels.get(file.stem))]
+
+    def splits(names: list[str], columns: Columns) -> Splits:
+        found = _splits(name, columns)
+        for key, kind in (("xsub", "subject"), ("xview", "view")) if videos else ():
+            listed = _listed(raw, kind, names)
+            found[key] = found[key] if listed is None else listed
+        return found
+
+    return Source(
+        name=name,
+        layout=NTU25,
+        class_names=tuple(f"A{action:03d}" for action in range(1, CLASSES + 1)),
+        count=len(cuts) if videos else len(clips),
+        records=_recordings(cuts) if videos else _cut_clips(clips),
+        identity=identity_of([*texts, *clips]),
+        splits=splits,
+    )

@@ -1,0 +1,112 @@
+"""JSON of pose estimators: COCO-17, OpenPose-18 and MediaPipe-33, one clip a file or folder.
+
+- coco17: a list of detections `{"image_id", "keypoints": [x, y, score, ...], "track_id"?}`, or an
+  object with that list under "annotations" (COCO results, AlphaPose, RTMPose and YOLO exports).
+- openpose18: a folder of one file a frame, or a list of such objects, `{"people":
+  [{"pose_keypoints_2d": [...]}]}`; or Kinetics-Skeleton, `{"data": [{"skeleton": [{"pose",
+  "score"}]}]}`.
+- mediapipe33: a list of frames, or an object with it under "frames", each with people under
+  "pose_world_landmarks" (Python) or "worldLandmarks" (JavaScript): lists of `{"x", "y", "z"}`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sjepa_fast.data.image_pose import Person
+
+Frames = list[list[Person]]
+FORMATS = ("coco17", "openpose18", "mediapipe33")
+# Kinetics-Skeleton divides x and y by the size of its videos, 340 x 256.
+KINETICS_ASPECT = 340 / 256
+
+
+def _person(numbers: list[float], joints: int, track: Any = None) -> Person:
+    pose = np.array(numbers, dtype=np.float64)
+    if pose.shape != (joints * 3,):
+        raise ValueError(f"{len(numbers)} numbers for a person, not {joints} x (x, y, score)")
+    x, y, score = pose.reshape(joints, 3).T
+    full = np.stack([x, y, np.zeros(joints), score], axis=1)
+    return Person(full, None if track is None else int(track))
+
+
+def _order(image: Any) -> tuple[list[int], str]:
+    # By the numbers in a name, so that frame 10 comes after frame 9.
+    return [int(digits) for digits in re.findall(r"\d+", str(image))], str(image)
+
+
+def _coco(content: Any, joints: int) -> Frames:
+    found = content["annotations"] if isinstance(content, dict) else content
+    by_image: dict[Any, list[Person]] = {}
+    for one in found:
+        person = _person(one["keypoints"], joints, one.get("track_id"))
+        by_image.setdefault(one["image_id"], []).append(person)
+    return [by_image[image] for image in sorted(by_image, key=_order)]
+
+
+def _openpose(content: Any, joints: int) -> Frames:
+    if isinstance(content, dict) and "data" in content:
+        frames: Frames = []
+        for frame in content["data"]:
+            people = []
+            for one in frame["skeleton"]:
+                xy = np.array(one["pose"], dtype=np.float64).reshape(-1, 2)
+                xy = xy * [KINETICS_ASPECT if xy.max() <= 1 else 1, 1]
+                numbers = np.column_stack([xy, one["score"]]).ravel().tolist()
+                people.append(_person(numbers, joints))
+            frames.append(people)
+        return frames
+    listed = content if isinstance(content, list) else [content]
+    return [
+        [_person(one["pose_keypoints_2d"], joints) for one in frame["people"]] for frame in listed
+    ]
+
+
+def _mediapipe(content: Any, joints: int) -> Frames:
+    listed = content["frames"] if isinstance(content, dict) else content
+    frames: Frames = []
+    for frame in listed:
+        key = "worldLandmarks" if "worldLandmarks" in frame else "pose_world_landmarks"
+        people = []
+        for landmarks in frame[key]:
+            if len(landmarks) != joints:
+                raise ValueError(f"{len(landmarks)} landmarks for a person, not {joints}")
+            xyz = [[point["x"], point["y"], point["z"], 1.0] for point in landmarks]
+            people.append(Person(np.array(xyz, dtype=np.float64)))
+        frames.append(people)
+    return frames
+
+
+def read_pose_json(path: Path, layout: str, joints: int) -> tuple[Frames, bool]:
+    """Read the people of each frame.
+
+    Args:
+        path: A `.json`, or for OpenPose also a folder of one `.json` a frame.
+        layout: One of `FORMATS`.
+        joints: Joints a person must have.
+
+    Returns:
+        The frames, and whether they are in image coordinates (else metres).
+
+    Raises:
+        ValueError: If the content has another form; OSError if it cannot be read.
+    """
+    try:
+        if path.is_dir():
+            files = sorted(path.glob("*.json"), key=lambda file: _order(file.name))
+            content: Any = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        else:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        if layout == "mediapipe33":
+            return _mediapipe(content, joints), False
+        frames = _coco(content, joints) if layout == "coco17" else _openpose(content, joints)
+        return frames, True
+    except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
+        raise ValueError(f"not the JSON of {layout}: {error!r}") from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error

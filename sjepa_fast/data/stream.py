@@ -1,0 +1,99 @@
+"""Batches read ahead by the worker processes of torch's DataLoader, into pinned memory."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from sjepa_fast.config import DataConfig
+from sjepa_fast.data.order import BatchOrder
+from sjepa_fast.data.rows import PackedRows, RowReader
+
+# Seconds that a worker lives on after SIGTERM, for the trainer to finish its step and to save.
+GRACE = 30
+
+
+class _Batches(Dataset[PackedRows | str]):
+    """One item is one whole batch, or what went wrong.
+
+    An error that a worker raises would bring its traceback into the message.
+    """
+
+    def __init__(self, reader: RowReader) -> None:
+        self.reader = reader
+
+    def __getitem__(self, ids_B: np.ndarray) -> PackedRows | str:
+        try:
+            return self.reader.read(ids_B)
+        except OSError as error:
+            return str(error)
+
+
+def _leave_signals_to_the_trainer(_: int) -> None:
+    # Ctrl-C and a cluster's SIGTERM reach the whole group of processes, but the trainer still
+    # needs the batch of its last step; it then saves and ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+
+
+@contextlib.contextmanager
+def _child_handler_kept() -> Iterator[None]:
+    # The loader's handler raises in the middle of whatever the trainer does when a worker dies;
+    # without it, that is noticed when the next batch is due.
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
+
+
+def stream_batches(
+    reader: RowReader, order: BatchOrder, steps: range, data: DataConfig, device: torch.device
+) -> Generator[PackedRows, None, None]:
+    """Yield the packed rows of each step's batch; closing the generator ends the workers.
+
+    Args:
+        reader: Reads rows of samples.
+        order: Which samples each step has.
+        steps: Steps to read for.
+        data: `workers` and `prefetch`.
+        device: Batches for a GPU come in pinned memory, so that copies need not wait.
+
+    Yields:
+        One batch a step, in order.
+
+    Raises:
+        OSError: If the store cannot be read any more, or a worker was killed.
+    """
+    batches: DataLoader[Any] = DataLoader(
+        _Batches(reader),
+        sampler=(order.ids(step) for step in steps),
+        batch_size=None,
+        num_workers=data.workers,
+        prefetch_factor=data.prefetch if data.workers else None,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_leave_signals_to_the_trainer,
+        # One of its own: the loader must not draw from the generator that initialises weights.
+        generator=torch.Generator(),
+    )
+    with _child_handler_kept():
+        ready = iter(batches)
+    while True:
+        try:
+            batch = next(ready, None)
+        except (RuntimeError, OSError, EOFError) as error:
+            # A worker that was killed is noticed by the loader, or by what it had begun to send.
+            said = " ".join(str(error).split())
+            fix = "if memory ran out, lower data.workers or data.prefetch"
+            raise ChildProcessError(f"a data worker failed: {said}; {fix}") from error
+        if batch is None:
+            return
+        if isinstance(batch, str):
+            raise OSError(batch)
+        yield batch

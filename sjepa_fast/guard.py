@@ -1,0 +1,129 @@
+"""A training step that explains the two failures a user can do something about.
+
+A batch that does not fit into the GPU's memory ends the run with the size that would; a compiler
+that fails costs the run its speed-up and nothing else.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from sjepa_fast.errors import InputError
+
+T = TypeVar("T")
+MIB = 2**20
+
+
+def largest_batch(batch: int, fits: Callable[[int], bool], multiple: int = 1) -> int:
+    """Halve a batch until it fits.
+
+    Args:
+        batch: The size that does not fit.
+        fits: Whether a size does; it is tried.
+        multiple: What the result must be divisible by.
+
+    Returns:
+        The first size that fits, or 0 if not even `multiple` does.
+    """
+    size = batch // 2 // multiple * multiple
+    while size > 0 and not fits(size):
+        size = size // 2 // multiple * multiple
+    return size
+
+
+def out_of_memory(batch: int, fitting: int, device: str, total_bytes: int) -> InputError:
+    """Return the one line that a user sees instead of a traceback.
+
+    Args:
+        batch: Clips a step that did not fit.
+        fitting: Clips a step that do, 0 for none.
+        device: Name of the device.
+        total_bytes: Its memory.
+
+    Returns:
+        The error to raise.
+    """
+    value = f"{batch} clips a step do not fit into the {total_bytes // MIB} MiB of {device}"
+    if fitting == 0:
+        fix = "not even one does; choose a smaller model, or another device"
+    else:
+        fix = f"{fitting} do: use --optim.batch-size {fitting}"
+    return InputError("optim.batch_size", value, fix)
+
+
+def go_on_eagerly(error: Exception) -> None:
+    """Say in one warning why nothing is compiled, and run what is marked to be compiled eagerly."""
+    # Of pages of advice; the first line may only name the compiler that the second quotes.
+    lines = str(error).strip().splitlines()[:2]
+    reason = " ".join(lines) or type(error).__name__
+    text = f"compiling failed, so the run goes on without: {reason}"
+    warnings.warn(text, RuntimeWarning, stacklevel=3)
+    torch.compiler.set_stance("force_eager")
+
+
+class GuardedStep(Generic[T]):
+    """A step that explains a lack of memory, and that survives its compiler.
+
+    Args:
+        step: The training step, from the clips' ids.
+        eager: The same without a CUDA graph, whose number of clips may vary.
+        batch: Clips a step over all processes.
+        processes: How many share them.
+        device: Where it runs.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[Tensor], T],
+        eager: Callable[[Tensor], T],
+        batch: int,
+        processes: int,
+        device: torch.device,
+    ) -> None:
+        self.step, self.eager, self.batch = step, eager, batch
+        self.processes, self.device = processes, device
+        self.succeeded = False
+
+    def __call__(self, ids: Tensor) -> T:
+        """Train one step, or raise an `InputError` that names the batch that fits."""
+        try:
+            result = self.step(ids)
+        except torch.OutOfMemoryError:
+            # Answered outside of this block: the traceback keeps the step's tensors alive.
+            pass
+        except Exception as error:
+            # Compilation happens in the first call, and so do its failures.
+            if self.succeeded or not _of_the_compiler(error):
+                raise
+            go_on_eagerly(error)
+            self.succeeded = True
+            return self(ids)
+        else:
+            self.succeeded = True
+            return result
+        raise self._explain(ids)
+
+    def _explain(self, ids: Tensor) -> InputError:
+        def fits(batch: int) -> bool:
+            torch.cuda.empty_cache()
+            try:
+                self.eager(ids[: batch // self.processes])
+            except torch.OutOfMemoryError:
+                return False
+            return True
+
+        size = largest_batch(self.batch, fits, self.processes)
+        properties = torch.cuda.get_device_properties(self.device)
+        return out_of_memory(self.batch, size, properties.name, properties.total_memory)
+
+
+def _of_the_compiler(error: Exception) -> bool:
+    # Imported where it is needed: the compiler's modules take seconds to load.
+    from torch._dynamo.exc import TorchDynamoException
+
+    return isinstance(error, TorchDynamoException)

@@ -1,0 +1,47 @@
+"""Scores and step times over the values of one setting."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sjepa_fast.viz.figure import new_figure, save_figure
+
+PANELS = (
+    ("1-NN, top-1 %", (("knn_before", "before", "#9a9a9a"), ("knn_after", "after", "#1f5fa8"))),
+    ("ms / step", (("ms_per_step", "", "#1f5fa8"),)),
+)
+
+
+def plot_ablation(axis: str, cells: Mapping[str, Sequence[Mapping[str, Any]]], out: Path) -> None:
+    """Draw a point for each run and a line through the means.
+
+    Args:
+        axis: Name of the setting.
+        cells: The runs of each value, with `knn_before`, `knn_after` and `ms_per_step`.
+        out: PNG to write.
+    """
+    figure = new_figure(max(7.0, 1.2 * len(cells) + 4), 3.2)
+    places = range(len(cells))
+    for number, (title, lines) in enumerate(PANELS, start=1):
+        axes = figure.add_subplot(1, len(PANELS), number)
+        for key, label, color in lines:
+            for place, runs in zip(places, cells.values(), strict=True):
+                axes.plot([place] * len(runs), [r[key] for r in runs], "o", ms=4, color=color)
+            means = [statistics.mean(r[key] for r in runs) for runs in cells.values()]
+            axes.plot(places, means, color=color, label=label)
+        # Evenly spaced whatever the values: words have no distance, and ratios would crowd.
+        axes.set_xticks(places, list(cells))
+        axes.set_xlim(-0.4, len(cells) - 0.6)
+        axes.set_xlabel(axis, fontsize=9)
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.3, axis="y")
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(lines) > 1:
+            axes.legend(fontsize=8, frameon=False)
+        else:
+            axes.set_ylim(bottom=0)
+    save_figure(figure, out)

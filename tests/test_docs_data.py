@@ -1,0 +1,180 @@
+"""Every command of docs/data.md is run as it stands, on small files in the exact formats."""
+
+import importlib
+import json
+import pickle
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sjepa_fast.data.store import open_store
+from sjepa_fast.skeletons import LAYOUTS
+
+ROOT = Path(__file__).parent.parent
+RNG = np.random.default_rng(0)
+
+
+def blocks(language: str) -> list[str]:
+    text = (ROOT / "docs" / "data.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+def write_ntu(folder: Path) -> None:
+    folder.mkdir()
+    for name in ("S001C001P001R001A013", "S002C002P003R001A050", "S001C003P002R001A100"):
+        lines = ["30"]
+        for joints in RNG.normal(size=(30, 25, 3)) * [0.05, 0.6, 0.05] + [0, 0, 3]:
+            lines += ["1", "7205 0 1 1 1 1 0 0 0 2", "25"]
+            lines += [f"{x:.7g} {y:.7g} {z:.7g} 0 0 0 0 0 0 0 0 2" for x, y, z in joints]
+        (folder / f"{name}.skeleton").write_text("\n".join(lines) + "\n")
+    for number in (60, 120):
+        names = "S001C001P001R001A099\n"
+        Path(f"missing{number}.txt").write_text(f"missing skeletons:\n{names}")
+
+
+def write_pku(folder: Path, stems: tuple[str, ...]) -> None:
+    for kind in ("skeleton", "label"):
+        (folder / kind).mkdir(parents=True)
+    for stem in stems:
+        np.savetxt(folder / "skeleton" / f"{stem}.txt", RNG.normal(size=(20, 150)))
+        (folder / "label" / f"{stem}.txt").write_text("1,0,9,2\n51,9,20,1\n")
+
+
+def write_small_sets(folder: Path) -> None:
+    folder.mkdir()
+    v1 = [
+        f"{part}_{side}"
+        for part in ("shoulder", "elbow", "wrist", "hand", "hip", "knee")
+        for side in ("left", "right")
+    ]
+    v1 += ["ankle_left", "ankle_right", "foot_left", "foot_right"]
+    v1 += ["hip_center", "spine", "shoulder_center", "head"]
+    sets = {
+        "nucla": 20,
+        "msr_action3d": 20,
+        "utkinect": 20,
+        "sbu_interaction": 15,
+        "florence3d": 15,
+    }
+    for name, joints in sets.items():
+        columns = ("subject", "subject2", "camera", "trial", "leaked_test", "train_xsub", "fold")
+        np.savez(
+            folder / f"{name}.npz",
+            joints=RNG.normal(size=(24, 1, joints, 3)).astype(np.float32),
+            offsets=np.arange(0, 25, 6),
+            label=np.arange(4) % 2,
+            name=np.array(["a", "b", "c", "d"]),
+            class_names=np.array(["x", "y"]),
+            joint_names=np.array(v1 if joints == 20 else [f"j{i}" for i in range(joints)]),
+            used_cvpr12=np.ones(4, dtype=bool),
+            **{key: np.arange(4) % 2 for key in columns},
+        )
+
+
+def write_pickles() -> None:
+    for file, keypoint in (("3danno", (2, 9, 25, 3)), ("hrnet", (1, 9, 17, 2))):
+        annotations = [
+            {
+                "frame_dir": name,
+                "label": label,
+                "keypoint": RNG.uniform(1, 200, size=keypoint).astype(np.float16),
+                "keypoint_score": np.ones(keypoint[:3], dtype=np.float16),
+            }
+            for label, name in enumerate("ab")
+        ]
+        content = {"split": {"xsub_train": ["a"], "xsub_val": ["b"]}, "annotations": annotations}
+        Path(f"ntu60_{file}.pkl").write_bytes(pickle.dumps(content))
+
+
+def write_own(folder: str) -> Path:
+    Path(folder).mkdir()
+    rows = "name,label,subject,split\nreach_01,reach,1,train\nreach_02,reach,2,test\n"
+    (Path(folder) / "labels.csv").write_text(rows)
+    return Path(folder)
+
+
+def write_own_folders() -> None:
+    for folder, joints in (("my_clips", 17), ("stick_clips", 6)):
+        raw = write_own(folder)
+        for clip in ("reach_01", "reach_02"):
+            np.save(raw / f"{clip}.npy", RNG.normal(size=(8, joints, 3)))
+    (snippet,) = blocks("python")
+    names: dict[str, str] = {}
+    exec(snippet, names)
+    Path("stick_clips/layout.json").write_text(names["text"])
+    for folder, joints in (("coco_clips", 17), ("openpose_clips", 18), ("mediapipe_clips", 33)):
+        raw = write_own(folder)
+        for clip in ("reach_01", "reach_02"):
+            poses = RNG.uniform(0.5, 90, size=(8, joints, 3))
+            flat = [pose.ravel().tolist() for pose in poses]
+            if joints == 17:
+                content: object = [{"image_id": t, "keypoints": f} for t, f in enumerate(flat)]
+            elif joints == 33:
+                points = [[dict(zip("xyz", p, strict=True)) for p in q] for q in poses.tolist()]
+                content = [{"pose_world_landmarks": [person]} for person in points]
+            else:
+                (raw / clip).mkdir()
+                for t, f in enumerate(flat):
+                    frame = {"people": [{"pose_keypoints_2d": f}]}
+                    (raw / clip / f"{t}_keypoints.json").write_text(json.dumps(frame))
+                continue
+            (raw / f"{clip}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def raw_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_ntu(Path("nturgb+d_skeletons"))
+    write_pku(Path("PKUMMD/part1"), ("0002-L", "0300-M"))
+    write_pku(Path("PKUMMD/part2"), ("A01N01-L", "A01N02-R"))
+    write_small_sets(Path("small"))
+    write_pickles()
+    write_own_folders()
+    x, y = RNG.normal(size=(3, 300, 150)).astype(np.float32), np.eye(60)[[0, 5, 59]]
+    np.savez("NTU60_CS.npz", x_train=x[:2], y_train=y[:2], x_test=x[2:], y_test=y[2:])
+    return tmp_path
+
+
+def test_commands_run_one_after_another(raw_files: Path, capsys):
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    assert len(lines) == 20
+    for line in lines:
+        words = shlex.split(line)
+        assert words[:2] == ["python", "-m"]
+        with pytest.raises(SystemExit) as stop:
+            importlib.import_module(words[2]).main(words[3:])
+        assert stop.value.code == 0, (line, capsys.readouterr().err)
+    stores = sorted(path.name for path in (raw_files / "stores").iterdir() if path.is_dir())
+    sizes = {name: len(open_store(raw_files / "stores" / name)) for name in stores}
+    assert sizes == {
+        "coco": 2,
+        "florence3d": 4,
+        "mediapipe": 2,
+        "msr_action3d": 4,
+        "my_clips": 2,
+        "ntu120": 3,
+        "ntu60": 2,
+        "ntu60_cs": 3,
+        "ntu60_hrnet": 2,
+        "ntu60_pyskl": 2,
+        "nucla": 4,
+        "openpose": 2,
+        "pku1": 4,
+        "pku2": 4,
+        "sbu": 4,
+        "stick_clips": 2,
+        "utkinect": 4,
+    }
+    listed = (raw_files / "stores" / "ntu60.skipped.txt").read_text()
+    assert listed == "S001C003P002R001A100\taction 100 is not one of 60\n"
+    with np.load(raw_files / "exported_CS.npz") as file:
+        assert file["x_train"].shape == (1, 300, 150)
+
+
+def test_the_named_layouts_are_all_there_are():
+    text = (ROOT / "docs" / "data.md").read_text()
+    (line,) = re.findall(r"Known layouts: ([^.]*)\.", text)
+    assert re.findall(r"`(\w+)`", line) == [layout.name for layout in LAYOUTS]

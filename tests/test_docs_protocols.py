@@ -1,0 +1,54 @@
+"""Every command of docs/protocols.md, in order, on tiny data (training runs are shortened)."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sjepa_fast import evaluate
+from sjepa_fast.config_io import parse_train
+from sjepa_fast.data.store import open_store
+from sjepa_fast.data.synthetic import write_synthetic_store
+from sjepa_fast.train import train
+from tests.test_protocols import as_kinect
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--data.frames", "16", "--model.depth", "1", "--model.predictor-depth", "1"]
+TINY += ["--model.width", "32", "--model.heads", "1", "--data.split", "xsub"]
+TINY += ["--optim.length", "2", "--optim.warmup", "1", "--optim.batch-size", "16"]
+TINY += ["--log.knn-every", "0", "--log.no-tensorboard", "--data.root", "store"]
+SHORT = ["--recipe.length", "2", "--recipe.warmup", "1", "--recipe.hidden", "8"]
+
+
+def commands() -> list[list[str]]:
+    text = (ROOT / "docs" / "protocols.md").read_text()
+    found = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
+    lines = [shlex.split(line) for block in found[1:] for line in block.splitlines()]
+    assert all(words[:2] == ["python", "-m"] for words in lines)
+    return [words[2:] for words in lines]
+
+
+def test_commands_work_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    store = write_synthetic_store(tmp_path / "store", subjects=2, repetitions=1)
+    as_kinect(open_store(store.root), tmp_path / "stores" / "other")
+    assert train(parse_train(["sjepa-demo", "--run", "runs/demo", *TINY])) == 0
+    protocols = set()
+    for module, *arguments in commands():
+        if module == "sjepa_fast.train":
+            assert train(parse_train([*arguments, *TINY])) == 0
+            continue
+        assert module == "sjepa_fast.evaluate"
+        protocols.add(arguments[0])
+        short = SHORT if arguments[0] in ("finetune", "semi", "transfer") else []
+        assert evaluate.run([*arguments, *short]) == 0, arguments
+    assert protocols == set(evaluate.REQUESTS)
+    results = {file.stem for file in (tmp_path / "runs/demo/results").glob("*.json")}
+    assert {
+        "finetune-random-synthetic-xsub",
+        "semi0.1-balanced-target-synthetic-xsub",
+        "transfer-target-kinect-xsub",
+        "linear-target-mean-augment-synthetic-xsub",
+        "ensemble-linear-target-joint-synthetic-xsub",
+    } <= results

@@ -1,0 +1,118 @@
+"""Out of memory names the batch that fits; a failing compiler costs one warning."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from sjepa_fast.build import build_model, compile_blocks
+from sjepa_fast.config import DataConfig, ModelConfig, TrainConfig
+from sjepa_fast.config_io import parse_train
+from sjepa_fast.data.synthetic import write_synthetic_store
+from sjepa_fast.errors import InputError
+from sjepa_fast.guard import GuardedStep, largest_batch
+from sjepa_fast.train import train
+from tests.test_profiling import TINY
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def compiler_as_before() -> Iterator[None]:
+    yield
+    torch.compiler.set_stance("default")
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("batch", "most", "multiple", "expected"),
+    [(256, 100, 1, 64), (256, 128, 1, 128), (48, 20, 8, 8), (6, 5, 1, 3), (2, 0, 1, 0)],
+)
+def test_the_batch_is_halved_until_it_fits(
+    batch: int, most: int, multiple: int, expected: int
+) -> None:
+    assert largest_batch(batch, lambda size: size <= most, multiple) == expected
+
+
+def failing_above(most: int) -> GuardedStep:
+    def step(ids: torch.Tensor) -> int:
+        if len(ids) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return len(ids)
+
+    return GuardedStep(step, step, 64, 2, CPU)
+
+
+@pytest.mark.parametrize(("most", "advice"), [(9, "--optim.batch-size 16"), (0, "not even one")])
+def test_out_of_memory_is_one_line_with_the_fix(
+    most: int, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = types.SimpleNamespace(name="Toy GPU", total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: known)
+    with pytest.raises(InputError) as caught:
+        failing_above(most)(torch.arange(32))
+    text = str(caught.value)
+    assert text.startswith("optim.batch_size: 64 clips a step do not fit into the 81920 MiB of Toy")
+    assert advice in text and "\n" not in text
+    assert caught.value.__context__ is None, "the failed step's tensors are let go"
+
+
+def test_a_step_that_fits_and_an_error_of_another_kind_pass_through() -> None:
+    assert failing_above(32)(torch.arange(32)) == 32
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        GuardedStep(broken, broken, 4, 1, CPU)(torch.arange(4))
+
+
+def test_where_nothing_can_be_compiled_the_model_stays_eager(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("torch.compile is not supported here\n\nand more")
+
+    config = TrainConfig(
+        data=DataConfig(frames=8, bodies=1),
+        model=ModelConfig(width=16, depth=2, heads=1, predictor_depth=1),
+    )
+    layout = types.SimpleNamespace(num_joints=25)
+    clips = types.SimpleNamespace(layout=layout)
+    model = build_model(config, clips, torch.arange(1), CPU)  # type: ignore[arg-type]
+    x = torch.randn(1, 50, 12)
+    before = model.view_encoder(x)
+    monkeypatch.setattr(torch, "compile", refuse)
+    with pytest.warns(RuntimeWarning, match="goes on without: torch.compile is not supp") as seen:
+        compile_blocks(model)
+    assert len(seen) == 1 and "and more" not in str(seen[0].message)
+    assert torch.equal(model.view_encoder(x), before)
+
+
+def test_a_compiler_that_fails_in_the_first_step_leaves_an_eager_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`torch.compile` only marks; what it cannot do shows when the first block is called."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no working C++ compiler found")
+
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", fail)
+    write_synthetic_store(tmp_path / "store", subjects=4, repetitions=1)
+    flags = ["sjepa-demo", "--data.root", str(tmp_path / "store"), *TINY, "--optim.length=4"]
+    eager = parse_train([*flags, "--run", str(tmp_path / "eager")])
+    assert train(eager) == 0
+    config = parse_train([*flags, "--run", str(tmp_path / "run"), "--compile"])
+    with pytest.warns(RuntimeWarning) as seen:
+        assert train(config) == 0
+    texts = [str(warning.message) for warning in seen]
+    assert len([text for text in texts if "goes on without" in text]) == 1, texts
+    assert "no working C++ compiler" in texts[0]
+    rows = [
+        (tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("eager", "run")
+    ]
+    assert len(rows[1]) == len(rows[0])
