@@ -46,6 +46,7 @@ CONFIG = TrainConfig(
     optim=OptimConfig(batch_size=8),
 )
 NORMAL = {"center": True, "align_yaw": True, "normalize_size": True}
+SAMPLED = {"center": True, "align_spine": True, "sampling": "index"}
 Batch = tuple[torch.Tensor, ...]
 
 
@@ -94,7 +95,7 @@ def check_equal(ours: Iterator[Batch], theirs: Iterator[Batch]) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bodies", [False, True], ids=["clips", "bodies"])
-@pytest.mark.parametrize("normal", [{}, NORMAL], ids=["raw", "normalised"])
+@pytest.mark.parametrize("normal", [{}, NORMAL, SAMPLED], ids=["raw", "normalised", "sampled"])
 def test_batches_equal_those_of_the_resident_store(
     store: Store, backend: str, bodies: bool, normal: dict[str, object]
 ):
