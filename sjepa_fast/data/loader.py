@@ -161,7 +161,8 @@ class ResidentClips:
         batch, frames = index_BT.shape
         # A crop of one frame, resized to one frame, is that frame.
         ids, start = ids_B.repeat_interleave(frames), index_BT.flatten()
-        x = self.crop_resize(ids, start, torch.ones_like(start), 1)
+        # The rows are asked for once, not once for each frame.
+        x = self.with_rows(ids_B).crop_resize(ids, start, torch.ones_like(start), 1)
         x = x.view(batch, frames, *x.shape[1:2], *x.shape[3:])
         return x.transpose(1, 2).contiguous()
 
