@@ -1,20 +1,28 @@
 """Fine-tuning by hand: head, drop path, layer decay, batches, and a whole step in plain torch."""
 
+import copy
+import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from sjepa_fast.config import replace
+from sjepa_fast.data.loader import epoch_order, load_resident
+from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.finetuning import (
     _batches,
     build_finetune_optimizer,
     layer_of,
     recipe_lengths,
+    train_classifier,
 )
 from sjepa_fast.evaluation.request import FinetuneRecipe, finetune_recipe, linear_recipe
+from sjepa_fast.evaluation.views import training_tokens
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.heads import ActionClassifier, ActionHead
 from sjepa_fast.models.transformer import Block, set_drop_path
@@ -164,3 +172,74 @@ def test_classifier_folds_bodies_as_clips_have_them():
         )
     torch.testing.assert_close(got[1:2], alone)
     assert isinstance(model.head.norm, nn.BatchNorm1d)
+
+
+class Silent:
+    """Stands in for the run's log."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def row(self, step: int, values: dict[str, float]) -> None:
+        self.rows.append({"step": step, **values})
+
+    def line(self, text: str) -> None:
+        pass
+
+
+def test_training_equals_a_plain_loop(tmp_path: Path):
+    """Schedule, smoothing, layer decay, weight decay and clipping against a loop written anew."""
+    store = write_synthetic_store(tmp_path / "s", subjects=2, repetitions=1, cameras=1)
+    base = replace(sjepa_nucla(), data={"frames": 8, "split": "xsub", "bodies": 2, "whiten": 0.0})
+    clips = load_resident(store, base.data, torch.device("cpu"))
+    train = torch.from_numpy(store.ids("xsub", "train"))
+    torch.manual_seed(0)
+    encoder = SkeletonTransformer(2, 25, 12, 8, depth=2, heads=2)
+    model = ActionClassifier(encoder, joints=25, classes=14, hidden=6, dropout=0.0)
+    plain = copy.deepcopy(model)
+    recipe = FinetuneRecipe(
+        length=3, warmup=1, batch_size=5, lr=0.01, lr_end=1e-3, layer_decay=0.5, drop_path=0.0
+    )
+    recipe = dataclasses.replace(recipe, clip_grad=0.5)
+    log = Silent()
+    train_classifier(model, clips, train, train, base, recipe, torch.float32, 3, log)
+
+    depth_of = {"encoder.embed": 0, "encoder.blocks.0": 1, "encoder.blocks.1": 2}
+    groups = []
+    for name, weight in plain.named_parameters():
+        layer = next((n for key, n in depth_of.items() if name.startswith(key)), 3)
+        decay = 0.05 if weight.ndim > 1 else 0.0
+        groups.append({"params": [weight], "weight_decay": decay, "factor": 0.5 ** (3 - layer)})
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
+    step = 0
+    for epoch in range(3):
+        order = torch.from_numpy(epoch_order(train.numpy(), 3, epoch))
+        for ids in (order[:5], order[5:10]):
+            if step < 2:
+                rate = 0.01 * step / 2
+            else:
+                rate = 1e-3 + 0.009 * 0.5 * (1 + math.cos(math.pi * (step - 2) / 4))
+            key = torch.tensor(3), torch.tensor(step)
+            x = training_tokens(clips, ids, *key, base, recipe.views)
+            scores = plain.train()(x, 2)
+            wanted = torch.full_like(scores, 0.1 / 14)
+            wanted[torch.arange(5), clips.labels_N[ids]] += 0.9
+            optimizer.zero_grad()
+            (-(wanted * scores.log_softmax(dim=1)).sum(dim=1).mean()).backward()
+            nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["factor"]
+            optimizer.step()
+            step += 1
+    # No gradient but rounding: biases of keys (softmax) and of what BatchNorm centres.
+    void = (
+        "head.fc1.bias",
+        "encoder.norm.bias",
+        "encoder.blocks.0.qkv.bias",
+        "encoder.blocks.1.qkv.bias",
+    )
+    for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
+        if name in void:
+            continue
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=name)
+    assert [row["step"] for row in log.rows] == [2, 4, 6]

@@ -97,7 +97,9 @@ def augment_clips(
     Source: method 1.5, 2 and 3.3.
 
     Args:
-        joints_RVC: Floating point; body m of frame t of clip i is row offset + m * frames + t.
+        joints_RVC: Floating point; body m of frame t of clip i is row offset + m * frames + t. A
+            clip whose rows are not all here is an error on a CPU; elsewhere the tables are not
+            read by the host, and its tokens are NaN.
         offsets_N: First row of each clip, int64.
         frames_N: Frames of each clip, int64, at least 1.
         bodies_N: Bodies of each clip, int64.

@@ -184,15 +184,15 @@ def train_classifier(
     batch, lengths = recipe_lengths(recipe, len(train_ids))
     optimizer = build_finetune_optimizer(model, recipe)
     test_labels = clips.labels_N[test_ids]
-    seed_0, step_0 = torch.tensor(seed, device=device), torch.zeros((), dtype=torch.int64)
-    step_0 = step_0.to(device)
-    loss_sum, best, clock, logged = torch.zeros((), device=device), (0.0, 0), time.perf_counter(), 0
-    scores = torch.empty(0)
+    # On the device, where they key the draws of the views.
+    key, done = torch.tensor(seed, device=device), torch.tensor(0, device=device)
+    loss_sum, best, scores = torch.zeros((), device=device), (0.0, 0), torch.empty(0)
+    clock, logged = time.perf_counter(), 0
     batches = _batches(train_ids, batch, lengths.per_epoch, seed)
     for step in range(1, lengths.total + 1):
         ids = next(batches)
         model.train()
-        tokens = training_tokens(clips, ids, seed_0, step_0, config, recipe.views)
+        tokens = training_tokens(clips, ids, key, done, config, recipe.views)
         with autocast(device, dtype):
             logits = model(tokens, clips.max_bodies)
         loss = cross_entropy(
@@ -207,7 +207,7 @@ def train_classifier(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         loss_sum += loss.detach()
-        step_0 += 1
+        done += 1
         if step % lengths.score_every == 0 or step == lengths.total:
             mean = (loss_sum / (step - logged)).item()
             if not math.isfinite(mean):
@@ -215,6 +215,7 @@ def train_classifier(
             seconds = (time.perf_counter() - clock) / (step - logged)
             scores = classify(model, clips, test_ids, config, dtype)
             top1 = accuracy(scores.argmax(dim=1), test_labels)
+            # The first of equal scores counts.
             best = max(best, (top1, -step))
             values = {"loss": mean, "lr": rate, "top1": top1, "ms_per_step": 1000 * seconds}
             values["clips_per_second"] = batch / seconds

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from sjepa_fast.config import RuntimeConfig, TrainConfig
+from sjepa_fast.config import TrainConfig
 from sjepa_fast.evaluation.features import Pool
 
 Family = Literal["auto", "paper", "small"]
@@ -106,6 +106,18 @@ class FinetuneRecipe:
 
 
 @dataclass(frozen=True)
+class EvalRuntime:
+    """Where and in which precision to compute, whatever the run did."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:0."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute precision; auto asks the device."""
+    compile: Annotated[bool, tyro.conf.arg(name="compile", prefix_name=False)] = False
+    """Compile the encoder's blocks."""
+
+
+@dataclass(frozen=True)
 class Request:
     """What every protocol of one run needs."""
 
@@ -115,7 +127,7 @@ class Request:
     encoder: Encoder = "target"
     """target: the EMA encoder, or the view encoder where there is no other; view; random: the
     run's own initialisation; raw: no encoder, the coordinates themselves (frozen protocols)."""
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    runtime: EvalRuntime = field(default_factory=EvalRuntime)
 
 
 @dataclass(frozen=True)

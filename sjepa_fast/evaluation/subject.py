@@ -117,7 +117,8 @@ def open_subject(request: Request) -> Subject:
         raise InputError("data.eval_crop", data.eval_crop, "give a share above 0 and up to 1")
     if data.root is None:
         raise InputError("data.root", "not given", "add --data.root STORE")
-    config = dataclasses.replace(trained, data=data, runtime=request.runtime)
+    runtime = dataclasses.replace(trained.runtime, **dataclasses.asdict(request.runtime))
+    config = dataclasses.replace(trained, data=data, runtime=runtime)
     store = open_store(data.root)
     train_ids, test_ids = (store.ids(data.split, part) for part in ("train", "test"))
     if len(test_ids) == 0:
