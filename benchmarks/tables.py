@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report import page
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
@@ -50,6 +52,63 @@ def step_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def gpu_tables(folder: Path) -> str:
+    """The step on every GPU that has a report; a row that waits for one where none has."""
+    reports = [json.loads(path.read_text()) for path in sorted(folder.glob("gpu-*/report.json"))]
+    parts = [
+        "\n".join([f"On {report['device']}, torch {report['torch']}:", "", *page.steps(report)])
+        for report in reports
+    ]
+    waiting = [
+        "| step, 128 clips x 2 bodies, on a GPU | ms (median) | clips/s | MFU |",
+        "| --- | ---: | ---: | ---: |",
+        "| ours, rungs A to D: `python benchmarks/gpu_report.py` | awaiting a run | | |",
+    ]
+    return "\n\n".join(parts or ["\n".join(waiting)])
+
+
+def data_table(result: dict[str, Any]) -> str:
+    """The resident data path beside the per-clip feeder, each on one core."""
+    rows = {row["row"]: row for row in result["rows"] if "row" in row}
+    ratio = rows["feeder"]["median"] / rows["resident"]["median"]
+    speeds = {name: row["clips"] / row["median"] for name, row in rows.items()}
+    return (
+        f"**Data path**, clips a second on one core: per-clip feeder {speeds['feeder']:.0f}, "
+        f"resident clips {speeds['resident']:.0f} ({ratio:.1f}x)."
+    )
+
+
+def memory_table(result: dict[str, Any]) -> str:
+    """Peak memory in fresh processes, with and without what the imports alone hold."""
+    base = next(row for row in result["rows"] if row["row"] == "reference A")
+    lines = [
+        "| peak of a fresh process, 2 clips | MiB | of rung A | above its imports | of rung A |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in result["rows"]:
+        cells = [row["row"]]
+        for key in ("peak_mib", "step_mib"):
+            cells += [f"{row[key]:.0f}", f"{row[key] / base[key]:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cold_start_line(result: dict[str, Any]) -> str:
+    """Seconds to the first step."""
+    parts = [f"{row['row']} {row['first_step_s']:.0f} s" for row in result["rows"]]
+    return f"**Start** to the first step of the demo with `--compile`: {', '.join(parts)}."
+
+
+def optional_tables(folder: Path) -> list[str]:
+    """What of the smaller measurements a machine has."""
+    makers = {"data": data_table, "memory": memory_table, "cold-start": cold_start_line}
+    return [
+        make(json.loads((folder / f"{name}.json").read_text()))
+        for name, make in makers.items()
+        if (folder / f"{name}.json").exists()
+    ]
+
+
 def demo_table(result: dict[str, Any]) -> str:
     """Score and cost of the demo."""
     lines = ["| demo | 1-NN before | 1-NN after | wall s |", "| --- | ---: | ---: | ---: |"]
@@ -71,11 +130,13 @@ def tables() -> str:
     return "\n\n".join(
         [
             f"On {facts['threads']} cores of an {facts['device']}, torch {facts['torch']}; files "
-            "and commands in `benchmarks/results/cpu-2-cores`. No GPU has been measured yet.",
+            "and commands in `benchmarks/results/cpu-2-cores`.",
             "**Training step** (`pytest benchmarks/bench_step.py --benchmark-only`, "
             f"{step['date']}). Ours includes crop, view, mask and clipping; the reference is "
             "given its crop.",
             step_table(step),
+            gpu_tables(RESULTS),
+            *optional_tables(folder),
             "**Demo**: top-1 % across views, mean-pooled, cold compiler cache, peak "
             f"{demo['peak_rss_mib']} MiB (`python -m benchmarks.demo OUT`).",
             demo_table(demo),

@@ -2,9 +2,9 @@
 // whose first field is the body's id, a joint count, and one line a joint that begins with x y z.
 //
 // Only text that needs no judgement is read here. Whatever looks odd (a short file, a field that is
-// no plain decimal number, another joint count, a byte outside ASCII) makes the call say so, and the
-// Python reader, which is the definition of the format, reads that file instead. So the two cannot
-// disagree, and messages about bad files are written once.
+// no plain decimal number, another joint count, no room) makes the call say so, and the Python
+// reader, which is the definition of the format, reads that file instead. So the two cannot disagree,
+// and messages about bad files are written once.
 
 #include <charconv>
 #include <cstdint>
@@ -29,6 +29,8 @@ constexpr double kPowers[kMaxPower + 1] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1
 bool is_digit(char c) { return static_cast<unsigned char>(c - '0') < 10; }
 bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\r'; }
 
+// A zero byte follows the text, as it does in every bytes object of Python: it is no digit and no
+// blank, so most loops need not look for the end.
 class Text {
  public:
   Text(const char* begin, const char* end) : at_(begin), end_(end) {}
@@ -36,9 +38,9 @@ class Text {
   // A line that holds one whole number without a sign.
   bool count_line(int64_t* value) {
     skip_blanks();
-    if (at_ == end_ || !is_digit(*at_)) return false;
+    if (!is_digit(*at_)) return false;
     *value = 0;
-    for (; at_ != end_ && is_digit(*at_); ++at_) {
+    for (; is_digit(*at_); ++at_) {
       if (*value > 100000000) return false;
       *value = *value * 10 + (*at_ - '0');
     }
@@ -50,7 +52,7 @@ class Text {
   bool first_field(std::string_view* field) {
     skip_blanks();
     const char* begin = at_;
-    while (at_ != end_ && *at_ > ' ') ++at_;
+    while (*at_ > ' ') ++at_;
     *field = std::string_view(begin, static_cast<size_t>(at_ - begin));
     return !field->empty() && field_ends() && skip_line();
   }
@@ -66,7 +68,7 @@ class Text {
 
  private:
   void skip_blanks() {
-    while (at_ != end_ && is_blank(*at_)) ++at_;
+    while (is_blank(*at_)) ++at_;
   }
 
   bool next_line() {
@@ -87,39 +89,43 @@ class Text {
   // standard library, which rounds correctly too.
   bool number(double* value) {
     const char* begin = at_;
-    const bool negative = at_ != end_ && *at_ == '-';
-    if (negative) ++at_;
+    const char* p = at_;
+    const bool negative = *p == '-';
+    if (negative) ++p;
+    const char* whole = p;
     uint64_t digits = 0;
-    int64_t seen = 0, power = 0;
-    for (; at_ != end_ && is_digit(*at_); ++at_, ++seen) digits = digits * 10 + (*at_ - '0');
-    if (at_ != end_ && *at_ == '.') {
-      const char* point = ++at_;
-      for (; at_ != end_ && is_digit(*at_); ++at_, ++seen) digits = digits * 10 + (*at_ - '0');
-      power = point - at_;
+    for (; is_digit(*p); ++p) digits = digits * 10 + static_cast<uint64_t>(*p - '0');
+    int64_t seen = p - whole, power = 0;
+    if (*p == '.') {
+      const char* point = ++p;
+      for (; is_digit(*p); ++p) digits = digits * 10 + static_cast<uint64_t>(*p - '0');
+      power = point - p;
+      seen -= power;
     }
     if (seen == 0) return false;
-    if (at_ != end_ && (*at_ == 'e' || *at_ == 'E')) {
-      ++at_;
-      const bool below = at_ != end_ && *at_ == '-';
-      if (at_ != end_ && (*at_ == '-' || *at_ == '+')) ++at_;
-      if (at_ == end_ || !is_digit(*at_)) return false;
+    if (*p == 'e' || *p == 'E') {
+      ++p;
+      const bool below = *p == '-';
+      if (*p == '-' || *p == '+') ++p;
+      if (!is_digit(*p)) return false;
       int64_t exponent = 0;
-      for (; at_ != end_ && is_digit(*at_); ++at_) {
+      for (; is_digit(*p); ++p) {
         if (exponent > 10000) return false;
-        exponent = exponent * 10 + (*at_ - '0');
+        exponent = exponent * 10 + (*p - '0');
       }
       power += below ? -exponent : exponent;
     }
+    at_ = p;
     if (!field_ends()) return false;
     if (seen <= kMaxDigits && digits <= kExact && power >= -kMaxPower && power <= kMaxPower) {
-      const double whole = static_cast<double>(digits);
-      const double size = power < 0 ? whole / kPowers[-power] : whole * kPowers[power];
+      const double exact = static_cast<double>(digits);
+      const double size = power < 0 ? exact / kPowers[-power] : exact * kPowers[power];
       *value = negative ? -size : size;
       return true;
     }
 #ifdef __cpp_lib_to_chars
-    const std::from_chars_result done = std::from_chars(begin, at_, *value);
-    return done.ec == std::errc() && done.ptr == at_;
+    const std::from_chars_result done = std::from_chars(begin, p, *value);
+    return done.ec == std::errc() && done.ptr == p;
 #else
     (void)begin;
     return false;
@@ -130,12 +136,6 @@ class Text {
   const char* end_;
 };
 
-bool ascii_only(const char* text, int64_t size) {
-  unsigned char any = 0;
-  for (int64_t i = 0; i < size; ++i) any |= static_cast<unsigned char>(text[i]);
-  return any < 0x80;
-}
-
 struct Output {
   double* joints;     // (rows, joint count, 3): one row for each appearance of a body, in file order
   int32_t* body;      // (rows,): which body a row shows, counted in order of first appearance
@@ -145,7 +145,6 @@ struct Output {
 
 int32_t read_text(const char* text, int64_t size, int64_t joint_count, const Output& out,
                   int64_t* counts) {
-  if (!ascii_only(text, size)) return kAskPython;
   Text source(text, text + size);
   std::vector<std::string_view> ids;
   int64_t frames = 0, valid = 0, rows = 0;
@@ -180,7 +179,7 @@ int32_t read_text(const char* text, int64_t size, int64_t joint_count, const Out
 
 }  // namespace
 
-// Reads `files` texts. The rows of file f begin at `first_rows[f]` of the outputs and there is room
+// Reads `files` texts, each followed by a zero byte. The rows of file f begin at `first_rows[f]` of the outputs and there is room
 // up to `first_rows[f + 1]`. `counts` gets rows, bodies and valid frames of each file and `status`
 // 0, or 1 where the Python reader is to read it.
 extern "C" SJEPA_EXPORT void sjepa_read_skeletons(const char* const* texts, const int64_t* sizes,

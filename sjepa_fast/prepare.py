@@ -61,6 +61,10 @@ def open_source(request: PrepareConfig) -> Source:
     if request.missing is not None and request.name not in ntu.CLASSES:
         fix = f"it applies to {' and '.join(ntu.CLASSES)} only"
         raise InputError("missing", f"{request.missing} with {request.name}", fix)
+    if request.layout and request.name != "generic":
+        raise InputError(
+            "layout", f"{request.layout} with {request.name}", "it is for generic only"
+        )
     if request.name in ntu.CLASSES:
         return ntu.open_ntu(request.name, request.raw, request.missing)
     if request.name in pku.NAMES:

@@ -8,10 +8,12 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sjepa_fast.config import DataConfig, ModelConfig, OptimConfig, TrainConfig, ViewConfig, replace
 from sjepa_fast.data.feed import check_backend, open_clips, open_feed
@@ -45,7 +47,8 @@ CONFIG = TrainConfig(
     view=ViewConfig(rotation=0.5, tilt=0.1, translation=0.1, flip=0.5),
     optim=OptimConfig(batch_size=8),
 )
-NORMAL = {"center": True, "align_yaw": True, "normalize_size": True}
+NORMAL = {"center": True, "align_spine": True, "align_yaw": True, "normalize_size": True}
+INDEX = {"sampling": "index", "align_spine": True}
 Batch = tuple[torch.Tensor, ...]
 
 
@@ -94,7 +97,7 @@ def check_equal(ours: Iterator[Batch], theirs: Iterator[Batch]) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bodies", [False, True], ids=["clips", "bodies"])
-@pytest.mark.parametrize("normal", [{}, NORMAL], ids=["raw", "normalised"])
+@pytest.mark.parametrize("normal", [{}, NORMAL, INDEX], ids=["raw", "normalised", "index"])
 def test_batches_equal_those_of_the_resident_store(
     store: Store, backend: str, bodies: bool, normal: dict[str, object]
 ):
@@ -146,7 +149,9 @@ def test_ids_are_the_epochs_permutation_cut_into_batches(store: Store):
 def test_evaluation_crops_are_those_of_the_resident_store(store: Store, bodies: bool):
     ours, ids = opened(store, using("stream", skip_empty_bodies=bodies, **NORMAL))
     theirs, _ = opened(store, using("resident", skip_empty_bodies=bodies, **NORMAL))
-    wanted = torch.from_numpy(ids[::-1][:9].copy())
+    wanted = torch.from_numpy(ids[::-1][:9].copy()).repeat(2)
+    held = ours.with_rows(wanted).joints_RVC
+    assert len(held) == (theirs.frames_N * theirs.bodies_N)[wanted[:9]].sum()
     crop = ours.eval_crop(wanted, CONFIG.data)
     assert crop.std() > 0.1 and torch.equal(crop, theirs.eval_crop(wanted, CONFIG.data))
     keys = torch.tensor(1), torch.tensor(2)
@@ -177,6 +182,25 @@ def test_only_the_rows_of_the_batches_are_read_and_held(
         assert len(window.joints_RVC) == longest < len(store.joints)
     assert clips.reader is not None
     assert len(pickle.dumps(clips.reader)) < store.joints.nbytes / 10
+
+
+def test_nothing_in_taking_a_batch_waits_for_the_device(store: Store):
+    seen: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+            seen.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    config = using("stream", workers=1)
+    with open_feed(*opened(store, config), config, World(), range(4)) as (_, feed):
+        next(feed)
+        with Watch():
+            next(feed)
+    assert seen.count("copy_") == 1 and seen.count("index_copy_") == 1
+    # What reads a value of the device on the host, or makes a tensor of a number of the host.
+    waits = {"_local_scalar_dense", "nonzero", "lift_fresh", "is_nonzero", "masked_select", "index"}
+    assert not waits & set(seen), seen
 
 
 def test_a_removed_store_is_read_to_the_end(tmp_path: Path):

@@ -16,11 +16,12 @@ from sjepa_fast.config import (
     OptimConfig,
     TrainConfig,
     ViewConfig,
+    kept_tokens,
     replace,
 )
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.flops import block_flops, step_flops
-from sjepa_fast.presets import sjepa_ntu60_xsub
+from sjepa_fast.presets import preset
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.skeletons import KINECT20
@@ -33,7 +34,7 @@ def test_one_full_layer_of_the_paper():
 
 
 def test_paper_step_is_within_two_percent_of_the_method():
-    paper = dataclasses.replace(sjepa_ntu60_xsub(), optim=OptimConfig(batch_size=1))
+    paper = dataclasses.replace(preset("sjepa-ntu60-xsub"), optim=OptimConfig(batch_size=1))
     found = step_flops(paper)
     # Method 8.3, GFLOP of a clip of two bodies.
     assert found.view_encoder == pytest.approx(1.96e9, rel=0.02)
@@ -42,8 +43,30 @@ def test_paper_step_is_within_two_percent_of_the_method():
     assert found.total == pytest.approx(87.3e9, rel=0.02)
 
 
+# Method 8.3, GFLOP of a clip of two bodies, forward and backward.
+PUBLISHED = {
+    "sjepa-ntu60-xsub": 87.3,
+    "mamp-ntu120-xsub": 59.2,
+    "mamp-ntu60-xsub": 38.1,
+    "skeleton2vec-ntu60-xsub": 65.1,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_with_what_is_left_out_it_is_the_methods_count(name: str):
+    """The method counts visible tokens to the end, and a head of the full width for each token."""
+    config = replace(preset(name), optim={"batch_size": 1})
+    width, joints = 256, 25
+    masked = 750 - kept_tokens(config.mask, 750, joints)
+    outputs = 12 if name.startswith("mamp") else width
+    last = block_flops(750, width) - block_flops(750, width, masked)
+    head = 2 * width * (750 * width - masked * outputs)
+    whole = step_flops(config).total + 2 * 3 * (last + head)
+    assert whole == pytest.approx(PUBLISHED[name] * 1e9, rel=0.005)
+
+
 def test_batch_bodies_and_skipping_scale_the_count():
-    paper = sjepa_ntu60_xsub()
+    paper = preset("sjepa-ntu60-xsub")
     one = dataclasses.replace(paper, optim=OptimConfig(batch_size=1))
     assert step_flops(paper).total == 256 * step_flops(one).total
     single = dataclasses.replace(one, data=dataclasses.replace(one.data, skip_empty_bodies=True))

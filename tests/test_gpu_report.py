@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu_report
+from benchmarks.conftest import pytest_runtest_setup
 from benchmarks.report.page import DATASHEETS, datasheet, page
 from benchmarks.report.plots import draw
 
@@ -73,6 +74,7 @@ def test_the_small_report_is_complete_on_a_bare_machine(tmp_path: Path) -> None:
 FAILING = """
 import os, sys, time
 from benchmarks import gpu_report
+from benchmarks.conftest import pytest_runtest_setup
 
 def good(book):
     book.row(what="copy", ms=1.0)
@@ -202,3 +204,11 @@ def test_a_section_names_a_function_that_exists() -> None:
         assert f"def {function}(book: Book)" in text
         assert on_gpu > 0 and small > 0
     assert sum(small for *_, small in gpu_report.SECTIONS) <= 180
+
+
+def test_a_benchmark_that_would_begin_too_late_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCHMARK_DEADLINE", "1e12")
+    pytest_runtest_setup()
+    monkeypatch.setenv("BENCHMARK_DEADLINE", "1.0")
+    with pytest.raises(pytest.skip.Exception, match="no time left"):
+        pytest_runtest_setup()

@@ -105,6 +105,21 @@ def test_people_are_followed_by_place():
     assert not linked[1, 3].any()
 
 
+def test_people_are_followed_from_where_they_were_last():
+    bodies = [standing(COCO17, x) for x in (0, 2000)]
+    walks = [[body + np.array([200.0 * t, 0, 0, 0]) for t in range(11)] for body in bodies]
+    linked = link_bodies([[Person(walks[0][t]), Person(walks[1][t])] for t in range(11)])
+    np.testing.assert_array_equal(linked, walks)
+
+
+def test_somebody_far_away_is_somebody_else():
+    walks = [[standing(COCO17, x + 3 * t) for t in range(3)] for x in (0, 3000)]
+    linked = link_bodies([[Person(pose)] for walk in walks for pose in walk])
+    np.testing.assert_array_equal(linked[0, :3], walks[0])
+    np.testing.assert_array_equal(linked[1, 3:], walks[1])
+    assert not linked[0, 3:].any() and not linked[1, :3].any()
+
+
 def test_identities_count_for_more_than_places():
     walks = [[standing(COCO17, x + 3 * t) for t in range(4)] for x in (0, 800)]
     frames = [[Person(walks[0][t], 7), Person(walks[1][t], 2)] for t in range(4)]

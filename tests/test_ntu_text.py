@@ -50,6 +50,7 @@ SOUND = [
     text_of([["1"]]) + b"what follows the declared frames is not read",
     text_of([["a"]]).replace(b"25\n", b" 25 \n").replace(b" 277", b"\t  277"),
     text_of([[], []]),
+    text_of([["1"]]).replace(b"277.419", b"\xff\x85\x00 "),
     b"0\n",
     text_of([["1"]]).replace(b"277.419", b"nan"),
     b"1\n1\nx 0\n25\n" + b"-0.0 .5 5.\n" * 25,

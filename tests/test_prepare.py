@@ -81,11 +81,14 @@ def test_ntu_from_the_command_line(tmp_path: Path):
         (["nucla", "--raw", "absent", "--ouut", "o"], ["--ouut", "--out"]),
         (["nucla", "--raw", "absent"], ["--out"]),
         (["ntu60", "--raw", ".", "--out", "o"], ["raw", "no .skeleton"]),
-        (["nucla", "--raw", "r", "--out", "o", "--dtype", "int8"], ["--dtype", "int8"]),
+        (["nucla", "--raw", "r", "--out", "o", "--dtype", "int8"], ["dtype", "int8", "float32"]),
         (
             ["nucla", "--raw", "r", "--out", "o", "--missing", "m.txt"],
             ["missing", "m.txt", "ntu60"],
         ),
+        (["nucla", "--raw", "r", "--out", "o", "--layout", "coco17"], ["layout", "generic only"]),
+        (["generic", "--raw", "r", "--out", "o", "--layout", "coco17"], ["raw", "labels.csv"]),
+        (["pku1", "--raw", "absent", "--out", "o"], ["raw", "no PKU-MMD text"]),
     ],
 )
 def test_bad_input_exits_2_with_one_line(

@@ -229,7 +229,7 @@ def test_bad_text_is_skipped_with_the_reason(tmp_path: Path):
         5: "NaN or infinite",
         6: "NaN or infinite",
         7: "could not convert",
-        8: "ascii",
+        8: "could not convert",
         9: "could not convert|ends early|inhomogeneous",
         60: "directory",
     }.items():

@@ -6,6 +6,8 @@ P = l*C numbers a token, K kept tokens.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -51,6 +53,15 @@ def mask_from_keys(keys_BN: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor]:
     return ids_shuffle[:, :kept], ids_restore, torch.gather(mask, 1, ids_restore)
 
 
+@cache
+def _mirror(joints: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    # Kept on the device: a copy in every step would make the host wait.
+    swap = list(range(joints))
+    for left, right in MIRROR_PAIRS + HAND_PAIRS:
+        swap[left], swap[right] = right, left
+    return torch.tensor(swap, device=device), torch.tensor([-1.0, 1.0, 1.0], device=device)
+
+
 def random_view(x_BMTVC: Tensor, angle: float, shift: float, flip: float) -> Tensor:
     """One geometric view of each clip (method 3.3; 25-joint layout), the same for all bodies.
 
@@ -59,9 +70,7 @@ def random_view(x_BMTVC: Tensor, angle: float, shift: float, flip: float) -> Ten
     `flip`; translation by U(-shift, shift) metres an axis. Absent (all-zero) bodies stay zero.
     """
     batch, device = x_BMTVC.shape[0], x_BMTVC.device
-    swap = list(range(x_BMTVC.shape[3]))
-    for left, right in MIRROR_PAIRS + HAND_PAIRS:
-        swap[left], swap[right] = right, left
+    swap, sign = _mirror(x_BMTVC.shape[3], device)
     spine = (x_BMTVC[:, 0, :, MID_SHOULDER] - x_BMTVC[:, 0, :, PELVIS]).mean(dim=1)
     axis = spine / spine.norm(dim=-1, keepdim=True).clamp_min(1e-6)
     theta = (2 * torch.rand(batch, device=device) - 1) * angle
@@ -72,7 +81,7 @@ def random_view(x_BMTVC: Tensor, angle: float, shift: float, flip: float) -> Ten
     rotation = torch.eye(3, device=device) + sine * cross + versine * (cross @ cross)
     pivot = x_BMTVC[:, 0, :, PELVIS].mean(dim=1)[:, None, None, None]
     moved = torch.einsum("bmtvc,bdc->bmtvd", x_BMTVC - pivot, rotation)
-    mirrored = moved[:, :, :, swap] * torch.tensor([-1.0, 1.0, 1.0], device=device)
+    mirrored = moved.index_select(3, swap) * sign
     chosen = (torch.rand(batch, device=device) < flip)[:, None, None, None, None]
     moved = torch.where(chosen, mirrored, moved)
     offset = (2 * torch.rand(batch, 3, device=device) - 1) * shift

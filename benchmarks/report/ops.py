@@ -13,7 +13,8 @@ from pathlib import Path
 from benchmarks.report.book import Book
 from benchmarks.tables import ROOT, condense
 
-FILES = ("bench_kernels", "bench_augment", "bench_masks", "bench_blocks")
+# Files, and their shares of the section's time; what one leaves over, the next ones get.
+FILES = {"bench_kernels": 0.5, "bench_augment": 0.12, "bench_masks": 0.13, "bench_blocks": 0.25}
 # The project's own settings name plugins that a bare machine does not have.
 SETTINGS = "[pytest]\npython_files = bench_*.py\naddopts = --import-mode=importlib\n"
 
@@ -21,14 +22,16 @@ SETTINGS = "[pytest]\npython_files = bench_*.py\naddopts = --import-mode=importl
 def ops(book: Book) -> None:
     """Run the pytest benchmarks of the ops in a process of their own and take over their rows.
 
-    What has not begun when the section's time is up is skipped (`BENCHMARK_DEADLINE`, see
+    What has not begun when a file's time is up is skipped (`BENCHMARK_DEADLINE`, see
     benchmarks/conftest.py). A file's rows are lost only if its process dies.
     """
     chosen = ["-k", "ema and ours"] if book.small else []
-    for name in FILES[: 1 if book.small else None]:
+    shares = list(FILES.items())[: 1 if book.small else None]
+    for i, (name, share) in enumerate(shares):
         if book.left() < 10:
             book.row(file=name, error="left out: no time")
             continue
+        budget = book.left() * share / sum(other for _, other in shares[i:])
         with tempfile.TemporaryDirectory() as folder:
             ini, raw = Path(folder) / "pytest.ini", Path(folder) / "raw.json"
             ini.write_text(SETTINGS)
@@ -42,7 +45,7 @@ def ops(book: Book) -> None:
             environment = {
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-                "BENCHMARK_DEADLINE": str(time.time() + book.left() - 5),
+                "BENCHMARK_DEADLINE": str(time.time() + budget - 3),
             }
             try:
                 done = subprocess.run(
@@ -51,7 +54,7 @@ def ops(book: Book) -> None:
                     env=environment,
                     capture_output=True,
                     text=True,
-                    timeout=max(5.0, book.left() + 15),
+                    timeout=budget + 15,
                     check=False,
                 )
                 said, code = done.stdout, done.returncode

@@ -208,7 +208,7 @@ def hours(report: Row) -> list[str]:
         for row in rows_of(report, "hours")
     ]
     lines = table(["preset", "ms a step here", "clips/s", "steps", "hours"], cells)
-    note = "Projected from an eager step at the batch of the table above, not run."
+    note = "Projected from a step that is not compiled, at the batch of the table above; not run."
     return [*lines, note]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sjepa_kernels._augment_checks import check_keys, check_store
 from sjepa_kernels._augment_config import Augmentation, SkeletonTables
+from sjepa_kernels._augment_cpu import augment_clips_cpu, has_cpu_code
 from sjepa_kernels._augment_ref import augment_clips_ref
 from sjepa_kernels._augment_triton import launch
 from sjepa_kernels._checks import check_int64, check_same_device, check_shape
@@ -96,7 +97,9 @@ def augment_clips(
     Source: method 1.5, 2 and 3.3.
 
     Args:
-        joints_RVC: Floating point; body m of frame t of clip i is row offset + m * frames + t.
+        joints_RVC: Floating point; body m of frame t of clip i is row offset + m * frames + t. A
+            clip whose rows are not all here is an error on a CPU; elsewhere the tables are not
+            read by the host, and its tokens are NaN.
         offsets_N: First row of each clip, int64.
         frames_N: Frames of each clip, int64, at least 1.
         bodies_N: Bodies of each clip, int64.
@@ -124,7 +127,12 @@ def augment_clips(
         check_shape(f"skeleton.{name}", table, (joints_RVC.shape[1],), "(V,)")
         check_int64(f"skeleton.{name}", table)
         check_same_device(joints_RVC.device, **{f"skeleton.{name}": table})
-    if choose(impl, joints_RVC.device) == "torch":
+    chosen = choose(impl, joints_RVC.device, cpu=has_cpu_code(joints_RVC, augmentation))
+    if chosen == "cpu":
+        return augment_clips_cpu(
+            *store, ids_B, seed, step, skeleton, augmentation, with_clip=with_clip
+        )
+    if chosen == "torch":
         return augment_clips_ref(
             *store, ids_B, seed, step, skeleton, augmentation, with_clip=with_clip
         )

@@ -334,7 +334,8 @@ def centered_softmax_cross_entropy(
         temp_target: A float or a 0-dim tensor above zero (0.06 in S-JEPA).
         teacher_index_R: int32 or int64 row of `teacher` for each row of the student, so that no
             gathered copy is needed.
-        row_weights_R: Weight of each row (iBOT's mask weights); constants for the gradient.
+        row_weights_R: Weight of each row (iBOT's mask weights); constants for the gradient. They
+            are not read: where their sum is 0 the loss is not finite.
         impl: "auto", "triton", "cpu" or "torch".
 
     Returns:

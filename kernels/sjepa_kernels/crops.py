@@ -145,6 +145,7 @@ def _launch(
     skip_same: bool,
     needs_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss, the column sums of the teachers, and d loss / d student (or nothing)."""
     crops, batch, width = student.shape
     teachers = teacher.shape[0]
     dtype = compute_dtype(student.dtype)
@@ -185,20 +186,6 @@ def _launch(
     return (gap_part.sum() + logs) / terms, center_part.sum(0), grad
 
 
-def _body(
-    student: Tensor,
-    teacher: Tensor,
-    center: Tensor,
-    temp_student: Tensor,
-    temp_target: Tensor,
-    skip_same: bool,
-    needs_grad: bool,
-    impl: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss, the column sums of the teachers, and d loss / d student (or nothing)."""
-    return _launch(student, teacher, center, temp_student, temp_target, skip_same, needs_grad)
-
-
 def _fake(
     student: Tensor,
     teacher: Tensor,
@@ -207,7 +194,6 @@ def _fake(
     temp_target: Tensor,
     skip_same: bool,
     needs_grad: bool,
-    impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = compute_dtype(student.dtype)
     grad = student.new_empty(student.shape if needs_grad else (0,))
@@ -221,15 +207,14 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     # Zeros for the outputs without a gradient would be as large as the student.
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(grad)
-    ctx.impl = inputs[-1]
 
 
 def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     (grad,) = ctx.saved_tensors
-    return scaled(grad, grad_loss, ctx.impl), None, None, None, None, None, None, None
+    return scaled(grad, grad_loss, "triton"), None, None, None, None, None, None
 
 
-_op = Op("centered_crop_cross_entropy", _body, _fake, setup=_setup, backward=_backward)
+_op = Op("centered_crop_cross_entropy", _launch, _fake, setup=_setup, backward=_backward)
 
 
 def centered_crop_cross_entropy(
@@ -286,7 +271,7 @@ def centered_crop_cross_entropy(
     temp_s = device_scalar(temp_student, student_SBK)
     temp_t = device_scalar(temp_target, student_SBK)
     loss, center_sum, _ = _op(
-        student_SBK, teacher_TBK, center_K, temp_s, temp_t, skip_same, needs_grad, chosen
+        student_SBK, teacher_TBK, center_K, temp_s, temp_t, skip_same, needs_grad
     )
     return loss, center_sum
 

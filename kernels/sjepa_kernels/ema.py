@@ -233,8 +233,8 @@ class EmaPlan:
 
     Raises:
         TypeError: A tensor is not floating point.
-        ValueError: The lists do not pair up, a target appears twice or is expanded, or devices
-            differ.
+        ValueError: The lists do not pair up, a target or shadow appears twice or is expanded, or
+            devices differ.
     """
 
     def __init__(
@@ -305,6 +305,10 @@ def ema_update_(
         momentum: m in [0, 1], a float or a 0-dim tensor.
         shadows: Optional half-precision copies of the targets, written in the same pass.
         impl: "auto", "triton", "cpu" or "torch".
+
+    Raises:
+        TypeError: A tensor is not floating point.
+        ValueError: What `EmaPlan` or its `update_` refuses.
     """
     EmaPlan(targets, sources, shadows, impl=impl).update_(momentum)
 
@@ -343,12 +347,18 @@ def _check_lists(targets: list[Tensor], sources: list[Tensor], shadows: list[Ten
         if target.device != targets[0].device:
             raise bad_value(f"targets[{i}]", target.device, f"move it to {targets[0].device}")
         check_written(f"targets[{i}]", target)
-        if torch.compiler.is_compiling() or target.numel() == 0:
-            continue
-        if target.data_ptr() in seen:
-            raise bad_value(f"targets[{i}]", "the same memory as an earlier target", "pass it once")
-        seen.add(target.data_ptr())
+        _check_once(f"targets[{i}]", target, seen)
     for i, shadow in enumerate(shadows):
         if shadow.dtype not in (torch.bfloat16, torch.float16):
             raise bad_type(f"shadows[{i}]", shadow.dtype, "pass bfloat16 or float16")
         check_written(f"shadows[{i}]", shadow)
+        _check_once(f"shadows[{i}]", shadow, seen)
+
+
+def _check_once(name: str, tensor: Tensor, seen: set[int]) -> None:
+    """Raise ValueError if an earlier tensor that is written begins at the same place."""
+    if torch.compiler.is_compiling() or tensor.numel() == 0:
+        return
+    if tensor.data_ptr() in seen:
+        raise bad_value(name, "the same memory as an earlier tensor", "pass it once")
+    seen.add(tensor.data_ptr())

@@ -46,12 +46,15 @@ class ResidentClips:
         """Return clips whose rows are on the device: these, or the ones of `ids_B` read now."""
         if self.reader is None:
             return self
-        packed = self.reader.read(ids_B.cpu().numpy())
+        # Ids may repeat, once for each frame that is taken by its number.
+        packed = self.reader.read(np.unique(ids_B.cpu().numpy()))
         device = self.joints_RVC.device
         return dataclasses.replace(
             self,
             joints_RVC=packed.rows_RVC.to(device),
-            offsets_N=self.offsets_N.index_copy(0, ids_B, packed.first_B.to(device)),
+            offsets_N=self.offsets_N.index_copy(
+                0, packed.ids_B.to(device), packed.first_B.to(device)
+            ),
             reader=None,
         )
 
@@ -158,7 +161,8 @@ class ResidentClips:
         batch, frames = index_BT.shape
         # A crop of one frame, resized to one frame, is that frame.
         ids, start = ids_B.repeat_interleave(frames), index_BT.flatten()
-        x = self.crop_resize(ids, start, torch.ones_like(start), 1)
+        # The rows are asked for once, not once for each frame.
+        x = self.with_rows(ids_B).crop_resize(ids, start, torch.ones_like(start), 1)
         x = x.view(batch, frames, *x.shape[1:2], *x.shape[3:])
         return x.transpose(1, 2).contiguous()
 

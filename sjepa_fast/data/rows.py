@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sjepa_fast.config import DataConfig
 from sjepa_fast.data.normalize import normalize_clip
-from sjepa_fast.data.store import Store
+from sjepa_fast.data.store import JOINTS, Store
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import SkeletonLayout
 
@@ -112,7 +112,7 @@ class RowReader:
         assert isinstance(mapped, np.memmap) and isinstance(mapped.offset, int)
         clips = np.array(store.offsets, dtype=np.int64)
         reader = RowReader(
-            path=store.root / "joints.npy",
+            path=store.root / JOINTS,
             skip=mapped.offset,
             dtype=mapped.dtype,
             layout=store.layout,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 
 import pytest
@@ -135,8 +136,22 @@ def test_cpu_takes_any_strides() -> None:
         strict=True,
     ):
         assert torch.equal(ours, truth)
-    first_only = torch.autograd.grad(attention(q, k, v, backend="cpu"), [v], grad)
-    assert torch.equal(first_only[0], expected[3])
+
+
+@HAS_CPU
+def test_cpu_gives_every_subset_of_gradients() -> None:
+    torch.manual_seed(0)
+    leaves = cpu_leaves((2, 2, 9, 11, 32))
+    grad = torch.randn(2, 2, 9, 32).bfloat16()
+    full = outcome(leaves, grad, "cpu")
+    for wanted in itertools.product([False, True], repeat=3):
+        some = [x.detach().requires_grad_(w) for x, w in zip(leaves, wanted, strict=True)]
+        out = attention(*some, backend="cpu")
+        assert torch.equal(out, full[0]) and out.requires_grad == any(wanted)
+        if any(wanted):
+            found = torch.autograd.grad(out, [x for x in some if x.requires_grad], grad)
+            expected = [g for g, w in zip(full[1:], wanted, strict=True) if w]
+            assert all(map(torch.equal, found, expected))
 
 
 @HAS_CPU

@@ -90,6 +90,20 @@ def test_a_nan_feature_shows_in_the_loss(place: Place, side: str) -> None:
         assert torch.isnan(run(inputs, place.impl)[0])
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, under the interpreter
+def test_weights_without_a_sum_give_no_number(place: Place) -> None:
+    student, teacher = torch.randn(2, 3, 5).to(place.device)
+    for weights in (torch.zeros(3), torch.tensor([1.0, -1.0, 0.0]), torch.full((3,), torch.nan)):
+        loss, _ = centered_softmax_cross_entropy(
+            student,
+            teacher,
+            torch.zeros(5, device=place.device),
+            row_weights_R=weights.to(place.device),
+            impl=place.impl,
+        )
+        assert not torch.isfinite(loss)
+
+
 def test_a_gradient_too_large_for_the_caches(place: Place) -> None:
     """Enough numbers for the stores that bypass them, on their alignment and beside it."""
     if place.impl != "cpu":

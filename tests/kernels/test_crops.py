@@ -168,8 +168,8 @@ def test_opcheck(place: Place) -> None:
     inputs = random_inputs((3, 2, 2, 6), torch.float32, place.device)
     temps = [torch.tensor(t, device=place.device) for t in (0.1, 0.04)]
     op = torch.ops.sjepa.centered_crop_cross_entropy.default
-    torch.library.opcheck(op, (*inputs, *temps, True, True, place.impl))
-    torch.library.opcheck(op, (inputs[0].detach(), *inputs[1:], *temps, False, False, place.impl))
+    torch.library.opcheck(op, (*inputs, *temps, True, True))
+    torch.library.opcheck(op, (inputs[0].detach(), *inputs[1:], *temps, False, False))
 
 
 def test_gradcheck(place: Place) -> None:

@@ -197,6 +197,15 @@ SHARED = torch.zeros(2)
         ({"momentum": torch.ones(2)}, ValueError, r"momentum: \(2,\)"),
         ({"shadows": [torch.zeros(2)]}, TypeError, r"shadows\[0\]: torch.float32"),
         ({"shadows": [torch.zeros(2).half()] * 2}, ValueError, "shadows: 2 tensors"),
+        (
+            {
+                "targets": [torch.zeros(2), torch.zeros(2)],
+                "sources": [torch.ones(2)] * 2,
+                "shadows": [torch.zeros(2).half()] * 2,
+            },
+            ValueError,
+            r"shadows\[1\]: the same memory as an earlier tensor",
+        ),
     ],
 )
 def test_bad_input_is_named(change: dict[str, Any], error: type[Exception], words: str) -> None:

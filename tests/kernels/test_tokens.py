@@ -14,7 +14,7 @@ from tests.kernels.cases import Place, assert_within_budget, compiles, gradients
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # B, S, V, D, K: odd sizes, no and all tokens visible, single everything, more ids than one block,
-# more columns than one tile.
+# more columns than one tile, a tenth of 750 tokens rounded either way.
 SHAPES = [
     (2, 3, 5, 7, 4),
     (3, 2, 13, 40, 0),
@@ -22,6 +22,8 @@ SHAPES = [
     (1, 1, 1, 1, 1),
     (1, 9, 15, 20, 131),
     (2, 2, 5, 260, 3),
+    (1, 30, 25, 3, 74),
+    (1, 30, 25, 3, 75),
 ]
 OPS = ["scatter", "pack"]
 Op = Callable[..., Tensor]

@@ -1,0 +1,66 @@
+"""The data path: a batch of crops and views from the family's feeder, and from resident clips.
+
+`pytest benchmarks/bench_data.py --benchmark-only`. On one core each; on a GPU ours runs there.
+`clips` of a row over its median time are its clips a second, for each core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from benchmarks.conftest import Timed
+from benchmarks.reference.feeder import feeding_loader, padded_clips
+from benchmarks.steps import ntu_like_clips
+from sjepa_fast.config import OptimConfig, TrainConfig
+from sjepa_fast.data.loader import ResidentClips
+
+BATCH = 128
+CONFIG = TrainConfig(optim=OptimConfig(batch_size=BATCH))
+
+pytestmark = pytest.mark.benchmark(group="data path, 128 clips, one core")
+
+
+@pytest.fixture(scope="module")
+def clips(device: torch.device) -> ResidentClips:
+    return ntu_like_clips(1024, device)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_feeder(timed: Timed, clips: ResidentClips) -> None:
+    """One worker's loop: copy, length, crop, resize and view of each clip, then the collation."""
+    padded = padded_clips(clips, torch.arange(2 * BATCH))
+    loader = feeding_loader(padded, CONFIG, workers=0, pinned=False)
+
+    def batches() -> Iterator[object]:
+        while True:
+            yield from loader
+
+    fed = batches()
+    clip, view = next(fed)  # type: ignore[misc]
+    assert clip.shape == view.shape == (BATCH, 2, 120, 25, 3)
+    timed(lambda: next(fed), dtype=torch.float32, row="feeder", clips=BATCH)
+
+
+def test_resident(timed: Timed, clips: ResidentClips, device: torch.device) -> None:
+    """Ours: crops, views and their tokens of a whole batch at once."""
+    seed, step = (torch.tensor(0, device=device) for _ in range(2))
+    ids = torch.randperm(1024, device=device)[:BATCH]
+    view, clip = clips.train_tokens(ids, seed, step, CONFIG)
+    assert clip.shape == view.shape == (2 * BATCH, 750, 12)
+    timed(
+        lambda: clips.train_tokens(ids, seed, step, CONFIG),
+        dtype=torch.float32,
+        warmup=3,
+        row="resident",
+        clips=BATCH,
+    )

@@ -1,0 +1,93 @@
+"""Collect the result files that `objectives.sh` left into one JSON and one Markdown table.
+
+python -m benchmarks.objectives_table WORK_FOLDER OUT_FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from benchmarks.protocols_table import KEPT, cell
+
+SETS = {"nucla": "N-UCLA, camera 3", "msr_action3d": "MSR Action3D, cross-subject"}
+COLUMNS = {"knn": "1-NN", "linear": "linear", "finetune": "fine-tune"}
+METHODS = {
+    "sjepa": "S-JEPA",
+    "skeleton2vec": "Skeleton2vec",
+    "mamp": "MAMP",
+    "skeletonmae": "SkeletonMAE",
+}
+UNTRAINED = {"raw": "raw coordinates", "random": "random encoder"}
+
+Scores = dict[tuple[str, str], dict[str, list[float]]]
+
+
+def seconds(run: Path) -> float:
+    """Seconds of training, from the steps' own clock in `metrics.jsonl`."""
+    total, before = 0.0, 0
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if "ms_per_step" in row:
+            total += row["ms_per_step"] * (row["step"] - before) / 1000
+            before = row["step"]
+    return total
+
+
+def read(work: Path) -> tuple[Scores, list[dict[str, object]]]:
+    """Return scores by (set, row) and column, and what every file says of its conditions."""
+    scores: Scores = {}
+    files: list[dict[str, object]] = []
+    for run in sorted(path for path in work.glob("*-s[0-9]*") if (path / "results").is_dir()):
+        method, _, data = run.name.rpartition("-s")[0].partition("-")
+        results = [json.loads(path.read_text()) for path in sorted(run.glob("results/*.json"))]
+        for result in results:
+            if result.get("protocol") not in COLUMNS:
+                continue
+            row = UNTRAINED.get(result["encoder"], METHODS[method])
+            values = [result["top1_k1"]] if result["protocol"] == "knn" else [result["top1"]]
+            values = result.get("top1_per_seed", values)
+            columns = scores.setdefault((data, row), {})
+            columns.setdefault(COLUMNS[result["protocol"]], []).extend(values)
+            stated = {key: result[key] for key in KEPT if key in result}
+            files.append({"run": run.name, "top1": values, **stated})
+        minutes = scores.setdefault((data, METHODS[method]), {})
+        minutes.setdefault("minutes", []).append(seconds(run) / 60)
+    return scores, files
+
+
+def table(scores: Scores) -> str:
+    """Format the scores as Markdown."""
+    columns = [*COLUMNS.values(), "minutes"]
+    lines = [
+        "| set | features | 1-NN | linear | fine-tune | minutes of pre-training |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for data, title in SETS.items():
+        for row in (*UNTRAINED.values(), *METHODS.values()):
+            cells = " | ".join(cell(scores.get((data, row), {}).get(name)) for name in columns)
+            lines.append(f"| {title} | {row} | {cells} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read the work folder named first and write into the folder named second."""
+    work, out = Path(sys.argv[1]), Path(sys.argv[2])
+    scores, files = read(work)
+    named = {f"{data}: {row}": columns for (data, row), columns in scores.items()}
+    content = {"command": "benchmarks/objectives.sh DATA_FOLDER", "scores": named, "files": files}
+    (out / "objectives.json").write_text(json.dumps(content, indent=1) + "\n")
+    text = (
+        "Top-1 % of the presets `METHOD-nucla` and `METHOD-msr_action3d`, last epoch, mean ±\n"
+        "deviation over several seeds. Command: `benchmarks/objectives.sh DATA_FOLDER`.\n"
+        "1-NN: un-pooled tokens; linear: logistic regression on joint-pooled features; fine-tune:\n"
+        "the small recipe. The random encoder is frozen in the first two columns and trained from\n"
+        "scratch in the third. Minutes are of one thread while another run trained beside it.\n\n"
+    )
+    (out / "objectives.md").write_text(text + table(scores) + "\n")
+    print(table(scores))
+
+
+if __name__ == "__main__":
+    main()
