@@ -84,8 +84,8 @@ def main() -> None:
     text = (
         "Top-1 % after the last epoch, mean ± deviation over 3 seeds or (number of) seeds, by the\n"
         "small recipes. Command: `benchmarks/protocols.sh DATA_FOLDER`. 1-NN: un-pooled tokens;\n"
-        "linear: logistic regression, joint-pooled; fine-tune and 10 % (class-balanced): 240 steps\n"
-        "of 32 clips or all (N-UCLA fine-tune: 64). The random encoder is frozen in the first two\n"
+        "linear: logistic regression, joint-pooled; fine-tune and 10 % (class-balanced): 240\n"
+        "steps of 32 clips or all (N-UCLA fine-tune: 64). The random encoder is frozen in the first two\n"
         "columns and trained from scratch in the last two. The clean test part of N-UCLA has no\n"
         "clip of two of its ten classes. UTKinect and Florence 3D are easy: they show that a job\n"
         "runs. An empty cell has not been run.\n\n"
