@@ -65,6 +65,7 @@ _CHANGES: dict[str, dict[str, dict[str, object]]] = {
     "skeletonmae": {
         "mask": {"kind": "random"},
         "objective": {"kind": "skeletonmae", "target_norm": "patch"},
+        "optim": {"lr": 2e-3},
     },
 }
 

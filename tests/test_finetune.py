@@ -26,7 +26,7 @@ from sjepa_fast.evaluation.views import training_tokens
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.heads import ActionClassifier, ActionHead
 from sjepa_fast.models.transformer import Block, set_drop_path
-from sjepa_fast.presets import sjepa_ntu60_xsub, sjepa_nucla
+from sjepa_fast.presets import preset
 
 
 def test_head_has_the_papers_size():
@@ -147,19 +147,21 @@ def test_batches_visit_every_clip_once_an_epoch_in_a_new_order():
 
 
 def test_recipes_follow_the_papers_or_the_run():
-    paper = finetune_recipe("auto", sjepa_ntu60_xsub(), scratch=False)
+    paper = finetune_recipe("auto", preset("sjepa-ntu60-xsub"), scratch=False)
     assert (paper.name, paper.lr, paper.lr_end, paper.batch_size) == ("paper", 3e-4, 1e-5, 48)
     assert (paper.layer_decay, paper.drop_path, paper.dropout) == (0.8, 0.3, 0.3)
     assert (paper.length, paper.warmup, paper.unit, paper.hidden) == (100, 5, "epochs", 2048)
     assert (paper.label_smoothing, paper.weight_decay, paper.clip_grad) == (0.1, 0.05, 0.0)
     assert (paper.views.crop_min, paper.views.form, paper.views.rotation) == (0.5, "axes", 0.3)
-    assert finetune_recipe("auto", sjepa_ntu60_xsub(), scratch=True).layer_decay == 1
-    small = finetune_recipe("auto", sjepa_nucla(), scratch=False)
-    assert small.name == "small" and small.views.rotation == sjepa_nucla().view.rotation == 1.2
-    assert finetune_recipe("paper", sjepa_nucla(), scratch=False) == paper
-    probe = linear_recipe("auto", sjepa_ntu60_xsub())
+    assert finetune_recipe("auto", preset("sjepa-ntu60-xsub"), scratch=True).layer_decay == 1
+    small = finetune_recipe("auto", preset("sjepa-nucla"), scratch=False)
+    assert (
+        small.name == "small" and small.views.rotation == preset("sjepa-nucla").view.rotation == 1.2
+    )
+    assert finetune_recipe("paper", preset("sjepa-nucla"), scratch=False) == paper
+    probe = linear_recipe("auto", preset("sjepa-ntu60-xsub"))
     assert (probe.name, probe.epochs, probe.batch_size, probe.lr) == ("paper", 100, 256, (0.1,))
-    assert linear_recipe("auto", sjepa_nucla()).name == "small"
+    assert linear_recipe("auto", preset("sjepa-nucla")).name == "small"
 
 
 def test_classifier_folds_bodies_as_clips_have_them():
@@ -190,7 +192,9 @@ class Silent:
 def test_training_equals_a_plain_loop(tmp_path: Path):
     """Schedule, smoothing, layer decay, weight decay and clipping against a loop written anew."""
     store = write_synthetic_store(tmp_path / "s", subjects=2, repetitions=1, cameras=1)
-    base = replace(sjepa_nucla(), data={"frames": 8, "split": "xsub", "bodies": 2, "whiten": 0.0})
+    base = replace(
+        preset("sjepa-nucla"), data={"frames": 8, "split": "xsub", "bodies": 2, "whiten": 0.0}
+    )
     clips = load_resident(store, base.data, torch.device("cpu"))
     train = torch.from_numpy(store.ids("xsub", "train"))
     torch.manual_seed(0)
