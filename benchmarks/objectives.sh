@@ -24,7 +24,7 @@ train() {
   local run=$work/$1-s$2 set=${1#*-}
   [ -e "$run/results/knn-before-after.json" ] ||
     $python -m sjepa_fast.train "$1" --data.root "$work/stores/$set" --run "$run" --seed "$2" \
-      --log.knn-every 0 --compile > /dev/null
+      --resume auto --log.knn-every 0 --compile > /dev/null
 }
 
 # The commands whose result file is not there yet.
