@@ -48,8 +48,7 @@ class SJEPA(Objective):
             The loss; the target features (B, N, D); and the sum of R_t over the masked tokens of
             this process, for the centre.
         """
-        visible = self.encode_visible(batch)
-        prediction = self.predictor(visible, batch.ids_keep_BK, batch.ids_mask_BQ)
+        # First, so that its memory does not pile on what the others keep for the backward.
         with torch.no_grad():
             teacher = self.teacher
             assert teacher is not None
@@ -59,6 +58,8 @@ class SJEPA(Objective):
             sequences, tokens, width = target.shape
             first_row = torch.arange(sequences, device=target.device) * tokens
             rows = (batch.ids_by_sequence() + first_row[:, None]).flatten()
+        visible = self.encode_visible(batch)
+        prediction = self.predictor(visible, batch.ids_keep_BK, batch.ids_mask_BQ)
         loss, center_sum = centered_softmax_cross_entropy(
             prediction.flatten(0, 1),
             target.reshape(-1, width),

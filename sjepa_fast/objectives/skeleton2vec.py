@@ -51,15 +51,16 @@ class Skeleton2vec(Objective):
         Returns:
             The loss and the target encoder's features (B, N, D), as they are used downstream.
         """
-        visible = self.encode_visible(batch)
-        prediction = self._predict(visible, batch.ids_keep_BK, batch.ids_mask_BQ)
         norm = _LAYER_NORMS[self.objective.target_norm]
         layers = ContextualizedTargets(self.objective.target_layers, norm)
+        # First, so that its memory does not pile on what the others keep for the backward.
         with torch.no_grad():
             teacher = self.teacher
             assert teacher is not None
             features = teacher(batch.clip_BNP, layers=layers)
             target = layers.finish(batch.ids_by_sequence())
+        visible = self.encode_visible(batch)
+        prediction = self._predict(visible, batch.ids_keep_BK, batch.ids_mask_BQ)
         return StepOutput(mean_squared_error(prediction, target), features)
 
     def _predict(self, visible_BKD: Tensor, ids_keep_BK: Tensor, ids_mask_BQ: Tensor) -> Tensor:
