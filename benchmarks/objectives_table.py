@@ -6,10 +6,11 @@ python -m benchmarks.objectives_table WORK_FOLDER OUT_FOLDER
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from pathlib import Path
 
-from benchmarks.protocols_table import KEPT, cell
+from benchmarks.protocols_table import KEPT
 
 SETS = {"nucla": "N-UCLA, camera 3", "msr_action3d": "MSR Action3D, cross-subject"}
 COLUMNS = {"knn": "1-NN", "linear": "linear", "finetune": "fine-tune"}
@@ -55,6 +56,14 @@ def read(work: Path) -> tuple[Scores, list[dict[str, object]]]:
         minutes = scores.setdefault((data, METHODS[method]), {})
         minutes.setdefault("minutes", []).append(seconds(run) / 60)
     return scores, files
+
+
+def cell(values: list[float] | None) -> str:
+    """Mean, with the sample deviation where there are several seeds."""
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
 
 
 def table(scores: Scores) -> str:
