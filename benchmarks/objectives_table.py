@@ -92,7 +92,7 @@ def main() -> None:
         "deviation over several seeds. Command: `benchmarks/objectives.sh DATA_FOLDER`.\n"
         "1-NN: un-pooled tokens; linear: logistic regression on joint-pooled features; fine-tune:\n"
         "the small recipe. The random encoder is frozen in the first two columns and trained from\n"
-        "scratch in the third. Minutes are of one thread while another run trained beside it.\n\n"
+        "scratch in the third. Minutes are by the clock, on one thread of a busy machine.\n\n"
     )
     (out / "objectives.md").write_text(text + table(scores) + "\n")
     print(table(scores))
