@@ -25,7 +25,7 @@ def comparisons(result: dict[str, Any]) -> dict[str, list[Row]]:
     """Return the rows that were timed against each other, by group and shape.
 
     A row takes part by its parameter `variant`; what starts with "ours" is ours, and its other
-    parameters, such as a shape, name the case.
+    parameters, such as a shape or a switch that is on, name the case.
     """
     found: dict[str, list[Row]] = {}
     for row in result["rows"]:
@@ -34,7 +34,8 @@ def comparisons(result: dict[str, Any]) -> dict[str, list[Row]]:
             continue
         case = [
             " x ".join(map(str, value)) if isinstance(value, list) else str(value)
-            for value in params.values()
+            for value in (key if value is True else value for key, value in params.items())
+            if value is not False
         ]
         found.setdefault(", ".join([row["group"], *case]), []).append({**row, "variant": variant})
     return found

@@ -133,7 +133,7 @@ def tables() -> str:
             "and commands in `benchmarks/results/cpu-2-cores`.",
             "**Training step** (`pytest benchmarks/bench_step.py --benchmark-only`, "
             f"{step['date']}). Ours includes crop, view, mask and clipping; the reference is "
-            "given its crop.",
+            "given its crop. Peaks are of one process that ran all rows; fresh ones stand below.",
             step_table(step),
             gpu_tables(RESULTS),
             *optional_tables(folder),
