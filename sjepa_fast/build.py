@@ -62,9 +62,18 @@ def build_optimizer(model: Objective, config: TrainConfig) -> torch.optim.AdamW:
         {"params": free, "weight_decay": 0.0},
     ]
     on_gpu = decayed[0].device.type == "cuda"
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         groups, lr=0.0, betas=(optim.beta1, optim.beta2), fused=True, capturable=on_gpu
     )
+    # Its moments now, not in the first step: there they would land between freed activations, and
+    # no later step could have that memory in one piece.
+    for trained in (*decayed, *free):
+        optimizer.state[trained] = {
+            "step": torch.zeros((), device=trained.device),
+            "exp_avg": torch.zeros_like(trained),
+            "exp_avg_sq": torch.zeros_like(trained),
+        }
+    return optimizer
 
 
 def compile_blocks(model: Objective) -> None:

@@ -60,7 +60,7 @@ def write_small_sets(folder: Path) -> None:
         "florence3d": 15,
     }
     for name, joints in sets.items():
-        columns = ("subject", "subject2", "camera", "trial", "leaked_test", "train_xsub", "fold")
+        columns = ("subject", "subject2", "camera", "trial", "leaked_test", "fold")
         np.savez(
             folder / f"{name}.npz",
             joints=RNG.normal(size=(24, 1, joints, 3)).astype(np.float32),

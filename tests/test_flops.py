@@ -26,7 +26,7 @@ from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.skeletons import KINECT20
 from sjepa_fast.step import TrainStep
-from sjepa_kernels import attention
+from sjepa_kernels import attention, self_attention
 
 
 def test_one_full_layer_of_the_paper():
@@ -99,8 +99,9 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_count_equals_torchs_of_a_real_step(case: str, monkeypatch: pytest.MonkeyPatch):
     # Attention as two plain products; torch counts a fused backward's recomputation as work.
-    explicit = partial(attention, backend="explicit")
-    monkeypatch.setattr("sjepa_fast.models.transformer.attention", explicit)
+    for form in (attention, self_attention):
+        explicit = partial(form, backend="explicit")
+        monkeypatch.setattr(f"sjepa_fast.models.transformer.{form.__name__}", explicit)
     config = CASES[case]
     clips = ResidentClips(
         joints_RVC=torch.randn(60, 20, 3, generator=torch.Generator().manual_seed(0)),

@@ -41,6 +41,25 @@ def test_embedding_only_kept_tokens_equals_gathering_them_afterwards(whiten: boo
         torch.testing.assert_close(embed(x, keep)[b], everything[b, keep[b]])
 
 
+def test_gradients_of_the_positions_repeat_bitwise_on_several_threads():
+    torch.manual_seed(0)
+    embed = TubeletEmbed(30, 25, 12, 64, whiten=False)
+    x, keep = torch.randn(64, 750, 12), torch.stack([torch.randperm(750)[:75] for _ in range(64)])
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    tables = [embed.temporal, embed.spatial]
+    grad = torch.randn(64, 75, 64)
+    found = [torch.autograd.grad(embed(x, keep), tables, grad) for _ in range(10)]
+    torch.set_num_threads(before)
+    assert all(
+        torch.equal(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True)
+    )
+    for table, ids, ours in zip(tables, (keep // 25, keep % 25), found[0], strict=True):
+        truth = torch.zeros_like(table, dtype=torch.float64)
+        truth.index_add_(0, ids.flatten(), grad.double().flatten(0, 1))
+        torch.testing.assert_close(ours.double(), truth, rtol=1e-5, atol=1e-5)
+
+
 def test_whitening_is_applied_before_the_projection():
     torch.manual_seed(0)
     embed = TubeletEmbed(2, 3, 12, 8, whiten=True)

@@ -10,7 +10,7 @@ import pytest
 
 from sjepa_fast.data.readers.ctrgcn_npz import open_ctrgcn
 from sjepa_fast.data.readers.pyskl import load_restricted, open_pyskl
-from sjepa_fast.data.readers.ragged_npz import open_ragged
+from sjepa_fast.data.readers.ragged_npz import SETS, open_ragged
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import COCO17, H36M17, KINECT20, NTU25
 
@@ -276,6 +276,13 @@ def test_ragged(tmp_path: Path):
     assert splits["xview"].tolist() == [1, 1, 2, 2]
     assert splits["xview_clean"].tolist() == [1, 1, 2, 0]
     assert splits["val"].tolist() == [1, 2, 0, 0], "camera 3 is never looked at"
+
+
+@pytest.mark.parametrize("name", ["msr_action3d", "utkinect", "florence3d"])
+def test_odd_subjects_train_and_the_last_two_of_them_validate(name: str):
+    splits = SETS[name].splits({"subject": np.array([1, 2, 5, 7, 8, 9, 10])})
+    assert splits["xsub"].tolist() == [1, 2, 1, 1, 2, 1, 2]
+    assert splits["val"].tolist() == [1, 0, 1, 2, 0, 2, 0], "test subjects are never looked at"
 
 
 @pytest.mark.parametrize(

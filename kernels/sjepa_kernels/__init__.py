@@ -4,7 +4,7 @@ from sjepa_kernels._augment_config import Augmentation, SkeletonTables
 from sjepa_kernels._augment_ref import clip_uniforms, crop_resize
 from sjepa_kernels._dispatch import use
 from sjepa_kernels._masks import TokenMask
-from sjepa_kernels.attention import attention
+from sjepa_kernels.attention import attention, self_attention
 from sjepa_kernels.augment import augment_clips
 from sjepa_kernels.center import update_center_
 from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
@@ -47,6 +47,7 @@ __all__ = [
     "random_mask",
     "residual_layer_norm",
     "scatter_mask_tokens",
+    "self_attention",
     "tube_mask",
     "uniform",
     "update_center_",

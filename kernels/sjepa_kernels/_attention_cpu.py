@@ -1,6 +1,7 @@
 """Calls the C++ attention for bfloat16 on a CPU (csrc/attention.cpp), with its gradient.
 
-Shapes: B sequences, H heads, N queries, M keys, d head width.
+Shapes: B sequences, H heads, N queries, M keys, d head width. A packed tensor holds queries, keys
+and values of all M tokens as a linear layer leaves them, (B, M, 3, H, d).
 """
 
 import ctypes
@@ -38,6 +39,15 @@ def _call(function: Any, shape: tuple[int, ...], tensors: list[Tensor], lse: Ten
         raise MemoryError("attention: no memory for its scratch")
 
 
+def _call_backward(inputs: list[Tensor], found: list[Tensor], lse: Tensor) -> None:
+    """Write the gradients of q, k and v; the inputs are q, k, v, out and its gradient."""
+    assert LIBRARY is not None
+    q, k = inputs[:2]
+    batch, heads, tokens, width = q.shape
+    shape = (batch, heads, tokens, k.shape[2], width)
+    _call(LIBRARY.sjepa_attention_backward, shape, [*inputs, *found], lse)
+
+
 def _beside(x_BHNd: Tensor) -> Tensor:
     """Return an empty tensor of this shape that lies in memory as (B, N, H, d)."""
     batch, heads, tokens, width = x_BHNd.shape
@@ -66,12 +76,8 @@ def _forward_fake(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 def _gradients(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    assert LIBRARY is not None
-    batch, heads, tokens, width = q.shape
     found = _gradients_fake(grad, q, k, v, out, lse)
-    tensors = [*(_dense_width(x) for x in (q, k, v, out, grad)), *found]
-    shape = (batch, heads, tokens, k.shape[2], width)
-    _call(LIBRARY.sjepa_attention_backward, shape, tensors, lse)
+    _call_backward([_dense_width(x) for x in (q, k, v, out, grad)], list(found), lse)
     return found
 
 
@@ -92,5 +98,53 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor
     return found
 
 
+def unpack(qkv_BM3Hd: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return views: the queries from token `first` on (B, H, N, d), all keys and all values."""
+    q, k, v = qkv_BM3Hd.permute(2, 0, 3, 1, 4).unbind(0)
+    return q[:, :, first:], k, v
+
+
+def _packed_forward(qkv: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    return _forward(*unpack(qkv, first))
+
+
+def _packed_forward_fake(qkv: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    return _forward_fake(*unpack(qkv, first))
+
+
+def _packed_gradients(grad: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, first: int) -> Tensor:
+    """Return the gradient of the packed tensor, which the C++ writes in place of three."""
+    found = qkv.new_empty(qkv.shape)
+    found[:, :first, 0] = 0
+    tensors = [*unpack(qkv, first), out, grad]
+    _call_backward([_dense_width(x) for x in tensors], list(unpack(found, first)), lse)
+    return found
+
+
+def _packed_gradients_fake(
+    grad: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, first: int
+) -> Tensor:
+    return qkv.new_empty(qkv.shape)
+
+
+def _packed_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    qkv, ctx.first = inputs
+    out, lse = output
+    ctx.mark_non_differentiable(lse)
+    ctx.save_for_backward(qkv, out, lse)
+
+
+def _packed_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    return _packed_gradients_op(grad, *ctx.saved_tensors, ctx.first), None
+
+
 _gradients_op = Op("attention_cpu_backward", _gradients, _gradients_fake)
 attention_cpu = Op("attention_cpu", _forward, _forward_fake, setup=_setup, backward=_backward)
+_packed_gradients_op = Op("self_attention_cpu_backward", _packed_gradients, _packed_gradients_fake)
+self_attention_cpu = Op(
+    "self_attention_cpu",
+    _packed_forward,
+    _packed_forward_fake,
+    setup=_packed_setup,
+    backward=_packed_backward,
+)

@@ -18,7 +18,7 @@ from torch.nn.functional import gelu, layer_norm
 from sjepa_kernels import _native, _triton
 from sjepa_kernels import _selfcheck_truth as definition
 from sjepa_kernels._augment_config import Augmentation, SkeletonTables
-from sjepa_kernels.attention import attention
+from sjepa_kernels.attention import attention, self_attention
 from sjepa_kernels.augment import augment_clips
 from sjepa_kernels.center import update_center_
 from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
@@ -210,6 +210,19 @@ def _attention(device: str, dtype: torch.dtype) -> list[Triple]:
     return _with_gradients(attention, plain, leaves, device, dtype)
 
 
+def _self_attention(device: str, dtype: torch.dtype) -> list[Triple]:
+    """Of the tokens from the sixth on, from a packed tensor."""
+
+    def plain(qkv: Tensor) -> Tensor:
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        mixed: Tensor = torch.softmax(q[:, :, 5:] @ k.mT / 4, dim=-1) @ v
+        return mixed.transpose(1, 2)
+
+    return _with_gradients(
+        lambda qkv: self_attention(qkv, first=5), plain, [_random(2, 41, 3, 3, 16)], device, dtype
+    )
+
+
 def _residual_norm(impl: str, device: str) -> list[Triple]:
     """Both outputs, side by side."""
 
@@ -284,6 +297,10 @@ CHECKS = {
     "philox4x32, uniform": Check(_philox),
     "residual_layer_norm": Check(_residual_norm, ("triton",)),
     "scatter_mask_tokens": Check(_scatter, ("triton",)),
+    "self_attention": Check(lambda impl, device: _self_attention(device, torch.float32)),
+    "self_attention (bfloat16)": Check(
+        lambda impl, device: _self_attention(device, torch.bfloat16)
+    ),
     "update_center_": Check(_update_center),
 }
 

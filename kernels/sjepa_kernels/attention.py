@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from sjepa_kernels._attention_cpu import attention_cpu, has_cpu_code
+from sjepa_kernels._attention_cpu import attention_cpu, has_cpu_code, self_attention_cpu, unpack
 from sjepa_kernels._checks import bad_type, bad_value, check_float, check_same_device
 
 BACKENDS = ("auto", "sdpa", "explicit", "cpu", "xformers")
@@ -53,6 +53,36 @@ def attention(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, *, backend: str = 
     if backend == "explicit" or (backend == "auto" and _explicit_is_faster(q_BHNd, k_BHNd)):
         return _explicit(q_BHNd, k_BHNd, v_BHNd)
     return scaled_dot_product_attention(q_BHNd, k_BHNd, v_BHNd)
+
+
+def self_attention(qkv_BN3Hd: Tensor, *, first: int = 0, backend: str = "auto") -> Tensor:
+    """`attention` of tokens to each other, from the packed output of one linear layer.
+
+    The C++ form writes the gradient where that layer wants it, without a copy.
+
+    Args:
+        qkv_BN3Hd: Queries, keys and values of all tokens.
+        first: The first token whose output is wanted, below N.
+        backend: As in `attention`.
+
+    Returns:
+        (B, N - first, H, d) in the dtype of the input.
+
+    Raises:
+        TypeError: The input is not floating point.
+        ValueError: The shape or `first` does not fit, or the backend is unknown or cannot run here.
+    """
+    check_float("qkv", qkv_BN3Hd)
+    if qkv_BN3Hd.ndim != 5 or qkv_BN3Hd.shape[2] != 3:
+        raise bad_value("qkv", tuple(qkv_BN3Hd.shape), "expected (B, N, 3, H, d)")
+    if not 0 <= first < max(qkv_BN3Hd.shape[1], 1):
+        raise bad_value("first", first, f"expected 0 to {qkv_BN3Hd.shape[1] - 1}")
+    q, k, v = unpack(qkv_BN3Hd, first)
+    if backend == "auto" and has_cpu_code(q, k):
+        mixed: Tensor = self_attention_cpu(qkv_BN3Hd, first)[0]
+    else:
+        mixed = attention(q, k, v, backend=backend)
+    return mixed.transpose(1, 2)
 
 
 def _explicit_is_faster(q_BHNd: Tensor, k_BHNd: Tensor) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from sjepa_fast.models.transformer import learned_table
 
@@ -65,8 +66,9 @@ class TubeletEmbed(nn.Module):
             position = (self.temporal[:, None] + self.spatial[None]).flatten(0, 1)
             x = tubelets_BNP
         else:
-            position = self.temporal[ids_keep_BK // self.joints]
-            position = position + self.spatial[ids_keep_BK % self.joints]
+            # Not `table[ids]`, whose gradient differs from run to run on several CPU threads.
+            position = embedding(ids_keep_BK // self.joints, self.temporal)
+            position = position + embedding(ids_keep_BK % self.joints, self.spatial)
             index = ids_keep_BK.long().unsqueeze(-1).expand(-1, -1, tubelets_BNP.shape[-1])
             x = tubelets_BNP.gather(1, index)
         if self.whiten:

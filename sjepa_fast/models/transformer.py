@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sjepa_kernels import attention
+from sjepa_fast.models.recompute import gelu_linear, norm_linear
+from sjepa_kernels import attention, self_attention
 
 
 class Block(nn.Module):
@@ -58,13 +59,12 @@ class Block(nn.Module):
             (B, N - first, D).
         """
         batch, tokens, width = x_BND.shape
-        qkv = self.qkv(self.norm1(x_BND)).view(batch, tokens, 3, self.heads, width // self.heads)
-        q_BHND, k_BHND, v_BHND = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed_BHQD = attention(q_BHND[:, :, first:], k_BHND, v_BHND)
-        mixed_BQD = mixed_BHQD.transpose(1, 2).reshape(batch, tokens - first, width)
+        qkv = norm_linear(x_BND, self.norm1, self.qkv)
+        qkv_BN3HD = qkv.view(batch, tokens, 3, self.heads, width // self.heads)
+        mixed_BQD = self_attention(qkv_BN3HD, first=first).flatten(2)
         x_BQD = x_BND[:, first:] + self._thin(self.scale1(self.proj(mixed_BQD)))
-        hidden = torch.nn.functional.gelu(self.fc1(self.norm2(x_BQD)))
-        out: Tensor = x_BQD + self._thin(self.scale2(self.fc2(hidden)))
+        hidden = norm_linear(x_BQD, self.norm2, self.fc1)
+        out: Tensor = x_BQD + self._thin(self.scale2(gelu_linear(hidden, self.fc2)))
         return out
 
     def _thin(self, branch_BND: Tensor) -> Tensor:

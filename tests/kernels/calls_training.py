@@ -19,6 +19,7 @@ from sjepa_kernels import (
     pack_tokens,
     residual_layer_norm,
     scatter_mask_tokens,
+    self_attention,
     update_center_,
 )
 from tests.kernels.spoils import (
@@ -246,6 +247,16 @@ CALLS: dict[str, Call] = {
         lambda a: attention(*(a[name] for name in "qkv"), backend=a["backend"]),
         {name: FLOAT | {"bfloat16": lambda x: x.bfloat16()} for name in "qkv"}
         | {"backend": [*WRONG_CHOICE, "xformers"]},
+    ),
+    "self_attention": (
+        lambda: {"qkv": torch.randn(2, 5, 3, 2, 4), "first": 1, "backend": "auto"},
+        lambda a: self_attention(a["qkv"], first=a["first"], backend=a["backend"]),
+        {
+            "qkv": NOT_FLOATS
+            | {"one axis less": lambda x: x[0], "two of three": lambda x: x[:, :, :2]},
+            "first": [-1, 5],
+            "backend": [*WRONG_CHOICE, "xformers"],
+        },
     ),
     "accumulate_normalized_": (
         targets,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sjepa_kernels import attention
+from sjepa_kernels import attention, self_attention
 from sjepa_kernels._attention_cpu import PROCESSOR_HAS_CODE
 from tests.kernels.cases import compiles
 
@@ -176,6 +176,34 @@ def test_cpu_compiles_whole_with_equal_values() -> None:
     found = [compiled, *torch.autograd.grad(compiled, leaves, grad)]
     for ours, eager in zip(found, outcome(leaves, grad, "cpu"), strict=True):
         assert torch.equal(ours, eager)
+
+
+@HAS_CPU
+@pytest.mark.parametrize("first", [0, 4, 40])
+def test_packed_cpu_op_writes_one_gradient_with_the_values_of_three(first: int) -> None:
+    torch.manual_seed(0)
+    packed = torch.randn(3, 41, 3, 2, 32).bfloat16().requires_grad_()
+    grad = torch.randn(3, 41 - first, 2, 32).bfloat16()
+    out = self_attention(packed, first=first, backend="auto")
+    q, k, v = packed.permute(2, 0, 3, 1, 4)
+    truth = attention(q[:, :, first:], k, v, backend="cpu").transpose(1, 2)
+    assert torch.equal(out, truth) and out.flatten(2).data_ptr() == out.data_ptr()
+    ours, theirs = (torch.autograd.grad(x, packed, grad)[0] for x in (out, truth))
+    assert torch.equal(ours, theirs) and ours.is_contiguous()
+
+
+@HAS_CPU
+@compiles
+def test_packed_cpu_op_is_registered_correctly_and_compiles_whole() -> None:
+    torch.manual_seed(0)
+    packed = torch.randn(1, 7, 3, 2, 16).bfloat16().requires_grad_()
+    torch.library.opcheck(torch.ops.sjepa.self_attention_cpu.default, (packed, 2))
+    grad = torch.randn(1, 5, 2, 16).bfloat16()
+    compiled = torch.compile(self_attention, fullgraph=True)(packed, first=2)
+    eager = self_attention(packed, first=2)
+    assert torch.equal(compiled, eager)
+    ours, theirs = (torch.autograd.grad(x, packed, grad)[0] for x in (compiled, eager))
+    assert torch.equal(ours, theirs)
 
 
 def test_rule_of_auto(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from sjepa_kernels import (
     pack_tokens,
     residual_layer_norm,
     scatter_mask_tokens,
+    self_attention,
 )
 from tests.kernels.cases import Place, gradients
 from tests.kernels.fuzzing import (
@@ -82,6 +83,23 @@ def test_attention(data: Draw) -> None:
     pairs = zip(gradients(out, leaves, grad), gradients(truth, exact, grad.double()), strict=True)
     for got, true in [(out, truth), *pairs]:
         assert (got.double() - true).norm() <= bound[dtype] * scale
+
+
+@fuzz
+@given(data=st.data())
+def test_self_attention_is_attention_of_the_unpacked(data: Draw) -> None:
+    batch, heads, tokens = size(data), size(data), size(data, 1, 9)
+    width, dtype, place = one_of(data, 1, 8, 16), one_of(data, *FLOATS), Place("cpu", "torch")
+    first = size(data, 0, tokens - 1)
+    packed = normal(data, place, (batch, tokens, 3, heads, width), dtype).requires_grad_()
+    backend = one_of(data, "auto", "sdpa", "explicit")
+    out = self_attention(packed, first=first, backend=backend)
+    q, k, v = packed.permute(2, 0, 3, 1, 4)
+    truth = attention(q[:, :, first:], k, v, backend=backend).transpose(1, 2)
+    assert torch.equal(out, truth)
+    grad = normal(data, place, tuple(out.shape), dtype)
+    ours, theirs = (gradients(x, [packed], grad)[0] for x in (out, truth))
+    assert torch.equal(ours, theirs)
 
 
 def assert_norms_close(found: list[Tensor], truth: list[Tensor], eps: float, spread: float) -> None:

@@ -27,6 +27,7 @@ from sjepa_kernels import (
     random_mask,
     residual_layer_norm,
     scatter_mask_tokens,
+    self_attention,
     tube_mask,
 )
 from sjepa_kernels._attention_cpu import PROCESSOR_HAS_CODE
@@ -129,6 +130,13 @@ def cpu_attention(place: Place) -> list[Tensor]:
     return with_gradients(attention(*leaves, backend="cpu"), leaves)
 
 
+def packed_attention(place: Place) -> list[Tensor]:
+    if not PROCESSOR_HAS_CODE:
+        pytest.skip("the processor does not multiply bfloat16")
+    leaves = leaves_of(Place("cpu", "cpu"), (2, 41, 3, 3, 16), dtype=torch.bfloat16)
+    return with_gradients(self_attention(*leaves, first=5), leaves)
+
+
 CASES: dict[str, Callable[[Place], list[Tensor]]] = {
     "scatter": lambda place: tokens(place, False),
     "pack": lambda place: tokens(place, True),
@@ -141,8 +149,9 @@ CASES: dict[str, Callable[[Place], list[Tensor]]] = {
     "masks": masks,
     "augmentation": augmentation,
     "attention": cpu_attention,
+    "packed attention": packed_attention,
 }
-IN_CPP = {"loss", "wide loss", "crops", "attention"}
+IN_CPP = {"loss", "wide loss", "crops", "attention", "packed attention"}
 
 
 def poison(x: Tensor) -> Tensor:

@@ -1,0 +1,109 @@
+# mypy: disable-error-code="no-untyped-call"
+"""Linear layers that do not keep their input for the backward but compute it again.
+
+LayerNorm and GELU cost a pass over memory; what they return is one and four times the residual
+stream. The layer behind them needs it once more in the backward, where it is cheaper to compute
+again than to have kept. A compiled graph has the plain layers: what it keeps, its compiler decides.
+Shapes: (..., D) or (..., H) inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import gelu, layer_norm, linear
+
+
+def norm_linear(x: Tensor, norm: nn.LayerNorm, layer: nn.Linear) -> Tensor:
+    """Return `layer(norm(x))`; x and two numbers a row are kept for the backward.
+
+    Args:
+        x: The residual stream, (..., D).
+        norm: A LayerNorm over D with weight and bias.
+        layer: Linear layer of D inputs.
+
+    Returns:
+        (..., O), in autocast's dtype where it is on.
+    """
+    if torch.compiler.is_compiling():
+        plain: Tensor = layer(norm(x))
+        return plain
+    out: Tensor = _NormLinear.apply(x, norm.weight, norm.bias, layer.weight, layer.bias, norm.eps)
+    return out
+
+
+def gelu_linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    """Return `layer(gelu(x))` with the exact GELU; x alone is kept for the backward.
+
+    Args:
+        x: Input of the activation, (..., H).
+        layer: Linear layer of H inputs.
+
+    Returns:
+        (..., O), in autocast's dtype where it is on.
+    """
+    if torch.compiler.is_compiling():
+        plain: Tensor = layer(gelu(x))
+        return plain
+    out: Tensor = _GeluLinear.apply(x, layer.weight, layer.bias)
+    return out
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype a linear layer would multiply in."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _linear_gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of a linear layer's input, weight and bias, from its input `x`."""
+    rows = grad.reshape(-1, grad.shape[-1])
+    grad_weight = rows.t() @ x.reshape(-1, x.shape[-1])
+    # Autocast's copy of the weight is not kept either: all of them are a tenth of a step's memory.
+    return grad @ weight.to(grad.dtype), grad_weight.to(weight.dtype), rows.sum(0)
+
+
+class _NormLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> Tensor:
+        dot = _product_dtype(x)
+        normal, mean, rstd = torch.native_layer_norm(x, scale.shape, scale, shift, eps)
+        ctx.save_for_backward(x, mean, rstd, scale, shift, weight, bias)
+        ctx.eps = eps
+        return linear(normal.to(dot), weight.to(dot), bias.to(dot))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, rstd, scale, shift, weight, bias = ctx.saved_tensors
+        normal = layer_norm(x, scale.shape, scale, shift, ctx.eps).to(grad.dtype)
+        grad_normal, grad_weight, grad_bias = _linear_gradients(grad, normal, weight)
+        del normal
+        grad_x, grad_scale, grad_shift = torch.ops.aten.native_layer_norm_backward(
+            grad_normal.to(x.dtype), x, scale.shape, mean, rstd, scale, shift, [True, True, True]
+        )
+        return grad_x, grad_scale, grad_shift, grad_weight, grad_bias.to(bias.dtype), None
+
+
+class _GeluLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        dot = _product_dtype(x)
+        ctx.save_for_backward(x, weight, bias)
+        return linear(gelu(x).to(dot), weight.to(dot), bias.to(dot))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias = ctx.saved_tensors
+        hidden = gelu(x).to(grad.dtype)
+        grad_hidden, grad_weight, grad_bias = _linear_gradients(grad, hidden, weight)
+        del hidden
+        grad_x = grad_hidden.to(x.dtype)
+        torch.ops.aten.gelu_backward.grad_input(grad_x, x, grad_input=grad_x)
+        return grad_x, grad_weight, grad_bias.to(bias.dtype)
