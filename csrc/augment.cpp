@@ -9,7 +9,25 @@
 
 #include "platform.h"
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace {
+
+// The allocator may hand out pages that the kernel has yet to fill, 4 KiB at a time: more time than
+// the crops take. Ask for 2 MiB at a time; this is advice, and may change nothing.
+void want_huge_pages(float* out, int64_t numbers) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kHuge = uintptr_t{1} << 21;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(out);
+  const uintptr_t first = (begin + kHuge - 1) / kHuge * kHuge;
+  const uintptr_t last = (begin + static_cast<uintptr_t>(numbers) * sizeof(float)) / kHuge * kHuge;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  (void)out, (void)numbers;
+#endif
+}
 
 struct Sizes {
   int64_t bodies, frames, joints, length;
@@ -63,13 +81,16 @@ void view_body(const float* clip, const float* a, const float* pivot, const floa
 
 }  // namespace
 
-// `first` (batch x bodies) holds the first row of each body's crop, -1 for an absent one.
+// `first` (batch x bodies) holds the first row of each body's crop, -1 for an absent one. `ends`
+// gets the two joints `spine` of the first bodies, (batch, frames, 2, 3).
 extern "C" SJEPA_EXPORT void sjepa_crop_tokens_f32(const float* rows, const int64_t* first,
                                                    const int64_t* valid, int64_t batch,
                                                    int64_t bodies, int64_t frames, int64_t joints,
-                                                   int64_t length, float* out, int threads) {
+                                                   int64_t length, const int64_t* spine, float* out,
+                                                   float* ends, int threads) {
   const Sizes size{bodies, frames, joints, length};
   const int64_t total = batch * bodies;
+  want_huge_pages(out, total * size.numbers());
   SJEPA_PARALLEL_FOR(threads)
   for (int64_t i = 0; i < total; ++i) {
     float* to = out + i * size.numbers();
@@ -78,24 +99,32 @@ extern "C" SJEPA_EXPORT void sjepa_crop_tokens_f32(const float* rows, const int6
     } else {
       crop_body(rows + first[i] * joints * 3, valid[i / bodies], size, to);
     }
+    if (i % bodies != 0) continue;
+    float* end = ends + i / bodies * frames * 6;
+    for (int64_t t = 0; t < frames; ++t) {
+      for (int j = 0; j < 2; ++j, end += 3) {
+        std::copy_n(to + size.at(t) + spine[j] * length * 3, 3, end);
+      }
+    }
   }
 }
 
-// Bodies that are zero throughout stay so.
-extern "C" SJEPA_EXPORT void sjepa_view_tokens_f32(const float* clip, const float* matrix,
-                                                   const float* pivot, const float* shift,
-                                                   const uint8_t* mirrored, const int64_t* flip,
-                                                   int64_t batch, int64_t bodies, int64_t frames,
-                                                   int64_t joints, int64_t length, float* out,
-                                                   int threads) {
+// Bodies that are absent (`first` is negative) or zero throughout stay zero.
+extern "C" SJEPA_EXPORT void sjepa_view_tokens_f32(const float* clip, const int64_t* first,
+                                                   const float* matrix, const float* pivot,
+                                                   const float* shift, const uint8_t* mirrored,
+                                                   const int64_t* flip, int64_t batch,
+                                                   int64_t bodies, int64_t frames, int64_t joints,
+                                                   int64_t length, float* out, int threads) {
   const Sizes size{bodies, frames, joints, length};
   const int64_t total = batch * bodies;
+  want_huge_pages(out, total * size.numbers());
   SJEPA_PARALLEL_FOR(threads)
   for (int64_t i = 0; i < total; ++i) {
     const float* from = clip + i * size.numbers();
     float* to = out + i * size.numbers();
     const int64_t b = i / bodies;
-    if (std::all_of(from, from + size.numbers(), [](float x) { return x == 0.0f; })) {
+    if (first[i] < 0 || std::all_of(from, from + size.numbers(), [](float x) { return x == 0.0f; })) {
       std::fill(to, to + size.numbers(), 0.0f);
     } else {
       view_body(from, matrix + 9 * b, pivot + 3 * b, shift + 3 * b, mirrored[b] ? flip : nullptr,

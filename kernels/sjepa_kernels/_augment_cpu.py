@@ -31,8 +31,7 @@ def has_cpu_code(joints_RVC: Tensor, augmentation: Augmentation) -> bool:
         and joints_RVC.dtype == torch.float32
         and augmentation.stream == "joint"
         and not torch.compiler.is_compiling()
-        # A library that was built before this file exists has the same ABI but not the functions.
-        and hasattr(LIBRARY, "sjepa_crop_tokens_f32")
+        and LIBRARY is not None
     )
 
 
@@ -63,12 +62,11 @@ def augment_clips_cpu(
     shape = (batch * a.bodies, segments * joints, a.segment_length * 3)
     clip, view = store.new_empty(shape), store.new_empty(shape)
     pointers = [_pointer(x) for x in (store, first, valid.contiguous())]
-    LIBRARY.sjepa_crop_tokens_f32(*pointers, *sizes, _pointer(clip), threads)
+    # Axis and pivot are of two joints of the first body.
+    two = store.new_empty(batch, 1, a.frames, 2, 3)
+    spine = (ctypes.c_int64 * 2)(skeleton.center, skeleton.spine_top)
+    LIBRARY.sjepa_crop_tokens_f32(*pointers, *sizes, spine, _pointer(clip), _pointer(two), threads)
 
-    # Axis and pivot are of two joints of the first body: twice (B, S, l, 3) as (B, 1, T, 2, 3).
-    grid = clip.view(batch, a.bodies, segments, joints, a.segment_length, 3)[:, 0]
-    ends = [grid[:, :, joint] for joint in (skeleton.center, skeleton.spine_top)]
-    two = torch.stack(ends, dim=3).reshape(batch, 1, a.frames, 2, 3)
     uniforms = clip_uniforms(seed, step, ids_B, VIEW, DRAWS)
     axis = dataclasses.replace(skeleton, center=0, spine_top=1)
     matrix = view_matrix(two, uniforms, axis, a).contiguous()
@@ -77,7 +75,7 @@ def augment_clips_cpu(
         pivot = two[:, 0, :, 0].mean(dim=1).contiguous()
     shift = ((uniforms[:, SHIFT:FLIP] * 2 - 1) * a.translation).contiguous()
     mirrored = (uniforms[:, FLIP] < a.flip).to(torch.uint8)
-    given = (clip, matrix, pivot, shift, mirrored, skeleton.flip_V.long().contiguous())
+    given = (clip, first, matrix, pivot, shift, mirrored, skeleton.flip_V.long().contiguous())
     pointers = [_pointer(x) for x in given]
     LIBRARY.sjepa_view_tokens_f32(*pointers, *sizes, _pointer(view), threads)
     return view, clip if with_clip else view.new_empty(0, *shape[1:])

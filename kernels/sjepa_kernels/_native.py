@@ -4,7 +4,7 @@ import ctypes
 import logging
 from pathlib import Path
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 
 
 def _load() -> ctypes.CDLL | None:
