@@ -76,14 +76,22 @@ def build_optimizer(model: Objective, config: TrainConfig) -> torch.optim.AdamW:
     return optimizer
 
 
-def compile_blocks(model: Objective) -> None:
-    """Compile every transformer block; blocks of one shape share one compilation.
+def compile_blocks(model: Objective, config: TrainConfig) -> None:
+    """Compile the transformer blocks of a step; blocks of one shape share one compilation.
 
-    Where PyTorch cannot compile at all, the blocks stay as they are, with a warning.
+    On a CPU the view encoder stays as it is if it sees a fifth of the tokens or less: its blocks
+    took as long compiled, and compiling them five seconds. Scores during the run come from the
+    encoder as it is, too. Where PyTorch cannot compile at all, all blocks do, with a warning.
+
+    Args:
+        model: The objective.
+        config: Its configuration.
     """
-    networks = {model.view_encoder, model.eval_encoder, model.predictor}
+    networks: list[nn.Module] = [model.predictor]
     if model.teacher is not None:
-        networks.add(model.teacher)
+        networks.append(model.teacher)
+    if config.mask.ratio < 0.8 or model.predictor.mask_token.device.type != "cpu":
+        networks.append(model.view_encoder)
     for network in networks:
         blocks = network.blocks
         assert isinstance(blocks, nn.ModuleList)

@@ -73,7 +73,7 @@ class TrainStep:
         self.history_W2 = torch.zeros(config.log.every, 2, device=device)
         self.ema = [] if model.target_encoder is None else plan_ema(model, dtype)
         if config.runtime.compile:
-            compile_blocks(model)
+            compile_blocks(model, config)
         self.objective: nn.Module = model
         if world.size > 1:
             self.objective = DistributedDataParallel(model)

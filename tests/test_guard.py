@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from sjepa_fast.build import build_model, compile_blocks
-from sjepa_fast.config import DataConfig, ModelConfig, TrainConfig
+from sjepa_fast.config import DataConfig, MaskConfig, ModelConfig, TrainConfig
 from sjepa_fast.config_io import parse_train
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.guard import GuardedStep, largest_batch
+from sjepa_fast.models.transformer import Block
 from sjepa_fast.train import train
 from tests.test_profiling import TINY
 
@@ -88,9 +89,29 @@ def test_where_nothing_can_be_compiled_the_model_stays_eager(
     before = model.view_encoder(x)
     monkeypatch.setattr(torch, "compile", refuse)
     with pytest.warns(RuntimeWarning, match="goes on without: torch.compile is not supp") as seen:
-        compile_blocks(model)
+        compile_blocks(model, config)
     assert len(seen) == 1 and "and more" not in str(seen[0].message)
     assert torch.equal(model.view_encoder(x), before)
+
+
+@pytest.mark.parametrize(("ratio", "visible"), [(0.9, False), (0.5, True)])
+def test_compiled_are_the_networks_of_a_step_that_see_many_tokens(
+    ratio: float, visible: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(
+        data=DataConfig(frames=8, bodies=1),
+        model=ModelConfig(width=16, depth=2, heads=1, predictor_depth=1),
+        mask=MaskConfig(ratio=ratio),
+    )
+    clips = types.SimpleNamespace(layout=types.SimpleNamespace(num_joints=25))
+    model = build_model(config, clips, torch.arange(1), CPU)  # type: ignore[arg-type]
+    marked: list[object] = []
+    monkeypatch.setattr(Block, "compile", lambda self, **_: marked.append(self))
+    model.shadow_teacher(torch.bfloat16)
+    compile_blocks(model, config)
+    assert model.teacher is not None and model.teacher is not model.eval_encoder
+    networks = [model.predictor, model.teacher, *([model.view_encoder] if visible else [])]
+    assert marked == [block for network in networks for block in network.blocks]
 
 
 def test_a_compiler_that_fails_in_the_first_step_leaves_an_eager_run(
