@@ -9,11 +9,19 @@ import json
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks.protocols_table import KEPT
 
 SETS = {"nucla": "N-UCLA, camera 3", "msr_action3d": "MSR Action3D, cross-subject"}
-COLUMNS = {"knn": "1-NN", "linear": "linear", "finetune": "fine-tune"}
+# By protocol and pooling.
+COLUMNS = {
+    ("knn", "full"): "1-NN",
+    ("linear", "joint"): "linear, joint-pooled",
+    ("linear", "mean"): "linear, mean-pooled",
+    ("finetune", None): "fine-tune",
+}
+BEFORE, MINUTES = "1-NN before", "minutes"
 METHODS = {
     "sjepa": "S-JEPA",
     "skeleton2vec": "Skeleton2vec",
@@ -36,6 +44,14 @@ def seconds(run: Path) -> float:
     return total
 
 
+def column_of(result: dict[str, Any]) -> str | None:
+    """Column that a result file belongs to, if any; raw coordinates have no pooling."""
+    protocol, pool = result.get("protocol"), result.get("pool")
+    if result.get("encoder") == "raw":
+        pool = {"knn": "full", "linear": "joint"}.get(str(protocol))
+    return COLUMNS.get((protocol, None if protocol == "finetune" else pool))
+
+
 def read(work: Path) -> tuple[Scores, list[dict[str, object]]]:
     """Return scores by (set, row) and column, and what every file says of its conditions."""
     scores: Scores = {}
@@ -44,17 +60,21 @@ def read(work: Path) -> tuple[Scores, list[dict[str, object]]]:
         method, _, data = run.name.rpartition("-s")[0].partition("-")
         results = [json.loads(path.read_text()) for path in sorted(run.glob("results/*.json"))]
         for result in results:
-            if result.get("protocol") not in COLUMNS:
+            column = column_of(result)
+            if column is None:
                 continue
             row = UNTRAINED.get(result["encoder"], METHODS[method])
             values = [result["top1_k1"]] if result["protocol"] == "knn" else [result["top1"]]
             values = result.get("top1_per_seed", values)
             columns = scores.setdefault((data, row), {})
-            columns.setdefault(COLUMNS[result["protocol"]], []).extend(values)
+            columns.setdefault(column, []).extend(values)
             stated = {key: result[key] for key in KEPT if key in result}
             files.append({"run": run.name, "top1": values, **stated})
-        minutes = scores.setdefault((data, METHODS[method]), {})
-        minutes.setdefault("minutes", []).append(seconds(run) / 60)
+        ours = scores.setdefault((data, METHODS[method]), {})
+        ours.setdefault(MINUTES, []).append(seconds(run) / 60)
+        before = run / "results" / "knn-before.json"
+        if before.exists():
+            ours.setdefault(BEFORE, []).append(json.loads(before.read_text())["top1"])
     return scores, files
 
 
@@ -68,10 +88,10 @@ def cell(values: list[float] | None) -> str:
 
 def table(scores: Scores) -> str:
     """Format the scores as Markdown."""
-    columns = [*COLUMNS.values(), "minutes"]
+    columns = [BEFORE, *COLUMNS.values(), MINUTES]
     lines = [
-        "| set | features | 1-NN | linear | fine-tune | minutes of pre-training |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        f"| set | features | {' | '.join(columns)} |",
+        f"| --- | --- |{' ---: |' * len(columns)}",
     ]
     for data, title in SETS.items():
         for row in (*UNTRAINED.values(), *METHODS.values()):
@@ -86,13 +106,19 @@ def main() -> None:
     scores, files = read(work)
     named = {f"{data}: {row}": columns for (data, row), columns in scores.items()}
     content = {"command": "benchmarks/objectives.sh DATA_FOLDER", "scores": named, "files": files}
+    clock = work / "seconds"
+    took = ""
+    if clock.exists():
+        content["seconds"] = int(clock.read_text())
+        took = f" It took {int(clock.read_text()) / 60:.1f} minutes on two cores."
     (out / "objectives.json").write_text(json.dumps(content, indent=1) + "\n")
     text = (
         "Top-1 % of the presets `METHOD-nucla` and `METHOD-msr_action3d`, last epoch, mean ±\n"
-        "deviation over several seeds. Command: `benchmarks/objectives.sh DATA_FOLDER`.\n"
-        "1-NN: un-pooled tokens; linear: logistic regression on joint-pooled features; fine-tune:\n"
-        "the small recipe. The random encoder is frozen in the first two columns and trained from\n"
-        "scratch in the third. Minutes are by the clock, on one thread of a busy machine.\n\n"
+        f"deviation over several seeds. Command: `benchmarks/objectives.sh DATA_FOLDER`.{took}\n"
+        "1-NN: un-pooled tokens, before: of each method's own initialisation; linear: logistic\n"
+        "regression; fine-tune: the small recipe. The random encoder, S-JEPA's initialisation, is\n"
+        "frozen but in the column fine-tune, where it is trained from scratch. Minutes are of\n"
+        "pre-training by the clock, on one thread beside another such process.\n\n"
     )
     (out / "objectives.md").write_text(text + table(scores) + "\n")
     print(table(scores))
