@@ -10,6 +10,7 @@ python=${PYTHON:-.venv/bin/python}
 export OMP_NUM_THREADS=1
 mkdir -p "$work"
 
+# The recipe of this table masked nine tenths; the preset's share has been tuned since.
 trains() {
   local set seed more
   for set in nucla msr_action3d utkinect florence3d; do
@@ -21,7 +22,7 @@ trains() {
     esac
     for seed in 0 1 2; do
       [ -e "$work/$set-s$seed/results/knn-before-after.json" ] ||
-        echo "sjepa-nucla --data.root $work/stores/$set --run $work/$set-s$seed --seed $seed --log.knn-every 0 $more"
+        echo "sjepa-nucla --mask.ratio 0.9 --data.root $work/stores/$set --run $work/$set-s$seed --seed $seed --log.knn-every 0 $more"
     done
   done
 }

@@ -13,17 +13,19 @@ prepare nucla nucla
 prepare msr_action3d msr_action3d
 prepare sbu sbu_interaction
 
+# The recipe of these tables masked nine tenths; the preset's share has been tuned since.
+recipe="sjepa-nucla --mask.ratio 0.9"
 trains() {
   for seed in 0 1 2; do
-    echo "sjepa-nucla --data.root $work/stores/nucla --run $work/nucla-s$seed --seed $seed --compile"
+    echo "$recipe --data.root $work/stores/nucla --run $work/nucla-s$seed --seed $seed --compile"
   done
   for seed in 0 1 2; do
-    echo "sjepa-nucla --data.root $work/stores/msr_action3d --data.split xsub --data.whiten 0.5 --optim.length 600" \
+    echo "$recipe --data.root $work/stores/msr_action3d --data.split xsub --data.whiten 0.5 --optim.length 600" \
       "--run $work/msr_action3d-s$seed --seed $seed --compile"
   done
   for seed in 0 1; do
     for fold in 0 1 2 3 4; do
-      echo "sjepa-nucla --data.root $work/stores/sbu --data.split fold$fold --data.bodies 2 --optim.length 300" \
+      echo "$recipe --data.root $work/stores/sbu --data.split fold$fold --data.bodies 2 --optim.length 300" \
         "--run $work/sbu-f$fold-s$seed --seed $seed --compile"
     done
   done

@@ -30,6 +30,9 @@ class SmallSet:
         split: Its split.
         steps: Length of the run.
         batch_size: Bodies a step.
+        mask_ratio: Share of tokens masked. The papers' 0.9 leaves 16 of 160 tokens; on the
+            validation split of N-UCLA 0.7 was better for every objective but the clips of others
+            are too few to tell, or told otherwise.
         whiten: Power of the whitening; full strength magnifies the noise of MSR Action3D.
     """
 
@@ -37,13 +40,14 @@ class SmallSet:
     split: str
     steps: int
     batch_size: int = 64
+    mask_ratio: float = 0.9
     whiten: float = 1.0
 
 
 SMALL = {
-    "nucla": SmallSet("N-UCLA", "xview", steps=2400),
+    "nucla": SmallSet("N-UCLA", "xview", steps=2400, mask_ratio=0.7),
     "msr_action3d": SmallSet("MSR Action3D", "xsub", steps=600, whiten=0.5),
-    "utkinect": SmallSet("UTKinect-Action3D", "xsub", steps=600, batch_size=32),
+    "utkinect": SmallSet("UTKinect-Action3D", "xsub", steps=600, batch_size=32, mask_ratio=0.7),
     "florence3d": SmallSet("Florence 3D Actions", "xsub", steps=600, batch_size=32),
 }
 # What an objective changes of the recipe of S-JEPA.
@@ -55,11 +59,7 @@ _CHANGES: dict[str, dict[str, dict[str, object]]] = {
             "kind": "skeleton2vec",
             "target_norm": "instance",
             "target_layers": 3,
-            # From 0.99 at 1e-3 features got clearly worse than the initialisation's. Even so, no
-            # run on N-UCLA's validation cameras was clearly better than it (one seed each).
-            "ema_start": 0.999,
         },
-        "optim": {"lr": 2e-3},
     },
     "mamp": {"objective": {"kind": "mamp", "target_norm": "patch"}},
     "skeletonmae": {
@@ -95,7 +95,7 @@ def _recipe(
             whiten=found.whiten,
         ),
         model=ModelConfig(segment_length=4, width=64, depth=3, heads=2, predictor_depth=2),
-        mask=MaskConfig(),
+        mask=MaskConfig(ratio=found.mask_ratio),
         view=ViewConfig(rotation=1.2, tilt=0.2, translation=0.0, flip=0.0),
         objective=ObjectiveConfig(ema_start=0.99, ema_end=1.0),
         optim=OptimConfig(

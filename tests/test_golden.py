@@ -40,7 +40,7 @@ def config_of(kind: str) -> TrainConfig:
         data={"frames": 16, "bodies": 2, "split": "xsub", "whiten": 0.0},
         model={"width": 32, "heads": 1, "depth": 2, "predictor_depth": 1},
         view={"form": "body", "rotation": 0.3, "tilt": 0.0, "translation": 0.1, "flip": 0.5},
-        mask={"tube_length": 2},
+        mask={"tube_length": 2, "ratio": 0.9},
         objective={"target_layers": 2, "ema_start": 0.99, "ema_schedule": schedule},
         optim={"batch_size": 8, "length": STEPS, "warmup": 10, "lr": 1e-3, "lr_end": 1e-4},
     )
