@@ -74,7 +74,8 @@ def data_table(result: dict[str, Any]) -> str:
     speeds = {name: row["clips"] / row["median"] for name, row in rows.items()}
     return (
         f"**Data path**, clips a second on one core: per-clip feeder {speeds['feeder']:.0f}, "
-        f"resident clips {speeds['resident']:.0f} ({ratio:.1f}x)."
+        f"resident clips {speeds['resident']:.0f} ({ratio:.1f}x). Where the allocator returns the "
+        "outputs' memory after every call, that factor is about 10: `benchmarks/LOG.md`."
     )
 
 
