@@ -8,6 +8,7 @@ data=${1:?name the folder that holds nucla and msr_action3d}
 work=${2:-runs/objectives}
 python=${PYTHON:-.venv/bin/python}
 export OMP_NUM_THREADS=1
+[ -e "$work" ] && whole= || whole=yes
 mkdir -p "$work"
 
 runs() {
@@ -61,5 +62,5 @@ export NUCLA_STEPS=${NUCLA_STEPS:-2000}
 runs | xargs -r -P "${JOBS:-2}" -d '\n' -I{} bash -c 'train {}'
 # Many short evaluations share a process, which spares most of their time: importing torch.
 evaluations | xargs -r -P "${JOBS:-2}" -d '\n' -n "${CHUNK:-6}" $python benchmarks/evaluate_many.py
-[ -e "$work/seconds" ] || echo "$SECONDS" > "$work/seconds"
+[ -z "$whole" ] || echo "$SECONDS ${JOBS:-2}" > "$work/clock"
 $python -m benchmarks.objectives_table "$work" benchmarks/results/cpu-2-cores

@@ -1,7 +1,8 @@
 """From measurements to the README: condense a pytest-benchmark JSON, and print the tables.
 
-python -m benchmarks.tables condense RAW.json OUT.json    drop what identifies the machine's owner
-python -m benchmarks.tables readme                        rewrite the README's tables from results
+python -m benchmarks.tables condense RAW.json OUT.json [FILES]   keep what identifies no machine;
+                                                                 FILES is what pytest was given
+python -m benchmarks.tables readme                               rewrite the README's tables
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 
 
-def condense(raw: dict[str, Any]) -> dict[str, Any]:
-    """Keep each row's statistics and facts, with date and command."""
+def condense(raw: dict[str, Any], files: str = "benchmarks/") -> dict[str, Any]:
+    """Keep each row's statistics and facts, with date and command, which named these files."""
     rows = [
         {
             "name": row["name"],
@@ -30,7 +31,7 @@ def condense(raw: dict[str, Any]) -> dict[str, Any]:
         }
         for row in raw["benchmarks"]
     ]
-    command = "pytest benchmarks/ --benchmark-only"
+    command = f"pytest {files} --benchmark-only"
     return {"command": command, "date": raw["datetime"][:10], "rows": rows}
 
 
@@ -164,7 +165,7 @@ def main() -> None:
     """Run one of the two commands."""
     if sys.argv[1] == "condense":
         raw = json.loads(Path(sys.argv[2]).read_text())
-        Path(sys.argv[3]).write_text(json.dumps(condense(raw), indent=1) + "\n")
+        Path(sys.argv[3]).write_text(json.dumps(condense(raw, *sys.argv[4:]), indent=1) + "\n")
     else:
         path = ROOT / "README.md"
         path.write_text(with_tables(path.read_text()))

@@ -124,7 +124,8 @@ extern "C" SJEPA_EXPORT void sjepa_view_tokens_f32(const float* clip, const int6
     const float* from = clip + i * size.numbers();
     float* to = out + i * size.numbers();
     const int64_t b = i / bodies;
-    if (first[i] < 0 || std::all_of(from, from + size.numbers(), [](float x) { return x == 0.0f; })) {
+    const auto zero = [](float x) { return x == 0.0f; };
+    if (first[i] < 0 || std::all_of(from, from + size.numbers(), zero)) {
       std::fill(to, to + size.numbers(), 0.0f);
     } else {
       view_body(from, matrix + 9 * b, pivot + 3 * b, shift + 3 * b, mirrored[b] ? flip : nullptr,

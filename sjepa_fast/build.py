@@ -80,8 +80,9 @@ def compile_blocks(model: Objective, config: TrainConfig) -> None:
     """Compile the transformer blocks of a step; blocks of one shape share one compilation.
 
     On a CPU the view encoder stays as it is if it sees a fifth of the tokens or less: its blocks
-    took as long compiled, and compiling them five seconds. Scores during the run come from the
-    encoder as it is, too. Where PyTorch cannot compile at all, all blocks do, with a warning.
+    took as long compiled, and compiling them five seconds. An encoder that only scores during the
+    run use is not compiled for them. Where PyTorch cannot compile at all, all blocks stay as they
+    are, with a warning.
 
     Args:
         model: The objective.

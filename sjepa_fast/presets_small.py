@@ -46,7 +46,7 @@ class SmallSet:
 SMALL = {
     "nucla": SmallSet("N-UCLA", "xview", steps=2400, mask_ratio=0.7),
     "msr_action3d": SmallSet("MSR Action3D", "xsub", steps=600, whiten=0.5),
-    "utkinect": SmallSet("UTKinect-Action3D", "xsub", steps=600, batch_size=32, mask_ratio=0.7),
+    "utkinect": SmallSet("UTKinect-Action3D", "xsub", steps=600, batch_size=32),
     "florence3d": SmallSet("Florence 3D Actions", "xsub", steps=600, batch_size=32),
 }
 # What an objective changes of the recipe of S-JEPA.
@@ -60,6 +60,7 @@ _CHANGES: dict[str, dict[str, dict[str, object]]] = {
             "target_layers": 3,
             "ema_start": 0.999,
         },
+        "optim": {"lr": 2e-3},
     },
     "mamp": {"objective": {"kind": "mamp", "target_norm": "patch"}},
     "skeletonmae": {
@@ -70,8 +71,9 @@ _CHANGES: dict[str, dict[str, dict[str, object]]] = {
 }
 # What one objective changes on one set: docs/objectives.md has the validation runs.
 _TUNED: dict[tuple[str, str], dict[str, dict[str, object]]] = {
-    ("skeleton2vec", "nucla"): {"objective": {"ema_start": 0.99}},
-    ("skeleton2vec", "msr_action3d"): {"mask": {"ratio": 0.7}},
+    ("sjepa", "utkinect"): {"mask": {"ratio": 0.7}},
+    ("skeleton2vec", "nucla"): {"objective": {"ema_start": 0.99}, "optim": {"lr": 1e-3}},
+    ("skeleton2vec", "msr_action3d"): {"mask": {"ratio": 0.7}, "optim": {"lr": 1e-3}},
 }
 
 

@@ -94,9 +94,13 @@ def test_where_nothing_can_be_compiled_the_model_stays_eager(
     assert torch.equal(model.view_encoder(x), before)
 
 
-@pytest.mark.parametrize(("ratio", "visible"), [(0.9, False), (0.5, True)])
+@pytest.mark.parametrize(
+    ("ratio", "device", "visible"),
+    # "meta" stands for what is no CPU.
+    [(0.9, "cpu", False), (0.8, "cpu", False), (0.5, "cpu", True), (0.9, "meta", True)],
+)
 def test_compiled_are_the_networks_of_a_step_that_see_many_tokens(
-    ratio: float, visible: bool, monkeypatch: pytest.MonkeyPatch
+    ratio: float, device: str, visible: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = TrainConfig(
         data=DataConfig(frames=8, bodies=1),
@@ -107,6 +111,7 @@ def test_compiled_are_the_networks_of_a_step_that_see_many_tokens(
     model = build_model(config, clips, torch.arange(1), CPU)  # type: ignore[arg-type]
     marked: list[object] = []
     monkeypatch.setattr(Block, "compile", lambda self, **_: marked.append(self))
+    model.to(device)
     model.shadow_teacher(torch.bfloat16)
     compile_blocks(model, config)
     assert model.teacher is not None and model.teacher is not model.eval_encoder

@@ -46,11 +46,13 @@ def test_gradients_of_the_positions_repeat_bitwise_on_several_threads():
     embed = TubeletEmbed(30, 25, 12, 64, whiten=False)
     x, keep = torch.randn(64, 750, 12), torch.stack([torch.randperm(750)[:75] for _ in range(64)])
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
     tables = [embed.temporal, embed.spatial]
     grad = torch.randn(64, 75, 64)
-    found = [torch.autograd.grad(embed(x, keep), tables, grad) for _ in range(10)]
-    torch.set_num_threads(before)
+    try:
+        torch.set_num_threads(2)
+        found = [torch.autograd.grad(embed(x, keep), tables, grad) for _ in range(10)]
+    finally:
+        torch.set_num_threads(before)
     assert all(
         torch.equal(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True)
     )

@@ -45,6 +45,26 @@ def test_every_published_and_small_set_has_its_presets():
             validate_tokens(preset(f"{method}-{name}"), 15 if name == "florence3d" else 20)
 
 
+@pytest.mark.parametrize(
+    ("name", "ratio", "ema", "rate"),
+    [
+        *((f"{method}-nucla", 0.7, 0.99, 1e-3) for method in ("sjepa", "skeleton2vec", "mamp")),
+        ("skeletonmae-nucla", 0.7, 0.99, 2e-3),
+        ("sjepa-utkinect", 0.7, 0.99, 1e-3),
+        ("mamp-utkinect", 0.9, 0.99, 1e-3),
+        ("skeleton2vec-florence3d", 0.9, 0.999, 2e-3),
+        ("skeleton2vec-msr_action3d", 0.7, 0.999, 1e-3),
+        ("sjepa-msr_action3d", 0.9, 0.99, 1e-3),
+    ],
+)
+def test_small_presets_are_those_that_validation_chose(
+    name: str, ratio: float, ema: float, rate: float
+):
+    config = preset(name)
+    assert config.mask.ratio == ratio
+    assert (config.objective.ema_start, config.optim.lr) == (ema, rate)
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_skeleton2vec_follows_its_table(name: str):
     config = preset(f"skeleton2vec-{name}")

@@ -78,7 +78,7 @@ def self_attention(qkv_BN3Hd: Tensor, *, first: int = 0, backend: str = "auto") 
     if not 0 <= first < max(qkv_BN3Hd.shape[1], 1):
         raise bad_value("first", first, f"expected 0 to {qkv_BN3Hd.shape[1] - 1}")
     q, k, v = unpack(qkv_BN3Hd, first)
-    if backend == "auto" and has_cpu_code(q, k):
+    if backend in ("auto", "cpu") and has_cpu_code(q, k):
         mixed: Tensor = self_attention_cpu(qkv_BN3Hd, first)[0]
     else:
         mixed = attention(q, k, v, backend=backend)

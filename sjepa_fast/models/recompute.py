@@ -23,7 +23,7 @@ def norm_linear(x: Tensor, norm: nn.LayerNorm, layer: nn.Linear) -> Tensor:
     Args:
         x: The residual stream, (..., D).
         norm: A LayerNorm over D with weight and bias.
-        layer: Linear layer of D inputs.
+        layer: Linear layer of D inputs, with a bias.
 
     Returns:
         (..., O), in autocast's dtype where it is on.
@@ -40,7 +40,7 @@ def gelu_linear(x: Tensor, layer: nn.Linear) -> Tensor:
 
     Args:
         x: Input of the activation, (..., H).
-        layer: Linear layer of H inputs.
+        layer: Linear layer of H inputs, with a bias.
 
     Returns:
         (..., O), in autocast's dtype where it is on.
@@ -55,7 +55,18 @@ def gelu_linear(x: Tensor, layer: nn.Linear) -> Tensor:
 def _product_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype a linear layer would multiply in."""
     device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    if x.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype
+
+
+def _normalisable(x: Tensor, scale: Tensor) -> Tensor:
+    """Return x in the dtype in which its norm is computed.
+
+    A CPU's norm takes half-precision rows beside float32 weights; a GPU's takes one dtype, and
+    autocast, which would see to that, is off in a backward.
+    """
+    return x if x.device.type == "cpu" else x.to(scale.dtype)
 
 
 def _linear_gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,7 +83,8 @@ class _NormLinear(torch.autograd.Function):
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> Tensor:
         dot = _product_dtype(x)
-        normal, mean, rstd = torch.native_layer_norm(x, scale.shape, scale, shift, eps)
+        rows = _normalisable(x, scale)
+        normal, mean, rstd = torch.native_layer_norm(rows, scale.shape, scale, shift, eps)
         ctx.save_for_backward(x, mean, rstd, scale, shift, weight, bias)
         ctx.eps = eps
         return linear(normal.to(dot), weight.to(dot), bias.to(dot))
@@ -81,13 +93,16 @@ class _NormLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, rstd, scale, shift, weight, bias = ctx.saved_tensors
-        normal = layer_norm(x, scale.shape, scale, shift, ctx.eps).to(grad.dtype)
+        rows = _normalisable(x, scale)
+        normal = layer_norm(rows, scale.shape, scale, shift, ctx.eps).to(grad.dtype)
         grad_normal, grad_weight, grad_bias = _linear_gradients(grad, normal, weight)
         del normal
         grad_x, grad_scale, grad_shift = torch.ops.aten.native_layer_norm_backward(
-            grad_normal.to(x.dtype), x, scale.shape, mean, rstd, scale, shift, [True, True, True]
+            *(grad_normal.to(rows.dtype), rows, scale.shape, mean, rstd, scale, shift),
+            [True, True, True],
         )
-        return grad_x, grad_scale, grad_shift, grad_weight, grad_bias.to(bias.dtype), None
+        grad_bias = grad_bias.to(bias.dtype)
+        return grad_x.to(x.dtype), grad_scale, grad_shift, grad_weight, grad_bias, None
 
 
 class _GeluLinear(torch.autograd.Function):
