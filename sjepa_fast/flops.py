@@ -81,7 +81,9 @@ def sequences_per_step(config: TrainConfig) -> int:
     return config.optim.batch_size * bodies
 
 
-def step_flops(config: TrainConfig, joints: int = 25) -> StepFlops:
+def step_flops(
+    config: TrainConfig, joints: int = 25, *, visible_to_the_end: bool = False
+) -> StepFlops:
     """Count a training step.
 
     With the sizes of the S-JEPA paper it gives method 8.3's figures, less what the predictor's last
@@ -90,6 +92,8 @@ def step_flops(config: TrainConfig, joints: int = 25) -> StepFlops:
     Args:
         config: Sizes, mask and batch.
         joints: V of the store's layout.
+        visible_to_the_end: Count as if the predictor's last block and head computed visible tokens
+            too, as the papers' code does and ours does not.
 
     Returns:
         The counts of the whole batch.
@@ -109,7 +113,8 @@ def step_flops(config: TrainConfig, joints: int = 25) -> StepFlops:
     else:
         both = kept + predicted
         # The authors' misplaced features are wanted back too.
-        wanted = both if config.objective.legacy_tube_layout else predicted
+        whole = visible_to_the_end or config.objective.legacy_tube_layout
+        wanted = both if whole else predicted
         blocks = (model.predictor_depth - 1) * block_flops(both, width)
         blocks += block_flops(both, width, wanted)
         predicted = wanted

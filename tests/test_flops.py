@@ -53,6 +53,14 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
+def test_counted_as_the_papers_compute_it_is_within_two_percent(name: str):
+    config = replace(preset(name), optim={"batch_size": 1})
+    whole = step_flops(config, visible_to_the_end=True).total
+    assert whole == pytest.approx(PUBLISHED[name] * 1e9, rel=0.02)
+    assert whole > step_flops(config).total
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_with_what_is_left_out_it_is_the_methods_count(name: str):
     """The method counts visible tokens to the end, and a head of the full width for each token."""
     config = replace(preset(name), optim={"batch_size": 1})
