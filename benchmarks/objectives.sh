@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Pre-train all four objectives on N-UCLA and MSR Action3D with their presets, score each by the
 # public commands and collect the table:   benchmarks/objectives.sh DATA_FOLDER [WORK_FOLDER]
-# JOBS processes of one thread each; SEEDS lists the seeds; what is done is not done again.
-# N-UCLA has 2,000 of its preset's 2,400 steps, so that all fits in 20 minutes; NUCLA_STEPS changes it.
+# JOBS processes of one thread each; SEEDS lists the seeds; what is done is not done again, so that
+# seeds can be added to a work folder.
 set -euo pipefail
 data=${1:?name the folder that holds nucla and msr_action3d}
 work=${2:-runs/objectives}
@@ -23,11 +23,10 @@ runs() {
 }
 
 train() {
-  local run=$work/$1-s$2 set=${1#*-} length=
-  [ "$set" = msr_action3d ] || length="--optim.length $NUCLA_STEPS"
+  local run=$work/$1-s$2 set=${1#*-}
   [ -e "$run/results/knn-before-after.json" ] ||
     $python -m sjepa_fast.train "$1" --data.root "$work/stores/$set" --run "$run" --seed "$2" \
-      --resume auto --log.knn-every 0 --compile $length > /dev/null
+      --resume auto --log.knn-every 0 --compile > /dev/null
 }
 
 # The commands whose result file is not there yet.
@@ -58,9 +57,8 @@ for set in nucla msr_action3d; do
 done
 export -f train
 export work python
-export NUCLA_STEPS=${NUCLA_STEPS:-2000}
 runs | xargs -r -P "${JOBS:-2}" -d '\n' -I{} bash -c 'train {}'
 # Many short evaluations share a process, which spares most of their time: importing torch.
 evaluations | xargs -r -P "${JOBS:-2}" -d '\n' -n "${CHUNK:-6}" $python benchmarks/evaluate_many.py
-[ -z "$whole" ] || echo "$SECONDS ${JOBS:-2}" > "$work/clock"
+[ -z "$whole" ] || echo "$SECONDS ${JOBS:-2} ${SEEDS:-0}" > "$work/clock"
 $python -m benchmarks.objectives_table "$work" benchmarks/results/cpu-2-cores

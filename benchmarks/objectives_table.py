@@ -109,13 +109,15 @@ def main() -> None:
     clock = work / "clock"
     took = ""
     if clock.exists():
-        spent, jobs = map(int, clock.read_text().split())
-        content |= {"seconds": spent, "jobs": jobs}
-        took = f" It took {spent / 60:.1f} minutes, {jobs} processes of one thread at a time."
+        spent, jobs, *seeds = map(int, clock.read_text().split())
+        content |= {"seconds": spent, "jobs": jobs, "timed_seeds": seeds}
+        took = (
+            f"\nThe first call, for seed {' '.join(map(str, seeds))}, took {spent / 60:.1f} minutes:"
+            f" {jobs} processes of one thread at a time."
+        )
     (out / "objectives.json").write_text(json.dumps(content, indent=1) + "\n")
     text = (
-        "Top-1 % of the presets `METHOD-nucla` and `METHOD-msr_action3d`, last epoch\n"
-        "(N-UCLA after NUCLA_STEPS, 2,000 unless set), mean ±\n"
+        "Top-1 % of the presets `METHOD-nucla` and `METHOD-msr_action3d`, last epoch, mean ±\n"
         f"deviation over several seeds. Command: `benchmarks/objectives.sh DATA_FOLDER`.{took}\n"
         "1-NN: un-pooled tokens, before: of each method's own initialisation; linear: logistic\n"
         "regression; fine-tune: the small recipe. The random encoder, S-JEPA's initialisation, is\n"
