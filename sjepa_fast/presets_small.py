@@ -30,8 +30,7 @@ class SmallSet:
         split: Its split.
         steps: Length of the run.
         batch_size: Bodies a step.
-        mask_ratio: Share of tokens masked. The papers' 0.9 leaves 16 of 160 tokens; it stays where
-            the validation split did not speak for less.
+        mask_ratio: Share of tokens masked. The papers' 0.9 leaves 16 of 160 tokens.
         whiten: Power of the whitening; full strength magnifies the noise of MSR Action3D.
     """
 
@@ -39,12 +38,12 @@ class SmallSet:
     split: str
     steps: int
     batch_size: int = 64
-    mask_ratio: float = 0.9
+    mask_ratio: float = 0.7
     whiten: float = 1.0
 
 
 SMALL = {
-    "nucla": SmallSet("N-UCLA", "xview", steps=2400, mask_ratio=0.7),
+    "nucla": SmallSet("N-UCLA", "xview", steps=2400),
     "msr_action3d": SmallSet("MSR Action3D", "xsub", steps=600, whiten=0.5),
     "utkinect": SmallSet("UTKinect-Action3D", "xsub", steps=600, batch_size=32),
     "florence3d": SmallSet("Florence 3D Actions", "xsub", steps=600, batch_size=32),
@@ -60,7 +59,6 @@ _CHANGES: dict[str, dict[str, dict[str, object]]] = {
             "target_layers": 3,
             "ema_start": 0.999,
         },
-        "optim": {"lr": 2e-3},
     },
     "mamp": {"objective": {"kind": "mamp", "target_norm": "patch"}},
     "skeletonmae": {
@@ -69,11 +67,14 @@ _CHANGES: dict[str, dict[str, dict[str, object]]] = {
         "optim": {"lr": 2e-3},
     },
 }
-# What one objective changes on one set: docs/objectives.md has the validation runs.
+# What one objective changes on one set. Of the settings tried in docs/objectives.md, a preset has
+# the one with the best mean of three scores over the seeds of the split `val`.
 _TUNED: dict[tuple[str, str], dict[str, dict[str, object]]] = {
-    ("sjepa", "utkinect"): {"mask": {"ratio": 0.7}},
-    ("skeleton2vec", "nucla"): {"objective": {"ema_start": 0.99}, "optim": {"lr": 1e-3}},
-    ("skeleton2vec", "msr_action3d"): {"mask": {"ratio": 0.7}, "optim": {"lr": 1e-3}},
+    ("sjepa", "msr_action3d"): {"mask": {"ratio": 0.9}},
+    ("sjepa", "florence3d"): {"mask": {"ratio": 0.9}},
+    ("mamp", "msr_action3d"): {"mask": {"ratio": 0.9}},
+    ("skeleton2vec", "nucla"): {"objective": {"ema_start": 0.99}},
+    ("skeleton2vec", "florence3d"): {"objective": {"ema_start": 0.99}},
 }
 
 
@@ -138,5 +139,5 @@ def small(method: str, name: str) -> TrainConfig:
 
 def demo() -> TrainConfig:
     """S-JEPA on the embedded synthetic skeletons, scored across views."""
-    views = SmallSet("synthetic skeletons", "xview", steps=1350, batch_size=32)
+    views = SmallSet("synthetic skeletons", "xview", steps=1350, batch_size=32, mask_ratio=0.9)
     return _recipe("runs/demo", views, bodies=2, knn=450, pool="mean", synthetic=True)
