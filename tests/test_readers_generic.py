@@ -143,6 +143,30 @@ def test_bad_tables_end_the_run(tmp_path: Path, text: str | None, layout: str, w
                 open_generic(tmp_path, layout)
 
 
+@pytest.mark.parametrize(
+    ("layout", "joints", "words"),
+    [
+        ("ntu25", 33, "ntu25 has 25 joints, a.npy 33; choose one with as many: mediapipe33"),
+        ("coco17", 31, "coco17 has 17 joints, a.npy 31; describe them in layout.json"),
+    ],
+)
+def test_a_layout_that_no_array_fits_is_refused_before_any_is_read(
+    tmp_path: Path, layout: str, joints: int, words: str
+):
+    (tmp_path / "labels.csv").write_text("name,label\nflat,0\ncut,0\n../a,0\na,0\nb,1\n")
+    np.save(tmp_path / "flat.npy", np.ones((4, joints)))
+    (tmp_path / "cut.npy").write_bytes(b"")
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", np.full((2, 4, joints, 3), np.nan))
+    with pytest.raises(InputError, match=words):
+        open_generic(tmp_path, layout)
+    np.save(tmp_path / "b.npy", np.ones((4, int(layout[-2:]), 3)))
+    assert found(tmp_path, layout)["b"].clip_MTVC is not None
+    (tmp_path / "b.npy").unlink()
+    (tmp_path / "b.json").write_text("[]")
+    assert "joints" not in found(tmp_path, layout)["b"].reason
+
+
 def people(layout: SkeletonLayout, frames: int) -> np.ndarray:
     """(T, V, 3): x, y, score of one person in an image."""
     poses = RNG.uniform(50, 60, size=(frames, layout.num_joints, 3))

@@ -32,7 +32,7 @@ from sjepa_fast.data.readers.record import (
     numbered_classes,
 )
 from sjepa_fast.errors import InputError
-from sjepa_fast.skeletons import SkeletonLayout, layout_named
+from sjepa_fast.skeletons import LAYOUTS, SkeletonLayout, layout_named
 
 LABELS, LAYOUT = "labels.csv", "layout.json"
 PARTS = {"train": 1, "test": 2, "": 0}
@@ -110,6 +110,31 @@ def _layout(raw: Path, name: str) -> SkeletonLayout:
         raise InputError("raw", f"{file}: {error}", fix) from error
 
 
+def _check_joints(raw: Path, rows: list[dict[str, str]], layout: SkeletonLayout) -> None:
+    """Refuse a layout that no array fits; reads headers, and stops at the first that fits."""
+    other = ""
+    sizes = set()
+    for name in (row["name"] for row in rows if row["name"] == Path(row["name"]).name):
+        if (raw / f"{name}.json").exists() or (raw / name).is_dir():
+            return
+        try:
+            shape = np.load(raw / f"{name}.npy", mmap_mode="r").shape
+        except (OSError, ValueError, EOFError):
+            continue
+        if len(shape) not in (3, 4):
+            continue
+        if shape[-2] == layout.num_joints:
+            return
+        other = other or f"{layout.name} has {layout.num_joints} joints, {name}.npy {shape[-2]}"
+        sizes.add(shape[-2])
+    if other:
+        fits = [known.name for known in LAYOUTS if known.num_joints in sizes]
+        fix = (
+            f"choose one with as many: {', '.join(fits)}" if fits else f"describe them in {LAYOUT}"
+        )
+        raise InputError("layout", other, fix)
+
+
 def _labels(rows: list[dict[str, str]]) -> tuple[list[int], tuple[str, ...]]:
     words = [row["label"] for row in rows]
     try:
@@ -149,10 +174,12 @@ def open_generic(raw: Path, layout_name: str) -> Source:
         the reason.
 
     Raises:
-        InputError: If `labels.csv` or the layout is missing or malformed.
+        InputError: If `labels.csv` or the layout is missing or malformed, or no array has the
+            layout's joints.
     """
     rows = _rows(raw / LABELS)
     layout = _layout(raw, layout_name)
+    _check_joints(raw, rows, layout)
     labels, class_names = _labels(rows)
     split_keys, meta_keys = _check_columns(rows)
     named = {row["name"] for row in rows}
