@@ -112,7 +112,7 @@ def main() -> None:
         spent, jobs, *seeds = map(int, clock.read_text().split())
         content |= {"seconds": spent, "jobs": jobs, "timed_seeds": seeds}
         took = (
-            f"\nThe first call, for seed {' '.join(map(str, seeds))}, took {spent / 60:.1f} minutes:"
+            f"\nThe first call, seed {' '.join(map(str, seeds))}, took {spent / 60:.1f} minutes,"
             f" {jobs} processes of one thread at a time."
         )
     (out / "objectives.json").write_text(json.dumps(content, indent=1) + "\n")
