@@ -105,20 +105,22 @@ def main() -> None:
     work, out = Path(sys.argv[1]), Path(sys.argv[2])
     scores, files = read(work)
     named = {f"{data}: {row}": columns for (data, row), columns in scores.items()}
-    content = {"command": "benchmarks/objectives.sh DATA_FOLDER", "scores": named, "files": files}
+    seeds = " ".join(sorted({str(file["run"]).rpartition("-s")[2] for file in files}))
+    command = f'SEEDS="{seeds}" benchmarks/objectives.sh DATA_FOLDER'
+    content = {"command": command, "scores": named, "files": files}
     clock = work / "clock"
     took = ""
     if clock.exists():
-        spent, jobs, *seeds = map(int, clock.read_text().split())
-        content |= {"seconds": spent, "jobs": jobs, "timed_seeds": seeds}
+        spent, jobs, *timed = map(int, clock.read_text().split())
+        content |= {"seconds": spent, "jobs": jobs, "timed_seeds": timed}
         took = (
-            f"\nThe first call, seed {' '.join(map(str, seeds))}, took {spent / 60:.1f} minutes,"
+            f"\nThe first call, seed {' '.join(map(str, timed))}, took {spent / 60:.1f} minutes,"
             f" {jobs} processes of one thread at a time."
         )
     (out / "objectives.json").write_text(json.dumps(content, indent=1) + "\n")
     text = (
         "Top-1 % of the presets `METHOD-nucla` and `METHOD-msr_action3d`, last epoch, mean ±\n"
-        f"deviation over several seeds. Command: `benchmarks/objectives.sh DATA_FOLDER`.{took}\n"
+        f"deviation over the seeds. Command: `{command}`.{took}\n"
         "1-NN: un-pooled tokens, before: of each method's own initialisation; linear: logistic\n"
         "regression; fine-tune: the small recipe. The random encoder, S-JEPA's initialisation, is\n"
         "frozen but in the column fine-tune, where it is trained from scratch. Minutes are of\n"
