@@ -22,8 +22,8 @@ from sjepa_fast.data.augment import augmentation
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.models.embed import tubelets
 from sjepa_kernels import augment_clips, clip_uniforms
-from sjepa_kernels._augment_ref import CROP, augment_clips_ref, crop_bounds
-from sjepa_kernels._native import LIBRARY
+from sjepa_kernels.augment.reference import CROP, augment_clips_ref, crop_bounds
+from sjepa_kernels.native import LIBRARY
 
 CLIPS, BATCH, CONFIG = 1024, 128, TrainConfig()
 Tokens = tuple[Tensor, Tensor]

@@ -30,7 +30,7 @@ from sjepa_kernels import (
     pack_tokens,
     scatter_mask_tokens,
 )
-from sjepa_kernels._native import LIBRARY
+from sjepa_kernels.native import LIBRARY
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"

@@ -18,7 +18,7 @@
 
 namespace {
 
-// Sizes and strides, in elements; the order is sjepa_kernels/_attention_cpu.py's.
+// Sizes and strides, in elements; the order is sjepa_kernels/attention/cpu.py's.
 struct Shape {
   int64_t batch, heads, queries, keys, width;
 };

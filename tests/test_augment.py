@@ -9,9 +9,9 @@ import torch
 from sjepa_fast.config import TrainConfig, ViewConfig
 from sjepa_fast.data.augment import augmentation, skeleton_tables
 from sjepa_fast.skeletons import NTU25
-from sjepa_kernels import _augment_ref as reference
 from sjepa_kernels import clip_uniforms
-from sjepa_kernels._augment_ref import VIEW, rotation_about
+from sjepa_kernels.augment import reference
+from sjepa_kernels.augment.reference import VIEW, rotation_about
 
 STILL = ViewConfig(rotation=0.0, tilt=0.0, translation=0.0, flip=0.0)
 HALF = torch.full((1, 7), 0.5)

@@ -146,7 +146,7 @@ def test_wheel_runs_from_a_neutral_folder(built: tuple[Path, Path], tmp_path: Pa
     assert f"-{version}-" in built[1].name
     assert [Path(file).parents[1] for file in files] == [target, target]
     loaded = run(
-        python, "-c", "from sjepa_kernels._native import LIBRARY; print(LIBRARY)", cwd=neutral
+        python, "-c", "from sjepa_kernels.native import LIBRARY; print(LIBRARY)", cwd=neutral
     ).stdout
     assert loaded.startswith("<CDLL" if can_compile(tmp_path) else "None")
     spec = "import importlib.util as u; s = u.find_spec('kernels'); print(s and s.origin)"

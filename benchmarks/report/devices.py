@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.report.book import Book, Row, timed
 from sjepa_kernels import attention
-from sjepa_kernels.attention import BACKENDS
+from sjepa_kernels.attention.op import BACKENDS
 
 
 def ceilings(book: Book) -> None:

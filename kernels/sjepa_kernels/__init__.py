@@ -1,25 +1,25 @@
 """Fused operations for joint-embedding predictive training: Triton, C++ and plain PyTorch."""
 
-from sjepa_kernels._augment_config import Augmentation, SkeletonTables
-from sjepa_kernels._augment_ref import clip_uniforms, crop_resize
 from sjepa_kernels._dispatch import use
-from sjepa_kernels._masks import TokenMask
-from sjepa_kernels.attention import attention, self_attention
-from sjepa_kernels.augment import augment_clips
-from sjepa_kernels.center import update_center_
-from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
-from sjepa_kernels.crops import centered_crop_cross_entropy
+from sjepa_kernels.attention.op import attention, self_attention
+from sjepa_kernels.augment.op import augment_clips
+from sjepa_kernels.augment.reference import clip_uniforms, crop_resize
+from sjepa_kernels.augment.settings import Augmentation, SkeletonTables
+from sjepa_kernels.blocks.fused_mlp import fused_mlp
+from sjepa_kernels.blocks.modules import FusedMlp, MaskTokens, ResidualLayerNorm
+from sjepa_kernels.blocks.residual_norm import residual_layer_norm
 from sjepa_kernels.ema import EmaPlan, ema_update_
-from sjepa_kernels.fused_mlp import fused_mlp
-from sjepa_kernels.masks import motion_aware_mask, random_mask
-from sjepa_kernels.masks_tube import tube_mask
-from sjepa_kernels.modules import CenteredCropCrossEntropy, CenteredCrossEntropy
-from sjepa_kernels.modules_blocks import FusedMlp, MaskTokens, ResidualLayerNorm
+from sjepa_kernels.losses.center import update_center_
+from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
+from sjepa_kernels.losses.crop_pairs_ce import centered_crop_cross_entropy
+from sjepa_kernels.losses.modules import CenteredCropCrossEntropy, CenteredCrossEntropy
+from sjepa_kernels.masks.shared import TokenMask
+from sjepa_kernels.masks.tokens import motion_aware_mask, random_mask
+from sjepa_kernels.masks.tubes import tube_mask
 from sjepa_kernels.philox import philox4x32, uniform
-from sjepa_kernels.residual_norm import residual_layer_norm
 from sjepa_kernels.targets import ContextualizedTargets, accumulate_normalized_
-from sjepa_kernels.tokens_pack import pack_tokens
-from sjepa_kernels.tokens_scatter import scatter_mask_tokens
+from sjepa_kernels.tokens.pack import pack_tokens
+from sjepa_kernels.tokens.scatter import scatter_mask_tokens
 
 __all__ = [
     "Augmentation",

@@ -1,5 +1,5 @@
 """`python -m sjepa_kernels`: check every op on this machine against float64."""
 
-from sjepa_kernels._selfcheck import main
+from sjepa_kernels.selfcheck.checks import main
 
 raise SystemExit(main())

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import torch
 
 from sjepa_kernels._checks import bad_value
-from sjepa_kernels._native import LIBRARY, say_absent_once
 from sjepa_kernels._triton import HAVE_TRITON, INTERPRETED
+from sjepa_kernels.native import LIBRARY, say_absent_once
 
 IMPLS = ("auto", "triton", "cpu", "torch")
 

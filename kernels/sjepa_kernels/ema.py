@@ -18,8 +18,8 @@ from sjepa_kernels._checks import (
 )
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
-from sjepa_kernels._native import LIBRARY
 from sjepa_kernels._triton import TL_DTYPES, compute_dtype, device_scalar, tl, triton
+from sjepa_kernels.native import LIBRARY
 
 _CHUNK = 4096
 

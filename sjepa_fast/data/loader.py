@@ -22,7 +22,7 @@ from sjepa_fast.data.store import Store
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import SkeletonLayout
 from sjepa_kernels import SkeletonTables, augment_clips, clip_uniforms, crop_resize
-from sjepa_kernels._augment_ref import CROP, DRAWS, VIEW, random_view, tokens_of
+from sjepa_kernels.augment.reference import CROP, DRAWS, VIEW, random_view, tokens_of
 
 
 @dataclass(frozen=True)

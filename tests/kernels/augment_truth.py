@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels import Augmentation, SkeletonTables, augment_clips, clip_uniforms
-from sjepa_kernels._augment_ref import DRAWS
+from sjepa_kernels.augment.reference import DRAWS
 from tests.kernels.cases import Place
 
 # Pelvis, neck, two elbows and two hands; the neck is the root.

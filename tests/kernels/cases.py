@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sjepa_kernels._native import LIBRARY
 from sjepa_kernels._triton import INTERPRETED
+from sjepa_kernels.native import LIBRARY
 
 # Added to twice eager's error, relative to the size of the truth.
 SLACK = {

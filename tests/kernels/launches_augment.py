@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sjepa_kernels import Augmentation
-from sjepa_kernels._augment_triton import launch
+from sjepa_kernels.augment.kernel import launch
 
 DEFAULT = Augmentation(translation=0.1, flip=0.5)
 EVERYTHING = Augmentation(
@@ -40,7 +40,7 @@ def calls(a: Augmentation, dtype: torch.dtype, joints: int) -> Callable[[], Any]
 
 CASES = {
     f"augment-{name}-{str(dtype).removeprefix('torch.')}": (
-        "_augment_triton",
+        "augment.kernel",
         calls(a, dtype, 17 if name == "odd" else 25),
     )
     for name, a in SETTINGS.items()

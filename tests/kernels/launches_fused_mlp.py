@@ -13,7 +13,7 @@ import torch
 
 
 def calls(rows: int, width: int, dtype: torch.dtype, dot: torch.dtype) -> Callable[[], Any]:
-    module = importlib.import_module("sjepa_kernels.fused_mlp")
+    module = importlib.import_module("sjepa_kernels.blocks.fused_mlp")
     hidden = 4 * width
     shapes = [(width,), (width,), (hidden, width), (hidden,), (width, hidden), (width,)]
 
@@ -30,12 +30,15 @@ def calls(rows: int, width: int, dtype: torch.dtype, dot: torch.dtype) -> Callab
 # Rows are few: the backward repeats one launch for each chunk of them.
 CASES = {
     f"fused_mlp-{width}-{str(dtype)[6:]}{'-odd' * (width % 16 > 0)}": (
-        "fused_mlp",
+        "blocks.fused_mlp",
         calls(77 if width == 100 else 1920, width, dtype, dtype),
     )
     for width in (128, 256, 512, 100)
     for dtype in (torch.bfloat16, torch.float32)
 } | {
-    f"fused_mlp-{width}-autocast": ("fused_mlp", calls(1920, width, torch.float32, torch.bfloat16))
+    f"fused_mlp-{width}-autocast": (
+        "blocks.fused_mlp",
+        calls(1920, width, torch.float32, torch.bfloat16),
+    )
     for width in (256, 512)
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sjepa_kernels import residual_norm
+from sjepa_kernels.blocks import residual_norm
 
 
 def calls(rows: int, width: int, dtype: torch.dtype) -> Callable[[], Any]:
@@ -23,7 +23,7 @@ def calls(rows: int, width: int, dtype: torch.dtype) -> Callable[[], Any]:
 
 CASES = {
     f"residual_norm-{width}-{str(dtype)[6:]}{'-odd' * (width % 16 > 0)}": (
-        "residual_norm",
+        "blocks.residual_norm",
         calls(77 if width == 100 else 192000, width, dtype),
     )
     for width in (128, 256, 512, 1024, 4096, 100)

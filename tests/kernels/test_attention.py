@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels import attention, self_attention
-from sjepa_kernels._attention_cpu import PROCESSOR_HAS_CODE
+from sjepa_kernels.attention.cpu import PROCESSOR_HAS_CODE
 from tests.kernels.cases import compiles
 
-module = importlib.import_module("sjepa_kernels.attention")
+module = importlib.import_module("sjepa_kernels.attention.op")
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels import Augmentation, SkeletonTables, augment_clips, clip_uniforms
-from sjepa_kernels._augment_ref import crop_bounds
+from sjepa_kernels.augment.reference import crop_bounds
 from tests.kernels.augment_truth import (
     CENTER,
     FLIP,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels import centered_softmax_cross_entropy, update_center_
-from sjepa_kernels._native import LIBRARY
+from sjepa_kernels.native import LIBRARY
 from tests.kernels.cases import Place, assert_within_budget, compiles, gradients
 
 HAS_CPP = True

@@ -98,7 +98,7 @@ def meta(*shape: int, dtype: torch.dtype = FULL) -> Tensor:
 
 
 def token_calls(name: str, dtype: torch.dtype, odd: bool) -> Callable[[], Any]:
-    module = importlib.import_module(f"sjepa_kernels.tokens_{name}")
+    module = importlib.import_module(f"sjepa_kernels.tokens.{name}")
     batch, segments, joints, width, kept = (3, 7, 25, 100, 17) if odd else (256, 30, 25, 256, 75)
     tokens = segments * joints
     ids = [meta(batch, n, dtype=torch.int64) for n in (kept, tokens - kept)]
@@ -116,7 +116,7 @@ def token_calls(name: str, dtype: torch.dtype, odd: bool) -> Callable[[], Any]:
 
 
 def ce_calls(rows: int, width: int, dtype: torch.dtype, full: bool) -> Callable[[], Any]:
-    module = importlib.import_module("sjepa_kernels.centered_ce")
+    module = importlib.import_module("sjepa_kernels.losses.centered_ce")
     index = meta(rows, dtype=torch.int64) if full else None
     weights = meta(rows) if full else None
     student, teacher = meta(rows, width, dtype=dtype), meta(rows, width, dtype=dtype)
@@ -134,13 +134,13 @@ def ema_calls(shadow: bool, aligned: bool) -> Callable[[], Any]:
 
 
 CASES = {
-    f"{name}-{NAMES[dtype]}{'-odd' * odd}": (f"tokens_{name}", token_calls(name, dtype, odd))
+    f"{name}-{NAMES[dtype]}{'-odd' * odd}": (f"tokens.{name}", token_calls(name, dtype, odd))
     for name in ("scatter", "pack")
     for dtype in (HALF, FULL)
     for odd in (False, True)
 } | {
     f"ce-{rows}x{width}-{NAMES[dtype]}{'-all' * full}": (
-        "centered_ce",
+        "losses.centered_ce",
         ce_calls(rows, width, dtype, full),
     )
     for rows, width in ((172800, 256), (90112, 1024), (4096, 4096), (8192, 65536), (77, 100))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import sjepa_kernels
-from sjepa_kernels import _dispatch, _native, use
+from sjepa_kernels import _dispatch, native, use
 from sjepa_kernels._dispatch import choose
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -95,7 +95,7 @@ def test_missing_library_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_dispatch, "LIBRARY", None)
-    monkeypatch.setattr(_native, "_said", False)
+    monkeypatch.setattr(native, "_said", False)
     with caplog.at_level(logging.WARNING, logger="sjepa_kernels"):
         for _ in range(2):
             assert choose("auto", CPU, cpu=True) == "torch"

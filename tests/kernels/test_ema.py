@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels import EmaPlan, ema_update_
-from sjepa_kernels._native import LIBRARY
+from sjepa_kernels.native import LIBRARY
 from tests.kernels.cases import Place, assert_within_budget, compiles
 
 HAS_CPP = True

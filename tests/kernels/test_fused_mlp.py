@@ -70,7 +70,7 @@ def test_values_and_gradients(
 
 def test_more_rows_than_one_chunk(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     if place.impl == "triton":
-        module = importlib.import_module("sjepa_kernels.fused_mlp")
+        module = importlib.import_module("sjepa_kernels.blocks.fused_mlp")
         monkeypatch.setattr(module, "_CHUNK_NUMBERS", 40 * 70)
     rows = 300
     leaves = random_inputs((rows, 4), 40, torch.float64, place.device)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels import TokenMask, motion_aware_mask, philox4x32, random_mask, tube_mask
-from sjepa_kernels import masks as masks_module
-from sjepa_kernels import masks_tube as tube_module
-from sjepa_kernels._masks import keep_smallest, ordered_bits, split_smallest
 from sjepa_kernels._triton import tl, triton
-from sjepa_kernels.masks import motion_keys
+from sjepa_kernels.masks import tokens as masks_module
+from sjepa_kernels.masks import tubes as tube_module
+from sjepa_kernels.masks.shared import keep_smallest, ordered_bits, split_smallest
+from sjepa_kernels.masks.tokens import motion_keys
 from tests.kernels.cases import Place, compiles
 
 SEED, STEP, STREAM = -(1 << 40) - 9, 7, 5

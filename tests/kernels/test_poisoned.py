@@ -30,8 +30,8 @@ from sjepa_kernels import (
     self_attention,
     tube_mask,
 )
-from sjepa_kernels._attention_cpu import PROCESSOR_HAS_CODE
-from sjepa_kernels._augment_config import Augmentation
+from sjepa_kernels.attention.cpu import PROCESSOR_HAS_CODE
+from sjepa_kernels.augment.settings import Augmentation
 from tests.kernels.cases import Place
 
 HAS_CPP = True

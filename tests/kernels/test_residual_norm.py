@@ -117,7 +117,7 @@ def test_a_stream_far_from_zero(place: Place, dtype: torch.dtype, offset: float)
 
 def test_more_rows_than_programs(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     if place.impl == "triton":
-        module = importlib.import_module("sjepa_kernels.residual_norm")
+        module = importlib.import_module("sjepa_kernels.blocks.residual_norm")
         monkeypatch.setattr(module, "_PROGRAMS", 3)
     leaves = random_inputs((999, 10), torch.float64, place.device)
     grads = torch.randn(2, 999, 10, dtype=torch.float64, device=place.device).unbind()

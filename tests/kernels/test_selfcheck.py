@@ -13,9 +13,11 @@ import pytest
 import torch
 
 import sjepa_kernels
-from sjepa_kernels import _augment_ref, _selfcheck, masks
-from sjepa_kernels._native import LIBRARY
 from sjepa_kernels._triton import HAVE_TRITON
+from sjepa_kernels.augment import reference
+from sjepa_kernels.masks import tokens
+from sjepa_kernels.native import LIBRARY
+from sjepa_kernels.selfcheck import checks
 from tests.kernels.cases import SLACK
 
 KERNELS = Path(__file__).parents[2] / "kernels"
@@ -69,9 +71,9 @@ def table(printed: str) -> dict[tuple[str, str, str], tuple[float, float, str]]:
 
 
 def test_every_public_op_is_checked() -> None:
-    named = {name.split()[0] for key in _selfcheck.CHECKS for name in key.split(", ")}
+    named = {name.split()[0] for key in checks.CHECKS for name in key.split(", ")}
     assert named == set(sjepa_kernels.__all__) - NOT_OPS
-    assert SLACK[torch.float32] == _selfcheck.SLACK
+    assert SLACK[torch.float32] == checks.SLACK
 
 
 @pytest.mark.parametrize(("triton", "library"), [(True, True), (False, True), (False, False)])
@@ -87,10 +89,10 @@ def test_runs_with_what_is_there(triton: bool, library: bool, tmp_path: Path) ->
     assert ("Triton absent" in result.stdout) == (not triton)
     assert ("C++ library absent" in result.stdout) == (not library)
     rows = table(result.stdout)
-    expected = {(op, "torch") for op in _selfcheck.CHECKS}
+    expected = {(op, "torch") for op in checks.CHECKS}
     expected |= {
         (op, impl)
-        for op, check in _selfcheck.CHECKS.items()
+        for op, check in checks.CHECKS.items()
         for impl, there in (("triton", triton), ("cpu", library))
         if there and impl in check.impls
     }
@@ -104,9 +106,9 @@ def test_runs_with_what_is_there(triton: bool, library: bool, tmp_path: Path) ->
 def test_one_wrong_op_fails_the_whole(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good = _selfcheck.pack_tokens
-    monkeypatch.setattr(_selfcheck, "pack_tokens", lambda *a, **k: good(*a, **k) * (1 + 3e-6))
-    assert _selfcheck.main() == 1
+    good = checks.pack_tokens
+    monkeypatch.setattr(checks, "pack_tokens", lambda *a, **k: good(*a, **k) * (1 + 3e-6))
+    assert checks.main() == 1
     rows = table(capsys.readouterr().out)
     ends = {op: end for (op, impl, device), (_, _, end) in rows.items() if impl == "torch"}
     assert ends.pop("pack_tokens") == "OVER BUDGET"
@@ -116,7 +118,7 @@ def test_one_wrong_op_fails_the_whole(
 def test_wrong_gradients_nan_bits_and_errors_fail(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good_attention, good_philox = _selfcheck.attention, _selfcheck.philox4x32
+    good_attention, good_philox = checks.attention, checks.philox4x32
 
     def wrong_gradient(q: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         return good_attention(q.detach(), *others) + 0 * q
@@ -128,12 +130,12 @@ def test_wrong_gradients_nan_bits_and_errors_fail(
     def broken(*args: object, **options: object) -> None:
         raise RuntimeError("no kernel image")
 
-    monkeypatch.setattr(_selfcheck, "attention", wrong_gradient)
+    monkeypatch.setattr(checks, "attention", wrong_gradient)
     # The lowest bit of one word: far below the rounding of a float.
-    monkeypatch.setattr(_selfcheck, "philox4x32", flipped)
-    monkeypatch.setattr(_selfcheck, "update_center_", lambda c, *rest: c.fill_(float("nan")))
-    monkeypatch.setattr(_selfcheck, "scatter_mask_tokens", broken)
-    assert _selfcheck.main() == 1
+    monkeypatch.setattr(checks, "philox4x32", flipped)
+    monkeypatch.setattr(checks, "update_center_", lambda c, *rest: c.fill_(float("nan")))
+    monkeypatch.setattr(checks, "scatter_mask_tokens", broken)
+    assert checks.main() == 1
     printed = capsys.readouterr().out
     ends = {op: end for (op, _, _), (_, _, end) in table(printed).items()}
     wrong = {op for op, end in ends.items() if end == "OVER BUDGET"}
@@ -148,10 +150,10 @@ def test_wrong_references_fail_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The truth of what is random is derived apart from the references."""
-    keys, angle = masks.motion_keys, _augment_ref.rotation_about
-    monkeypatch.setattr(masks, "motion_keys", lambda *a: keys(*a).roll(1, dims=1))
-    monkeypatch.setattr(_augment_ref, "rotation_about", lambda axis, a: angle(axis, 1.001 * a))
-    assert _selfcheck.main() == 1
+    keys, angle = tokens.motion_keys, reference.rotation_about
+    monkeypatch.setattr(tokens, "motion_keys", lambda *a: keys(*a).roll(1, dims=1))
+    monkeypatch.setattr(reference, "rotation_about", lambda axis, a: angle(axis, 1.001 * a))
+    assert checks.main() == 1
     ends = {
         op: end
         for (op, impl, device), (_, _, end) in table(capsys.readouterr().out).items()
@@ -163,14 +165,14 @@ def test_wrong_references_fail_too(
 
 def test_a_single_flipped_bit_counts() -> None:
     words = torch.tensor([2**31, 5])
-    assert _selfcheck._worst([(words, words, words)]) == (0.0, 0.0)
-    error, budget = _selfcheck._worst([(words ^ 1, words, words)])
+    assert checks._worst([(words, words, words)]) == (0.0, 0.0)
+    error, budget = checks._worst([(words ^ 1, words, words)])
     assert error > budget == 0.0
 
 
 def test_a_failure_is_the_exit_code_of_the_module() -> None:
     breaking = (
-        "import sjepa_kernels._selfcheck as s\n"
+        "import sjepa_kernels.selfcheck.checks as s\n"
         "good = s.scatter_mask_tokens\n"
         "s.scatter_mask_tokens = lambda *a, **k: good(*a, **k) + 1e-4\n"
     )

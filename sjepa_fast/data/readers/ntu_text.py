@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sjepa_fast.data.readers.ntu_denoise import Track, track_motion
-from sjepa_kernels._native import LIBRARY
+from sjepa_kernels.native import LIBRARY
 
 JOINTS = 25
 # The twelve columns of a joint take at least this many bytes. Denser text is left to Python.

@@ -8,9 +8,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sjepa_kernels._checks import bad_value
-from sjepa_kernels.center import Reduce, sum_of_used_rows, update_center_
-from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
-from sjepa_kernels.crops import centered_crop_cross_entropy
+from sjepa_kernels.losses.center import Reduce, sum_of_used_rows, update_center_
+from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
+from sjepa_kernels.losses.crop_pairs_ce import centered_crop_cross_entropy
 
 
 def all_reduce_if_distributed(total: Tensor) -> None:

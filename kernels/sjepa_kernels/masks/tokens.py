@@ -11,7 +11,8 @@ from torch import Tensor
 from sjepa_kernels._checks import bad_value, check_positive
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
-from sjepa_kernels._masks import (
+from sjepa_kernels._triton import device_scalar, tl, triton
+from sjepa_kernels.masks.shared import (
     TokenMask,
     block_of,
     check_counts,
@@ -28,7 +29,6 @@ from sjepa_kernels._masks import (
     split_smallest,
     uniform_device,
 )
-from sjepa_kernels._triton import device_scalar, tl, triton
 from sjepa_kernels.philox import uniform
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from sjepa_kernels._attention_cpu import attention_cpu, has_cpu_code, self_attention_cpu, unpack
 from sjepa_kernels._checks import bad_type, bad_value, check_float, check_same_device
+from sjepa_kernels.attention.cpu import attention_cpu, has_cpu_code, self_attention_cpu, unpack
 
 BACKENDS = ("auto", "sdpa", "explicit", "cpu", "xformers")
 

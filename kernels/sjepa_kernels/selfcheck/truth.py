@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from sjepa_kernels._augment_config import Augmentation
+from sjepa_kernels.augment.settings import Augmentation
 
 _WORD = 1 << 32
 

@@ -12,8 +12,8 @@ from torch.nn.functional import embedding
 
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
-from sjepa_kernels._tokens import check_tokens, position_table, row_tiles, working_dtype
 from sjepa_kernels._triton import INTERPRETED, TL_DTYPES, cdiv, compute_dtype, tl, triton
+from sjepa_kernels.tokens.shared import check_tokens, position_table, row_tiles, working_dtype
 
 
 def pack_tokens_ref(

@@ -7,10 +7,10 @@ T frames, V joints, C = 3 coordinates, l frames a segment, U draws a clip.
 import torch
 from torch import Tensor
 
-from sjepa_kernels._augment_checks import check_crops, check_keys, check_store
-from sjepa_kernels._augment_config import Augmentation, SkeletonTables
 from sjepa_kernels._checks import bad_value, check_integers, check_stream
 from sjepa_kernels._triton import compute_dtype
+from sjepa_kernels.augment.checks import check_crops, check_keys, check_store
+from sjepa_kernels.augment.settings import Augmentation, SkeletonTables
 from sjepa_kernels.philox import philox4x32, uniform
 
 CROP, VIEW = 0, 1

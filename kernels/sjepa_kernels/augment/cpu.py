@@ -10,8 +10,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from sjepa_kernels._augment_config import Augmentation, SkeletonTables
-from sjepa_kernels._augment_ref import (
+from sjepa_kernels.augment.reference import (
     CROP,
     DRAWS,
     FLIP,
@@ -21,7 +20,8 @@ from sjepa_kernels._augment_ref import (
     crop_bounds,
     view_matrix,
 )
-from sjepa_kernels._native import LIBRARY
+from sjepa_kernels.augment.settings import Augmentation, SkeletonTables
+from sjepa_kernels.native import LIBRARY
 
 
 def has_cpu_code(joints_RVC: Tensor, augmentation: Augmentation) -> bool:

@@ -3,7 +3,7 @@
 To add an op, write a function like those below and name it in `CHECKS`. A function gets
 `(impl, device)` and returns triples `(ours, eager, truth)`: what the op gave in float32, what
 plain PyTorch gives in float32, and the formula in float64, written out here or in
-`_selfcheck_truth.py`.
+`truth.py`.
 """
 
 import math
@@ -15,23 +15,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
 
-from sjepa_kernels import _native, _triton
-from sjepa_kernels import _selfcheck_truth as definition
-from sjepa_kernels._augment_config import Augmentation, SkeletonTables
-from sjepa_kernels.attention import attention, self_attention
-from sjepa_kernels.augment import augment_clips
-from sjepa_kernels.center import update_center_
-from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
-from sjepa_kernels.crops import centered_crop_cross_entropy
+from sjepa_kernels import _triton, native
+from sjepa_kernels.attention.op import attention, self_attention
+from sjepa_kernels.augment.op import augment_clips
+from sjepa_kernels.augment.settings import Augmentation, SkeletonTables
+from sjepa_kernels.blocks.fused_mlp import fused_mlp
+from sjepa_kernels.blocks.residual_norm import residual_layer_norm
 from sjepa_kernels.ema import EmaPlan
-from sjepa_kernels.fused_mlp import fused_mlp
-from sjepa_kernels.masks import motion_aware_mask, random_mask
-from sjepa_kernels.masks_tube import tube_mask
+from sjepa_kernels.losses.center import update_center_
+from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
+from sjepa_kernels.losses.crop_pairs_ce import centered_crop_cross_entropy
+from sjepa_kernels.masks.tokens import motion_aware_mask, random_mask
+from sjepa_kernels.masks.tubes import tube_mask
 from sjepa_kernels.philox import philox4x32, uniform
-from sjepa_kernels.residual_norm import residual_layer_norm
+from sjepa_kernels.selfcheck import truth as definition
 from sjepa_kernels.targets import ContextualizedTargets
-from sjepa_kernels.tokens_pack import pack_tokens
-from sjepa_kernels.tokens_scatter import scatter_mask_tokens
+from sjepa_kernels.tokens.pack import pack_tokens
+from sjepa_kernels.tokens.scatter import scatter_mask_tokens
 
 # An error may be twice eager's plus this, in the Euclidean norm relative to the truth.
 SLACK = 5e-7
@@ -308,7 +308,7 @@ CHECKS = {
 def _places() -> list[tuple[str, str]]:
     """Return the (impl, device) pairs of this machine."""
     places = [("torch", "cpu")]
-    if _native.LIBRARY is not None:
+    if native.LIBRARY is not None:
         places.append(("cpu", "cpu"))
     if _triton.INTERPRETED:
         places.append(("triton", "cpu"))
@@ -339,7 +339,7 @@ def main() -> int:
     """Print one line for each op and implementation; return 1 if one is over its budget."""
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     triton = getattr(_triton.triton, "__version__", "") if _triton.HAVE_TRITON else "absent"
-    library = "absent" if _native.LIBRARY is None else "built"
+    library = "absent" if native.LIBRARY is None else "built"
     interpreted = ", interpreted" if _triton.INTERPRETED else ""
     print(f"python {platform.python_version()}, torch {torch.__version__}")
     print(f"Triton {triton}{interpreted}; C++ library {library}; CUDA device {cuda}\n")

@@ -8,15 +8,15 @@ token.
 import torch
 from torch import Tensor
 
-from sjepa_kernels._augment_checks import check_keys, check_store
-from sjepa_kernels._augment_config import Augmentation, SkeletonTables
-from sjepa_kernels._augment_cpu import augment_clips_cpu, has_cpu_code
-from sjepa_kernels._augment_ref import augment_clips_ref
-from sjepa_kernels._augment_triton import launch
 from sjepa_kernels._checks import check_int64, check_same_device, check_shape
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import compute_dtype
+from sjepa_kernels.augment.checks import check_keys, check_store
+from sjepa_kernels.augment.cpu import augment_clips_cpu, has_cpu_code
+from sjepa_kernels.augment.kernel import launch
+from sjepa_kernels.augment.reference import augment_clips_ref
+from sjepa_kernels.augment.settings import Augmentation, SkeletonTables
 
 
 def _outputs(

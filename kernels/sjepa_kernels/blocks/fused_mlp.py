@@ -28,7 +28,7 @@ from sjepa_kernels._triton import (
     tl,
     triton,
 )
-from sjepa_kernels.residual_norm import _gradients as norm_gradients
+from sjepa_kernels.blocks.residual_norm import _gradients as norm_gradients
 
 # Whole rows stay on the chip, as an operand and as an accumulator.
 _WIDEST_ROW = 512

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels._library import Op
-from sjepa_kernels._native import LIBRARY
+from sjepa_kernels.native import LIBRARY
 
 _WIDTHS = (16, 32, 48, 64)
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sjepa_kernels._ce_cpu import has_cpu_code
 from sjepa_kernels._checks import (
     bad_value,
     check_float,
@@ -19,7 +18,6 @@ from sjepa_kernels._checks import (
 )
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
-from sjepa_kernels._scale import scaled
 from sjepa_kernels._triton import (
     TL_DTYPES,
     cdiv,
@@ -29,7 +27,9 @@ from sjepa_kernels._triton import (
     tl,
     triton,
 )
-from sjepa_kernels.centered_ce import centered_softmax_cross_entropy
+from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
+from sjepa_kernels.losses.cpu import has_cpu_code
+from sjepa_kernels.losses.scale import scaled
 
 
 def centered_crop_ce_ref(

@@ -6,10 +6,10 @@ Shapes: B sequences, S segments, V joints, N = S*V tokens, K kept, Q masked, D w
 import torch
 from torch import Tensor, nn
 
-from sjepa_kernels.fused_mlp import fused_mlp
-from sjepa_kernels.residual_norm import residual_layer_norm
-from sjepa_kernels.tokens_pack import pack_tokens
-from sjepa_kernels.tokens_scatter import scatter_mask_tokens
+from sjepa_kernels.blocks.fused_mlp import fused_mlp
+from sjepa_kernels.blocks.residual_norm import residual_layer_norm
+from sjepa_kernels.tokens.pack import pack_tokens
+from sjepa_kernels.tokens.scatter import scatter_mask_tokens
 
 
 class MaskTokens(nn.Module):

@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from sjepa_kernels._native import LIBRARY
+from sjepa_kernels.native import LIBRARY
 
 
 def has_cpu_code(student: Tensor) -> bool:

@@ -11,14 +11,14 @@ from torch import Tensor
 from sjepa_kernels._checks import check_distinct
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
-from sjepa_kernels._tokens import (
+from sjepa_kernels._triton import TL_DTYPES, cdiv, compute_dtype, tl, triton
+from sjepa_kernels.tokens.shared import (
     check_tokens,
     position_table,
     row_tiles,
     table_gradients,
     working_dtype,
 )
-from sjepa_kernels._triton import TL_DTYPES, cdiv, compute_dtype, tl, triton
 
 
 def scatter_mask_tokens_ref(

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sjepa_kernels._ce_cpu import centered_ce_cpu, has_cpu_code
 from sjepa_kernels._checks import (
     bad_value,
     check_float,
@@ -20,7 +19,6 @@ from sjepa_kernels._checks import (
 )
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
-from sjepa_kernels._scale import scaled
 from sjepa_kernels._triton import (
     TL_DTYPES,
     cdiv,
@@ -30,6 +28,8 @@ from sjepa_kernels._triton import (
     tl,
     triton,
 )
+from sjepa_kernels.losses.cpu import centered_ce_cpu, has_cpu_code
+from sjepa_kernels.losses.scale import scaled
 
 # Rows up to this width stay in registers; wider ones are read twice, with online row statistics.
 _WIDEST_ROW = 4096

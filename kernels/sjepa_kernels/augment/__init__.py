@@ -1,0 +1,1 @@
+"""Crops, views and tubelets of clips."""

@@ -1,0 +1,1 @@
+"""Fused parts of a transformer block."""

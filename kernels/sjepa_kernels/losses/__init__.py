@@ -1,0 +1,1 @@
+"""Centered cross-entropies and their center."""

@@ -1,0 +1,1 @@
+"""The self-check behind `python -m sjepa_kernels`."""

@@ -1,0 +1,1 @@
+"""Sequences of visible and mask tokens."""
