@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sjepa_kernels.masks import tokens as op
 from sjepa_kernels.masks import tubes
 
 
