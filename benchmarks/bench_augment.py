@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from benchmarks.conftest import Timed
 from benchmarks.reference.sampling import random_view
 from benchmarks.steps import ntu_like_clips
-from sjepa_fast.config import TrainConfig
+from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.augment import augmentation
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.models.embed import tubelets

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from benchmarks.conftest import Timed
-from sjepa_fast.config import OptimConfig, TrainConfig, replace
+from sjepa_fast.config.schema import OptimConfig, TrainConfig, replace
 from sjepa_fast.data.feed import open_clips, open_feed
 from sjepa_fast.data.store import Store
 from sjepa_fast.data.synthetic import write_synthetic_store

@@ -14,7 +14,7 @@ import torch
 from benchmarks.conftest import Timed
 from benchmarks.reference.feeder import feeding_loader, padded_clips
 from benchmarks.steps import ntu_like_clips
-from sjepa_fast.config import OptimConfig, TrainConfig
+from sjepa_fast.config.schema import OptimConfig, TrainConfig
 from sjepa_fast.data.loader import ResidentClips
 
 BATCH = 128

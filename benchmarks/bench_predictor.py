@@ -11,7 +11,13 @@ import pytest
 import torch
 
 from benchmarks.conftest import Timed
-from sjepa_fast.config import MaskConfig, ModelConfig, OptimConfig, TrainConfig, predicted_tokens
+from sjepa_fast.config.schema import (
+    MaskConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    predicted_tokens,
+)
 from sjepa_fast.flops import sequences_per_step, step_flops
 from sjepa_fast.models.predictor import Predictor
 from sjepa_fast.runtime.device import autocast

@@ -16,10 +16,10 @@ from benchmarks.conftest import Timed
 from benchmarks.reference.feeder import feeding_loader, padded_clips
 from benchmarks.reference.sjepa_step import RUNGS
 from benchmarks.steps import our_step, reference_step
-from sjepa_fast.config import OptimConfig, TrainConfig, replace
+from sjepa_fast.config.presets import preset
+from sjepa_fast.config.schema import OptimConfig, TrainConfig, replace
 from sjepa_fast.data.loader import ResidentClips, load_resident
 from sjepa_fast.data.synthetic import write_synthetic_store
-from sjepa_fast.presets import preset
 
 pytestmark = pytest.mark.benchmark(group="sjepa step")
 

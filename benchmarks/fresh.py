@@ -33,7 +33,7 @@ def memory_of(variant: str) -> dict[str, float]:
 
     from benchmarks.conftest import peak_memory_mib, reset_peak_memory
     from benchmarks.steps import ntu_like_clips, our_step, reference_step
-    from sjepa_fast.config import OptimConfig, TrainConfig
+    from sjepa_fast.config.schema import OptimConfig, TrainConfig
 
     device = torch.device("cpu")
     torch.ones(2) @ torch.ones(2)

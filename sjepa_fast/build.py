@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sjepa_fast.config import TrainConfig
+from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.data.whiten import fit_whitening
 from sjepa_fast.guard import go_on_eagerly

@@ -24,7 +24,8 @@ import tyro
 from torch import Tensor
 
 from sjepa_fast import cli
-from sjepa_fast.config import (
+from sjepa_fast.config.files import to_yaml
+from sjepa_fast.config.schema import (
     DataConfig,
     MaskConfig,
     ModelConfig,
@@ -32,7 +33,6 @@ from sjepa_fast.config import (
     TrainConfig,
     validate,
 )
-from sjepa_fast.config_io import to_yaml
 from sjepa_fast.errors import InputError
 from sjepa_fast.models.predictor import Predictor
 from sjepa_fast.objectives.mamp import MAMP

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from sjepa_fast import cli
-from sjepa_fast.config import nearest
+from sjepa_fast.config.schema import nearest
 from sjepa_fast.data.ctrgcn_writer import write_ctrgcn
 from sjepa_fast.data.store import open_store
 from sjepa_fast.errors import InputError

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sjepa_fast.config import TrainConfig, kept_tokens, predicted_tokens
+from sjepa_fast.config.schema import TrainConfig, kept_tokens, predicted_tokens
 
 # Objectives whose targets are features of a target encoder, and not the clip's own numbers.
 WITH_TARGET_ENCODER = ("sjepa", "skeleton2vec")

@@ -7,7 +7,7 @@ the left shoulder: the line between them runs parallel to the spine (our choice)
 
 from __future__ import annotations
 
-from sjepa_fast.config import nearest
+from sjepa_fast.config.schema import nearest
 from sjepa_fast.errors import InputError
 from sjepa_fast.layout import SkeletonLayout
 

@@ -10,7 +10,7 @@ import yaml
 
 from sjepa_fast import ablate as ablation_module
 from sjepa_fast.ablate import ablate, axis_named, finished, parse_ablation, spread
-from sjepa_fast.config import TrainConfig
+from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sjepa_fast.config import TrainConfig, ViewConfig
+from sjepa_fast.config.schema import TrainConfig, ViewConfig
 from sjepa_fast.data.augment import augmentation, skeleton_tables
 from sjepa_fast.skeletons import NTU25
 from sjepa_kernels import clip_uniforms

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sjepa_fast.config import MaskConfig, TrainConfig, replace, validate, validate_tokens
-from sjepa_fast.config_io import apply_yaml, check_resumable, parse_train, to_yaml
+from sjepa_fast.config.files import apply_yaml, check_resumable, parse_train, to_yaml
+from sjepa_fast.config.presets import PRESETS, preset
+from sjepa_fast.config.schema import MaskConfig, TrainConfig, replace, validate, validate_tokens
 from sjepa_fast.errors import InputError
-from sjepa_fast.presets import PRESETS, preset
 
 
 def write(tmp_path: Path, text: str) -> Path:

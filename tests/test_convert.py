@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sjepa_fast.config import ModelConfig
-from sjepa_fast.config_io import read_config
+from sjepa_fast.config.files import read_config
+from sjepa_fast.config.schema import ModelConfig
 from sjepa_fast.convert import ConvertConfig, convert, encoder_weights, read_state
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError

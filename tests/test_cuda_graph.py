@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sjepa_fast.build import build_model, build_optimizer
-from sjepa_fast.config import RuntimeConfig, TrainConfig
+from sjepa_fast.config.schema import RuntimeConfig, TrainConfig
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.errors import InputError
 from sjepa_fast.runtime.dist import World

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sjepa_fast.config import TrainConfig, replace
+from sjepa_fast.config.presets import preset
+from sjepa_fast.config.schema import TrainConfig, replace
 from sjepa_fast.flops import step_flops
-from sjepa_fast.presets import preset
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "predictor.md").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sjepa_fast import evaluate
-from sjepa_fast.config_io import parse_train
+from sjepa_fast.config.files import parse_train
 from sjepa_fast.data.store import open_store
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.train import train

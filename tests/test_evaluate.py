@@ -12,7 +12,7 @@ import torch
 
 from sjepa_fast import evaluate
 from sjepa_fast.build import build_model
-from sjepa_fast.config_io import parse_train, to_yaml
+from sjepa_fast.config.files import parse_train, to_yaml
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.evaluation.features import clip_features, pool_tokens
 from sjepa_fast.evaluation.request import KnnRequest

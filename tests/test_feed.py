@@ -15,7 +15,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sjepa_fast.config import DataConfig, ModelConfig, OptimConfig, TrainConfig, ViewConfig, replace
+from sjepa_fast.config.schema import (
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    ViewConfig,
+    replace,
+)
 from sjepa_fast.data.feed import check_backend, open_clips, open_feed
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.data.store import Store, StoreWriter, open_store

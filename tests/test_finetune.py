@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from sjepa_fast.config import replace
+from sjepa_fast.config.presets import preset
+from sjepa_fast.config.schema import replace
 from sjepa_fast.data.loader import epoch_order, load_resident
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
@@ -26,7 +27,6 @@ from sjepa_fast.evaluation.views import training_tokens
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.heads import ActionClassifier, ActionHead
 from sjepa_fast.models.transformer import Block, set_drop_path
-from sjepa_fast.presets import preset
 
 
 def test_head_has_the_papers_size():

@@ -8,7 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sjepa_fast.build import build_model, build_optimizer
-from sjepa_fast.config import (
+from sjepa_fast.config.presets import preset
+from sjepa_fast.config.schema import (
     DataConfig,
     MaskConfig,
     ModelConfig,
@@ -21,7 +22,6 @@ from sjepa_fast.config import (
 )
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.flops import block_flops, step_flops
-from sjepa_fast.presets import preset
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.skeletons import KINECT20

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from sjepa_fast.build import build_model, compile_blocks
-from sjepa_fast.config import DataConfig, MaskConfig, ModelConfig, TrainConfig
-from sjepa_fast.config_io import parse_train
+from sjepa_fast.config.files import parse_train
+from sjepa_fast.config.schema import DataConfig, MaskConfig, ModelConfig, TrainConfig
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.guard import GuardedStep, largest_batch

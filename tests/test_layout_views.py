@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sjepa_fast.config import DataConfig, ModelConfig, TrainConfig, ViewConfig
+from sjepa_fast.config.schema import DataConfig, ModelConfig, TrainConfig, ViewConfig
 from sjepa_fast.data.loader import load_resident
 from sjepa_fast.data.normalize import align_heading, body_size, heading
 from sjepa_fast.data.store import StoreWriter

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sjepa_fast.config import MaskConfig, kept_joints, kept_tokens
+from sjepa_fast.config.schema import MaskConfig, kept_joints, kept_tokens
 from sjepa_fast.data.augment import MASK
 from sjepa_fast.objectives.masking import draw_mask
 from sjepa_kernels import clip_uniforms

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sjepa_fast import evaluate
-from sjepa_fast.config_io import parse_train
+from sjepa_fast.config.files import parse_train
 from sjepa_fast.data.store import open_store
 from sjepa_fast.prepare import PrepareConfig, prepare
 from sjepa_fast.train import train

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sjepa_fast.build import OBJECTIVES
-from sjepa_fast.config import (
+from sjepa_fast.config.schema import (
     DataConfig,
     MaskConfig,
     ModelConfig,

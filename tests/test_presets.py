@@ -6,7 +6,9 @@ from statistics import mean
 
 import pytest
 
-from sjepa_fast.config import (
+from sjepa_fast.config.files import to_dict
+from sjepa_fast.config.presets import PRESETS, preset
+from sjepa_fast.config.schema import (
     MaskConfig,
     TrainConfig,
     kept_tokens,
@@ -14,9 +16,7 @@ from sjepa_fast.config import (
     validate,
     validate_tokens,
 )
-from sjepa_fast.config_io import to_dict
 from sjepa_fast.errors import InputError
-from sjepa_fast.presets import PRESETS, preset
 from sjepa_fast.runtime.schedule import ema_momentum, learning_rate
 
 METHODS = ("sjepa", "skeleton2vec", "mamp", "skeletonmae")

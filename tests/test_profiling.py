@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sjepa_fast import profiling
-from sjepa_fast.config_io import parse_train
+from sjepa_fast.config.files import parse_train
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.flops import step_flops
 from sjepa_fast.profiling import CLOCKED, TRACED, WARMUP, PassClock, summary

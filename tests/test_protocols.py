@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from sjepa_fast import evaluate
-from sjepa_fast.config_io import parse_train
+from sjepa_fast.config.files import parse_train
 from sjepa_fast.data.augment import to_stream
 from sjepa_fast.data.store import Store, StoreWriter, open_store
 from sjepa_fast.data.synthetic import write_synthetic_store

@@ -18,7 +18,7 @@ from benchmarks.reference.sampling import (
     random_view,
 )
 from benchmarks.reference.sjepa_step import ReferenceStep
-from sjepa_fast.config import DataConfig, ModelConfig, TrainConfig
+from sjepa_fast.config.schema import DataConfig, ModelConfig, TrainConfig
 from sjepa_fast.models.embed import tubelets
 from sjepa_fast.objectives.objective import StepInput
 from sjepa_fast.objectives.sjepa import SJEPA

@@ -11,7 +11,7 @@ import torch
 from benchmarks.reference.feeder import ClipFeeder, feeding_loader, padded_clips
 from benchmarks.reference.sjepa_step import ReferenceStep
 from benchmarks.steps import ntu_like_clips, our_step, reference_step, shared_batch
-from sjepa_fast.config import DataConfig, ModelConfig, OptimConfig, TrainConfig, replace
+from sjepa_fast.config.schema import DataConfig, ModelConfig, OptimConfig, TrainConfig, replace
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(

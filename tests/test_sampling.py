@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sjepa_fast.config import DataConfig, ModelConfig, TrainConfig, ViewConfig
+from sjepa_fast.config.schema import DataConfig, ModelConfig, TrainConfig, ViewConfig
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.data.sampling import even_frames, random_frames
 from sjepa_fast.models.embed import tubelets

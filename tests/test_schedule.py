@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sjepa_fast.config import ObjectiveConfig, OptimConfig, TrainConfig
+from sjepa_fast.config.schema import ObjectiveConfig, OptimConfig, TrainConfig
 from sjepa_fast.runtime.schedule import ema_momentum, learning_rate, tabulate
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sjepa_fast.config import (
+from sjepa_fast.config.schema import (
     DataConfig,
     MaskConfig,
     ModelConfig,

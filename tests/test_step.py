@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sjepa_fast.build import build_model, build_optimizer
-from sjepa_fast.config import (
+from sjepa_fast.config.schema import (
     DataConfig,
     LogConfig,
     MaskConfig,

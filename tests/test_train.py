@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from sjepa_fast.config_io import parse_train
+from sjepa_fast.config.files import parse_train
 from sjepa_fast.data.store import open_store
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.data.whiten import fit_whitening
@@ -302,7 +302,7 @@ def test_starting_over_an_existing_run_or_resuming_with_other_settings_is_refuse
 
 
 def test_loss_falls_on_one_repeated_batch(store: Path):
-    from sjepa_fast.config_io import parse_train
+    from sjepa_fast.config.files import parse_train
     from sjepa_fast.data.loader import load_resident
     from sjepa_fast.data.store import open_store
     from sjepa_fast.objectives.objective import make_step_input

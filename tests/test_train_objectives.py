@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from sjepa_fast.config_io import parse_train
+from sjepa_fast.config.files import parse_train
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.train import train
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.reference.sampling import HAND_PAIRS, MID_SHOULDER, MIRROR_PAIRS, PELVIS
-from sjepa_fast.config import TrainConfig
+from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.loader import ResidentClips
 
 PADDED_FRAMES = 300

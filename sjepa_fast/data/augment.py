@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sjepa_fast.config import TrainConfig
+from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.skeletons import SkeletonLayout
 from sjepa_kernels import Augmentation, SkeletonTables
 

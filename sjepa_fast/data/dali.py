@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from sjepa_fast.config import DataConfig
+from sjepa_fast.config.schema import DataConfig
 from sjepa_fast.data.order import BatchOrder
 from sjepa_fast.data.rows import PackedRows, RowReader
 from sjepa_fast.errors import InputError

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sjepa_fast.config import DataConfig, TrainConfig
+from sjepa_fast.config.schema import DataConfig, TrainConfig
 from sjepa_fast.data.dali import dali_batches, require_dali
 from sjepa_fast.data.loader import ResidentClips, load_resident, load_tables
 from sjepa_fast.data.order import BatchOrder

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sjepa_fast.config import DataConfig, TrainConfig
+from sjepa_fast.config.schema import DataConfig, TrainConfig
 from sjepa_fast.data.augment import augmentation, skeleton_tables, to_stream
 from sjepa_fast.data.rows import RowReader, normalize_rows, normalizes
 from sjepa_fast.data.sampling import even_frames, random_frames

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sjepa_fast.config import DataConfig
+from sjepa_fast.config.schema import DataConfig
 from sjepa_fast.data.normalize import normalize_clip
 from sjepa_fast.data.store import JOINTS, Store
 from sjepa_fast.errors import InputError

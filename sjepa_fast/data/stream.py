@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from sjepa_fast.config import DataConfig
+from sjepa_fast.config.schema import DataConfig
 from sjepa_fast.data.order import BatchOrder
 from sjepa_fast.data.rows import PackedRows, RowReader
 

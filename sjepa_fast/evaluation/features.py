@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sjepa_fast.config import TrainConfig
+from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.evaluation.knn import center_features, knn_predict, standardize_features
 from sjepa_fast.models.embed import tubelets

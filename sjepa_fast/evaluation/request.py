@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from sjepa_fast.config import TrainConfig
+from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.evaluation.features import Pool
 
 Family = Literal["auto", "paper", "small"]

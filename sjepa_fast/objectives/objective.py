@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sjepa_fast.config import TrainConfig
+from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.augment import MASK, PREDICT
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.models.encoder import SkeletonTransformer

@@ -10,7 +10,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from sjepa_fast.config import TrainConfig
+from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.objectives.objective import Objective, StepInput, StepOutput
 from sjepa_fast.skeletons import SkeletonLayout

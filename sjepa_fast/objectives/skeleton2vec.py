@@ -10,7 +10,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from sjepa_fast.config import TrainConfig
+from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.objectives.numbers import mean_squared_error, rows_at
 from sjepa_fast.objectives.objective import Objective, StepInput, StepOutput

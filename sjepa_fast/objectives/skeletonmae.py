@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from sjepa_fast.config import TrainConfig
+from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.objectives.numbers import mean_squared_error, normalized, rows_at
 from sjepa_fast.objectives.objective import Objective, StepInput, StepOutput
 from sjepa_fast.skeletons import SkeletonLayout

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from sjepa_fast.config import RuntimeConfig
+from sjepa_fast.config.schema import RuntimeConfig
 from sjepa_fast.errors import InputError
 
 

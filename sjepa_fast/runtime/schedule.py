@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sjepa_fast.config import TrainConfig
+from sjepa_fast.config.schema import TrainConfig
 
 
 def learning_rate(step: int, total: int, warmup: int, peak: float, end: float) -> float:

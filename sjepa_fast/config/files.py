@@ -13,9 +13,9 @@ from cattrs.gen import make_dict_structure_fn
 from cattrs.v import format_exception
 
 from sjepa_fast import cli
-from sjepa_fast.config import TrainConfig, nearest
+from sjepa_fast.config.presets import PRESETS, preset
+from sjepa_fast.config.schema import TrainConfig, nearest
 from sjepa_fast.errors import InputError
-from sjepa_fast.presets import PRESETS, preset
 
 # What may differ between a run and its continuation: it changes no weight.
 FREE_ON_RESUME = (

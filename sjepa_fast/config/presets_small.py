@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sjepa_fast.config import (
+from sjepa_fast.config.schema import (
     CheckpointConfig,
     DataConfig,
     EvalConfig,

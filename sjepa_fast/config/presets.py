@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from sjepa_fast.config import (
+from sjepa_fast.config.presets_small import SMALL, demo, small
+from sjepa_fast.config.schema import (
     DataConfig,
     LogConfig,
     MaskConfig,
@@ -23,7 +24,6 @@ from sjepa_fast.config import (
     nearest,
 )
 from sjepa_fast.errors import InputError
-from sjepa_fast.presets_small import SMALL, demo, small
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Configurations: the schema, presets, files and the command line."""
