@@ -18,9 +18,9 @@ from sjepa_fast.config.schema import (
     TrainConfig,
     predicted_tokens,
 )
-from sjepa_fast.flops import sequences_per_step, step_flops
 from sjepa_fast.models.predictor import Predictor
 from sjepa_fast.runtime.device import autocast
+from sjepa_fast.training.flops import sequences_per_step, step_flops
 from sjepa_kernels import pack_tokens
 
 SEGMENTS, JOINTS, KEPT = 30, 25, 75

@@ -16,13 +16,13 @@ from benchmarks.reference.sjepa_step import ReferenceStep
 from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.loader import ResidentClips
-from sjepa_fast.flops import step_flops
 from sjepa_fast.objectives.objective import Objective, make_step_input
-from sjepa_fast.profiling import PassClock, ProfiledStep
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.schedule import Schedule
 from sjepa_fast.skeletons import NTU25, SkeletonLayout
-from sjepa_fast.step import StepResult, TrainStep
+from sjepa_fast.training.flops import step_flops
+from sjepa_fast.training.profiling import PassClock, ProfiledStep
+from sjepa_fast.training.step import StepResult, TrainStep
 
 RATE, MOMENTUM = 1e-3, 0.9999
 # Share of NTU-60 clips that show two persons (method 1.2).

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.data.whiten import fit_whitening
-from sjepa_fast.guard import go_on_eagerly
 from sjepa_fast.models.embed import tubelets
 from sjepa_fast.objectives.mamp import MAMP
 from sjepa_fast.objectives.objective import Objective
 from sjepa_fast.objectives.sjepa import SJEPA
 from sjepa_fast.objectives.skeleton2vec import Skeleton2vec
 from sjepa_fast.objectives.skeletonmae import SkeletonMAE
+from sjepa_fast.runtime.guard import go_on_eagerly
 
 OBJECTIVES = {
     "sjepa": SJEPA,

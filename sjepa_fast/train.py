@@ -24,10 +24,6 @@ from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.collapse import collapse_panel
 from sjepa_fast.evaluation.features import nearest_neighbour
-from sjepa_fast.flops import step_flops
-from sjepa_fast.guard import GuardedStep
-from sjepa_fast.profiling import PassClock, ProfiledStep
-from sjepa_fast.report import write_report
 from sjepa_fast.runtime.checkpoint import (
     list_checkpoints,
     load_state,
@@ -37,9 +33,13 @@ from sjepa_fast.runtime.checkpoint import (
 from sjepa_fast.runtime.device import pick_device, pick_dtype
 from sjepa_fast.runtime.dist import World, connect, disconnect, environment_world
 from sjepa_fast.runtime.files import write_json, write_text
+from sjepa_fast.runtime.guard import GuardedStep
 from sjepa_fast.runtime.logging import RunLog, environment, progress_line
 from sjepa_fast.runtime.schedule import tabulate
-from sjepa_fast.step import StepResult, TrainStep
+from sjepa_fast.training.flops import step_flops
+from sjepa_fast.training.profiling import PassClock, ProfiledStep
+from sjepa_fast.training.report import write_report
+from sjepa_fast.training.step import StepResult, TrainStep
 
 
 def open_data(config: TrainConfig, world: World) -> tuple[TrainConfig, Store]:

@@ -14,7 +14,7 @@ from sjepa_fast.errors import InputError
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.graph import StepGraph
 from sjepa_fast.runtime.schedule import tabulate
-from sjepa_fast.step import TrainStep, wants_graph
+from sjepa_fast.training.step import TrainStep, wants_graph
 from tests.test_step import CONFIG, resident
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -11,7 +11,7 @@ import pytest
 
 from sjepa_fast.config.presets import preset
 from sjepa_fast.config.schema import TrainConfig, replace
-from sjepa_fast.flops import step_flops
+from sjepa_fast.training.flops import step_flops
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "predictor.md").read_text()

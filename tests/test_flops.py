@@ -21,11 +21,11 @@ from sjepa_fast.config.schema import (
     replace,
 )
 from sjepa_fast.data.loader import ResidentClips
-from sjepa_fast.flops import block_flops, step_flops
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.skeletons import KINECT20
-from sjepa_fast.step import TrainStep
+from sjepa_fast.training.flops import block_flops, step_flops
+from sjepa_fast.training.step import TrainStep
 from sjepa_kernels import attention, self_attention
 
 

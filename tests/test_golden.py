@@ -21,7 +21,7 @@ from sjepa_fast.data.store import Store
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.schedule import tabulate
-from sjepa_fast.step import TrainStep
+from sjepa_fast.training.step import TrainStep
 
 STEPS = 50
 # Mean loss of the first five steps, of steps 21 to 25, and of the last five.

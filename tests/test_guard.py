@@ -14,8 +14,8 @@ from sjepa_fast.config.files import parse_train
 from sjepa_fast.config.schema import DataConfig, MaskConfig, ModelConfig, TrainConfig
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
-from sjepa_fast.guard import GuardedStep, largest_batch
 from sjepa_fast.models.transformer import Block
+from sjepa_fast.runtime.guard import GuardedStep, largest_batch
 from sjepa_fast.train import train
 from tests.test_profiling import TINY
 

@@ -20,14 +20,14 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("sjepa_fast", "kernels", "csrc", "tests", "benchmarks", "examples")
 # Sub-packages of sjepa_fast and the ones that they must not import, directly or lazily.
-UPPER = {"models", "objectives", "evaluation", "train", "evaluate", "step", "build", "report"}
+UPPER = {"models", "objectives", "evaluation", "train", "evaluate", "training", "build"}
 MAY_NOT_IMPORT = {
     "data": UPPER | {"viz", "prepare"},
     "viz": UPPER | {"prepare"},
     "runtime": UPPER | {"viz", "prepare"},
     "models": UPPER - {"models"} | {"viz"},
-    "objectives": {"train", "evaluate", "step", "build", "report", "evaluation", "viz"},
-    "evaluation": {"train", "evaluate", "step", "report", "objectives", "viz"},
+    "objectives": {"train", "evaluate", "training", "build", "evaluation", "viz"},
+    "evaluation": {"train", "evaluate", "training", "objectives", "viz"},
 }
 KNOWN_PROGRAMS = {
     "make",

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from sjepa_fast import profiling
 from sjepa_fast.config.files import parse_train
 from sjepa_fast.data.synthetic import write_synthetic_store
-from sjepa_fast.flops import step_flops
-from sjepa_fast.profiling import CLOCKED, TRACED, WARMUP, PassClock, summary
 from sjepa_fast.train import train
+from sjepa_fast.training import profiling
+from sjepa_fast.training.flops import step_flops
+from sjepa_fast.training.profiling import CLOCKED, TRACED, WARMUP, PassClock, summary
 
 
 class Clock:

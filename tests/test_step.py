@@ -24,7 +24,7 @@ from sjepa_fast.objectives.objective import make_step_input
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.schedule import Schedule
 from sjepa_fast.skeletons import KINECT20
-from sjepa_fast.step import TrainStep
+from sjepa_fast.training.step import TrainStep
 
 CONFIG = TrainConfig(
     data=DataConfig(frames=8, bodies=1, crop_min_frames=4),

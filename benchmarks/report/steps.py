@@ -27,8 +27,8 @@ from sjepa_fast.build import build_model
 from sjepa_fast.config.presets import PRESETS, preset
 from sjepa_fast.config.schema import TrainConfig, replace
 from sjepa_fast.data.loader import ResidentClips
-from sjepa_fast.flops import step_flops
 from sjepa_fast.skeletons import KINECT15, KINECT20, NTU25, SkeletonLayout
+from sjepa_fast.training.flops import step_flops
 
 # Training clips of the papers' splits (method 1.2).
 TRAINING_CLIPS = {

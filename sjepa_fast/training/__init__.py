@@ -1,0 +1,1 @@
+"""The training step and what measures it: FLOPs, profile, report."""
