@@ -15,7 +15,7 @@ from sjepa_fast.config.schema import replace
 from sjepa_fast.data.loader import epoch_order, load_resident
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
-from sjepa_fast.evaluation.finetuning import (
+from sjepa_fast.evaluation.probes.classifier import (
     _batches,
     build_finetune_optimizer,
     layer_of,

@@ -3,7 +3,11 @@
 import numpy as np
 import torch
 
-from sjepa_fast.evaluation.knn import center_features, knn_predict, standardize_features
+from sjepa_fast.evaluation.probes.neighbours import (
+    center_features,
+    knn_predict,
+    standardize_features,
+)
 
 
 def test_knn_equals_a_direct_vote():

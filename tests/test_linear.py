@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from sjepa_fast.evaluation.linear import linear_probe
-from sjepa_fast.evaluation.logistic import fit_logistic, objective
+from sjepa_fast.evaluation.probes.logistic import fit_logistic, objective
+from sjepa_fast.evaluation.probes.sgd import linear_probe
 
 
 def data(rows: int = 120, width: int = 8, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from sjepa_fast.evaluation.retrieval import retrieve
+from sjepa_fast.evaluation.probes.ranking import retrieve
 
 
 def test_average_precision_by_definition():

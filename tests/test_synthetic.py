@@ -20,8 +20,8 @@ from sjepa_fast.data.synthetic import (
 )
 from sjepa_fast.data.synthetic_actions import PAIRS
 from sjepa_fast.errors import InputError
-from sjepa_fast.evaluation.knn import knn_predict
 from sjepa_fast.evaluation.metrics import accuracy
+from sjepa_fast.evaluation.probes.neighbours import knn_predict
 from sjepa_fast.skeletons import NTU25
 
 

@@ -12,7 +12,11 @@ from torch import Tensor, nn
 
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.loader import ResidentClips
-from sjepa_fast.evaluation.knn import center_features, knn_predict, standardize_features
+from sjepa_fast.evaluation.probes.neighbours import (
+    center_features,
+    knn_predict,
+    standardize_features,
+)
 from sjepa_fast.models.embed import tubelets
 from sjepa_fast.runtime.device import autocast
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sjepa_fast.errors import InputError
-from sjepa_fast.evaluation.finetuning import Finetuned, recipe_lengths, train_classifier
 from sjepa_fast.evaluation.outcome import Outcome, over_seeds
+from sjepa_fast.evaluation.probes.classifier import Finetuned, recipe_lengths, train_classifier
 from sjepa_fast.evaluation.request import FinetuneRequest, SemiRequest, TransferRequest
 from sjepa_fast.evaluation.subject import Subject, make_encoder
 from sjepa_fast.evaluation.subset import draw_subset

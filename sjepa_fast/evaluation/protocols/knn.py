@@ -9,11 +9,11 @@ from torch import Tensor
 
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.features import Pool, clip_features, raw_features, scale_features
-from sjepa_fast.evaluation.knn import knn_predict
 from sjepa_fast.evaluation.metrics import accuracy
 from sjepa_fast.evaluation.outcome import Outcome
+from sjepa_fast.evaluation.probes.neighbours import knn_predict
+from sjepa_fast.evaluation.probes.ranking import retrieve
 from sjepa_fast.evaluation.request import KnnRequest, RetrievalRequest
-from sjepa_fast.evaluation.retrieval import retrieve
 from sjepa_fast.evaluation.subject import Subject, make_encoder
 
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.features import clip_features, pooled_features
-from sjepa_fast.evaluation.knn import standardize_features
-from sjepa_fast.evaluation.linear import linear_probe
-from sjepa_fast.evaluation.logistic import fit_logistic
 from sjepa_fast.evaluation.metrics import accuracy
 from sjepa_fast.evaluation.outcome import Outcome, over_seeds
+from sjepa_fast.evaluation.probes.logistic import fit_logistic
+from sjepa_fast.evaluation.probes.neighbours import standardize_features
+from sjepa_fast.evaluation.probes.sgd import linear_probe
 from sjepa_fast.evaluation.protocols.knn import frozen_features, result_name
 from sjepa_fast.evaluation.request import LinearRecipe, LinearRequest
 from sjepa_fast.evaluation.subject import Subject, make_encoder
