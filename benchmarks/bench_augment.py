@@ -19,7 +19,7 @@ from benchmarks.reference.sampling import random_view
 from benchmarks.steps import ntu_like_clips
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.augment import augmentation
-from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.models.embed import tubelets
 from sjepa_kernels import augment_clips, clip_uniforms
 from sjepa_kernels.augment.reference import CROP, augment_clips_ref, crop_bounds

@@ -15,7 +15,7 @@ from benchmarks.conftest import Timed
 from benchmarks.reference.feeder import feeding_loader, padded_clips
 from benchmarks.steps import ntu_like_clips
 from sjepa_fast.config.schema import OptimConfig, TrainConfig
-from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.data.clips import ResidentClips
 
 BATCH = 128
 CONFIG = TrainConfig(optim=OptimConfig(batch_size=BATCH))

@@ -18,7 +18,7 @@ from benchmarks.reference.sjepa_step import RUNGS
 from benchmarks.steps import our_step, reference_step
 from sjepa_fast.config.presets import preset
 from sjepa_fast.config.schema import OptimConfig, TrainConfig, replace
-from sjepa_fast.data.loader import ResidentClips, load_resident
+from sjepa_fast.data.clips import ResidentClips, load_resident
 from sjepa_fast.data.synthetic import write_synthetic_store
 
 pytestmark = pytest.mark.benchmark(group="sjepa step")

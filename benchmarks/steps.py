@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.reference.sjepa_step import ReferenceStep
 from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config.schema import TrainConfig
-from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.objectives.objective import Objective, make_step_input
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.schedule import Schedule

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sjepa_fast.config.schema import TrainConfig
-from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.data.whiten import fit_whitening
 from sjepa_fast.models.embed import tubelets
 from sjepa_fast.objectives.mamp import MAMP

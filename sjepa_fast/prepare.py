@@ -17,8 +17,8 @@ from sjepa_fast import cli
 from sjepa_fast._version import __version__
 from sjepa_fast.config.schema import nearest
 from sjepa_fast.data.clip_table import ClipTable
-from sjepa_fast.data.published import compare, split_sizes
 from sjepa_fast.data.readers import ctrgcn_npz, generic, ntu, pku, pyskl, ragged_npz
+from sjepa_fast.data.readers.published import compare, split_sizes
 from sjepa_fast.data.readers.record import Record, Source, Splits
 from sjepa_fast.data.store import Store, StoreWriter
 from sjepa_fast.errors import InputError

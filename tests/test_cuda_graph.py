@@ -9,7 +9,7 @@ import torch
 
 from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config.schema import RuntimeConfig, TrainConfig
-from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.errors import InputError
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.graph import StepGraph

@@ -23,8 +23,8 @@ from sjepa_fast.config.schema import (
     ViewConfig,
     replace,
 )
+from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.data.feed import check_backend, open_clips, open_feed
-from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.data.store import Store, StoreWriter, open_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.request import Views

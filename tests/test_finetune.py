@@ -12,7 +12,7 @@ from torch import nn
 
 from sjepa_fast.config.presets import preset
 from sjepa_fast.config.schema import replace
-from sjepa_fast.data.loader import epoch_order, load_resident
+from sjepa_fast.data.clips import epoch_order, load_resident
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.probes.classifier import (

@@ -20,7 +20,7 @@ from sjepa_fast.config.schema import (
     kept_tokens,
     replace,
 )
-from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.skeletons import KINECT20

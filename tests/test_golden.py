@@ -16,7 +16,7 @@ import torch
 from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config.presets import preset
 from sjepa_fast.config.schema import TrainConfig, replace
-from sjepa_fast.data.loader import load_resident
+from sjepa_fast.data.clips import load_resident
 from sjepa_fast.data.store import Store
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.runtime.dist import World

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sjepa_fast.data.image_pose import Person, clip_from_poses, link_bodies
+from sjepa_fast.data.readers.image_pose import Person, clip_from_poses, link_bodies
 from sjepa_fast.skeletons import COCO17, LAYOUTS, MEDIAPIPE33, SkeletonLayout
 
 RNG = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sjepa_fast.config.schema import DataConfig, ModelConfig, TrainConfig, ViewConfig
-from sjepa_fast.data.loader import load_resident
+from sjepa_fast.data.clips import load_resident
 from sjepa_fast.data.normalize import align_heading, body_size, heading
 from sjepa_fast.data.store import StoreWriter
 from sjepa_fast.skeletons import LAYOUTS, SkeletonLayout

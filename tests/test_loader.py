@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from sjepa_fast.config.schema import DataConfig, ModelConfig, TrainConfig, ViewConfig, replace
-from sjepa_fast.data.loader import ResidentClips, epoch_order
+from sjepa_fast.data.clips import ResidentClips, epoch_order
 from sjepa_fast.models.embed import tubelets
 from sjepa_fast.skeletons import KINECT20
 

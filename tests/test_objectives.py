@@ -14,7 +14,7 @@ from sjepa_fast.config.schema import (
     ViewConfig,
     replace,
 )
-from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.objectives.objective import Objective, StepInput, make_step_input
 from sjepa_fast.objectives.skeleton2vec import Skeleton2vec, legacy_places
 from sjepa_fast.skeletons import NTU25

@@ -16,7 +16,7 @@ from sjepa_fast.config.schema import (
     replace,
     validate,
 )
-from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.errors import InputError
 from sjepa_fast.objectives.masking import draw_predicted
 from sjepa_fast.objectives.objective import Objective, StepInput, make_step_input

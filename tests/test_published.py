@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sjepa_fast.data.published import PUBLISHED, Published, compare
-from sjepa_fast.data.splits import ntu60_splits, ntu120_splits, parse_ntu_name
+from sjepa_fast.data.readers.ntu_splits import ntu60_splits, ntu120_splits, parse_ntu_name
+from sjepa_fast.data.readers.published import PUBLISHED, Published, compare
 
 SPLITS = {"ntu60": ntu60_splits, "ntu120": ntu120_splits}
 

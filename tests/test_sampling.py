@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from sjepa_fast.config.schema import DataConfig, ModelConfig, TrainConfig, ViewConfig
-from sjepa_fast.data.loader import ResidentClips
-from sjepa_fast.data.sampling import even_frames, random_frames
+from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.models.embed import tubelets
 from sjepa_fast.skeletons import KINECT20
 from sjepa_kernels import clip_uniforms
+from sjepa_kernels.augment.frames import even_frames, random_frames
 
 FRAMES = 9
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sjepa_fast.data.splits import (
+from sjepa_fast.data.readers.ntu_splits import (
     NTU60_TRAIN_SUBJECTS,
     NTU120_TRAIN_SUBJECTS,
     ntu60_splits,

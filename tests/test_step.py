@@ -19,7 +19,7 @@ from sjepa_fast.config.schema import (
     TrainConfig,
     ViewConfig,
 )
-from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.objectives.objective import make_step_input
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.schedule import Schedule

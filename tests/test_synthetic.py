@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sjepa_fast.config.schema import DataConfig
-from sjepa_fast.data.loader import load_resident
+from sjepa_fast.data.clips import load_resident
 from sjepa_fast.data.store import Store
 from sjepa_fast.data.synthetic import (
     ACTIONS,

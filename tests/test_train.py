@@ -303,7 +303,7 @@ def test_starting_over_an_existing_run_or_resuming_with_other_settings_is_refuse
 
 def test_loss_falls_on_one_repeated_batch(store: Path):
     from sjepa_fast.config.files import parse_train
-    from sjepa_fast.data.loader import load_resident
+    from sjepa_fast.data.clips import load_resident
     from sjepa_fast.data.store import open_store
     from sjepa_fast.objectives.objective import make_step_input
     from sjepa_fast.train import build_model, build_optimizer

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.reference.sampling import HAND_PAIRS, MID_SHOULDER, MIRROR_PAIRS, PELVIS
 from sjepa_fast.config.schema import TrainConfig
-from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.data.clips import ResidentClips
 
 PADDED_FRAMES = 300
 Array = NDArray[np.float32]

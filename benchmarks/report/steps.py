@@ -26,7 +26,7 @@ from benchmarks.steps import (
 from sjepa_fast.build import build_model
 from sjepa_fast.config.presets import PRESETS, preset
 from sjepa_fast.config.schema import TrainConfig, replace
-from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.skeletons import KINECT15, KINECT20, NTU25, SkeletonLayout
 from sjepa_fast.training.flops import step_flops
 

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from sjepa_fast.config.schema import DataConfig, TrainConfig
+from sjepa_fast.data.clips import ResidentClips, load_resident, load_tables
 from sjepa_fast.data.dali import dali_batches, require_dali
-from sjepa_fast.data.loader import ResidentClips, load_resident, load_tables
+from sjepa_fast.data.disk import stream_batches
 from sjepa_fast.data.order import BatchOrder
 from sjepa_fast.data.rows import PackedRows
 from sjepa_fast.data.store import Store
-from sjepa_fast.data.stream import stream_batches
 from sjepa_fast.runtime.dist import World
 
 

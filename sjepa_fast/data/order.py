@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sjepa_fast.data.loader import epoch_order
+from sjepa_fast.data.clips import epoch_order
 
 
 class BatchOrder:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sjepa_fast.config.schema import TrainConfig
-from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.evaluation.probes.neighbours import (
     center_features,
     knn_predict,

@@ -17,8 +17,8 @@ from torch import Tensor
 from sjepa_fast.build import build_model
 from sjepa_fast.config.files import read_config
 from sjepa_fast.config.schema import TrainConfig
+from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.data.feed import open_clips
-from sjepa_fast.data.loader import ResidentClips
 from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.request import Request

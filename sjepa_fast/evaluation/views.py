@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sjepa_fast.config.schema import TrainConfig
-from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.evaluation.request import Views
 from sjepa_kernels import Augmentation, augment_clips
 

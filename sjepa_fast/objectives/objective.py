@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.augment import MASK, PREDICT
-from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.predictor import Predictor
 from sjepa_fast.models.shadow import shadow_encoder

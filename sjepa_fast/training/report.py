@@ -7,7 +7,7 @@ import json
 import torch
 
 from sjepa_fast.config.schema import TrainConfig, replace
-from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.data.store import Store
 from sjepa_fast.evaluation.features import nearest_neighbour
 from sjepa_fast.evaluation.metrics import confusion_matrix

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sjepa_fast.build import compile_blocks
 from sjepa_fast.config.schema import TrainConfig
-from sjepa_fast.data.loader import ResidentClips
+from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.errors import InputError
 from sjepa_fast.objectives.objective import Objective, make_step_input
 from sjepa_fast.runtime.device import autocast

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sjepa_fast.data.image_pose import clip_from_poses, link_bodies
+from sjepa_fast.data.readers.image_pose import clip_from_poses, link_bodies
 from sjepa_fast.data.readers.pose_json import FORMATS, read_pose_json
 from sjepa_fast.data.readers.record import (
     Columns,

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sjepa_fast.data.readers.ntu_denoise import denoise
+from sjepa_fast.data.readers.ntu_splits import ntu60_splits, ntu120_splits, parse_ntu_name
 from sjepa_fast.data.readers.ntu_text import Tracks, parse_all
 from sjepa_fast.data.readers.record import Columns, Record, Source, Splits, identity_of
-from sjepa_fast.data.splits import ntu60_splits, ntu120_splits, parse_ntu_name
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import NTU25
 

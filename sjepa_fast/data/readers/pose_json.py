@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sjepa_fast.data.image_pose import Person
+from sjepa_fast.data.readers.image_pose import Person
 
 Frames = list[list[Person]]
 FORMATS = ("coco17", "openpose18", "mediapipe33")

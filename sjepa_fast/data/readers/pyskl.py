@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sjepa_fast.data.image_pose import clip_from_poses
+from sjepa_fast.data.readers.image_pose import clip_from_poses
 from sjepa_fast.data.readers.record import (
     Columns,
     Record,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sjepa_fast.config.schema import TrainConfig
-from sjepa_fast.data.loader import ResidentClips, epoch_order
+from sjepa_fast.data.clips import ResidentClips, epoch_order
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.metrics import accuracy
 from sjepa_fast.evaluation.request import FinetuneRecipe

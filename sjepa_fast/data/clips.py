@@ -17,11 +17,11 @@ from torch import Tensor
 from sjepa_fast.config.schema import DataConfig, TrainConfig
 from sjepa_fast.data.augment import augmentation, skeleton_tables, to_stream
 from sjepa_fast.data.rows import RowReader, normalize_rows, normalizes
-from sjepa_fast.data.sampling import even_frames, random_frames
 from sjepa_fast.data.store import Store
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import SkeletonLayout
 from sjepa_kernels import SkeletonTables, augment_clips, clip_uniforms, crop_resize
+from sjepa_kernels.augment.frames import even_frames, random_frames
 from sjepa_kernels.augment.reference import CROP, DRAWS, VIEW, random_view, tokens_of
 
 
