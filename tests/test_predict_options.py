@@ -75,7 +75,7 @@ def test_every_masked_token_is_predicted_equally_often():
     draws = 600
     counts = torch.zeros(2, 40)
     for step in range(draws):
-        chosen = draw_predicted(masked, ids, 2, seed, torch.tensor(step), ratio, stream=70_000)
+        chosen = draw_predicted(masked, ids, 2, seed, torch.tensor(step), ratio, purpose=70_000)
         counts.scatter_add_(1, chosen - 100, torch.ones(2, 12))
     spread = (draws * 0.3 * 0.7) ** 0.5
     assert (counts - draws * 0.3).abs().max() < 4.5 * spread

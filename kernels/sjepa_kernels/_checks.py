@@ -57,10 +57,10 @@ def check_integers(argument: str, tensor: Tensor) -> None:
         raise bad_type(argument, tensor.dtype, "pass an int32 or int64 tensor")
 
 
-def check_stream(stream: int) -> None:
+def check_purpose(purpose: int) -> None:
     """Raise ValueError unless the number fits the counter word that keeps draws apart."""
-    if not 0 <= stream < 1 << 32:
-        raise bad_value("stream", stream, "choose a number from 0 to 2^32 - 1")
+    if not 0 <= purpose < 1 << 32:
+        raise bad_value("purpose", purpose, "choose a number from 0 to 2^32 - 1")
 
 
 def check_ids(argument: str, ids: Tensor, bound: int) -> None:

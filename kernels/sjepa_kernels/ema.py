@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """Exponential moving average of many tensors at once."""
 
 import ctypes

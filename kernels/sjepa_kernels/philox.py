@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """Counter-based random numbers: Philox4x32-10 (Salmon et al., SC'11) in plain torch and in Triton.
 
 The same (seed, counters) give the same bits on every device and in every implementation.

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """Running mean of normalised hidden states: the targets of Skeleton2vec and data2vec.
 
 Shapes: B sequences, N tokens, Q masked, D width.

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-call"
 """Linear layers that do not keep their input for the backward but compute it again.
 
 LayerNorm and GELU cost a pass over memory; what they return is one and four times the residual

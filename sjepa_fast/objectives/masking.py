@@ -21,7 +21,7 @@ def draw_mask(
     mask: MaskConfig,
     joints: int,
     *,
-    stream: int = MASK,
+    purpose: int = MASK,
 ) -> TokenMask:
     """Draw the mask of each sequence, fixed by (seed, step, clip id, body).
 
@@ -34,7 +34,7 @@ def draw_mask(
         step: 0-dim int64.
         mask: Kind, count and temperature.
         joints: V.
-        stream: Keeps the draws of several masks of a clip apart.
+        purpose: Keeps the draws of several masks of a clip apart.
 
     Returns:
         Kept and masked ids, int32 in rising order, so that gathers walk memory forwards (the
@@ -51,7 +51,7 @@ def draw_mask(
             step=step,
             clip_ids_C=ids_B,
             bodies=bodies,
-            stream=stream,
+            purpose=purpose,
         )
     if mask.kind == "tube":
         return tube_mask(
@@ -64,7 +64,7 @@ def draw_mask(
             step=step,
             clip_ids_C=ids_B,
             bodies=bodies,
-            stream=stream,
+            purpose=purpose,
         )
     return motion_aware_mask(
         clip_BNP,
@@ -75,7 +75,7 @@ def draw_mask(
         step=step,
         clip_ids_C=ids_B,
         bodies=bodies,
-        stream=stream,
+        purpose=purpose,
     )
 
 
@@ -87,7 +87,7 @@ def draw_predicted(
     step: Tensor,
     mask: MaskConfig,
     *,
-    stream: int,
+    purpose: int,
 ) -> Tensor:
     """Draw which masked tokens of each sequence are predicted, each with the same probability.
 
@@ -101,7 +101,7 @@ def draw_predicted(
         seed: 0-dim int64.
         step: 0-dim int64.
         mask: The share.
-        stream: Keeps these draws apart from all others.
+        purpose: Keeps these draws apart from all others.
 
     Returns:
         Ids to predict, a part of each row in the row's order.
@@ -118,6 +118,6 @@ def draw_predicted(
         step=step,
         clip_ids_C=ids_B,
         bodies=bodies,
-        stream=stream,
+        purpose=purpose,
     )
     return ids_mask_BQ.gather(1, chosen.ids_keep_BK.long())

@@ -170,9 +170,9 @@ def make_step_input(
     bodies, joints, views = clips.max_bodies, clips.layout.num_joints, config.mask.num_masked_views
     drawn = []
     for i in range(views):
-        hidden = draw_mask(clip, ids_B, bodies, seed, step, config.mask, joints, stream=MASK + i)
+        hidden = draw_mask(clip, ids_B, bodies, seed, step, config.mask, joints, purpose=MASK + i)
         predicted = draw_predicted(
-            hidden.ids_mask_BQ, ids_B, bodies, seed, step, config.mask, stream=PREDICT + i
+            hidden.ids_mask_BQ, ids_B, bodies, seed, step, config.mask, purpose=PREDICT + i
         )
         drawn.append((hidden.ids_keep_BK, predicted))
     keep, mask = drawn[0]

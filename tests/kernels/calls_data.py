@@ -112,7 +112,7 @@ def mask(**own: Any) -> dict[str, Any]:
         "step": torch.tensor(2),
         "clip_ids": torch.tensor([4, 9]),
         "bodies": 2,
-        "stream": 1,
+        "purpose": 1,
         "impl": "auto",
     }
 
@@ -129,7 +129,7 @@ MASK: dict[str, Ways] = {
     "step": without(SCALAR, "torch.int32") | PLACES,
     "clip_ids": PER_CLIP | PLACES | NOT_IDS,
     "bodies": [0, -1, 3],
-    "stream": [-1, 1 << 32],
+    "purpose": [-1, 1 << 32],
     "impl": WRONG_CHOICE,
 }
 GRID: dict[str, Ways] = {
@@ -156,12 +156,12 @@ CALLS: dict[str, Call] = {
         {"bits": NOT_INTEGERS},
     ),
     "clip_uniforms": (
-        lambda: keys() | {"ids": torch.tensor([4, 9]), "stream": 1, "count": 5},
+        lambda: keys() | {"ids": torch.tensor([4, 9]), "purpose": 1, "count": 5},
         lambda a: clip_uniforms(*a.values()),
         KEYS
         | {
             "ids": without(PER_CLIP, "wider", "narrower") | PLACES | NOT_IDS,
-            "stream": [-1, 1 << 32],
+            "purpose": [-1, 1 << 32],
             "count": [-1],
         },
     ),

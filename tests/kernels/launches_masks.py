@@ -24,18 +24,18 @@ def draws(clips: int) -> tuple[Tensor, Tensor, Tensor]:
 def motion_calls(tokens: int, size: int, dtype: torch.dtype) -> Callable[[], Any]:
     tubelets = meta(256, tokens, size, dtype=dtype)
     return lambda: op._motion_aware_mask(
-        tubelets, tokens // 10, 25, meta(), *draws(128), bodies=2, stream=2
+        tubelets, tokens // 10, 25, meta(), *draws(128), bodies=2, purpose=2
     )
 
 
 def random_calls(tokens: int) -> Callable[[], Any]:
-    return lambda: op._random_mask(tokens, tokens // 10, *draws(128), bodies=2, stream=2)
+    return lambda: op._random_mask(tokens, tokens // 10, *draws(128), bodies=2, purpose=2)
 
 
 def tube_calls(joints: int, size: int, dtype: torch.dtype) -> Callable[[], Any]:
     tubelets = meta(256, 30 * joints, size, dtype=dtype)
     return lambda: tubes._tube_mask(
-        tubelets, 2, joints, 5, meta(), 3, *draws(128), bodies=2, stream=2
+        tubelets, 2, joints, 5, meta(), 3, *draws(128), bodies=2, purpose=2
     )
 
 

@@ -80,12 +80,12 @@ def test_philox(data: Draw) -> None:
 @given(data=st.data())
 def test_clip_uniforms(data: Draw) -> None:
     seed, step = (data.draw(st.integers(-(2**63), 2**63 - 1)) for _ in range(2))
-    stream, count, clips = data.draw(st.integers(0, 2**32 - 1)), size(data, 0, 9), size(data)
+    purpose, count, clips = data.draw(st.integers(0, 2**32 - 1)), size(data, 0, 9), size(data)
     ids = random_ids(data, Place("cpu", "torch"), (1, clips), 2**31, distinct=False)[0]
-    drawn = clip_uniforms(torch.tensor(seed), torch.tensor(step), ids, stream, count)
+    drawn = clip_uniforms(torch.tensor(seed), torch.tensor(step), ids, purpose, count)
     assert drawn.shape == (clips, count) and drawn.dtype == torch.float32
     for row, clip in zip(drawn.tolist(), ids.tolist(), strict=True):
-        words = [w for c in range(3) for w in philox_in_integers(seed, [c, clip, step, stream])]
+        words = [w for c in range(3) for w in philox_in_integers(seed, [c, clip, step, purpose])]
         assert row == [(word >> 8) / 2**24 for word in words[:count]]
 
 
@@ -187,11 +187,11 @@ def test_masks(place: Place, data: Draw) -> None:
     seed, step = (data.draw(st.integers(-(2**63), 2**63 - 1)) for _ in range(2))
     ids = random_ids(data, place, (1, clips), 2**31, distinct=False)[0]
     keys = {"step": one_of(data, step, torch.tensor(step, device=place.device)), "bodies": bodies}
-    keys |= {"clip_ids_C": ids, "stream": size(data, 0, 5), "impl": place.impl}
+    keys |= {"clip_ids_C": ids, "purpose": size(data, 0, 5), "impl": place.impl}
     first = torch.tensor(seed, device=place.device)
     i = np.arange(bodies * groups * each)
     words = [
-        [philox_in_integers(seed, [k // 4, clip, step, keys["stream"]])[k % 4] for k in i.tolist()]
+        [philox_in_integers(seed, [k // 4, clip, step, keys["purpose"]])[k % 4] for k in i.tolist()]
         for clip in ids.tolist()
     ]
     u = (np.array(words, dtype=np.int64).reshape(clips * bodies, groups, each) >> 8) / 2.0**24

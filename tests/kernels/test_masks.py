@@ -19,7 +19,7 @@ from sjepa_kernels.masks.shared import keep_smallest, ordered_bits, split_smalle
 from sjepa_kernels.masks.tokens import motion_keys
 from tests.kernels.cases import Place, compiles
 
-SEED, STEP, STREAM = -(1 << 40) - 9, 7, 5
+SEED, STEP, PURPOSE = -(1 << 40) - 9, 7, 5
 KINDS = ["motion", "random", "tube"]
 # C, M, S, V, P, kept: odd sizes, no and all tokens visible, single everything, draws that start
 # between two counters, tokens whose numbers load one, two and four at once.
@@ -51,7 +51,7 @@ def draw(kind: str, shape: tuple[int, ...], tubelets: Tensor, impl: str, **other
         "step": torch.tensor(STEP, device=device),
         "clip_ids_C": clip_ids(clips, device),
         "bodies": bodies,
-        "stream": STREAM,
+        "purpose": PURPOSE,
         "impl": impl,
     } | other
     seed = options.pop("seed", seed)
@@ -72,7 +72,7 @@ def draw(kind: str, shape: tuple[int, ...], tubelets: Tensor, impl: str, **other
 
 def uniform_of(clip: int, body: int, count: int, n: int) -> float:
     i = body * count + n
-    words = philox4x32(torch.tensor(SEED), i // 4, 1000 * clip + 3, STEP, STREAM)
+    words = philox4x32(torch.tensor(SEED), i // 4, 1000 * clip + 3, STEP, PURPOSE)
     return (int(words[i % 4]) >> 8) / 2**24
 
 
@@ -188,7 +188,7 @@ def test_draws_depend_on_their_keys_and_not_on_the_batch(place: Place, kind: str
     rows = {tuple(row.tolist()) for row in draw(kind, shape, still, place.impl).ids_keep_BK}
     assert len(rows) == 6
     seed = torch.tensor(SEED + (1 << 32), device=place.device)
-    for other in ({"step": STEP + 1}, {"stream": STREAM + 1}, {"seed": seed}):
+    for other in ({"step": STEP + 1}, {"purpose": PURPOSE + 1}, {"seed": seed}):
         changed = draw(kind, shape, x, place.impl, **other)
         assert not torch.equal(changed.ids_keep_BK, whole.ids_keep_BK), other
 
@@ -198,7 +198,7 @@ def test_a_seed_and_a_batch_are_enough(place: Place) -> None:
     plain = motion_aware_mask(x, 5, seed, joints=4, impl=place.impl)
     ids = torch.arange(2, device=place.device)
     full = motion_aware_mask(
-        x, 5, seed, joints=4, tau=0.8, step=0, clip_ids_C=ids, bodies=1, stream=0, impl=place.impl
+        x, 5, seed, joints=4, tau=0.8, step=0, clip_ids_C=ids, bodies=1, purpose=0, impl=place.impl
     )
     assert_equal(plain, full)
     heat = torch.tensor(0.05, device=place.device)
@@ -401,7 +401,7 @@ def test_tube_visibility_matches_the_simulated_oracle(
             r"clip_ids: \(3,\); expected \(C,\) = \(4,\)",
         ),
         ({"clip_ids_C": torch.zeros(4)}, TypeError, "clip_ids: torch.float32"),
-        ({"stream": -1}, ValueError, "stream: -1"),
+        ({"purpose": -1}, ValueError, "purpose: -1"),
         ({"tau": 0.0}, ValueError, "tau: 0.0; pass a finite number above zero"),
         ({"scale": -0.1}, ValueError, "scale: -0.1; pass a finite number not below zero"),
         ({"scale": torch.zeros(2)}, ValueError, r"scale: \(2,\); pass a float or a 0-dim"),

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """The kernel of `augment_clips`.
 
 Shapes: R rows, N clips of the store, B clips, M bodies, T frames, V joints, C = 3, l frames a
@@ -16,12 +15,12 @@ _LONGEST_TILE = 128
 
 
 @triton.jit
-def _draw(seed, counter: tl.constexpr, clip, step, stream: tl.constexpr):
+def _draw(seed, counter: tl.constexpr, clip, step, purpose: tl.constexpr):
     """Four uniforms of `clip_uniforms`, of index 4 counter and on."""
     k0 = seed.to(tl.uint32)
     k1 = (seed >> 32).to(tl.uint32)
     c0 = tl.full((), counter, tl.uint32)
-    c3 = tl.full((), stream, tl.uint32)
+    c3 = tl.full((), purpose, tl.uint32)
     a, b, c, d = philox4x32_device(k0, k1, c0, clip.to(tl.uint32), step.to(tl.uint32), c3)
     unit = 5.9604644775390625e-08
     a = (a >> 8).to(tl.float32) * unit

@@ -93,7 +93,7 @@ def augment_clips(
 
     Random crop, linear resize to T, then for the view F A (x - pivot) + pivot + shift (see
     `Augmentation`), then the stream and tubelets. All draws are Philox words at (draw, clip id,
-    step, stream of draws), so they are the same on every device and for any split of a batch.
+    step, purpose), so they are the same on every device and for any split of a batch.
     Source: method 1.5, 2 and 3.3.
 
     Args:

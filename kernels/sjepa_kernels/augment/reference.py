@@ -7,27 +7,27 @@ T frames, V joints, C = 3 coordinates, l frames a segment, U draws a clip.
 import torch
 from torch import Tensor
 
-from sjepa_kernels._checks import bad_value, check_integers, check_stream
+from sjepa_kernels._checks import bad_value, check_integers, check_purpose
 from sjepa_kernels._triton import compute_dtype
 from sjepa_kernels.augment.checks import check_crops, check_keys, check_store
 from sjepa_kernels.augment.settings import Augmentation, SkeletonTables
 from sjepa_kernels.philox import philox4x32, uniform
 
 CROP, VIEW = 0, 1
-# Order of a clip's draws in the VIEW stream.
+# Order of a clip's draws for its view.
 SHIFT, FLIP, SCALE, SHEAR, DRAWS = 3, 6, 7, 8, 14
 
 
-def clip_uniforms(seed: Tensor, step: Tensor, ids_B: Tensor, stream: int, count: int) -> Tensor:
-    """Draw uniforms in [0, 1) that depend on (seed, step, clip id, stream) alone.
+def clip_uniforms(seed: Tensor, step: Tensor, ids_B: Tensor, purpose: int, count: int) -> Tensor:
+    """Draw uniforms in [0, 1) that depend on (seed, step, clip id, purpose) alone.
 
-    Draw k is word k mod 4 of Philox4x32-10 at the counters (k div 4, id, step, stream).
+    Draw k is word k mod 4 of Philox4x32-10 at the counters (k div 4, id, step, purpose).
 
     Args:
         seed: 0-dim int64.
         step: 0-dim int64.
         ids_B: Clip ids, int32 or int64.
-        stream: Which use the numbers are for, 0 to 2^32 - 1.
+        purpose: What the numbers are for, 0 to 2^32 - 1.
         count: Numbers a clip.
 
     Returns:
@@ -35,17 +35,17 @@ def clip_uniforms(seed: Tensor, step: Tensor, ids_B: Tensor, stream: int, count:
 
     Raises:
         TypeError: A dtype is not usable.
-        ValueError: A shape, device, stream or count is not usable.
+        ValueError: A shape, device, purpose or count is not usable.
     """
     check_keys(ids_B.device, seed, step)
     if ids_B.ndim != 1:
         raise bad_value("ids", tuple(ids_B.shape), "expected (B,)")
     check_integers("ids", ids_B)
-    check_stream(stream)
+    check_purpose(purpose)
     if count < 0:
         raise bad_value("count", count, "draw no numbers or some")
     counters = torch.arange((count + 3) // 4, device=ids_B.device)
-    words = philox4x32(seed, counters[None, :], ids_B[:, None], step, stream)
+    words = philox4x32(seed, counters[None, :], ids_B[:, None], step, purpose)
     drawn = torch.stack([uniform(word) for word in words], dim=-1).flatten(1)
     return drawn[:, :count]
 

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """The MLP half of a pre-norm block, x + fc2(gelu(fc1(LN x))), without its hidden layer in memory.
 
 Shapes: R rows (any leading axes), D width, H hidden width.

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """Residual addition and the LayerNorm that follows it, in one pass each way.
 
 Shapes: R rows (any leading axes), D width.

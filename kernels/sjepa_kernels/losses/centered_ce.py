@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """Cross-entropy between a centred, sharpened teacher softmax and a student softmax.
 
 Shapes: R rows, D features.

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """DINO's loss over 2-D crops: every student crop against every teacher crop but its own.
 
 Shapes: S student crops, T teacher crops, B images (or clips) a crop, K prototypes.

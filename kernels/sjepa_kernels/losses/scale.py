@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """Multiplies a gradient computed in the forward by what reaches the loss, most often exactly 1."""
 
 import ctypes

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """What the mask ops share: their result, the draws, the selection of the smallest keys, checks.
 
 Shapes: C clips, B sequences (clip x body, bodies innermost), N = S*V tokens (index s V + v),
@@ -16,9 +15,9 @@ from sjepa_kernels._checks import (
     check_float,
     check_int64,
     check_integers,
+    check_purpose,
     check_same_device,
     check_shape,
-    check_stream,
 )
 from sjepa_kernels._triton import next_power_of_two, tl, triton
 from sjepa_kernels.philox import philox4x32, philox4x32_device
@@ -40,16 +39,16 @@ class TokenMask(NamedTuple):
 
 
 def draw_words(
-    seed: Tensor, step: Tensor | int, clip_ids_C: Tensor, bodies: int, stream: int, count: int
+    seed: Tensor, step: Tensor | int, clip_ids_C: Tensor, bodies: int, purpose: int, count: int
 ) -> Tensor:
     """Return the random words of each sequence, (C * bodies, count) int64 below 2^32.
 
     The draw i = body * count + n of a clip is word i % 4 of Philox at the counters
-    (i // 4, clip id, step, stream).
+    (i // 4, clip id, step, purpose).
     """
     total = bodies * count
     counters = torch.arange((total + 3) // 4, device=seed.device)
-    words = philox4x32(seed, counters[None], clip_ids_C[:, None], step, stream)
+    words = philox4x32(seed, counters[None], clip_ids_C[:, None], step, purpose)
     return (
         torch.stack(words, dim=-1)
         .flatten(1)[:, :total]
@@ -70,7 +69,7 @@ def split_smallest(keys_BN: Tensor, keep: int) -> TokenMask:
 
 
 @triton.jit
-def draw_words_device(seed, step, clip_ids, b, n, count, bodies, STREAM: tl.constexpr):
+def draw_words_device(seed, step, clip_ids, b, n, count, bodies, PURPOSE: tl.constexpr):
     """The words of `draw_words` inside a kernel: those n of sequence b, uint32."""
     i = ((b % bodies) * count + n).to(tl.uint32)
     bits = tl.load(seed)
@@ -79,7 +78,7 @@ def draw_words_device(seed, step, clip_ids, b, n, count, bodies, STREAM: tl.cons
     zero = i - i
     w0, w1, w2, w3 = philox4x32_device(
         bits.to(tl.uint32), (bits >> 32).to(tl.uint32), i >> 2, zero + clip, zero + when,
-        zero + STREAM,
+        zero + PURPOSE,
     )  # fmt: skip
     # A block computes each word four times over; that is cheaper than moving words between lanes.
     even = tl.where((i & 2) == 0, w0, w2)
@@ -166,14 +165,14 @@ def check_draws(
     clip_ids_C: Tensor | None,
     batch: int,
     bodies: int,
-    stream: int,
+    purpose: int,
 ) -> None:
     """Check what keys the draws of `batch` sequences."""
     check_int64("seed", seed)
     check_shape("seed", seed, (), "a 0-dim tensor")
     if bodies < 1 or batch % bodies:
         raise bad_value("bodies", bodies, f"must divide the batch of {batch} sequences")
-    check_stream(stream)
+    check_purpose(purpose)
     check_same_device(device, seed=seed)
     if isinstance(step, Tensor):
         check_shape("step", step, (), "a 0-dim tensor")

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """Which tokens stay visible: motion-aware Gumbel selection (MAMP, S-JEPA) and uniform selection.
 
 Shapes: C clips, B sequences (clip x body, bodies innermost), N = S*V tokens (index s V + v),
@@ -55,10 +54,10 @@ def motion_aware_mask_ref(
     step: Tensor | int,
     clip_ids_C: Tensor,
     bodies: int,
-    stream: int,
+    purpose: int,
 ) -> TokenMask:
     """Plain PyTorch form of `motion_aware_mask`."""
-    words = draw_words(seed, step, clip_ids_C, bodies, stream, tubelets_BNP.shape[1])
+    words = draw_words(seed, step, clip_ids_C, bodies, purpose, tubelets_BNP.shape[1])
     return split_smallest(motion_keys(tubelets_BNP, words, joints, tau), keep)
 
 
@@ -69,24 +68,24 @@ def random_mask_ref(
     step: Tensor | int,
     clip_ids_C: Tensor,
     bodies: int,
-    stream: int,
+    purpose: int,
 ) -> TokenMask:
     """Plain PyTorch form of `random_mask`."""
-    words = draw_words(seed, step, clip_ids_C, bodies, stream, tokens)
+    words = draw_words(seed, step, clip_ids_C, bodies, purpose, tokens)
     return split_smallest(words >> 8, keep)
 
 
 @triton.jit
 def _mask_kernel(
     tubelets, tau, seed, step, clip_ids, ids_keep, ids_mask, ids_restore, N, K, V, bodies,
-    P: tl.constexpr, STREAM: tl.constexpr, MOTION: tl.constexpr,
+    P: tl.constexpr, PURPOSE: tl.constexpr, MOTION: tl.constexpr,
     BN: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
     """One sequence from its numbers to its ids, all keys in registers."""
     b = tl.program_id(0).to(tl.int64)
     n = tl.arange(0, BN)
     inside = n < N
-    word = draw_words_device(seed, step, clip_ids, b, n, N, bodies, STREAM)
+    word = draw_words_device(seed, step, clip_ids, b, n, N, bodies, PURPOSE)
     if MOTION:
         # The first segment takes the change of the second one; a single segment has none.
         here = tl.where(n < V, n + V, n)
@@ -120,7 +119,7 @@ def _motion_aware_mask(
     step: Tensor,
     clip_ids: Tensor,
     bodies: int,
-    stream: int,
+    purpose: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, tokens, size = tubelets.shape
     out = empty_mask(tubelets, batch, tokens, keep)
@@ -129,7 +128,8 @@ def _motion_aware_mask(
         _mask_kernel[(batch,)](
             tubelets.contiguous(), tau, seed, step, clip_ids.contiguous(), *out,
             tokens, keep, joints, bodies,
-            P=size, STREAM=stream, MOTION=True, BN=block, BP=numbers_a_load(size), num_warps=warps,
+            P=size, PURPOSE=purpose, MOTION=True, BN=block, BP=numbers_a_load(size),
+            num_warps=warps,
         )  # fmt: skip
     return out
 
@@ -143,13 +143,13 @@ def _motion_aware_mask_fake(
     step: Tensor,
     clip_ids: Tensor,
     bodies: int,
-    stream: int,
+    purpose: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return empty_mask(tubelets, tubelets.shape[0], tubelets.shape[1], keep)
 
 
 def _random_mask(
-    tokens: int, keep: int, seed: Tensor, step: Tensor, clip_ids: Tensor, bodies: int, stream: int
+    tokens: int, keep: int, seed: Tensor, step: Tensor, clip_ids: Tensor, bodies: int, purpose: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch = clip_ids.shape[0] * bodies
     out = empty_mask(seed, batch, tokens, keep)
@@ -158,13 +158,13 @@ def _random_mask(
         # Numbers and tau are not read: the seed stands for them.
         _mask_kernel[(batch,)](
             seed, seed, seed, step, clip_ids.contiguous(), *out, tokens, keep, 1, bodies,
-            P=1, STREAM=stream, MOTION=False, BN=block, BP=1, num_warps=warps,
+            P=1, PURPOSE=purpose, MOTION=False, BN=block, BP=1, num_warps=warps,
         )  # fmt: skip
     return out
 
 
 def _random_mask_fake(
-    tokens: int, keep: int, seed: Tensor, step: Tensor, clip_ids: Tensor, bodies: int, stream: int
+    tokens: int, keep: int, seed: Tensor, step: Tensor, clip_ids: Tensor, bodies: int, purpose: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     return empty_mask(seed, clip_ids.shape[0] * bodies, tokens, keep)
 
@@ -183,7 +183,7 @@ def motion_aware_mask(
     step: Tensor | int = 0,
     clip_ids_C: Tensor | None = None,
     bodies: int = 1,
-    stream: int = 0,
+    purpose: int = 0,
     impl: str = "auto",
 ) -> TokenMask:
     """Draw masks that hide moving tokens more often than still ones (method 3.4, from MAMP).
@@ -193,7 +193,7 @@ def motion_aware_mask(
     ids first among equals. Arithmetic is float32. A sequence without motion (one segment, or an
     empty body) is masked uniformly; one with NaN keeps its first K tokens.
 
-    The draws depend on (seed, step, clip id, body, token, stream) alone: the same bits on every
+    The draws depend on (seed, step, clip id, body, token, purpose) alone: the same bits on every
     device and in every implementation, however a batch is split. Keys differ between
     implementations by roundings of a logarithm, so that ids may differ where the two keys around
     the cut lie within 4e-6 of each other (between float32 and float64, in about one sequence of
@@ -208,7 +208,7 @@ def motion_aware_mask(
         step: An int, or a 0-dim integer tensor that counts calls; equal steps draw equal masks.
         clip_ids_C: int32 or int64 id of each clip; 0..C-1 by default.
         bodies: Sequences a clip; sequence c * bodies + m is body m of clip c.
-        stream: Keeps these draws apart from others of the same seed, step and clip.
+        purpose: Keeps these draws apart from others of the same seed, step and clip.
         impl: "auto", "triton", "cpu" or "torch".
 
     Returns:
@@ -223,11 +223,11 @@ def motion_aware_mask(
     check_counts(tokens, keep, tokens, "tokens")
     check_positive("tau", tau)
     device = tubelets_BNP.device
-    check_draws(device, seed, step, clip_ids_C, batch, bodies, stream)
+    check_draws(device, seed, step, clip_ids_C, batch, bodies, purpose)
     tubelets_BNP = tubelets_BNP.detach()
     when, ids = draw_tensors(seed, step, clip_ids_C, batch // bodies)
     heat = device_scalar(tau, tubelets_BNP)
-    args = (tubelets_BNP, keep, joints, heat, seed, when, ids, bodies, stream)
+    args = (tubelets_BNP, keep, joints, heat, seed, when, ids, bodies, purpose)
     if choose(impl, device) == "torch":
         return motion_aware_mask_ref(*args)
     return TokenMask(*_motion_op(*args))
@@ -242,7 +242,7 @@ def random_mask(
     step: Tensor | int = 0,
     clip_ids_C: Tensor | None = None,
     bodies: int = 1,
-    stream: int = 0,
+    purpose: int = 0,
     impl: str = "auto",
 ) -> TokenMask:
     """Draw masks that hide every token with the same probability.
@@ -258,7 +258,7 @@ def random_mask(
         step: An int, or a 0-dim integer tensor that counts calls; equal steps draw equal masks.
         clip_ids_C: int32 or int64 id of each clip; 0..C-1 by default.
         bodies: Sequences a clip; sequence c * bodies + m is body m of clip c.
-        stream: Keeps these draws apart from others of the same seed, step and clip.
+        purpose: Keeps these draws apart from others of the same seed, step and clip.
         impl: "auto", "triton", "cpu" or "torch".
 
     Returns:
@@ -271,9 +271,9 @@ def random_mask(
     if batch < 0:
         raise bad_value("batch", batch, "pass a number of sequences")
     check_counts(tokens, keep, tokens, "tokens", "tokens")
-    check_draws(seed.device, seed, step, clip_ids_C, batch, bodies, stream)
+    check_draws(seed.device, seed, step, clip_ids_C, batch, bodies, purpose)
     when, ids = draw_tensors(seed, step, clip_ids_C, batch // bodies)
-    args = (tokens, keep, seed, when, ids, bodies, stream)
+    args = (tokens, keep, seed, when, ids, bodies, purpose)
     if choose(impl, seed.device) == "torch":
         return random_mask_ref(*args)
     return TokenMask(*_random_op(*args))

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """Masks of whole tubes: the same joints stay visible over several segments (Skeleton2vec).
 
 Shapes: C clips, B sequences (clip x body, bodies innermost), S segments, V joints, N = S*V tokens
@@ -66,12 +65,12 @@ def tube_mask_ref(
     step: Tensor | int,
     clip_ids_C: Tensor,
     bodies: int,
-    stream: int,
+    purpose: int,
 ) -> TokenMask:
     """Plain PyTorch form of `tube_mask`."""
     batch, segments = tubelets_BNP.shape[0], tubelets_BNP.shape[1] // joints
     tubes, hidden = segments // tube_length, joints - keep
-    words = draw_words(seed, step, clip_ids_C, bodies, stream, tubes * joints)
+    words = draw_words(seed, step, clip_ids_C, bodies, purpose, tubes * joints)
     words = words.view(batch, tubes, joints)
     keys = tube_keys(tubelets_BNP, words, joints, tube_length, scale, coords)
     of_tube = split_smallest(keys.flatten(0, 1), keep)
@@ -93,7 +92,7 @@ def tube_mask_ref(
 @triton.jit
 def _tube_kernel(
     tubelets, scale, seed, step, clip_ids, ids_keep, ids_mask, ids_restore,
-    S, V, K, L, bodies, P: tl.constexpr, C: tl.constexpr, STREAM: tl.constexpr, BV: tl.constexpr,
+    S, V, K, L, bodies, P: tl.constexpr, C: tl.constexpr, PURPOSE: tl.constexpr, BV: tl.constexpr,
     BP: tl.constexpr,
 ):  # fmt: skip
     """One tube of one sequence."""
@@ -102,7 +101,7 @@ def _tube_kernel(
     tube = tl.program_id(0) % tubes
     v = tl.arange(0, BV)
     inside = v < V
-    word = draw_words_device(seed, step, clip_ids, b, tube * V + v, tubes * V, bodies, STREAM)
+    word = draw_words_device(seed, step, clip_ids, b, tube * V + v, tubes * V, bodies, PURPOSE)
     total = tl.zeros((BV,), tl.float32)
     for s in range(tube * L, tube * L + L):
         row = tubelets + (b * S + s) * V * P + v[:, None] * P
@@ -139,7 +138,7 @@ def _tube_mask(
     step: Tensor,
     clip_ids: Tensor,
     bodies: int,
-    stream: int,
+    purpose: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, tokens, size = tubelets.shape
     segments = tokens // joints
@@ -149,7 +148,7 @@ def _tube_mask(
         _tube_kernel[(batch * (segments // tube_length),)](
             tubelets.contiguous(), scale, seed, step, clip_ids.contiguous(), *out,
             segments, joints, keep, tube_length, bodies,
-            P=size, C=coords, STREAM=stream, BV=block, BP=numbers_a_load(size), num_warps=warps,
+            P=size, C=coords, PURPOSE=purpose, BV=block, BP=numbers_a_load(size), num_warps=warps,
         )  # fmt: skip
     return out
 
@@ -165,7 +164,7 @@ def _tube_mask_fake(
     step: Tensor,
     clip_ids: Tensor,
     bodies: int,
-    stream: int,
+    purpose: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, tokens = tubelets.shape[:2]
     return empty_mask(tubelets, batch, tokens, tokens // joints * keep)
@@ -186,7 +185,7 @@ def tube_mask(
     step: Tensor | int = 0,
     clip_ids_C: Tensor | None = None,
     bodies: int = 1,
-    stream: int = 0,
+    purpose: int = 0,
     impl: str = "auto",
 ) -> TokenMask:
     """Draw motion-aware tube masks (method 4.1, from Skeleton2vec).
@@ -197,7 +196,7 @@ def tube_mask(
     equals, stay visible in all its segments; a tube with NaN keeps its first joints. Arithmetic
     is float32.
 
-    The draws depend on (seed, step, clip id, body, tube, joint, stream) alone: the same bits on
+    The draws depend on (seed, step, clip id, body, tube, joint, purpose) alone: the same bits on
     every device and in every implementation, however a batch is split. Keys differ between
     implementations by roundings, so that ids may differ where the two keys around the cut lie
     within 4e-7 of each other.
@@ -214,7 +213,7 @@ def tube_mask(
         step: An int, or a 0-dim integer tensor that counts calls; equal steps draw equal masks.
         clip_ids_C: int32 or int64 id of each clip; 0..C-1 by default.
         bodies: Sequences a clip; sequence c * bodies + m is body m of clip c.
-        stream: Keeps these draws apart from others of the same seed, step and clip.
+        purpose: Keeps these draws apart from others of the same seed, step and clip.
         impl: "auto", "triton", "cpu" or "torch".
 
     Returns:
@@ -235,12 +234,12 @@ def tube_mask(
     fix = "pass a finite number not below zero"
     check_number("scale", scale, lambda x: 0 <= x < math.inf, fix)
     device = tubelets_BNP.device
-    check_draws(device, seed, step, clip_ids_C, batch, bodies, stream)
+    check_draws(device, seed, step, clip_ids_C, batch, bodies, purpose)
     tubelets_BNP = tubelets_BNP.detach()
     when, ids = draw_tensors(seed, step, clip_ids_C, batch // bodies)
     weight = device_scalar(scale, tubelets_BNP)
     args = (
-        tubelets_BNP, keep, joints, tube_length, weight, coords, seed, when, ids, bodies, stream,
+        tubelets_BNP, keep, joints, tube_length, weight, coords, seed, when, ids, bodies, purpose,
     )  # fmt: skip
     if choose(impl, device) == "torch":
         return tube_mask_ref(*args)

@@ -174,7 +174,7 @@ def _augment(impl: str, device: str) -> list[Triple]:
     ours = augment_clips(there, at, length, count, ids, seed, step, skeleton, a, impl=impl)
     truth: list[list[Tensor]] = [[], []]
     for clip in order:
-        crop, view = (definition.draws(3, 7, clip, stream, 14) for stream in (0, 1))
+        crop, view = (definition.draws(3, 7, clip, purpose, 14) for purpose in (0, 1))
         packed = joints[int(first[clip]) :][: int(rows[clip])].double()
         x = torch.stack([definition.resized(b, crop, a) for b in packed.split(int(frames[clip]))])
         absent = torch.zeros(2 - len(x), 15, 12, dtype=torch.float64)

@@ -26,12 +26,12 @@ def philox_words(seed: int, counter: tuple[int, int, int, int]) -> list[int]:
     return [c0, c1, c2, c3]
 
 
-def draws(seed: int, step: int, clip: int, stream: int, count: int) -> list[float]:
+def draws(seed: int, step: int, clip: int, purpose: int, count: int) -> list[float]:
     """The first uniform numbers of a clip."""
     words = [
         word
         for block in range((count + 3) // 4)
-        for word in philox_words(seed, (block, clip, step, stream))
+        for word in philox_words(seed, (block, clip, step, purpose))
     ]
     return [(word >> 8) / 2**24 for word in words[:count]]
 

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """Visible tokens followed by mask tokens, each with its position: a grid that needs no scatter.
 
 Shapes: B sequences, S segments, V joints, N = S*V tokens, K kept, Q masked, D width.

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """Visible tokens put back into the full grid, mask tokens elsewhere, positions added.
 
 Shapes: B sequences, S segments, V joints, N = S*V tokens, K kept, D width.
