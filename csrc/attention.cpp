@@ -40,6 +40,7 @@ int64_t padded_to(int64_t n, int64_t step) { return (n + step - 1) / step * step
 struct Head {
   Matrix q, k, v;
   int64_t queries, keys;
+  float scale;  // of the scores
 };
 
 // ---- forward ------------------------------------------------------------------------------------
@@ -84,8 +85,8 @@ SJEPA_TILE_INLINE float soften(float* scores, int64_t keys, int64_t padded, floa
 }
 
 template <int D>
-SJEPA_TILE void forward_head(const Head& head, float scale, bf16* out, int64_t out_stride,
-                             float* lse, uint32_t* scratch) {
+SJEPA_TILE void forward_head(const Head& head, bf16* out, int64_t out_stride, float* lse,
+                             uint32_t* scratch) {
   const int64_t padded = padded_to(head.keys, 16);
   uint32_t* columns = scratch;
   uint32_t* rows = columns + padded * 8 * D;
@@ -106,7 +107,7 @@ SJEPA_TILE void forward_head(const Head& head, float scale, bf16* out, int64_t o
     }
     float sums[kTileForward];
     for (int64_t r = 0; r < here; ++r) {
-      const float peak = soften(scores + r * padded, head.keys, padded, scale * kLog2e,
+      const float peak = soften(scores + r * padded, head.keys, padded, head.scale * kLog2e,
                                 weights + r * padded, &sums[r]);
       lse[first + r] = peak + std::log2(sums[r]);
     }
@@ -248,7 +249,7 @@ struct Gradients {
 
 template <int D>
 SJEPA_TILE void backward_head(const Head& head, Matrix out, Matrix grad, const float* lse,
-                              float scale, const Gradients& to, uint32_t* scratch) {
+                              const Gradients& to, uint32_t* scratch) {
   const int64_t padded = padded_to(head.keys, kKeys);
   uint32_t* k_columns = scratch;
   uint32_t* v_columns = k_columns + padded * 8 * D;
@@ -266,7 +267,7 @@ SJEPA_TILE void backward_head(const Head& head, Matrix out, Matrix grad, const f
   for (int64_t first = 0; first < head.queries; first += kTile) {
     load_queries<D>(head, out, grad, lse, first, tile);
     for (int64_t n = 0; n < padded; n += kKeys) {
-      soften_block<D>(tile, k_columns, v_columns, padded, n, head.keys, scale * kLog2e, block);
+      soften_block<D>(tile, k_columns, v_columns, padded, n, head.keys, head.scale * kLog2e, block);
       multiply_transposed<D, kAtOnce>(block.p, tile.grad_pairs, dv + n * 16 * D);
       multiply_transposed<D, kAtOnce>(block.ds, tile.q_pairs, dk + n * 16 * D);
       for (int r = 0; r < kTile; r += kRows) {
@@ -276,9 +277,9 @@ SJEPA_TILE void backward_head(const Head& head, Matrix out, Matrix grad, const f
       }
     }
     const int64_t here = std::min<int64_t>(kTile, head.queries - first);
-    write_scaled<D>(tile.dq, here, scale, to.q + first * to.q_stride, to.q_stride);
+    write_scaled<D>(tile.dq, here, head.scale, to.q + first * to.q_stride, to.q_stride);
   }
-  write_scaled<D>(dk, head.keys, scale, to.k, to.k_stride);
+  write_scaled<D>(dk, head.keys, head.scale, to.k, to.k_stride);
   write_scaled<D>(dv, head.keys, 1.0f, to.v, to.v_stride);
 }
 #endif
@@ -296,23 +297,16 @@ extern "C" SJEPA_EXPORT int sjepa_has_bf16_attention() {
 #endif
 }
 
-// Both return 0, 1 when the width is not 16, 32, 48 or 64 or the processor cannot, 2 without memory
-// for scratch; there must be a query and a key. `strides` holds (batch, head, token) of each tensor in the order of the arguments;
-// the width's stride is 1. `lse` is (batch, heads, queries): log2 of the sum of 2^(log2(e) score).
-extern "C" SJEPA_EXPORT int sjepa_attention_forward(const Shape* shape, const Strides* strides,
-                                                    const uint16_t* q, const uint16_t* k,
-                                                    const uint16_t* v, uint16_t* out, float* lse,
-                                                    int threads) {
 #ifdef SJEPA_X86_BF16
+// Calls run(head, b, h, scratch) for every head, with `words` of scratch for each thread. Returns
+// what the two functions below return.
+template <typename Run>
+static int each_head(const Shape& s, const Strides* strides, const bf16* q, const bf16* k,
+                     const bf16* v, int64_t words, int threads, const Run& run) {
   if (!sjepa_has_bf16_attention()) return 1;
-  using Run = void (*)(const Head&, float, bf16*, int64_t, float*, uint32_t*);
-  constexpr Run runs[] = {forward_head<1>, forward_head<2>, forward_head<3>, forward_head<4>};
-  const Shape s = *shape;
   if (s.width % 16 != 0 || s.width < 16 || s.width > 64) return 1;
-  const Run run = runs[s.width / 16 - 1];
   const float scale = 1.0f / std::sqrt(static_cast<float>(s.width));
   const int64_t tasks = s.batch * s.heads, workers = std::min<int64_t>(threads, tasks);
-  const int64_t words = forward_words(s);
   std::vector<uint32_t> scratch;
   try {
     scratch.resize(static_cast<size_t>(workers * words));
@@ -327,12 +321,32 @@ extern "C" SJEPA_EXPORT int sjepa_attention_forward(const Shape* shape, const St
                       {k + strides[1].at(b, h), strides[1].token},
                       {v + strides[2].at(b, h), strides[2].token},
                       s.queries,
-                      s.keys};
-      run(head, scale, out + strides[3].at(b, h), strides[3].token, lse + t * s.queries,
-          scratch.data() + worker * words);
+                      s.keys,
+                      scale};
+      run(head, b, h, scratch.data() + worker * words);
     }
   }
   return 0;
+}
+#endif
+
+// Both return 0, 1 when the width is not 16, 32, 48 or 64 or the processor cannot, 2 without memory
+// for scratch; there must be a query and a key. `strides` holds (batch, head, token) of each tensor
+// in the order of the arguments; the width's stride is 1. `lse` is (batch, heads, queries): log2 of
+// the sum of 2^(log2(e) score).
+extern "C" SJEPA_EXPORT int sjepa_attention_forward(const Shape* shape, const Strides* strides,
+                                                    const uint16_t* q, const uint16_t* k,
+                                                    const uint16_t* v, uint16_t* out, float* lse,
+                                                    int threads) {
+#ifdef SJEPA_X86_BF16
+  constexpr decltype(&forward_head<1>) by_width[] = {forward_head<1>, forward_head<2>,
+                                                     forward_head<3>, forward_head<4>};
+  const Shape s = *shape;
+  const auto run = [&](const Head& head, int64_t b, int64_t h, uint32_t* scratch) {
+    by_width[s.width / 16 - 1](head, out + strides[3].at(b, h), strides[3].token,
+                               lse + (b * s.heads + h) * s.queries, scratch);
+  };
+  return each_head(s, strides, q, k, v, forward_words(s), threads, run);
 #else
   (void)shape, (void)strides, (void)q, (void)k, (void)v, (void)out, (void)lse, (void)threads;
   return 1;
@@ -344,40 +358,18 @@ extern "C" SJEPA_EXPORT int sjepa_attention_backward(
     const uint16_t* v, const uint16_t* out, const uint16_t* grad, uint16_t* dq, uint16_t* dk,
     uint16_t* dv, const float* lse, int threads) {
 #ifdef SJEPA_X86_BF16
-  if (!sjepa_has_bf16_attention()) return 1;
-  using Run = void (*)(const Head&, Matrix, Matrix, const float*, float, const Gradients&,
-                       uint32_t*);
-  constexpr Run runs[] = {backward_head<1>, backward_head<2>, backward_head<3>, backward_head<4>};
+  constexpr decltype(&backward_head<1>) by_width[] = {backward_head<1>, backward_head<2>,
+                                                      backward_head<3>, backward_head<4>};
   const Shape s = *shape;
-  if (s.width % 16 != 0 || s.width < 16 || s.width > 64) return 1;
-  const Run run = runs[s.width / 16 - 1];
-  const float scale = 1.0f / std::sqrt(static_cast<float>(s.width));
-  const int64_t tasks = s.batch * s.heads, workers = std::min<int64_t>(threads, tasks);
-  const int64_t words = backward_words(s);
-  std::vector<uint32_t> scratch;
-  try {
-    scratch.resize(static_cast<size_t>(workers * words));
-  } catch (const std::bad_alloc&) {
-    return 2;
-  }
-  SJEPA_PARALLEL_FOR(threads)
-  for (int64_t worker = 0; worker < workers; ++worker) {
-    for (int64_t t = tasks * worker / workers; t < tasks * (worker + 1) / workers; ++t) {
-      const int64_t b = t / s.heads, h = t % s.heads;
-      const Head head{{q + strides[0].at(b, h), strides[0].token},
-                      {k + strides[1].at(b, h), strides[1].token},
-                      {v + strides[2].at(b, h), strides[2].token},
-                      s.queries,
-                      s.keys};
-      const Gradients to{dq + strides[5].at(b, h), dk + strides[6].at(b, h),
-                         dv + strides[7].at(b, h), strides[5].token,
-                         strides[6].token,         strides[7].token};
-      run(head, {out + strides[3].at(b, h), strides[3].token},
-          {grad + strides[4].at(b, h), strides[4].token}, lse + t * s.queries, scale, to,
-          scratch.data() + worker * words);
-    }
-  }
-  return 0;
+  const auto run = [&](const Head& head, int64_t b, int64_t h, uint32_t* scratch) {
+    const Gradients to{dq + strides[5].at(b, h), dk + strides[6].at(b, h),
+                       dv + strides[7].at(b, h), strides[5].token,
+                       strides[6].token,         strides[7].token};
+    by_width[s.width / 16 - 1](head, {out + strides[3].at(b, h), strides[3].token},
+                               {grad + strides[4].at(b, h), strides[4].token},
+                               lse + (b * s.heads + h) * s.queries, to, scratch);
+  };
+  return each_head(s, strides, q, k, v, backward_words(s), threads, run);
 #else
   (void)shape, (void)strides, (void)q, (void)k, (void)v, (void)out, (void)grad, (void)dq, (void)dk;
   (void)dv, (void)lse, (void)threads;
