@@ -37,45 +37,9 @@ struct CeTask {
   const float* teacher_row(int64_t r) const { return teacher + (index ? index[r] : r) * width; }
 };
 
-#ifdef SJEPA_X86
-namespace wide16 {
-#define SJEPA_LANES 16
-#define SJEPA_TARGET __attribute__((target("avx512f")))
-#include "simd.h"
-#include "centered_ce_rows.h"
-#undef SJEPA_LANES
-#undef SJEPA_TARGET
-}  // namespace wide16
-
-namespace wide8 {
-#define SJEPA_LANES 8
-#define SJEPA_TARGET __attribute__((target("avx2,fma")))
-#include "simd.h"
-#include "centered_ce_rows.h"
-#undef SJEPA_LANES
-#undef SJEPA_TARGET
-}  // namespace wide8
-#endif
-
-namespace wide1 {
-#define SJEPA_LANES 1
-#define SJEPA_TARGET
-#include "simd.h"
-#include "centered_ce_rows.h"
-#undef SJEPA_LANES
-#undef SJEPA_TARGET
-}  // namespace wide1
-
-using RowsBlock = double (*)(const CeTask&, int64_t, int64_t, float*, float*);
-
-RowsBlock rows_block_for(int lanes) {
-#ifdef SJEPA_X86
-  if (lanes == 16) return wide16::rows_block;
-  if (lanes == 8) return wide8::rows_block;
-#endif
-  (void)lanes;
-  return wide1::rows_block;
-}
+#define SJEPA_BODY "centered_ce_rows.h"
+#define SJEPA_ENTRY rows_block
+#include "each_width.h"
 
 }  // namespace
 
@@ -84,7 +48,8 @@ RowsBlock rows_block_for(int lanes) {
 extern "C" SJEPA_EXPORT int sjepa_centered_ce_f32(
     const float* student, const float* teacher, const float* center, const int64_t* index,
     const float* weights, int64_t rows, int64_t teacher_rows, int64_t width,
-    const float* temp_student, const float* temp_target, float* loss, float* center_sum, float* grad, int threads) {
+    const float* temp_student, const float* temp_target, float* loss, float* center_sum,
+    float* grad, int threads) {
   for (int64_t r = 0; index && r < rows; ++r) {
     if (index[r] < 0 || index[r] >= teacher_rows) return 1;
   }
@@ -119,7 +84,7 @@ extern "C" SJEPA_EXPORT int sjepa_centered_ce_f32(
   }
   const auto address = reinterpret_cast<uintptr_t>(scratch.data());
   float* const sums = scratch.data() + (64 - address % 64) % 64 / sizeof(float);
-  const RowsBlock rows_block = rows_block_for(sjepa_lanes());
+  const auto rows_block = entry_for_width();
   SJEPA_PARALLEL_FOR(threads)
   for (int64_t block = 0; block < blocks; ++block) {
     float* const own = sums + block * share;

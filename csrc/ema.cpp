@@ -21,45 +21,9 @@ struct Span {
   int64_t count;
 };
 
-#ifdef SJEPA_X86
-namespace wide16 {
-#define SJEPA_LANES 16
-#define SJEPA_TARGET __attribute__((target("avx512f")))
-#include "simd.h"
-#include "ema_span.h"
-#undef SJEPA_LANES
-#undef SJEPA_TARGET
-}  // namespace wide16
-
-namespace wide8 {
-#define SJEPA_LANES 8
-#define SJEPA_TARGET __attribute__((target("avx2,fma")))
-#include "simd.h"
-#include "ema_span.h"
-#undef SJEPA_LANES
-#undef SJEPA_TARGET
-}  // namespace wide8
-#endif
-
-namespace wide1 {
-#define SJEPA_LANES 1
-#define SJEPA_TARGET
-#include "simd.h"
-#include "ema_span.h"
-#undef SJEPA_LANES
-#undef SJEPA_TARGET
-}  // namespace wide1
-
-using MoveSpan = void (*)(const Span&, float);
-
-MoveSpan move_span_for(int lanes) {
-#ifdef SJEPA_X86
-  if (lanes == 16) return wide16::move_span;
-  if (lanes == 8) return wide8::move_span;
-#endif
-  (void)lanes;
-  return wide1::move_span;
-}
+#define SJEPA_BODY "ema_span.h"
+#define SJEPA_ENTRY move_span
+#include "each_width.h"
 
 }  // namespace
 
@@ -80,7 +44,7 @@ extern "C" SJEPA_EXPORT int sjepa_ema_f32(float* const* targets, const float* co
   } catch (const std::bad_alloc&) {
     return 2;
   }
-  const MoveSpan move_span = move_span_for(sjepa_lanes());
+  const auto move_span = entry_for_width();
   const int64_t total = static_cast<int64_t>(spans.size());
   SJEPA_PARALLEL_FOR(threads)
   for (int64_t i = 0; i < total; ++i) {
