@@ -15,7 +15,7 @@ from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.graph import StepGraph
 from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.training.step import TrainStep, wants_graph
-from tests.test_step import CONFIG, resident
+from tests.training.test_step import CONFIG, resident
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

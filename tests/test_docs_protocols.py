@@ -11,7 +11,7 @@ from sjepa_fast.config.files import parse_train
 from sjepa_fast.data.store import open_store
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.train import train
-from tests.test_protocols import as_kinect
+from tests.evaluation.test_protocols import as_kinect
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--data.frames", "16", "--model.depth", "1", "--model.predictor-depth", "1"]

@@ -7,7 +7,7 @@ from torch import nn
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.shadow import shadow_encoder
 from sjepa_fast.objectives.objective import Objective
-from tests.test_step import make_step
+from tests.training.test_step import make_step
 
 BF16 = torch.bfloat16
 

@@ -16,7 +16,7 @@ from benchmarks.conftest import pytest_runtest_setup
 from benchmarks.report.page import DATASHEETS, datasheet, page
 from benchmarks.report.plots import draw
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # What a machine with torch, Triton, NumPy and pytest-benchmark alone does not have.
 ABSENT = "tyro cattrs yaml rich safetensors tensorboard matplotlib pytest_timeout"
 BARE = f"""

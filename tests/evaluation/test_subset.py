@@ -13,7 +13,7 @@ from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.subset import draw_subset
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # Both ranks of a gloo group draw, and the leader compares what they gathered.
 GATHER = """
 import sys

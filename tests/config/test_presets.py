@@ -22,7 +22,7 @@ from sjepa_fast.runtime.schedule import ema_momentum, learning_rate
 METHODS = ("sjepa", "skeleton2vec", "mamp", "skeletonmae")
 SETS = ("ntu60-xsub", "ntu60-xview", "ntu120-xsub", "ntu120-xset", "pku1", "pku2")
 SMALL = ("nucla", "msr_action3d", "utkinect", "florence3d")
-VALIDATION = Path(__file__).parents[1] / "benchmarks/results/cpu-2-cores/validation.json"
+VALIDATION = Path(__file__).parents[2] / "benchmarks/results/cpu-2-cores/validation.json"
 TUNED = (
     *("mask.kind", "mask.ratio", "model.predictor_depth", "optim.lr"),
     *("objective.ema_start", "objective.temp_student", "objective.temp_target"),

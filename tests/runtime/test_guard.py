@@ -17,7 +17,7 @@ from sjepa_fast.errors import InputError
 from sjepa_fast.models.transformer import Block
 from sjepa_fast.runtime.guard import GuardedStep, largest_batch
 from sjepa_fast.train import train
-from tests.test_profiling import TINY
+from tests.training.test_profiling import TINY
 
 CPU = torch.device("cpu")
 

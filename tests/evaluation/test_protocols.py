@@ -27,7 +27,7 @@ from sjepa_fast.skeletons import KINECT20, NTU25
 from sjepa_fast.train import train
 from sjepa_kernels import Augmentation, SkeletonTables, augment_clips
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SHORT = ["--recipe.length", "4", "--recipe.warmup", "1", "--recipe.score-every", "2"]
 SHORT += ["--recipe.hidden", "16", "--recipe.batch-size", "16"]
 
