@@ -37,7 +37,7 @@ def test_paper_step_is_within_two_percent_of_the_method():
     paper = dataclasses.replace(preset("sjepa-ntu60-xsub"), optim=OptimConfig(batch_size=1))
     found = step_flops(paper)
     # Method 8.3, GFLOP of a clip of two bodies.
-    assert found.view_encoder == pytest.approx(1.96e9, rel=0.02)
+    assert found.view_encoder == pytest.approx(1.95e9, rel=0.02)
     assert found.predictor == pytest.approx(17.77e9, rel=0.02)
     assert found.target_encoder == pytest.approx(28.10e9, rel=0.02)
     assert found.total == pytest.approx(87.3e9, rel=0.02)
@@ -48,7 +48,7 @@ PUBLISHED = {
     "sjepa-ntu60-xsub": 87.3,
     "mamp-ntu120-xsub": 59.2,
     "mamp-ntu60-xsub": 38.1,
-    "skeleton2vec-ntu60-xsub": 65.1,
+    "skeleton2vec-ntu60-xsub": 65.0,
 }
 
 
