@@ -145,10 +145,10 @@ def tables() -> str:
             "Across subjects and views, with six people to learn from, the same recipe does not "
             f"help: un-pooled 1-NN moved by {subjects['mean_gain']:+.1f} points on average "
             "(`demo_subjects.json`).",
-            "**Small real sets** (`benchmarks/real_data.sh DATA_FOLDER`): top-1 %, mean [range] "
-            "over 3 seeds (SBU: 2 seeds x 5 folds). Random is each run's own initialisation. "
-            "These are not NTU results and not comparable with published ones. The runs whitened "
-            "tokens in bfloat16; the library does so in float32 since.",
+            "**Small real sets** (`python -m benchmarks.accuracy real-data --data DATA`): top-1 %, "
+            "mean [range] over 3 seeds (SBU: 2 seeds x 5 folds). Random is each run's own "
+            "initialisation. These are not NTU results and not comparable with published ones. The "
+            "runs whitened tokens in bfloat16; the library does so in float32 since.",
             (folder / "real_data.md").read_text().split("\n\n", 1)[1].strip(),
         ]
     )

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from sjepa_fast.build import OBJECTIVES
-from sjepa_fast.config import TrainConfig, kept_tokens, replace
-from sjepa_fast.data.published import PUBLISHED
-from sjepa_fast.data.splits import NTU60_TRAIN_SUBJECTS, NTU120_TRAIN_SUBJECTS
-from sjepa_fast.flops import block_flops, linear_flops, step_flops
+from sjepa_fast.config.presets import preset
+from sjepa_fast.config.schema import TrainConfig, kept_tokens, replace
+from sjepa_fast.data.readers.ntu_splits import NTU60_TRAIN_SUBJECTS, NTU120_TRAIN_SUBJECTS
+from sjepa_fast.data.readers.published import PUBLISHED
 from sjepa_fast.models.heads import ActionHead
 from sjepa_fast.objectives.objective import Objective
-from sjepa_fast.presets import preset
 from sjepa_fast.runtime.schedule import ema_momentum, learning_rate
 from sjepa_fast.skeletons import NTU25
+from sjepa_fast.training.flops import block_flops, linear_flops, step_flops
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs" / "method.md").read_text()
