@@ -22,8 +22,9 @@ import yaml
 
 from sjepa_fast import cli
 from sjepa_fast.config.files import apply_values, check_resumable, parse_train, read_config, to_dict
-from sjepa_fast.config.schema import TrainConfig, nearest, validate
-from sjepa_fast.errors import InputError
+from sjepa_fast.config.schema import TrainConfig
+from sjepa_fast.config.validation import validate
+from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.runtime.checkpoint import latest_checkpoint
 from sjepa_fast.runtime.files import write_json, write_text
 from sjepa_fast.runtime.logging import read_metrics

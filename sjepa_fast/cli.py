@@ -13,8 +13,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
-from sjepa_fast.config.schema import nearest
-from sjepa_fast.errors import InputError
+from sjepa_fast.errors import InputError, nearest
 
 T = TypeVar("T")
 

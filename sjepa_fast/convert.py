@@ -31,8 +31,8 @@ from sjepa_fast.config.schema import (
     ModelConfig,
     ObjectiveConfig,
     TrainConfig,
-    validate,
 )
+from sjepa_fast.config.validation import validate
 from sjepa_fast.errors import InputError
 from sjepa_fast.models.predictor import Predictor
 from sjepa_fast.objectives.mamp import MAMP

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 
 class InputError(ValueError):
     """Bad input that names the argument, the value found and the fix.
@@ -15,3 +17,9 @@ class InputError(ValueError):
         self.value = value
         self.fix = fix
         super().__init__(f"{argument}: {value}; {fix}".replace("\n", " "))
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Return a phrase that names the closest known names, or all of them."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(known)}"

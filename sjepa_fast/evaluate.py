@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from sjepa_fast import cli
-from sjepa_fast.config.schema import nearest
-from sjepa_fast.errors import InputError
+from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.evaluation.metrics import accuracy, confusion_matrix, per_class_accuracy
 from sjepa_fast.evaluation.outcome import Outcome
 from sjepa_fast.evaluation.protocols.ensemble import run_ensemble

@@ -10,10 +10,9 @@ from typing import Annotated
 import tyro
 
 from sjepa_fast import cli
-from sjepa_fast.config.schema import nearest
 from sjepa_fast.data.ctrgcn_writer import write_ctrgcn
 from sjepa_fast.data.store import open_store
-from sjepa_fast.errors import InputError
+from sjepa_fast.errors import InputError, nearest
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,12 @@ from rich.progress import Progress
 
 from sjepa_fast import cli
 from sjepa_fast._version import __version__
-from sjepa_fast.config.schema import nearest
 from sjepa_fast.data.clip_table import ClipTable
 from sjepa_fast.data.readers import ctrgcn_npz, generic, ntu, pku, pyskl, ragged_npz
 from sjepa_fast.data.readers.published import compare, split_sizes
 from sjepa_fast.data.readers.record import Record, Source, Splits
 from sjepa_fast.data.store import Store, StoreWriter
-from sjepa_fast.errors import InputError
+from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.runtime.files import write_text
 
 NAMES = (*ntu.CLASSES, *pku.NAMES, *ragged_npz.SETS, "ctrgcn", "pyskl", "generic")

@@ -17,7 +17,8 @@ from torch import Tensor
 from sjepa_fast import cli
 from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config.files import check_resumable, parse_train, read_config, to_yaml
-from sjepa_fast.config.schema import TrainConfig, validate, validate_tokens
+from sjepa_fast.config.schema import TrainConfig
+from sjepa_fast.config.validation import validate, validate_tokens
 from sjepa_fast.data.feed import check_backend, open_clips, open_feed
 from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.data.synthetic import write_synthetic_store

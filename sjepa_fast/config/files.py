@@ -14,8 +14,8 @@ from cattrs.v import format_exception
 
 from sjepa_fast import cli
 from sjepa_fast.config.presets import PRESETS, preset
-from sjepa_fast.config.schema import TrainConfig, nearest
-from sjepa_fast.errors import InputError
+from sjepa_fast.config.schema import TrainConfig
+from sjepa_fast.errors import InputError, nearest
 
 # What may differ between a run and its continuation: it changes no weight.
 FREE_ON_RESUME = (

@@ -21,9 +21,8 @@ from sjepa_fast.config.schema import (
     OptimConfig,
     TrainConfig,
     ViewConfig,
-    nearest,
 )
-from sjepa_fast.errors import InputError
+from sjepa_fast.errors import InputError, nearest
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import yaml
 
 from sjepa_fast.config.files import apply_yaml, check_resumable, parse_train, to_yaml
 from sjepa_fast.config.presets import PRESETS, preset
-from sjepa_fast.config.schema import MaskConfig, TrainConfig, replace, validate, validate_tokens
+from sjepa_fast.config.schema import MaskConfig, TrainConfig, replace
+from sjepa_fast.config.validation import validate, validate_tokens
 from sjepa_fast.errors import InputError
 
 

@@ -8,14 +8,8 @@ import pytest
 
 from sjepa_fast.config.files import to_dict
 from sjepa_fast.config.presets import PRESETS, preset
-from sjepa_fast.config.schema import (
-    MaskConfig,
-    TrainConfig,
-    kept_tokens,
-    replace,
-    validate,
-    validate_tokens,
-)
+from sjepa_fast.config.schema import MaskConfig, TrainConfig, kept_tokens, replace
+from sjepa_fast.config.validation import validate, validate_tokens
 from sjepa_fast.errors import InputError
 from sjepa_fast.runtime.schedule import ema_momentum, learning_rate
 

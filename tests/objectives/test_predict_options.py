@@ -14,8 +14,8 @@ from sjepa_fast.config.schema import (
     TrainConfig,
     predicted_tokens,
     replace,
-    validate,
 )
+from sjepa_fast.config.validation import validate
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.errors import InputError
 from sjepa_fast.objectives.masking import draw_predicted
