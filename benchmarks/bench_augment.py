@@ -18,12 +18,12 @@ from benchmarks.conftest import Timed
 from benchmarks.reference.sampling import random_view
 from benchmarks.steps import ntu_like_clips
 from sjepa_fast.config.schema import TrainConfig
-from sjepa_fast.data.augment import augmentation
-from sjepa_fast.data.clips import ResidentClips
-from sjepa_fast.models.embed import tubelets
+from sjepa_fast.data.clips import ResidentClips, augmentation
 from sjepa_kernels import augment_clips, clip_uniforms
-from sjepa_kernels.augment.reference import CROP, augment_clips_ref, crop_bounds
+from sjepa_kernels.augment.reference import augment_clips_ref, crop_bounds
 from sjepa_kernels.native import LIBRARY
+from sjepa_kernels.purposes import CROP
+from sjepa_kernels.tubelets import to_tubelets
 
 CLIPS, BATCH, CONFIG = 1024, 128, TrainConfig()
 Tokens = tuple[Tensor, Tensor]
@@ -57,7 +57,7 @@ def per_clip(clips: ResidentClips, ids: Tensor, seed: Tensor, step: Tensor) -> T
             batch[row, body] = resized[0].T.reshape(data.frames, 25, 3)
     moved = random_view(batch, view.rotation, view.translation, view.flip)
     length = CONFIG.model.segment_length
-    return tubelets(moved.flatten(0, 1), length), tubelets(batch.flatten(0, 1), length)
+    return to_tubelets(moved.flatten(0, 1), length), to_tubelets(batch.flatten(0, 1), length)
 
 
 @pytest.mark.benchmark(group="store to clip and view tokens, 128 clips, float32")

@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.conftest import Timed
 from sjepa_fast.config.schema import OptimConfig, TrainConfig, replace
+from sjepa_fast.data.clips import augmentation
 from sjepa_fast.data.feed import open_clips, open_feed
 from sjepa_fast.data.store import Store
 from sjepa_fast.data.synthetic import write_synthetic_store
@@ -69,12 +70,12 @@ def test_backend(
     clips, part = open_clips(store, config.data, device), np.arange(len(store))
     with open_feed(clips, part, config, World(), range(1_000_000)) as (fed, feed):
         ids = next(feed)
-        ours = fed.train_tokens(ids, seed, step, config)
-        expected = whole.train_tokens(ids, seed, step, config)
+        ours = fed.train_tokens(ids, seed, step, augmentation(config, fed.max_bodies))
+        expected = whole.train_tokens(ids, seed, step, augmentation(config, whole.max_bodies))
         for got, true in zip(ours, expected, strict=True):
             assert got.shape == (2 * BATCH, 750, 12) and torch.equal(got, true)
         timed(
-            lambda: fed.train_tokens(next(feed), seed, step, config),
+            lambda: fed.train_tokens(next(feed), seed, step, augmentation(config, fed.max_bodies)),
             dtype=torch.float32,
             rounds=15,
             warmup=5,

@@ -15,7 +15,7 @@ from benchmarks.conftest import Timed
 from benchmarks.reference.feeder import feeding_loader, padded_clips
 from benchmarks.steps import ntu_like_clips
 from sjepa_fast.config.schema import OptimConfig, TrainConfig
-from sjepa_fast.data.clips import ResidentClips
+from sjepa_fast.data.clips import ResidentClips, augmentation
 
 BATCH = 128
 CONFIG = TrainConfig(optim=OptimConfig(batch_size=BATCH))
@@ -55,10 +55,10 @@ def test_resident(timed: Timed, clips: ResidentClips, device: torch.device) -> N
     """Ours: crops, views and their tokens of a whole batch at once."""
     seed, step = (torch.tensor(0, device=device) for _ in range(2))
     ids = torch.randperm(1024, device=device)[:BATCH]
-    view, clip = clips.train_tokens(ids, seed, step, CONFIG)
+    view, clip = clips.train_tokens(ids, seed, step, augmentation(CONFIG, clips.max_bodies))
     assert clip.shape == view.shape == (2 * BATCH, 750, 12)
     timed(
-        lambda: clips.train_tokens(ids, seed, step, CONFIG),
+        lambda: clips.train_tokens(ids, seed, step, augmentation(CONFIG, clips.max_bodies)),
         dtype=torch.float32,
         warmup=3,
         row="resident",

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.data.whiten import fit_whitening
-from sjepa_fast.models.embed import tubelets
 from sjepa_fast.objectives.mamp import MAMP
 from sjepa_fast.objectives.objective import Objective
 from sjepa_fast.objectives.sjepa import SJEPA
 from sjepa_fast.objectives.skeleton2vec import Skeleton2vec
 from sjepa_fast.objectives.skeletonmae import SkeletonMAE
 from sjepa_fast.runtime.guard import go_on_eagerly
+from sjepa_kernels.tubelets import to_tubelets
 
 OBJECTIVES = {
     "sjepa": SJEPA,
@@ -34,7 +34,7 @@ def build_model(
         crops = [clips.eval_crop(ids, config.data) for ids in torch.split(train_ids[:4096], 256)]
         bodies = torch.cat(crops).flatten(0, 1)
         present = (bodies != 0).flatten(1).any(dim=1)
-        tokens = tubelets(bodies[present], config.model.segment_length).flatten(0, 1)
+        tokens = to_tubelets(bodies[present], config.model.segment_length).flatten(0, 1)
         mean, matrix = fit_whitening(tokens, config.data.whiten)
         for encoder in {model.view_encoder, model.eval_encoder}:
             encoder.embed.get_buffer("whiten_mean").copy_(mean)

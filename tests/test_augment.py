@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from sjepa_fast.config.schema import TrainConfig, ViewConfig
-from sjepa_fast.data.augment import augmentation, skeleton_tables
+from sjepa_fast.data.clips import augmentation, skeleton_tables
 from sjepa_fast.skeletons import NTU25
 from sjepa_kernels import clip_uniforms
 from sjepa_kernels.augment import reference
-from sjepa_kernels.augment.reference import VIEW, rotation_about
+from sjepa_kernels.augment.reference import rotation_about
+from sjepa_kernels.purposes import VIEW
 
 STILL = ViewConfig(rotation=0.0, tilt=0.0, translation=0.0, flip=0.0)
 HALF = torch.full((1, 7), 0.5)

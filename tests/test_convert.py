@@ -18,11 +18,11 @@ from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluate import evaluate
 from sjepa_fast.evaluation.request import EvalData, KnnRequest
-from sjepa_fast.models.embed import tubelets
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.objectives.mamp import MAMP
 from sjepa_fast.runtime.checkpoint import latest_checkpoint, load_weights
 from sjepa_fast.skeletons import NTU25
+from sjepa_kernels.tubelets import to_tubelets
 
 ROOT = Path(__file__).parent.parent
 SEGMENTS, JOINTS, LENGTH, WIDTH, DEPTH, HEADS = 4, 25, 4, 32, 3, 4
@@ -136,10 +136,10 @@ def test_features_and_predictions_are_those_of_the_equations(converted: Path):
     mamp = Equations(mamp_state())
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, SEGMENTS * LENGTH, JOINTS, 3, generator=generator)
-    close(model.view_encoder(tubelets(x, LENGTH)), mamp.encode(x))
+    close(model.view_encoder(to_tubelets(x, LENGTH)), mamp.encode(x))
     order = torch.randperm(SEGMENTS * JOINTS, generator=generator)
     keep, mask = order[:10], order[10:]
-    visible = model.view_encoder(tubelets(x, LENGTH), keep.expand(2, -1))
+    visible = model.view_encoder(to_tubelets(x, LENGTH), keep.expand(2, -1))
     close(visible, mamp.encode(x, keep))
     predicted = model.predictor(visible, keep.expand(2, -1), mask.expand(2, -1))
     close(predicted, mamp.decode(mamp.encode(x, keep), keep)[:, mask])

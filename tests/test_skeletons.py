@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sjepa_fast import layout as layout_module
-from sjepa_fast.data.augment import skeleton_tables
+from sjepa_fast import skeletons
+from sjepa_fast.data.clips import skeleton_tables
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import LAYOUTS, NTU25, SkeletonLayout, layout_named
 
@@ -92,7 +92,7 @@ def test_layout_survives_plain_values(layout: SkeletonLayout):
 
 
 def test_documented_example_works():
-    results = doctest.testmod(layout_module)
+    results = doctest.testmod(skeletons)
     assert results.attempted > 0 and results.failed == 0
 
 

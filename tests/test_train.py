@@ -17,8 +17,8 @@ from sjepa_fast.config.files import parse_train
 from sjepa_fast.data.store import open_store
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.data.whiten import fit_whitening
-from sjepa_fast.models.embed import tubelets
 from sjepa_fast.runtime.schedule import tabulate
+from sjepa_kernels.tubelets import to_tubelets
 
 ROOT = Path(__file__).parent.parent
 TINY = {
@@ -216,7 +216,7 @@ def test_only_training_clips_reach_the_step_and_it_follows_the_schedules(
     ids = torch.tensor(sorted(train_part))
     bodies = clips.eval_crop(ids, config.data).flatten(0, 1)
     present = (bodies != 0).flatten(1).any(dim=1)
-    tokens = tubelets(bodies[present], config.model.segment_length).flatten(0, 1)
+    tokens = to_tubelets(bodies[present], config.model.segment_length).flatten(0, 1)
     mean, matrix = fit_whitening(tokens, config.data.whiten)
     embed = Recorder.last.model.target_encoder.embed
     torch.testing.assert_close(embed.whiten_mean, mean)

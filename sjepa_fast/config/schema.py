@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from sjepa_kernels.augment.settings import CropRanges, ViewRanges
+from sjepa_kernels.tubelets import Stream
+
 
 def _flag(name: str) -> object:
     """Mark a field whose flag has no section in front, such as `--compile`.
@@ -25,7 +28,7 @@ def _flag(name: str) -> object:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(CropRanges):
     """Which clips, and how they become (bodies, frames, joints, 3) arrays."""
 
     root: Path | None = None
@@ -50,10 +53,6 @@ class DataConfig:
     """M, persons a clip; absent ones are zero bodies, as in the paper's pipeline."""
     skip_empty_bodies: bool = False
     """Train on single present bodies, `optim.batch_size` of them a step, instead of on clips."""
-    crop_min: float = 0.5
-    """Smallest share of a clip that a training crop keeps (the largest is 1)."""
-    crop_min_frames: int = 64
-    """Crops are at least this many frames where the clip has them."""
     eval_crop: float = 0.9
     """Share of the clip that the centred evaluation crop keeps."""
     center: bool = False
@@ -66,7 +65,7 @@ class DataConfig:
     """Divide each clip by its RMS joint distance from the root."""
     whiten: float = 0.0
     """Power of the PCA whitening of tubelets, fitted on training clips; 0 is off, 1 is full."""
-    stream: Literal["joint", "bone", "motion", "bone_motion"] = "joint"
+    stream: Stream = "joint"
     """What tokens hold: joints, bones, or the motion of either; masks follow the same tokens."""
 
 
@@ -116,20 +115,13 @@ class MaskConfig:
 
 
 @dataclass(frozen=True)
-class ViewConfig:
+class ViewConfig(ViewRanges):
     """The geometric view; ranges are our choice for S-JEPA, whose paper gives none.
 
     S-JEPA shows the view to the view encoder alone. The others take it for the clip: masks and
     targets come from it too.
     """
 
-    form: Literal["body", "axes"] = "body"
-    """body: turn about the body's own vertical (S-JEPA); axes: about each coordinate axis through
-    the origin (MAMP, Skeleton2vec)."""
-    rotation: float = 0.3
-    """Angle, or with form axes each of the three angles, U(-rotation, rotation) rad."""
-    tilt: float = 0.0
-    """body: angles about the two horizontal axes, U(-tilt, tilt) rad; off in paper presets."""
     translation: float = 0.1
     """Shift of each axis, U(-translation, translation) m."""
     flip: float = 0.5

@@ -66,6 +66,8 @@ def validate(config: TrainConfig) -> None:
         ("view.rotation", config.view.rotation, math.inf),
         ("view.tilt", config.view.tilt, math.inf),
         ("view.translation", config.view.translation, math.inf),
+        ("view.scale", config.view.scale, 1),
+        ("view.shear", config.view.shear, math.inf),
         ("view.flip", config.view.flip, 1),
         ("mask.tube_scale", mask.tube_scale, math.inf),
         ("model.layer_scale", model.layer_scale, math.inf),

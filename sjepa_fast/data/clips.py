@@ -7,7 +7,7 @@ V joints, C coordinates, N tokens, P numbers a token.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from sjepa_fast.config.schema import DataConfig, TrainConfig
-from sjepa_fast.data.augment import augmentation, skeleton_tables, to_stream
 from sjepa_fast.data.rows import RowReader, normalize_rows, normalizes
 from sjepa_fast.data.store import Store
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import SkeletonLayout
-from sjepa_kernels import SkeletonTables, augment_clips, clip_uniforms, crop_resize
-from sjepa_kernels.augment.frames import even_frames, random_frames
-from sjepa_kernels.augment.reference import CROP, DRAWS, VIEW, random_view, tokens_of
+from sjepa_kernels import Augmentation, SkeletonTables, augment_clips, crop_resize
+from sjepa_kernels.augment.frames import even_frames
+from sjepa_kernels.augment.reference import take_frames
+from sjepa_kernels.augment.settings import CropRanges, ViewRanges
+from sjepa_kernels.tubelets import to_stream
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,15 @@ class ResidentClips:
     max_bodies: int
     reader: RowReader | None = None
 
+    @property
+    def store(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rows and tables, as the operations of `sjepa_kernels` take them."""
+        return self.joints_RVC, self.offsets_N, self.frames_N, self.bodies_N
+
     def with_rows(self, ids_B: Tensor) -> ResidentClips:
         """Return clips whose rows are on the device: these, or the ones of `ids_B` read now."""
         if self.reader is None:
             return self
-        # Ids may repeat, once for each frame that is taken by its number.
         packed = self.reader.read(np.unique(ids_B.cpu().numpy()))
         device = self.joints_RVC.device
         return dataclasses.replace(
@@ -74,17 +79,7 @@ class ResidentClips:
             (B, M, T, V, C) float32.
         """
         clips = self.with_rows(ids_B)
-        return crop_resize(
-            clips.joints_RVC,
-            clips.offsets_N,
-            self.frames_N,
-            self.bodies_N,
-            ids_B,
-            start_B,
-            length_B,
-            frames,
-            self.max_bodies,
-        )
+        return crop_resize(*clips.store, ids_B, start_B, length_B, frames, self.max_bodies)
 
     def split_bodies(self, ids: np.ndarray) -> tuple[ResidentClips, np.ndarray]:
         """Make every present body a clip of its own, so that no step is spent on absent ones.
@@ -123,61 +118,35 @@ class ResidentClips:
         ids_B: Tensor,
         seed: Tensor,
         step: Tensor,
-        config: TrainConfig,
+        augmentation: Augmentation,
         *,
         with_clip: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Tokens of a random view and of the random crop it was made of, in one launch.
+        """Tokens of a random view, and of the random crop it was made of.
+
+        The one way from clips to what a network trains on: pre-training, fine-tuning and linear
+        probes with augmentation.
 
         Args:
             ids_B: Clip ids, int64.
             seed: 0-dim int64.
-            step: 0-dim int64.
-            config: Crop, view and token settings.
+            step: 0-dim int64; with clip id and seed it fixes the draws.
+            augmentation: Frames, crop, view and tubelets, as `augmentation` makes them.
             with_clip: Whether the second output is wanted; if not, it has no rows.
 
         Returns:
             Two (B*M, N, P) float32.
         """
-        if config.data.sampling == "index":
-            view, clip = self._sampled_tokens(ids_B, seed, step, config)
-            return view, clip if with_clip else clip[:0]
         clips = self.with_rows(ids_B)
         return augment_clips(
-            clips.joints_RVC,
-            clips.offsets_N,
-            self.frames_N,
-            self.bodies_N,
+            *clips.store,
             ids_B,
             seed,
             step,
             self.tables,
-            augmentation(config, self.max_bodies),
+            augmentation,
             with_clip=with_clip,
         )
-
-    def take_frames(self, ids_B: Tensor, index_BT: Tensor) -> Tensor:
-        """Frames of each clip by number, (B, M, T, V, C)."""
-        batch, frames = index_BT.shape
-        # A crop of one frame, resized to one frame, is that frame.
-        ids, start = ids_B.repeat_interleave(frames), index_BT.flatten()
-        # The rows are asked for once, not once for each frame.
-        x = self.with_rows(ids_B).crop_resize(ids, start, torch.ones_like(start), 1)
-        x = x.view(batch, frames, *x.shape[1:2], *x.shape[3:])
-        return x.transpose(1, 2).contiguous()
-
-    def _sampled_tokens(
-        self, ids_B: Tensor, seed: Tensor, step: Tensor, config: TrainConfig
-    ) -> tuple[Tensor, Tensor]:
-        frames, length = config.data.frames, config.model.segment_length
-        drawn = clip_uniforms(seed, step, ids_B, CROP, frames + 1)
-        clip = self.take_frames(ids_B, random_frames(drawn, self.frames_N[ids_B], frames))
-        settings = augmentation(config, self.max_bodies)
-        drawn = clip_uniforms(seed, step, ids_B, VIEW, DRAWS)
-        view = random_view(clip, drawn, self.tables, settings)
-        parents, stream = self.tables.parents_V, config.data.stream
-        view, clip = (to_stream(x, parents, stream) for x in (view, clip))
-        return tokens_of(view, length), tokens_of(clip, length)
 
     def eval_crop(self, ids_B: Tensor, data: DataConfig) -> Tensor:
         """Centred crop of `eval_crop` of each clip as the run's stream, (B, M, T, V, C)."""
@@ -185,10 +154,51 @@ class ResidentClips:
         start = ((1 - data.eval_crop) * valid / 2).floor().long()
         length = (valid - 2 * start).clamp_min(1)
         if data.sampling == "index":
-            crop = self.take_frames(ids_B, start[:, None] + even_frames(length, data.frames))
+            index = start[:, None] + even_frames(length, data.frames)
+            crop = take_frames(*self.with_rows(ids_B).store, ids_B, index, self.max_bodies)
         else:
             crop = self.crop_resize(ids_B, start, length, data.frames)
         return to_stream(crop, self.tables.parents_V, data.stream)
+
+
+def skeleton_tables(layout: SkeletonLayout, device: torch.device) -> SkeletonTables:
+    """Copy what the fused augmentation needs of a layout to the device."""
+    return SkeletonTables.of(
+        layout.flip_permutation(), layout.parents, layout.center, layout.spine_top, device
+    )
+
+
+def augmentation(
+    config: TrainConfig,
+    bodies: int,
+    *,
+    crop: CropRanges | None = None,
+    view: ViewRanges | None = None,
+) -> Augmentation:
+    """Return what training clips go through.
+
+    The ranges of S-JEPA's view and its pivot, the clip-mean center of the first body, are our
+    choice (method 3.3).
+
+    Args:
+        config: Frames, sampling, stream and segment length.
+        bodies: M.
+        crop: Ranges of the crop; the run's own, if not given.
+        view: Ranges of the geometric view; the run's own, if not given.
+
+    Returns:
+        The settings of `ResidentClips.train_tokens`.
+    """
+    chosen = {CropRanges: crop or config.data, ViewRanges: view or config.view}
+    ranges = {f.name: getattr(chosen[kind], f.name) for kind in chosen for f in fields(kind)}
+    return Augmentation(
+        frames=config.data.frames,
+        bodies=bodies,
+        segment_length=config.model.segment_length,
+        sampling=config.data.sampling,
+        stream=config.data.stream,
+        **ranges,
+    )
 
 
 def load_resident(store: Store, data: DataConfig, device: torch.device) -> ResidentClips:
@@ -257,9 +267,3 @@ def _clips_of(
         layout=store.layout,
         max_bodies=data.bodies,
     )
-
-
-def epoch_order(ids: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Return the training ids in the order of one epoch; a pure function of (seed, epoch)."""
-    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
-    return ids[generator.permutation(len(ids))]

@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sjepa_fast.data.clips import epoch_order
+
+def epoch_order(ids: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Return the training ids in the order of one epoch; a pure function of (seed, epoch)."""
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    return ids[generator.permutation(len(ids))]
 
 
 class BatchOrder:

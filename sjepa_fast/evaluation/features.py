@@ -17,8 +17,8 @@ from sjepa_fast.evaluation.probes.neighbours import (
     knn_predict,
     standardize_features,
 )
-from sjepa_fast.models.embed import tubelets
 from sjepa_fast.runtime.device import autocast
+from sjepa_kernels.tubelets import to_tubelets
 
 Pool = Literal["mean", "joint", "full"]
 
@@ -65,7 +65,7 @@ def clip_features(
     parts: dict[Pool, list[Tensor]] = {pool: [] for pool in pools}
     for chunk in torch.split(ids, batch):
         x = clips.eval_crop(chunk, config.data).flatten(0, 1)
-        tokens = tubelets(x, config.model.segment_length)
+        tokens = to_tubelets(x, config.model.segment_length)
         found = pooled_features(encoder, clips, tokens, dtype, pools)
         for pool in pools:
             parts[pool].append(found[pool])
@@ -79,7 +79,7 @@ def pooled_features(
     dtype: torch.dtype,
     pools: tuple[Pool, ...],
 ) -> dict[Pool, Tensor]:
-    """Encode tubelets, whose rows are clips x bodies, and pool the tokens of each clip."""
+    """Encode to_tubelets, whose rows are clips x bodies, and pool the tokens of each clip."""
     with autocast(tokens_BNP.device, dtype):
         features = encoder(tokens_BNP)
     features = features.float().view(-1, clips.max_bodies, *features.shape[1:])

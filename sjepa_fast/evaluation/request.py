@@ -14,6 +14,7 @@ import tyro
 
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.evaluation.features import Pool
+from sjepa_kernels.augment.settings import CropRanges, ViewRanges
 
 Family = Literal["auto", "paper", "small"]
 Encoder = Literal["target", "view", "random", "raw"]
@@ -34,17 +35,11 @@ class EvalData:
 
 
 @dataclass(frozen=True)
-class Views:
+class Views(ViewRanges, CropRanges):
     """Random crops and rotations of training clips; the defaults are MAMP's (method 1.5)."""
 
-    crop_min: float = 0.5
-    """Smallest share of a clip that a crop keeps."""
-    form: Literal["axes", "body"] = "axes"
+    form: Literal["body", "axes"] = "axes"
     """axes: R = Rz Ry Rx about the origin; body: about the body's own axis, then tilted."""
-    rotation: float = 0.3
-    """Angles are U(-rotation, rotation) rad."""
-    tilt: float = 0.0
-    """Form body: further angles U(-tilt, tilt) rad."""
 
 
 @dataclass(frozen=True)
@@ -202,15 +197,23 @@ def is_small(config: TrainConfig) -> bool:
     return config.eval.linear == "logistic"
 
 
-# Those of the small S-JEPA preset; one for all runs, so that objectives can be compared.
-SMALL_VIEWS = Views(crop_min=0.6, form="body", rotation=1.2, tilt=0.2)
+def training_views(config: TrainConfig, *, small: bool) -> Views:
+    """Return the views of training clips; short clips keep the run's shortest crop.
+
+    The small ones are those of the small S-JEPA preset, for all runs, so that objectives can be
+    compared.
+    """
+    shortest = config.data.crop_min_frames
+    if small:
+        return Views(crop_min=0.6, crop_min_frames=shortest, form="body", rotation=1.2, tilt=0.2)
+    return Views(crop_min_frames=shortest)
 
 
 def linear_recipe(name: Family, config: TrainConfig) -> LinearRecipe:
     """Return the defaults of a recipe for a run."""
     if name == "small" or (name == "auto" and is_small(config)):
-        return LinearRecipe(name="small", views=SMALL_VIEWS)
-    return LinearRecipe(name="paper")
+        return LinearRecipe(name="small", views=training_views(config, small=True))
+    return LinearRecipe(name="paper", views=training_views(config, small=False))
 
 
 def finetune_recipe(name: Family, config: TrainConfig, *, scratch: bool) -> FinetuneRecipe:
@@ -231,6 +234,10 @@ def finetune_recipe(name: Family, config: TrainConfig, *, scratch: bool) -> Fine
             drop_path=0.1,
             hidden=256,
             clip_grad=3.0,
-            views=SMALL_VIEWS,
+            views=training_views(config, small=True),
         )
-    return FinetuneRecipe(name="paper", layer_decay=1.0 if scratch else 0.8)
+    return FinetuneRecipe(
+        name="paper",
+        layer_decay=1.0 if scratch else 0.8,
+        views=training_views(config, small=False),
+    )

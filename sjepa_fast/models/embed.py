@@ -13,17 +13,6 @@ from torch.nn.functional import embedding
 from sjepa_fast.models.transformer import learned_table
 
 
-def tubelets(x_BTVC: Tensor, segment_length: int) -> Tensor:
-    """Cut a clip into tubelets: (B, T, V, C) -> (B, S*V, l*C), numbers ordered (frame, coord).
-
-    Source: method section 2; l divides T (checked where the configuration is read).
-    """
-    batch, frames, joints, coords = x_BTVC.shape
-    segments = frames // segment_length
-    x = x_BTVC.view(batch, segments, segment_length, joints, coords)
-    return x.transpose(2, 3).reshape(batch, segments * joints, segment_length * coords)
-
-
 class TubeletEmbed(nn.Module):
     """Linear map of a tubelet to D numbers plus temporal and spatial positions.
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from sjepa_fast.config.schema import MaskConfig, kept_joints, kept_tokens, predicted_tokens
-from sjepa_fast.data.augment import MASK
 from sjepa_kernels import TokenMask, motion_aware_mask, random_mask, tube_mask
+from sjepa_kernels.purposes import MASK
 
 
 def draw_mask(

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from sjepa_fast.config.schema import TrainConfig
-from sjepa_fast.data.augment import MASK, PREDICT
-from sjepa_fast.data.clips import ResidentClips
+from sjepa_fast.data.clips import ResidentClips, augmentation
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.predictor import Predictor
 from sjepa_fast.models.shadow import shadow_encoder
 from sjepa_fast.objectives.masking import draw_mask, draw_predicted
 from sjepa_fast.skeletons import SkeletonLayout
+from sjepa_kernels.purposes import MASK, PREDICT
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,8 @@ def make_step_input(
         The inputs of an objective, with bodies folded into sequences.
     """
     with_clip = config.objective.kind == "sjepa"
-    view, clip = clips.train_tokens(ids_B, seed, step, config, with_clip=with_clip)
+    told = augmentation(config, clips.max_bodies)
+    view, clip = clips.train_tokens(ids_B, seed, step, told, with_clip=with_clip)
     if not with_clip:
         clip = view
     bodies, joints, views = clips.max_bodies, clips.layout.num_joints, config.mask.num_masked_views

@@ -19,10 +19,10 @@ from benchmarks.reference.sampling import (
 )
 from benchmarks.reference.sjepa_step import ReferenceStep
 from sjepa_fast.config.schema import DataConfig, ModelConfig, TrainConfig
-from sjepa_fast.models.embed import tubelets
 from sjepa_fast.objectives.objective import StepInput
 from sjepa_fast.objectives.sjepa import SJEPA
 from sjepa_fast.skeletons import NTU25
+from sjepa_kernels.tubelets import to_tubelets
 
 TINY = {"frames": 16, "joints": 25, "width": 16, "depth": 2, "predictor_depth": 1, "heads": 2}
 
@@ -264,7 +264,7 @@ def test_the_library_has_the_same_loss_and_gradients() -> None:
     ids = rows_with_ids(6, plain.tokens, plain.kept)
     keys = keys_of_given_ids(ids, plain.tokens)
     hidden = keys.argsort(dim=1)[:, plain.kept :]
-    tokens = [tubelets(x.flatten(0, 1), 4) for x in (view, clip)]
+    tokens = [to_tubelets(x.flatten(0, 1), 4) for x in (view, clip)]
     out = model(StepInput(tokens[0], tokens[1], ids, hidden))
     out.loss.backward()
     plain_loss, plain_center = plain.loss(view.flatten(0, 1), clip.flatten(0, 1), keys)

@@ -6,9 +6,10 @@ import torch
 from torch.nn.functional import interpolate
 
 from sjepa_fast.config.schema import DataConfig, ModelConfig, TrainConfig, ViewConfig, replace
-from sjepa_fast.data.clips import ResidentClips, epoch_order
-from sjepa_fast.models.embed import tubelets
+from sjepa_fast.data.clips import ResidentClips, augmentation
+from sjepa_fast.data.order import epoch_order
 from sjepa_fast.skeletons import KINECT20
+from sjepa_kernels.tubelets import to_tubelets
 
 FRAMES = [1, 7, 40, 13]
 BODIES = [1, 2, 1, 2]
@@ -67,12 +68,14 @@ def test_training_tokens_are_the_crop_in_tubelets_and_a_view_of_it(clips):
         view=ViewConfig(**still),
     )
     ids, seed, step = torch.tensor([3, 1]), torch.tensor(1), torch.tensor(2)
-    view, clip = resident.train_tokens(ids, seed, step, config)
+    view, clip = resident.train_tokens(ids, seed, step, augmentation(config, resident.max_bodies))
     whole = resident.crop_resize(ids, torch.zeros_like(ids), torch.tensor([13, 7]), 8)
-    assert torch.equal(clip, tubelets(whole.flatten(0, 1), 2))
+    assert torch.equal(clip, to_tubelets(whole.flatten(0, 1), 2))
     torch.testing.assert_close(view, clip, rtol=1e-5, atol=1e-5)
     shifted = replace(config, view=still | {"translation": 0.5})
-    moved = resident.train_tokens(ids, seed, step, shifted)[0] - clip
+    moved = (
+        resident.train_tokens(ids, seed, step, augmentation(shifted, resident.max_bodies))[0] - clip
+    )
     assert moved.view(4, -1, 3).std(dim=1).max() < 1e-5 and moved.abs().max() > 0.05
 
 

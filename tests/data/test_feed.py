@@ -23,12 +23,11 @@ from sjepa_fast.config.schema import (
     ViewConfig,
     replace,
 )
-from sjepa_fast.data.clips import ResidentClips
+from sjepa_fast.data.clips import ResidentClips, augmentation
 from sjepa_fast.data.feed import check_backend, open_clips, open_feed
 from sjepa_fast.data.store import Store, StoreWriter, open_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.request import Views
-from sjepa_fast.evaluation.views import training_tokens
 from sjepa_fast.objectives.objective import make_step_input
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.skeletons import NTU25
@@ -162,7 +161,8 @@ def test_evaluation_crops_are_those_of_the_resident_store(store: Store, bodies: 
     crop = ours.eval_crop(wanted, CONFIG.data)
     assert crop.std() > 0.1 and torch.equal(crop, theirs.eval_crop(wanted, CONFIG.data))
     keys = torch.tensor(1), torch.tensor(2)
-    views = [training_tokens(clips, wanted, *keys, CONFIG, Views()) for clips in (ours, theirs)]
+    told = augmentation(CONFIG, ours.max_bodies, crop=Views(), view=Views())
+    views = [clips.train_tokens(wanted, *keys, told)[0] for clips in (ours, theirs)]
     assert views[0].std() > 0.1 and torch.equal(*views)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sjepa_fast.config.schema import DataConfig, ModelConfig, TrainConfig, ViewConfig
-from sjepa_fast.data.clips import load_resident
+from sjepa_fast.data.clips import augmentation, load_resident
 from sjepa_fast.data.normalize import align_heading, body_size, heading
 from sjepa_fast.data.store import StoreWriter
 from sjepa_fast.skeletons import LAYOUTS, SkeletonLayout
@@ -25,7 +25,7 @@ def tokens(layout: SkeletonLayout, folder: Path, view: ViewConfig) -> tuple[np.n
     config = TrainConfig(data=data, model=ModelConfig(segment_length=SEGMENT), view=view)
     clips = load_resident(store, data, torch.device("cpu"))
     ids, zero = torch.zeros(1, dtype=torch.int64), torch.zeros((), dtype=torch.int64)
-    out = clips.train_tokens(ids, zero, zero, config)
+    out = clips.train_tokens(ids, zero, zero, augmentation(config, clips.max_bodies))
     shape = (FRAMES // SEGMENT, layout.num_joints, SEGMENT, 3)
     first, second = (
         x[0].reshape(shape).permute(0, 2, 1, 3).reshape(FRAMES, -1, 3).numpy() for x in out

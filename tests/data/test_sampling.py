@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from sjepa_fast.config.schema import DataConfig, ModelConfig, TrainConfig, ViewConfig
-from sjepa_fast.data.clips import ResidentClips
-from sjepa_fast.models.embed import tubelets
+from sjepa_fast.data.clips import ResidentClips, augmentation
 from sjepa_fast.skeletons import KINECT20
 from sjepa_kernels import clip_uniforms
 from sjepa_kernels.augment.frames import even_frames, random_frames
+from sjepa_kernels.tubelets import to_tubelets
 
 FRAMES = 9
 
@@ -98,7 +98,7 @@ def test_tokens_are_the_drawn_frames_turned_about_the_three_axes():
     )
     clips, seed, step = resident(), torch.tensor(5), torch.tensor(2)
     ids = torch.tensor([2, 0, 1])
-    view, clip = clips.train_tokens(ids, seed, step, config)
+    view, clip = clips.train_tokens(ids, seed, step, augmentation(config, clips.max_bodies))
     uniforms = clip_uniforms(seed, step, ids, 0, FRAMES + 1).numpy()
     angles = (clip_uniforms(seed, step, ids, 1, 3).double().numpy() * 2 - 1) * 0.3
     expected = np.zeros((3, 2, FRAMES, 20, 3), np.float32)
@@ -113,9 +113,9 @@ def test_tokens_are_the_drawn_frames_turned_about_the_three_axes():
             expected[b, m] = [frame(clips, number, m, t) for t in chosen]
             turned[b, m] = expected[b, m] @ (about_z @ about_y @ about_x).T
     for found, x in ((clip, expected), (view, turned)):
-        tokens = tubelets(torch.from_numpy(x).flatten(0, 1), 3)
+        tokens = to_tubelets(torch.from_numpy(x).flatten(0, 1), 3)
         torch.testing.assert_close(found, tokens, rtol=1e-4, atol=1e-5)
-    alone = clips.train_tokens(ids[2:], seed, step, config)
+    alone = clips.train_tokens(ids[2:], seed, step, augmentation(config, clips.max_bodies))
     assert torch.equal(alone[0], view[4:]), "draws do not depend on the batch"
 
 
@@ -145,8 +145,8 @@ def test_the_stream_is_made_of_the_sampled_frames():
     torch.testing.assert_close(after[:, :, :-1], before[:, :, 1:] - before[:, :, :-1])
     assert not after[:, :, -1].any()
     for x, y in zip(
-        clips.train_tokens(ids, zero, zero, plain),
-        clips.train_tokens(ids, zero, zero, motion),
+        clips.train_tokens(ids, zero, zero, augmentation(plain, clips.max_bodies)),
+        clips.train_tokens(ids, zero, zero, augmentation(motion, clips.max_bodies)),
         strict=True,
     ):
         # Numbers 0..2 and 3..5 of a token are its first and second frame.

@@ -12,7 +12,8 @@ from torch import nn
 
 from sjepa_fast.config.presets import preset
 from sjepa_fast.config.schema import replace
-from sjepa_fast.data.clips import epoch_order, load_resident
+from sjepa_fast.data.clips import augmentation, load_resident
+from sjepa_fast.data.order import epoch_order
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.probes.classifier import (
@@ -23,7 +24,6 @@ from sjepa_fast.evaluation.probes.classifier import (
     train_classifier,
 )
 from sjepa_fast.evaluation.request import FinetuneRecipe, finetune_recipe, linear_recipe
-from sjepa_fast.evaluation.views import training_tokens
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.heads import ActionClassifier, ActionHead
 from sjepa_fast.models.transformer import Block, set_drop_path
@@ -158,7 +158,11 @@ def test_recipes_follow_the_papers_or_the_run():
     assert (
         small.name == "small" and small.views.rotation == preset("sjepa-nucla").view.rotation == 1.2
     )
-    assert finetune_recipe("paper", preset("sjepa-nucla"), scratch=False) == paper
+    # The run's own shortest crop: 64 frames are more than a small set's clips have.
+    assert (paper.views.crop_min_frames, small.views.crop_min_frames) == (64, 8)
+    views = dataclasses.replace(paper.views, crop_min_frames=8)
+    expected = dataclasses.replace(paper, views=views)
+    assert finetune_recipe("paper", preset("sjepa-nucla"), scratch=False) == expected
     probe = linear_recipe("auto", preset("sjepa-ntu60-xsub"))
     assert (probe.name, probe.epochs, probe.batch_size, probe.lr) == ("paper", 100, 256, (0.1,))
     assert linear_recipe("auto", preset("sjepa-nucla")).name == "small"
@@ -215,6 +219,7 @@ def test_training_equals_a_plain_loop(tmp_path: Path):
         decay = 0.05 if weight.ndim > 1 else 0.0
         groups.append({"params": [weight], "weight_decay": decay, "factor": 0.5 ** (3 - layer)})
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
+    told = augmentation(base, clips.max_bodies, crop=recipe.views, view=recipe.views)
     step = 0
     for epoch in range(3):
         order = torch.from_numpy(epoch_order(train.numpy(), 3, epoch))
@@ -224,7 +229,7 @@ def test_training_equals_a_plain_loop(tmp_path: Path):
             else:
                 rate = 1e-3 + 0.009 * 0.5 * (1 + math.cos(math.pi * (step - 2) / 4))
             key = torch.tensor(3), torch.tensor(step)
-            x = training_tokens(clips, ids, *key, base, recipe.views)
+            x = clips.train_tokens(ids, *key, told)[0]
             scores = plain.train()(x, 2)
             wanted = torch.full_like(scores, 0.1 / 14)
             wanted[torch.arange(5), clips.labels_N[ids]] += 0.9

@@ -17,7 +17,6 @@ import torch
 
 from sjepa_fast import evaluate
 from sjepa_fast.config.files import parse_train
-from sjepa_fast.data.augment import to_stream
 from sjepa_fast.data.store import Store, StoreWriter, open_store
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
@@ -26,6 +25,7 @@ from sjepa_fast.joint_map import map_joints
 from sjepa_fast.skeletons import KINECT20, NTU25
 from sjepa_fast.train import train
 from sjepa_kernels import Augmentation, SkeletonTables, augment_clips
+from sjepa_kernels.tubelets import to_stream
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--recipe.length", "4", "--recipe.warmup", "1", "--recipe.score-every", "2"]

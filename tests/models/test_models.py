@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from sjepa_fast.models.embed import TubeletEmbed, tubelets
+from sjepa_fast.models.embed import TubeletEmbed
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.predictor import Predictor
+from sjepa_kernels.tubelets import to_tubelets
 
 
 def count(module: torch.nn.Module) -> int:
@@ -19,7 +20,7 @@ def test_parameter_counts_of_the_paper_sizes():
 
 def test_tubelets_order_is_segment_joint_then_frame_coordinate():
     x = torch.arange(2 * 8 * 5 * 3, dtype=torch.float32).view(2, 8, 5, 3)
-    tokens = tubelets(x, 4)
+    tokens = to_tubelets(x, 4)
     assert tokens.shape == (2, 10, 12)
     for segment in range(2):
         for joint in range(5):

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from sjepa_fast.config.schema import MaskConfig, kept_joints, kept_tokens
-from sjepa_fast.data.augment import MASK
 from sjepa_fast.objectives.masking import draw_mask
 from sjepa_kernels import clip_uniforms
+from sjepa_kernels.purposes import MASK
 
 CLIPS, BODIES, SEGMENTS, JOINTS, SIZE = 3, 2, 5, 7, 12
 TOKENS = SEGMENTS * JOINTS

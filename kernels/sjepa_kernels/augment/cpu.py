@@ -11,24 +11,24 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels.augment.reference import (
-    CROP,
     DRAWS,
     FLIP,
     SHIFT,
-    VIEW,
     clip_uniforms,
     crop_bounds,
     view_matrix,
 )
 from sjepa_kernels.augment.settings import Augmentation, SkeletonTables
 from sjepa_kernels.native import LIBRARY
+from sjepa_kernels.purposes import CROP, VIEW
 
 
 def has_cpu_code(joints_RVC: Tensor, augmentation: Augmentation) -> bool:
-    """Whether the C++ code takes this store: float32 on a CPU, and the stream of joints."""
+    """Whether the C++ code takes this: a float32 store on a CPU, resized crops, joints."""
     return (
         joints_RVC.device.type == "cpu"
         and joints_RVC.dtype == torch.float32
+        and augmentation.sampling == "resize"
         and augmentation.stream == "joint"
         and not torch.compiler.is_compiling()
         and LIBRARY is not None

@@ -9,9 +9,14 @@ from torch import Tensor
 
 from sjepa_kernels._triton import TL_DTYPES, cdiv, next_power_of_two, tl, triton
 from sjepa_kernels.philox import philox4x32_device
+from sjepa_kernels.purposes import CROP, VIEW
 
 _BLOCK = 1024
 _LONGEST_TILE = 128
+
+
+# Globals of kernels must be constants of the compiler.
+_CROP, _VIEW = tl.constexpr(CROP), tl.constexpr(VIEW)
 
 
 @triton.jit
@@ -217,15 +222,15 @@ def _augment_kernel(
     now = tl.load(step)
 
     # The crop is always drawn in float32, as the reference does.
-    u, v, _, _ = _draw(random, 0, key, now, 0)
+    u, v, _, _ = _draw(random, 0, key, now, _CROP)
     share = CROP_MIN + (1 - CROP_MIN) * u
     length = tl.floor(share * valid.to(tl.float32)).to(tl.int64)
     length = tl.minimum(tl.maximum(length, CROP_FRAMES), valid)
     start = tl.floor(v * (valid - length + 1).to(tl.float32)).to(tl.int64)
     row += tl.minimum(start, valid - length)
 
-    angle, second, third, shift_x = _draw(random, 0, key, now, 1)
-    shift_y, shift_z, toss, factor = _draw(random, 1, key, now, 1)
+    angle, second, third, shift_x = _draw(random, 0, key, now, _VIEW)
+    shift_y, shift_z, toss, factor = _draw(random, 1, key, now, _VIEW)
     angle = angle.to(COMPUTE) * 2 - 1
     second = second.to(COMPUTE) * 2 - 1
     third = third.to(COMPUTE) * 2 - 1
@@ -258,8 +263,8 @@ def _augment_kernel(
         factor = 1.0 + (factor.to(COMPUTE) * 2 - 1) * SCALE
         matrix = _times((factor, zero, zero, zero, factor, zero, zero, zero, factor), matrix)
     if SHEAR > 0:
-        a, b, c, d = _draw(random, 2, key, now, 1)
-        e, f, _, _ = _draw(random, 3, key, now, 1)
+        a, b, c, d = _draw(random, 2, key, now, _VIEW)
+        e, f, _, _ = _draw(random, 3, key, now, _VIEW)
         a = (a.to(COMPUTE) * 2 - 1) * SHEAR
         b = (b.to(COMPUTE) * 2 - 1) * SHEAR
         c = (c.to(COMPUTE) * 2 - 1) * SHEAR

@@ -91,10 +91,11 @@ def augment_clips(
 ) -> tuple[Tensor, Tensor]:
     """Tokens of a view of each clip and of the clip itself, from one read of the store.
 
-    Random crop, linear resize to T, then for the view F A (x - pivot) + pivot + shift (see
-    `Augmentation`), then the stream and tubelets. All draws are Philox words at (draw, clip id,
-    step, purpose), so they are the same on every device and for any split of a batch.
-    Source: method 1.5, 2 and 3.3.
+    Random crop, linear resize to T (or frames by number), then for the view
+    F A (x - pivot) + pivot + shift (see `Augmentation`), then the stream and tubelets. All draws
+    are Philox words at (draw, clip id, step, purpose), so they are the same on every device and for
+    any split of a batch.
+    Source: method 1.4, 1.5, 2 and 3.3.
 
     Args:
         joints_RVC: Floating point; body m of frame t of clip i is row offset + m * frames + t. A
@@ -132,7 +133,7 @@ def augment_clips(
         return augment_clips_cpu(
             *store, ids_B, seed, step, skeleton, augmentation, with_clip=with_clip
         )
-    if chosen == "torch":
+    if chosen == "torch" or augmentation.sampling == "index":
         return augment_clips_ref(
             *store, ids_B, seed, step, skeleton, augmentation, with_clip=with_clip
         )

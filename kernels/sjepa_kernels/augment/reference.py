@@ -10,10 +10,12 @@ from torch import Tensor
 from sjepa_kernels._checks import bad_value, check_integers, check_purpose
 from sjepa_kernels._triton import compute_dtype
 from sjepa_kernels.augment.checks import check_crops, check_keys, check_store
+from sjepa_kernels.augment.frames import random_frames
 from sjepa_kernels.augment.settings import Augmentation, SkeletonTables
 from sjepa_kernels.philox import philox4x32, uniform
+from sjepa_kernels.purposes import CROP, VIEW
+from sjepa_kernels.tubelets import to_stream, to_tubelets
 
-CROP, VIEW = 0, 1
 # Order of a clip's draws for its view.
 SHIFT, FLIP, SCALE, SHEAR, DRAWS = 3, 6, 7, 8, 14
 
@@ -84,7 +86,7 @@ def crop_resize(
 ) -> Tensor:
     """Cut [start, start + length) from each clip and resize it linearly to `frames`.
 
-    Half-pixel centres without anti-aliasing, source = (t + 0.5) length / T - 0.5, clamped
+    Half-pixel centers without anti-aliasing, source = (t + 0.5) length / T - 0.5, clamped
     (method 1.5). Absent bodies are zero.
 
     Args:
@@ -117,23 +119,47 @@ def crop_resize(
     source = torch.minimum(source.clamp_min(0), last)
     lower = source.floor()
     weight = (source - lower)[:, None, :, None, None]
-    upper = torch.minimum(lower + 1, last)
-    body = torch.arange(bodies, device=device)
-    present = body < bodies_N[ids_B][:, None]
+    store = joints_RVC, offsets_N, frames_N, bodies_N
+    low, high = (
+        take_frames(*store, ids_B, start_B[:, None] + frame.long(), bodies)
+        for frame in (lower, torch.minimum(lower + 1, last))
+    )
+    return low + (high - low) * weight
+
+
+def take_frames(
+    joints_RVC: Tensor,
+    offsets_N: Tensor,
+    frames_N: Tensor,
+    bodies_N: Tensor,
+    ids_B: Tensor,
+    index_BT: Tensor,
+    bodies: int,
+) -> Tensor:
+    """Frames of each clip by number; absent bodies are zero.
+
+    Args:
+        joints_RVC: The store, as in `crop_resize`.
+        offsets_N: First row of each clip, int64.
+        frames_N: Frames of each clip, int64.
+        bodies_N: Bodies of each clip, int64.
+        ids_B: Clip ids, int32 or int64.
+        index_BT: Frame numbers below the clip's count, int64.
+        bodies: M.
+
+    Returns:
+        (B, M, T, V, C) in float32, or float64 for float64.
+    """
+    dtype = compute_dtype(joints_RVC.dtype)
+    body = torch.arange(bodies, device=joints_RVC.device)
+    present = (body < bodies_N[ids_B][:, None])[:, :, None]
     if joints_RVC.shape[0] == 0:
-        shape = *present.shape, frames, *joints_RVC.shape[1:]
+        shape = len(ids_B), bodies, index_BT.shape[1], *joints_RVC.shape[1:]
         return joints_RVC.new_zeros(shape, dtype=dtype)
-    first = (offsets_N[ids_B] + start_B)[:, None] + body * frames_N[ids_B][:, None]
-
-    def rows(frame_BT: Tensor) -> Tensor:
-        # An absent body reads the store's first row, and is zeroed below.
-        there = present[:, :, None]
-        row = torch.where(there, first[:, :, None] + frame_BT.long()[:, None], 0)
-        return joints_RVC[row].to(dtype)
-
-    low, high = rows(lower), rows(upper)
-    clip = low + (high - low) * weight
-    return torch.where(present[:, :, None, None, None], clip, 0.0)
+    first = offsets_N[ids_B][:, None] + body * frames_N[ids_B][:, None]
+    # An absent body reads the store's first row, and is zeroed.
+    rows = torch.where(present, first[:, :, None] + index_BT[:, None], 0)
+    return torch.where(present[..., None, None], joints_RVC[rows].to(dtype), 0.0)
 
 
 def rotation_about(axis_B3: Tensor, angle_B: Tensor) -> Tensor:
@@ -170,24 +196,6 @@ def shear_matrix(amounts_B6: Tensor) -> Tensor:
     a, b, c, d, e, f = amounts_B6.unbind(-1)
     one = torch.ones_like(a)
     return torch.stack([one, a, b, c, one, d, e, f, one], dim=-1).view(-1, 3, 3)
-
-
-def stream_of(x_BMTVC: Tensor, parents_V: Tensor, stream: str) -> Tensor:
-    """Joints, bones (child - parent), motion (x[t+1] - x[t], last 0) or motion of bones."""
-    if stream.startswith("bone"):
-        x_BMTVC = x_BMTVC - x_BMTVC[:, :, :, parents_V]
-    if stream.endswith("motion"):
-        change = x_BMTVC[:, :, 1:] - x_BMTVC[:, :, :-1]
-        x_BMTVC = torch.cat([change, torch.zeros_like(x_BMTVC[:, :, :1])], dim=2)
-    return x_BMTVC
-
-
-def tokens_of(x_BMTVC: Tensor, segment_length: int) -> Tensor:
-    """Tubelets of every body: (B, M, T, V, C) -> (B*M, T/l * V, l*C), numbers by (frame, coord)."""
-    batch, bodies, frames, joints, coords = x_BMTVC.shape
-    segments = frames // segment_length
-    x = x_BMTVC.view(batch * bodies, segments, segment_length, joints, coords).transpose(2, 3)
-    return x.reshape(batch * bodies, segments * joints, segment_length * coords)
 
 
 def view_matrix(
@@ -258,13 +266,22 @@ def augment_clips_ref(
     with_clip: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Plain PyTorch form of `augment_clips`."""
-    a = augmentation
-    draws = clip_uniforms(seed, step, ids_B, CROP, 2)
-    start, length = crop_bounds(draws, frames_N[ids_B], a.crop_min, a.crop_min_frames)
-    store = joints_RVC, offsets_N, frames_N, bodies_N
-    clip = crop_resize(*store, ids_B, start, length, a.frames, a.bodies)
+    a, store = augmentation, (joints_RVC, offsets_N, frames_N, bodies_N)
+    if a.sampling == "index":
+        draws = clip_uniforms(seed, step, ids_B, CROP, a.frames + 1)
+        index = random_frames(draws, frames_N[ids_B], a.frames)
+        clip = take_frames(*store, ids_B, index, a.bodies)
+    else:
+        draws = clip_uniforms(seed, step, ids_B, CROP, 2)
+        start, length = crop_bounds(draws, frames_N[ids_B], a.crop_min, a.crop_min_frames)
+        clip = crop_resize(*store, ids_B, start, length, a.frames, a.bodies)
     view = random_view(clip, clip_uniforms(seed, step, ids_B, VIEW, DRAWS), skeleton, a)
-    view_tokens = tokens_of(stream_of(view, skeleton.parents_V, a.stream), a.segment_length)
+
+    def tokens(x_BMTVC: Tensor) -> Tensor:
+        x = to_stream(x_BMTVC, skeleton.parents_V, a.stream)
+        return to_tubelets(x.flatten(0, 1), a.segment_length)
+
+    view_tokens = tokens(view)
     if not with_clip:
         return view_tokens, view_tokens.new_empty(0, *view_tokens.shape[1:])
-    return view_tokens, tokens_of(stream_of(clip, skeleton.parents_V, a.stream), a.segment_length)
+    return view_tokens, tokens(clip)

@@ -12,45 +12,64 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels._checks import bad_value
+from sjepa_kernels.tubelets import STREAMS, Stream
 
 FORMS = ("body", "axes")
-STREAMS = ("joint", "bone", "motion", "bone_motion")
+SAMPLINGS = ("resize", "index")
 
 
 @dataclass(frozen=True)
-class Augmentation:
-    """What a training clip goes through; every range is symmetric and 0 switches it off.
+class CropRanges:
+    """Which part of a clip a training crop keeps."""
 
-    With (x - pivot) for a joint, A = shear * scale * rotation and F the mirror, the view is
-    F A (x - pivot) + pivot + shift; `form` says what the rotation and the pivot are.
-    """
-
-    frames: int = 120
-    """T, frames after the linear resize."""
-    bodies: int = 2
-    """M; absent ones are zero."""
-    segment_length: int = 4
-    """l, frames in a tubelet; divides `frames`."""
     crop_min: float = 0.5
-    """Smallest share of a clip that a crop keeps (the largest is 1)."""
+    """Smallest share of a clip that a training crop keeps (the largest is 1)."""
     crop_min_frames: int = 64
     """Crops are at least this many frames where the clip has them."""
+
+
+@dataclass(frozen=True)
+class ViewRanges:
+    """The geometric view of a crop; every range is symmetric and 0 switches it off."""
+
     form: Literal["body", "axes"] = "body"
-    """body: about the first body's own axis after which it is tilted, pivot its clip-mean centre
-    (S-JEPA, method 3.3); axes: R = Rz Ry Rx about the origin (MAMP, method 1.5)."""
+    """body: turn about the body's own vertical (S-JEPA); axes: about each coordinate axis through
+    the origin (MAMP, Skeleton2vec)."""
     rotation: float = 0.3
-    """Angle about the body's axis, or about each coordinate axis, U(-rotation, rotation) rad."""
+    """Angle, or with form axes each of the three angles, U(-rotation, rotation) rad."""
     tilt: float = 0.0
-    """Angles about x and z after the rotation of form "body", U(-tilt, tilt) rad."""
+    """body: angles about the two horizontal axes, U(-tilt, tilt) rad; off in paper presets."""
     translation: float = 0.0
-    """Shift of each coordinate, U(-translation, translation)."""
+    """Shift of each axis, U(-translation, translation) m."""
     scale: float = 0.0
     """Factor of all coordinates, U(1 - scale, 1 + scale)."""
     shear: float = 0.0
     """Each of the six off-diagonal entries of the shear, U(-shear, shear)."""
     flip: float = 0.0
-    """Probability of a mirror in x with joint swap."""
-    stream: Literal["joint", "bone", "motion", "bone_motion"] = "joint"
+    """Probability of a left-right mirror with joint swap."""
+
+
+@dataclass(frozen=True)
+class Augmentation(ViewRanges, CropRanges):
+    """What a training clip goes through: frames, crop, view, stream and tubelets.
+
+    With (x - pivot) for a joint, A = shear * scale * rotation and F the mirror, the view is
+    F A (x - pivot) + pivot + shift. The rotation of form "body" is about the first body's own axis,
+    after which it is tilted, and its pivot is that body's clip-mean center (S-JEPA, method 3.3); of
+    form "axes" it is R = Rz Ry Rx about the origin (MAMP, method 1.5).
+    """
+
+    frames: int = 120
+    """T, frames of the result."""
+    bodies: int = 2
+    """M; absent ones are zero."""
+    segment_length: int = 4
+    """l, frames in a tubelet; divides `frames`."""
+    sampling: Literal["resize", "index"] = "resize"
+    """resize: a random crop, resized linearly; index: frames of the whole clip by number, without
+    interpolation (Skeleton2vec, method 1.4), where the crop's ranges have no part. The latter has
+    no code of its own in Triton and C++: every `impl` runs the reference."""
+    stream: Stream = "joint"
     """What the tokens hold, of the clip and of the view: bones, then motion (method 1.5)."""
 
     def __post_init__(self) -> None:
@@ -73,7 +92,8 @@ class Augmentation:
             value = getattr(self, name)
             if not (low <= value <= high and math.isfinite(value)):
                 raise bad_value(name, value, f"give a finite number from {low:g} to {high:g}")
-        for name, known in (("form", FORMS), ("stream", STREAMS)):
+        choices = {"form": FORMS, "sampling": SAMPLINGS, "stream": STREAMS}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise bad_value(
                     name, repr(getattr(self, name)), f"choose one of {', '.join(known)}"

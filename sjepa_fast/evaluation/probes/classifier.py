@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sjepa_fast.config.schema import TrainConfig
-from sjepa_fast.data.clips import ResidentClips, epoch_order
+from sjepa_fast.data.clips import ResidentClips, augmentation
+from sjepa_fast.data.order import epoch_order
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.metrics import accuracy
 from sjepa_fast.evaluation.request import FinetuneRecipe
-from sjepa_fast.evaluation.views import training_tokens
-from sjepa_fast.models.embed import tubelets
 from sjepa_fast.models.heads import ActionClassifier
 from sjepa_fast.runtime.device import autocast
 from sjepa_fast.runtime.logging import RunLog, progress_line
 from sjepa_fast.runtime.schedule import learning_rate
+from sjepa_kernels.tubelets import to_tubelets
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def classify(
         filled = torch.cat([chunk, chunk[:1].expand(min(batch, len(ids)) - len(chunk))])
         x = clips.eval_crop(filled, config.data)
         with autocast(x.device, dtype):
-            tokens = tubelets(x.flatten(0, 1), config.model.segment_length)
+            tokens = to_tubelets(x.flatten(0, 1), config.model.segment_length)
             found.append(model(tokens, clips.max_bodies)[: len(chunk)].float())
     return torch.cat(found)
 
@@ -181,6 +181,7 @@ def train_classifier(
         FloatingPointError: If the loss is not finite.
     """
     device = train_ids.device
+    views = augmentation(config, clips.max_bodies, crop=recipe.views, view=recipe.views)
     batch, lengths = recipe_lengths(recipe, len(train_ids))
     optimizer = build_finetune_optimizer(model, recipe)
     test_labels = clips.labels_N[test_ids]
@@ -192,7 +193,7 @@ def train_classifier(
     for step in range(1, lengths.total + 1):
         ids = next(batches)
         model.train()
-        tokens = training_tokens(clips, ids, key, done, config, recipe.views)
+        tokens, _ = clips.train_tokens(ids, key, done, views, with_clip=False)
         with autocast(device, dtype):
             logits = model(tokens, clips.max_bodies)
         loss = cross_entropy(

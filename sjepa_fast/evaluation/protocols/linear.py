@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from sjepa_fast.data.clips import augmentation
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.features import clip_features, pooled_features
 from sjepa_fast.evaluation.metrics import accuracy
@@ -17,7 +18,6 @@ from sjepa_fast.evaluation.probes.sgd import linear_probe
 from sjepa_fast.evaluation.protocols.knn import frozen_features, result_name
 from sjepa_fast.evaluation.request import LinearRecipe, LinearRequest
 from sjepa_fast.evaluation.subject import Subject, make_encoder
-from sjepa_fast.evaluation.views import training_tokens
 from sjepa_fast.models.encoder import SkeletonTransformer
 
 
@@ -43,13 +43,14 @@ def _check(request: LinearRequest) -> None:
 def _epoch_features(
     subject: Subject, request: LinearRequest, encoder: SkeletonTransformer, seed: int, epoch: int
 ) -> Tensor:
-    device, views = subject.device, request.recipe.views
+    device, clips, ranges = subject.device, subject.clips, request.recipe.views
+    views = augmentation(subject.config, clips.max_bodies, crop=ranges, view=ranges)
     key, count = torch.tensor(seed, device=device), torch.tensor(epoch, device=device)
     parts = []
     for ids in subject.train_ids.split(256):
-        tokens = training_tokens(subject.clips, ids, key, count, subject.config, views)
+        tokens, _ = clips.train_tokens(ids, key, count, views, with_clip=False)
         with torch.no_grad():
-            found = pooled_features(encoder, subject.clips, tokens, subject.dtype, (request.pool,))
+            found = pooled_features(encoder, clips, tokens, subject.dtype, (request.pool,))
         parts.append(found[request.pool])
     return torch.cat(parts)
 

@@ -1,0 +1,46 @@
+"""Tubelets and frames, and the streams: what a token holds, and in which order.
+
+Shapes: B sequences, T frames, V joints, C coordinates, l frames a segment, S = T/l segments,
+N = S*V tokens (index segment * V + joint), P = l*C numbers of a token (frame, coordinate).
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Stream = Literal["joint", "bone", "motion", "bone_motion"]
+STREAMS: tuple[Stream, ...] = ("joint", "bone", "motion", "bone_motion")
+
+
+def to_tubelets(x_BTVC: Tensor, segment_length: int) -> Tensor:
+    """Cut sequences into tubelets: (B, T, V, C) -> (B, N, P); l divides T (method 2)."""
+    batch, frames, joints, coords = x_BTVC.shape
+    segments = frames // segment_length
+    x = x_BTVC.reshape(batch, segments, segment_length, joints, coords).transpose(2, 3)
+    return x.reshape(batch, segments * joints, segment_length * coords)
+
+
+def to_frames(tubelets_BNP: Tensor, joints: int, coords: int = 3) -> Tensor:
+    """Join tubelets to the sequences behind them: (B, N, P) -> (B, T, V, C)."""
+    batch, tokens, size = tubelets_BNP.shape
+    segments, length = tokens // joints, size // coords
+    x = tubelets_BNP.reshape(batch, segments, joints, length, coords).transpose(2, 3)
+    return x.reshape(batch, segments * length, joints, coords)
+
+
+def forward_difference(x: Tensor) -> Tensor:
+    """x[t+1] - x[t] along the frames of (..., T, V, C), 0 for the last frame (method 1.5)."""
+    change = torch.zeros_like(x)
+    change[..., :-1, :, :] = x[..., 1:, :, :] - x[..., :-1, :, :]
+    return change
+
+
+def to_stream(x: Tensor, parents_V: Tensor, stream: Stream) -> Tensor:
+    """Turn joints (..., T, V, C) into bones (child - parent), their motion, or both in turn.
+
+    Source: method 1.5; absent bodies stay zero.
+    """
+    if stream in ("bone", "bone_motion"):
+        x = x - x[..., parents_V, :]
+    return forward_difference(x) if stream in ("motion", "bone_motion") else x
