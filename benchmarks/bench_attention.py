@@ -20,7 +20,7 @@ SEQUENCES = 256 if torch.cuda.is_available() else 4
 HEADS, WIDTH = 8, 32
 FORMS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "sdpa": scaled_dot_product_attention,
-    "explicit": lambda q, k, v: attention(q, k, v, backend="explicit"),
+    "explicit": lambda q, k, v: attention(q, k, v, impl="explicit"),
     "ours": attention,
 }
 

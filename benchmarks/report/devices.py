@@ -13,7 +13,6 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.report.book import Book, Row, timed
 from sjepa_kernels import attention
-from sjepa_kernels.attention.op import BACKENDS
 
 
 def ceilings(book: Book) -> None:
@@ -58,7 +57,8 @@ def flexible(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def attention_forms(on_gpu: bool) -> dict[str, Attention]:
     """Every way to the same attention: ours, each backend of PyTorch's, FlexAttention."""
     forms: dict[str, Attention] = {
-        f"sjepa_kernels, {name}": partial(attention, backend=name) for name in BACKENDS
+        f"sjepa_kernels, {name}": partial(attention, impl=name)
+        for name in ("auto", "sdpa", "explicit", "cpu", "xformers")
     }
     kinds = [
         ("flash", SDPBackend.FLASH_ATTENTION),

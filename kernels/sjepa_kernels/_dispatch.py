@@ -43,6 +43,11 @@ def use(impl: str) -> Iterator[None]:
         _default = before
 
 
+def default_impl() -> str:
+    """Return what `use(...)` or else `SJEPA_IMPL` asks for where a call names nothing itself."""
+    return _default
+
+
 def choose(impl: str, device: torch.device, *, cpu: bool = False) -> str:
     """Return the implementation to run: "triton", "cpu" or "torch".
 

@@ -242,20 +242,20 @@ CALLS: dict[str, Call] = {
     "attention": (
         lambda: {
             **{name: torch.randn(2, 2, 3, 4) for name in "qkv"},
-            "backend": "auto",
+            "impl": "auto",
         },
-        lambda a: attention(*(a[name] for name in "qkv"), backend=a["backend"]),
+        lambda a: attention(*(a[name] for name in "qkv"), impl=a["impl"]),
         {name: FLOAT | {"bfloat16": lambda x: x.bfloat16()} for name in "qkv"}
-        | {"backend": [*WRONG_CHOICE, "xformers"]},
+        | {"impl": [*WRONG_CHOICE, "xformers"]},
     ),
     "self_attention": (
-        lambda: {"qkv": torch.randn(2, 5, 3, 2, 4), "first": 1, "backend": "auto"},
-        lambda a: self_attention(a["qkv"], first=a["first"], backend=a["backend"]),
+        lambda: {"qkv": torch.randn(2, 5, 3, 2, 4), "first": 1, "impl": "auto"},
+        lambda a: self_attention(a["qkv"], first=a["first"], impl=a["impl"]),
         {
             "qkv": NOT_FLOATS
             | {"one axis less": lambda x: x[0], "two of three": lambda x: x[:, :, :2]},
             "first": [-1, 5],
-            "backend": [*WRONG_CHOICE, "xformers"],
+            "impl": [*WRONG_CHOICE, "xformers"],
         },
     ),
     "accumulate_normalized_": (

@@ -1,20 +1,22 @@
-"""Attention backends against float64, and the rule that chooses between them."""
+"""The forms of attention against float64, and the rule that chooses between them."""
 
 from __future__ import annotations
 
 import importlib
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from sjepa_kernels import attention, self_attention
-from sjepa_kernels.attention.cpu import PROCESSOR_HAS_CODE
+from sjepa_kernels import _dispatch, attention, self_attention, use
+from sjepa_kernels.attention.cpu import PROCESSOR_HAS_CODE, has_cpu_code
 from tests.kernels.cases import compiles
 
 module = importlib.import_module("sjepa_kernels.attention.op")
+FULL = torch.float32
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -24,8 +26,10 @@ def random_qkv(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> list[
     return [x.transpose(1, 2).detach().requires_grad_() for x in qkv]
 
 
-def outcome(leaves: list[Tensor], grad: Tensor, backend: str) -> list[Tensor]:
-    out = attention(*leaves, backend=backend)
+def outcome(leaves: list[Tensor], grad: Tensor, impl: str) -> list[Tensor]:
+    # Elsewhere "cpu" would be the reference, and a comparison with it could not fail.
+    assert impl != "cpu" or has_cpu_code(*leaves[:2])
+    out = attention(*leaves, impl=impl)
     return [out, *torch.autograd.grad(out, leaves, grad.to(out))]
 
 
@@ -37,7 +41,7 @@ def by_definition(leaves: list[Tensor], grad: Tensor) -> list[Tensor]:
     return [out, *torch.autograd.grad(out, [q, k, v], grad.double())]
 
 
-@pytest.mark.parametrize("backend", ["auto", "sdpa", "explicit"])
+@pytest.mark.parametrize("impl", ["auto", "torch", "sdpa", "explicit"])
 @pytest.mark.parametrize(
     ("dtype", "bound"),
     [(torch.float64, 1e-13), (torch.float32, 2e-6), (torch.bfloat16, 1.5e-2)],
@@ -46,13 +50,13 @@ def by_definition(leaves: list[Tensor], grad: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("shape", [(2, 3, 37, 16), (1, 2, 150, 32), (1, 1, 1, 8)], ids=str)
 @pytest.mark.parametrize("device", DEVICES)
 def test_value_and_gradients(
-    device: str, shape: tuple[int, ...], dtype: torch.dtype, bound: float, backend: str
+    device: str, shape: tuple[int, ...], dtype: torch.dtype, bound: float, impl: str
 ) -> None:
     torch.manual_seed(0)
     leaves = random_qkv(shape, dtype, device)
     grad = torch.randn(shape, device=device).to(dtype)
     truths = by_definition(leaves, grad)
-    for ours, truth in zip(outcome(leaves, grad, backend), truths, strict=True):
+    for ours, truth in zip(outcome(leaves, grad, impl), truths, strict=True):
         assert ours.dtype == dtype
         # One token has no gradient to q and k; what remains there is rounding.
         assert (ours.double() - truth).norm() <= bound * max(truth.norm(), truths[0].norm())
@@ -64,7 +68,7 @@ def test_explicit_in_bfloat16_keeps_the_error_of_a_few_roundings(tokens: int) ->
     leaves = random_qkv((4, 2, tokens, 32), torch.bfloat16, "cpu")
     grad = torch.randn(4, 2, tokens, 32)
     truths = by_definition(leaves, grad.bfloat16())
-    explicit, sdpa = (outcome(leaves, grad, backend) for backend in ("explicit", "sdpa"))
+    explicit, sdpa = (outcome(leaves, grad, impl) for impl in ("explicit", "sdpa"))
     for ours, theirs, truth in zip(explicit, sdpa, truths, strict=True):
         error, of_sdpa = ((x.double() - truth).norm() for x in (ours, theirs))
         assert error <= 2.5 * of_sdpa
@@ -96,7 +100,7 @@ def test_cpu_is_as_close_to_the_truth_as_sdpa(shape: tuple[int, ...], scale: flo
     leaves = cpu_leaves(shape, scale)
     grad = torch.randn(*shape[:3], shape[4]).bfloat16()
     truths = by_definition(leaves, grad)
-    ours, sdpa = (outcome(leaves, grad, backend) for backend in ("cpu", "sdpa"))
+    ours, sdpa = (outcome(leaves, grad, impl) for impl in ("cpu", "sdpa"))
     for mine, theirs, truth in zip(ours, sdpa, truths, strict=True):
         error, of_sdpa = ((x.double() - truth).norm() for x in (mine, theirs))
         # Peaked rows of one key have no gradient to q and k but rounding.
@@ -146,7 +150,7 @@ def test_cpu_gives_every_subset_of_gradients() -> None:
     full = outcome(leaves, grad, "cpu")
     for wanted in itertools.product([False, True], repeat=3):
         some = [x.detach().requires_grad_(w) for x, w in zip(leaves, wanted, strict=True)]
-        out = attention(*some, backend="cpu")
+        out = attention(*some, impl="cpu")
         assert torch.equal(out, full[0]) and out.requires_grad == any(wanted)
         if any(wanted):
             found = torch.autograd.grad(out, [x for x in some if x.requires_grad], grad)
@@ -184,9 +188,9 @@ def test_packed_cpu_op_writes_one_gradient_with_the_values_of_three(first: int) 
     torch.manual_seed(0)
     packed = torch.randn(3, 41, 3, 2, 32).bfloat16().requires_grad_()
     grad = torch.randn(3, 41 - first, 2, 32).bfloat16()
-    out = self_attention(packed, first=first, backend="auto")
+    out = self_attention(packed, first=first, impl="auto")
     q, k, v = packed.permute(2, 0, 3, 1, 4)
-    truth = attention(q[:, :, first:], k, v, backend="cpu").transpose(1, 2)
+    truth = attention(q[:, :, first:], k, v, impl="cpu").transpose(1, 2)
     assert torch.equal(out, truth) and out.flatten(2).data_ptr() == out.data_ptr()
     ours, theirs = (torch.autograd.grad(x, packed, grad)[0] for x in (out, truth))
     assert torch.equal(ours, theirs) and ours.is_contiguous()
@@ -206,35 +210,141 @@ def test_packed_cpu_op_is_registered_correctly_and_compiles_whole() -> None:
     assert torch.equal(ours, theirs)
 
 
-def test_rule_of_auto(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[str] = []
-    monkeypatch.setattr(module, "has_cpu_code", lambda q, k: q.shape[-1] == 16)
-    attention(*(torch.zeros(1, 1, 4, 8) for _ in range(3)))
-    with pytest.raises(ValueError, match=r"backend: 'cpu' with torch.float32 \(1, 1, 4, 8\)"):
-        attention(*(torch.zeros(1, 1, 4, 8) for _ in range(3)), backend="cpu")
-    monkeypatch.setattr(module, "_cpu", lambda q, k, v: taken.append("cpu") or q)
-    attention(*(torch.zeros(1, 1, 4, 16) for _ in range(3)))
-    assert taken.pop() == "cpu"
-    for name in ("_explicit", "scaled_dot_product_attention"):
-        monkeypatch.setattr(module, name, lambda q, k, v, name=name: taken.append(name) or q)
-    for tokens, dtype in ((448, torch.bfloat16), (449, torch.bfloat16), (40, torch.float32)):
-        attention(*(torch.zeros(1, 1, tokens, 8, dtype=dtype) for _ in range(3)))
-    assert taken == ["_explicit", *["scaled_dot_product_attention"] * 2]
+class Taken:
+    """Replaces each form of attention by one that notes its name."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.names: list[str] = []
+        monkeypatch.setattr(module, "has_cpu_code", lambda q, k: q.shape[-1] == 16)
+        monkeypatch.setattr(_dispatch, "LIBRARY", object())
+        monkeypatch.setattr(_dispatch, "_default", "auto")
+        for form, name in {
+            "cpu": "_cpu",
+            "explicit": "_explicit",
+            "xformers": "_xformers",
+            "sdpa": "scaled_dot_product_attention",
+        }.items():
+            monkeypatch.setattr(module, name, self._noting(form))
+        packed = self._noting("cpu")
+        monkeypatch.setattr(
+            module, "self_attention_cpu", lambda qkv, first: (packed(qkv[:, first:, 0], qkv, qkv),)
+        )
+
+    def _noting(self, form: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        def noted(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            self.names.append(form)
+            return q
+
+        return noted
+
+    def by(self, width: int, tokens: int = 4, dtype: torch.dtype = FULL, **options: str) -> str:
+        """Return the form that both ops take for inputs of this kind."""
+        attention(*(torch.zeros(1, 1, tokens, width, dtype=dtype) for _ in range(3)), **options)
+        self_attention(torch.zeros(1, tokens, 3, 1, width, dtype=dtype), **options)
+        plain, packed = self.names
+        self.names.clear()
+        assert plain == packed
+        return plain
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
+    return Taken(monkeypatch)
+
+
+def test_rule_of_auto(taken: Taken) -> None:
+    assert taken.by(16) == "cpu"
+    assert taken.by(8, tokens=448, dtype=torch.bfloat16) == "explicit"
+    assert taken.by(8, tokens=449, dtype=torch.bfloat16) == "sdpa"
+    assert taken.by(8, tokens=40) == "sdpa"
+
+
+@pytest.mark.parametrize("way", ["argument", "use", "environment"])
+@pytest.mark.parametrize(
+    ("impl", "with_code", "without"),
+    [("auto", "cpu", "sdpa"), ("torch", "sdpa", "sdpa"), ("cpu", "cpu", "sdpa")],
+)
+def test_names_that_all_ops_share(
+    impl: str,
+    with_code: str,
+    without: str,
+    way: str,
+    taken: Taken,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if way == "argument":
+        assert taken.by(16, impl=impl) == with_code and taken.by(8, impl=impl) == without
+    elif way == "use":
+        with use(impl):
+            assert taken.by(16) == with_code and taken.by(8) == without
+    else:
+        monkeypatch.setattr(_dispatch, "_default", impl)
+        assert taken.by(16) == with_code and taken.by(8) == without
+
+
+@pytest.mark.parametrize("impl", ["sdpa", "explicit", "xformers"])
+def test_names_of_its_own_beat_use(impl: str, taken: Taken) -> None:
+    with use("cpu"):
+        assert taken.by(16, impl=impl) == taken.by(8, impl=impl) == impl
+
+
+def test_argument_beats_use_beats_environment(
+    taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_dispatch, "_default", "torch")
+    assert taken.by(16) == "sdpa"
+    with use("cpu"):
+        assert taken.by(16) == "cpu"
+        assert taken.by(16, impl="torch") == "sdpa"
+    assert taken.by(16) == "sdpa"
+
+
+def test_triton_for_the_other_ops_is_sdpa_here(
+    taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with use("triton"):
+        assert taken.by(16) == taken.by(8) == "sdpa"
+    monkeypatch.setattr(_dispatch, "_default", "triton")
+    assert taken.by(16) == "sdpa"
+
+
+def test_cpu_that_cannot_run_names_the_fix(taken: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = [torch.zeros(1, 1, 4, 16, device="meta") for _ in range(3)]
+    with pytest.raises(ValueError, match="impl: 'cpu' with tensors on meta; use"):
+        attention(*elsewhere, impl="cpu")
+    monkeypatch.setattr(_dispatch, "LIBRARY", None)
+    with pytest.raises(ValueError, match="impl: 'cpu' without the C"), use("cpu"):
+        taken.by(8)
+
+
+def test_unknown_name_in_the_environment_is_refused(
+    taken: Taken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_dispatch, "_default", "sdpa")
+    with pytest.raises(ValueError, match="impl: 'sdpa'; choose one of auto, triton, cpu, torch"):
+        taken.by(8)
 
 
 @compiles
 def test_compiled_values_equal_eager() -> None:
     torch.manual_seed(0)
     leaves = random_qkv((2, 2, 9, 8), torch.float32, "cpu")
-    for backend in ("sdpa", "explicit"):
-        compiled = torch.compile(attention, fullgraph=True)(*leaves, backend=backend)
-        torch.testing.assert_close(compiled, attention(*leaves, backend=backend))
+    for impl in ("sdpa", "explicit"):
+        compiled = torch.compile(attention, fullgraph=True)(*leaves, impl=impl)
+        torch.testing.assert_close(compiled, attention(*leaves, impl=impl))
 
 
 @pytest.mark.parametrize(
-    ("shapes", "dtype", "backend", "error", "words"),
+    ("shapes", "dtype", "impl", "error", "words"),
     [
-        ([(1, 2, 3, 4)] * 3, torch.float32, "flash", ValueError, "backend: 'flash'; choose one of"),
+        ([(1, 2, 3, 4)] * 3, torch.float32, "flash", ValueError, "impl: 'flash'; choose one of"),
+        (
+            [(1, 2, 3, 4)] * 3,
+            torch.float32,
+            "triton",
+            ValueError,
+            "'triton'; attention has no Triton",
+        ),
         ([(1, 2, 3, 4)] * 3, torch.bfloat16, "xformers", ValueError, "half precision on CUDA"),
         ([(1, 2, 3, 4)] * 3, torch.int32, "auto", TypeError, "q: torch.int32"),
         ([(2, 3, 4)] * 3, torch.float32, "auto", ValueError, r"q: \(2, 3, 4\); expected"),
@@ -243,10 +353,10 @@ def test_compiled_values_equal_eager() -> None:
     ],
 )
 def test_bad_input_is_named(
-    shapes: list, dtype: torch.dtype, backend: str, error: type[Exception], words: str
+    shapes: list, dtype: torch.dtype, impl: str, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        attention(*(torch.zeros(s, dtype=dtype) for s in shapes), backend=backend)
+        attention(*(torch.zeros(s, dtype=dtype) for s in shapes), impl=impl)
 
 
 @pytest.mark.gpu
@@ -254,5 +364,5 @@ def test_bad_input_is_named(
 def test_xformers_equals_sdpa() -> None:
     pytest.importorskip("xformers.ops", reason="xformers is not installed")
     leaves = random_qkv((2, 4, 75, 32), torch.bfloat16, "cuda")
-    ours, sdpa = (attention(*leaves, backend=b) for b in ("xformers", "sdpa"))
+    ours, sdpa = (attention(*leaves, impl=name) for name in ("xformers", "sdpa"))
     torch.testing.assert_close(ours, sdpa, rtol=2e-2, atol=2e-2)

@@ -72,7 +72,7 @@ def test_attention(data: Draw) -> None:
         normal(data, place, (batch, heads, n, width), dtype).requires_grad_()
         for n in (queries, keys, keys)
     ]
-    out = attention(*leaves, backend=one_of(data, "auto", "sdpa", "explicit"))
+    out = attention(*leaves, impl=one_of(data, "auto", "sdpa", "explicit"))
     exact = [x.detach().double().requires_grad_() for x in leaves]
     scores = torch.einsum("bhnd,bhmd->bhnm", *exact[:2]) / width**0.5
     truth = (scores - scores.logsumexp(-1, keepdim=True)).exp() @ exact[2]
@@ -92,10 +92,10 @@ def test_self_attention_is_attention_of_the_unpacked(data: Draw) -> None:
     width, dtype, place = one_of(data, 1, 8, 16), one_of(data, *FLOATS), Place("cpu", "torch")
     first = size(data, 0, tokens - 1)
     packed = normal(data, place, (batch, tokens, 3, heads, width), dtype).requires_grad_()
-    backend = one_of(data, "auto", "sdpa", "explicit")
-    out = self_attention(packed, first=first, backend=backend)
+    impl = one_of(data, "auto", "sdpa", "explicit")
+    out = self_attention(packed, first=first, impl=impl)
     q, k, v = packed.permute(2, 0, 3, 1, 4)
-    truth = attention(q[:, :, first:], k, v, backend=backend).transpose(1, 2)
+    truth = attention(q[:, :, first:], k, v, impl=impl).transpose(1, 2)
     assert torch.equal(out, truth)
     grad = normal(data, place, tuple(out.shape), dtype)
     ours, theirs = (gradients(x, [packed], grad)[0] for x in (out, truth))

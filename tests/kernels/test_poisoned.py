@@ -127,7 +127,7 @@ def cpu_attention(place: Place) -> list[Tensor]:
         pytest.skip("the processor does not multiply bfloat16")
     shapes = (2, 3, 37, 16), (2, 3, 41, 16), (2, 3, 41, 16)
     leaves = leaves_of(Place("cpu", "cpu"), *shapes, dtype=torch.bfloat16)
-    return with_gradients(attention(*leaves, backend="cpu"), leaves)
+    return with_gradients(attention(*leaves, impl="cpu"), leaves)
 
 
 def packed_attention(place: Place) -> list[Tensor]:

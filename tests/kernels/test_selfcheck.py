@@ -120,8 +120,8 @@ def test_wrong_gradients_nan_bits_and_errors_fail(
 ) -> None:
     good_attention, good_philox = checks.attention, checks.philox4x32
 
-    def wrong_gradient(q: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
-        return good_attention(q.detach(), *others) + 0 * q
+    def wrong_gradient(q: torch.Tensor, *others: torch.Tensor, impl: str) -> torch.Tensor:
+        return good_attention(q.detach(), *others, impl=impl) + 0 * q
 
     def flipped(*args: object) -> list[torch.Tensor]:
         first, *others = good_philox(*args)

@@ -108,7 +108,7 @@ CASES = {
 def test_count_equals_torchs_of_a_real_step(case: str, monkeypatch: pytest.MonkeyPatch):
     # Attention as two plain products; torch counts a fused backward's recomputation as work.
     for form in (attention, self_attention):
-        explicit = partial(form, backend="explicit")
+        explicit = partial(form, impl="explicit")
         monkeypatch.setattr(f"sjepa_fast.models.transformer.{form.__name__}", explicit)
     config = CASES[case]
     clips = ResidentClips(

@@ -1,4 +1,4 @@
-"""Softmax attention with a choice of backends.
+"""Softmax attention and the rule that chooses its form.
 
 Shapes: B sequences, H heads, N tokens, d head width.
 """
@@ -10,16 +10,18 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from sjepa_kernels._checks import bad_type, bad_value, check_float, check_same_device
+from sjepa_kernels._dispatch import choose, default_impl
 from sjepa_kernels.attention.cpu import attention_cpu, has_cpu_code, self_attention_cpu, unpack
 
-BACKENDS = ("auto", "sdpa", "explicit", "cpu", "xformers")
+FORMS = ("sdpa", "explicit", "xformers")
+CHOICES = ("auto", "cpu", "torch", *FORMS)
 
 # Measured on an AVX-512 core with bfloat16 instructions, forward and backward, heads of 32:
 # explicit wins at 75, 160, 256 and 400 tokens, ties at 512 and 750, and loses at 1024.
 EXPLICIT_TOKENS = 448
 
 
-def attention(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, *, backend: str = "auto") -> Tensor:
+def attention(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, *, impl: str = "auto") -> Tensor:
     """softmax(q k^T / sqrt(d)) v, differentiable.
 
     "auto" is `scaled_dot_product_attention`, except in bfloat16 on a CPU. There it is "cpu", C++
@@ -28,34 +30,38 @@ def attention(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, *, backend: str = 
     backward of SDPA took 1.2 to 5 times as long as two batched products around a softmax, which
     materialise the scores and round them to bfloat16 (relative error 4.5e-3 where SDPA has 2.2e-3).
 
+    "torch" is `scaled_dot_product_attention` too: it is PyTorch's own form, and unlike "explicit"
+    it needs no memory for the scores. "cpu" is the same where the C++ code does not take the
+    inputs. There is no Triton kernel: under `use("triton")` or `SJEPA_IMPL=triton` attention runs
+    `scaled_dot_product_attention`, whose kernels on CUDA are fused ones.
+
     Args:
         q_BHNd: Queries.
         k_BHNd: Keys, (B, H, M, d).
         v_BHNd: Values, (B, H, M, d).
-        backend: "auto", "sdpa", "explicit" (the scores are materialised), "cpu" or "xformers"
-            (memory_efficient_attention; CUDA, half precision; needs the xformers extra).
+        impl: "auto", "cpu", "torch", "sdpa" (the same), "explicit" (the scores are materialised) or
+            "xformers" (memory_efficient_attention; CUDA, half precision; needs the xformers extra).
 
     Returns:
         (B, H, N, d) in the dtype of the inputs.
 
     Raises:
         TypeError: An input is not floating point, or dtypes differ.
-        ValueError: Shapes or devices do not fit, there are no keys, or the backend is unknown or
-            cannot run here.
+        ValueError: Shapes or devices do not fit, there are no keys, or `impl` is unknown or cannot
+            run here.
     """
     _check(q_BHNd, k_BHNd, v_BHNd)
-    if backend not in BACKENDS:
-        raise bad_value("backend", repr(backend), f"choose one of {', '.join(BACKENDS)}")
-    if backend == "xformers":
+    form = _choose_form(impl, q_BHNd, k_BHNd)
+    if form == "xformers":
         return _xformers(q_BHNd, k_BHNd, v_BHNd)
-    if backend == "cpu" or (backend == "auto" and has_cpu_code(q_BHNd, k_BHNd)):
+    if form == "cpu":
         return _cpu(q_BHNd, k_BHNd, v_BHNd)
-    if backend == "explicit" or (backend == "auto" and _explicit_is_faster(q_BHNd, k_BHNd)):
+    if form == "explicit":
         return _explicit(q_BHNd, k_BHNd, v_BHNd)
     return scaled_dot_product_attention(q_BHNd, k_BHNd, v_BHNd)
 
 
-def self_attention(qkv_BN3Hd: Tensor, *, first: int = 0, backend: str = "auto") -> Tensor:
+def self_attention(qkv_BN3Hd: Tensor, *, first: int = 0, impl: str = "auto") -> Tensor:
     """`attention` of tokens to each other, from the packed output of one linear layer.
 
     The C++ form writes the gradient where that layer wants it, without a copy.
@@ -63,14 +69,14 @@ def self_attention(qkv_BN3Hd: Tensor, *, first: int = 0, backend: str = "auto") 
     Args:
         qkv_BN3Hd: Queries, keys and values of all tokens.
         first: The first token whose output is wanted, below N.
-        backend: As in `attention`.
+        impl: As in `attention`.
 
     Returns:
         (B, N - first, H, d) in the dtype of the input.
 
     Raises:
         TypeError: The input is not floating point.
-        ValueError: The shape or `first` does not fit, or the backend is unknown or cannot run here.
+        ValueError: The shape or `first` does not fit, or `impl` is unknown or cannot run here.
     """
     check_float("qkv", qkv_BN3Hd)
     if qkv_BN3Hd.ndim != 5 or qkv_BN3Hd.shape[2] != 3:
@@ -78,11 +84,32 @@ def self_attention(qkv_BN3Hd: Tensor, *, first: int = 0, backend: str = "auto") 
     if not 0 <= first < max(qkv_BN3Hd.shape[1], 1):
         raise bad_value("first", first, f"expected 0 to {qkv_BN3Hd.shape[1] - 1}")
     q, k, v = unpack(qkv_BN3Hd, first)
-    if backend in ("auto", "cpu") and has_cpu_code(q, k):
+    form = _choose_form(impl, q, k)
+    if form == "cpu":
         mixed: Tensor = self_attention_cpu(qkv_BN3Hd, first)[0]
     else:
-        mixed = attention(q, k, v, backend=backend)
+        mixed = attention(q, k, v, impl=form)
     return mixed.transpose(1, 2)
+
+
+def _choose_form(impl: str, q_BHNd: Tensor, k_BHNd: Tensor) -> str:
+    """Return "cpu" or one of `FORMS`."""
+    if impl in FORMS:
+        return impl
+    if impl not in CHOICES:
+        fix = f"choose one of {', '.join(CHOICES)}"
+        if impl == "triton":
+            fix = f"attention has no Triton kernel, {fix}"
+        raise bad_value("impl", repr(impl), fix)
+    asked = default_impl() if impl == "auto" else impl
+    has_code = has_cpu_code(q_BHNd, k_BHNd)
+    if asked == "auto":
+        if has_code:
+            return "cpu"
+        return "explicit" if _explicit_is_faster(q_BHNd, k_BHNd) else "sdpa"
+    if asked == "triton":
+        return "sdpa"
+    return "cpu" if choose(asked, q_BHNd.device, cpu=has_code) == "cpu" else "sdpa"
 
 
 def _explicit_is_faster(q_BHNd: Tensor, k_BHNd: Tensor) -> bool:
@@ -104,13 +131,6 @@ def _explicit(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
 
 
 def _cpu(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
-    if not has_cpu_code(q_BHNd, k_BHNd):
-        raise bad_value(
-            "backend",
-            f"'cpu' with {q_BHNd.dtype} {tuple(q_BHNd.shape)} on {q_BHNd.device}",
-            "it needs the C++ library, AVX-512 with bfloat16, bfloat16 tensors with tokens and "
-            'heads of 16, 32, 48 or 64; use "auto"',
-        )
     mixed: Tensor = attention_cpu(q_BHNd, k_BHNd, v_BHNd)[0]
     return mixed
 
@@ -118,7 +138,7 @@ def _cpu(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
 def _xformers(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
     if q_BHNd.device.type != "cuda" or q_BHNd.dtype not in (torch.bfloat16, torch.float16):
         raise bad_value(
-            "backend",
+            "impl",
             f"'xformers' with {q_BHNd.dtype} on {q_BHNd.device}",
             'it needs half precision on CUDA; use "auto"',
         )
@@ -126,7 +146,7 @@ def _xformers(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
         ops = importlib.import_module("xformers.ops")
     except ImportError as error:
         raise bad_value(
-            "backend",
+            "impl",
             f"'xformers' ({error})",
             "pip install 'sjepa-fast[xformers]', or use \"auto\"",
         ) from error
@@ -135,7 +155,7 @@ def _xformers(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
         mixed: Tensor = ops.memory_efficient_attention(q, k, v)
     except NotImplementedError as error:
         reason = " ".join(str(error).split())[:300]
-        raise bad_value("backend", f"'xformers' ({reason})", 'use "auto"') from error
+        raise bad_value("impl", f"'xformers' ({reason})", 'use "auto"') from error
     return mixed.transpose(1, 2)
 
 

@@ -202,15 +202,17 @@ def _ema(impl: str, device: str) -> list[Triple]:
     return list(zip(targets, eager, truth, strict=True))
 
 
-def _attention(device: str, dtype: torch.dtype) -> list[Triple]:
+def _attention(impl: str, device: str, dtype: torch.dtype) -> list[Triple]:
     def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return torch.softmax(q @ k.mT / 4, dim=-1) @ v
 
     leaves = [_random(2, 3, n, 16, seed=n) for n in (37, 41, 41)]
-    return _with_gradients(attention, plain, leaves, device, dtype)
+    return _with_gradients(
+        lambda q, k, v: attention(q, k, v, impl=impl), plain, leaves, device, dtype
+    )
 
 
-def _self_attention(device: str, dtype: torch.dtype) -> list[Triple]:
+def _self_attention(impl: str, device: str, dtype: torch.dtype) -> list[Triple]:
     """Of the tokens from the sixth on, from a packed tensor."""
 
     def plain(qkv: Tensor) -> Tensor:
@@ -219,7 +221,11 @@ def _self_attention(device: str, dtype: torch.dtype) -> list[Triple]:
         return mixed.transpose(1, 2)
 
     return _with_gradients(
-        lambda qkv: self_attention(qkv, first=5), plain, [_random(2, 41, 3, 3, 16)], device, dtype
+        lambda qkv: self_attention(qkv, first=5, impl=impl),
+        plain,
+        [_random(2, 41, 3, 3, 16)],
+        device,
+        dtype,
     )
 
 
@@ -283,9 +289,11 @@ class Check:
 
 
 CHECKS = {
-    "attention": Check(lambda impl, device: _attention(device, torch.float32)),
-    # C++ where the processor multiplies bfloat16: this op chooses by `backend`, not by `impl`.
-    "attention (bfloat16)": Check(lambda impl, device: _attention(device, torch.bfloat16)),
+    "attention": Check(lambda impl, device: _attention(impl, device, torch.float32)),
+    # The C++ code is for processors that multiply bfloat16; elsewhere "cpu" is the reference.
+    "attention (bfloat16)": Check(
+        lambda impl, device: _attention(impl, device, torch.bfloat16), ("cpu",)
+    ),
     "augment_clips": Check(_augment, ("triton",)),
     "centered_crop_cross_entropy": Check(_centered_crops, ("cpu", "triton")),
     "centered_softmax_cross_entropy": Check(_centered_ce, ("cpu", "triton")),
@@ -297,9 +305,9 @@ CHECKS = {
     "philox4x32, uniform": Check(_philox),
     "residual_layer_norm": Check(_residual_norm, ("triton",)),
     "scatter_mask_tokens": Check(_scatter, ("triton",)),
-    "self_attention": Check(lambda impl, device: _self_attention(device, torch.float32)),
+    "self_attention": Check(lambda impl, device: _self_attention(impl, device, torch.float32)),
     "self_attention (bfloat16)": Check(
-        lambda impl, device: _self_attention(device, torch.bfloat16)
+        lambda impl, device: _self_attention(impl, device, torch.bfloat16), ("cpu",)
     ),
     "update_center_": Check(_update_center),
 }
