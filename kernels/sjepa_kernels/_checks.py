@@ -1,7 +1,7 @@
 """Errors that name the argument, the value found and the fix, and the checks ops share."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -37,6 +37,16 @@ def check_same_device(device: torch.device, **tensors: Tensor) -> None:
     for argument, tensor in tensors.items():
         if tensor.device != device:
             raise bad_value(argument, tensor.device, f"move it to {device} like the first argument")
+
+
+def check_tensors(
+    device: torch.device, tensors: Mapping[str, tuple[Tensor, tuple[int, ...], str]]
+) -> None:
+    """Check shape, dtype and device of float tensors: name -> (tensor, shape, its letters)."""
+    for name, (tensor, shape, letters) in tensors.items():
+        check_shape(name, tensor, shape, letters)
+        check_float(name, tensor)
+        check_same_device(device, **{name: tensor})
 
 
 def readable(tensor: Tensor) -> bool:

@@ -22,7 +22,8 @@ class Op:
         name: Registered as `sjepa::name`.
         body: Computes the outputs; annotated, because the schema is inferred. Outputs never alias
             inputs.
-        fake: Same signature; returns empty tensors of the right shape, dtype and device.
+        fake: Takes the same arguments, unannotated if it likes; returns empty tensors of the right
+            shape, dtype and device. None for a body that returns nothing.
         mutates: Names of the arguments the body writes to.
         setup: `setup(ctx, inputs, output)`, saves what the backward reads.
         backward: `backward(ctx, *grads)`, one gradient or None for each input.
@@ -32,7 +33,7 @@ class Op:
         self,
         name: str,
         body: Callable[..., Any],
-        fake: Callable[..., Any],
+        fake: Callable[..., Any] | None,
         *,
         mutates: Iterable[str] = (),
         setup: Callable[..., None] | None = None,
@@ -42,7 +43,7 @@ class Op:
         definition = torch.library.custom_op(
             f"{NAMESPACE}::{name}", body, mutates_args=tuple(mutates)
         )
-        definition.register_fake(fake)
+        definition.register_fake(fake or _nothing)
         self.function: Any = None
         if backward is not None:
             assert setup is not None
@@ -65,6 +66,10 @@ class Op:
         if self.function is not None and torch.is_grad_enabled() and any(map(_needs_grad, args)):
             return self.function.apply(*args)
         return self.body(*args)
+
+
+def _nothing(*_: Any) -> None:
+    """The fake of a body that only writes to its arguments."""
 
 
 _PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))

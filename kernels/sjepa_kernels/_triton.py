@@ -36,6 +36,8 @@ __all__ = [
     "compute_dtype",
     "device_scalar",
     "next_power_of_two",
+    "row_block",
+    "row_tile",
     "tl",
     "triton",
 ]
@@ -66,6 +68,17 @@ def device_scalar(value: float | torch.Tensor, like: torch.Tensor) -> torch.Tens
 def next_power_of_two(n: int) -> int:
     """Return the smallest power of two that is at least n (1 for n = 0)."""
     return 1 << max(n - 1, 0).bit_length()
+
+
+def row_block(width: int) -> int:
+    """Return the block that holds a whole row: a power of two, 16 or more."""
+    return max(next_power_of_two(width), 16)
+
+
+def row_tile(width: int, numbers: int) -> tuple[int, int, int]:
+    """Return (rows, columns, warps) of a tile of whole rows, of about so many numbers."""
+    columns = row_block(width)
+    return max(numbers // columns, 1), columns, 8 if columns > 2048 else 4
 
 
 def cdiv(a: int, b: int) -> int:

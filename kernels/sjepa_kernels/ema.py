@@ -180,13 +180,7 @@ def _body(
     run(targets, sources, shadows, weight)
 
 
-def _fake(
-    targets: list[Tensor], sources: list[Tensor], shadows: list[Tensor], weight: Tensor, impl: str
-) -> None:
-    return None
-
-
-_op = Op("ema_update_", _body, _fake, mutates=("targets", "shadows"))
+_op = Op("ema_update_", _body, None, mutates=("targets", "shadows"))
 
 
 def _groups(

@@ -26,7 +26,8 @@ from sjepa_kernels._triton import (
     cdiv,
     compute_dtype,
     device_scalar,
-    next_power_of_two,
+    row_block,
+    row_tile,
     tl,
     triton,
 )
@@ -35,6 +36,8 @@ NORMS = ("instance", "layer", "none")
 _EPS = 1e-5
 # Whole rows stay in registers.
 _WIDEST_ROW = 8192
+# Numbers of a tile of whole rows.
+_TILE = 1024
 
 
 def accumulate_normalized_ref_(
@@ -141,37 +144,27 @@ def _finish_kernel(
     tl.store(out + (b * Q + q)[:, None] * D + d[None, :], x, mask=(q < Q)[:, None] & in_d)
 
 
-def _row_tile(width: int) -> tuple[int, int, int]:
-    """Return (rows, columns, warps) of a tile of whole rows, about 1,024 numbers."""
-    columns = max(next_power_of_two(width), 16)
-    return max(1024 // columns, 1), columns, 8 if columns > 2048 else 4
-
-
 def _accumulate(total_BND: Tensor, hidden_BND: Tensor, weight: Tensor, norm: str) -> None:
     batch, tokens, width = total_BND.shape
     inputs = total_BND, hidden_BND.contiguous(), weight
     numbers: dict[str, Any] = {"COMPUTE": TL_DTYPES[total_BND.dtype], "EPS": _EPS}
     if norm == "instance":
-        columns = min(max(next_power_of_two(width), 16), 64)
+        columns = min(row_block(width), 64)
         grid = (batch, cdiv(width, columns))
         _instance_kernel[grid](*inputs, tokens, width, BN=32, BD=columns, **numbers)
     else:
-        rows, columns, warps = _row_tile(width)
+        rows, columns, warps = row_tile(width, _TILE)
         _layer_kernel[(cdiv(batch * tokens, rows),)](
             *inputs, batch * tokens, width, NORM=norm == "layer", BR=rows, BD=columns, **numbers,
             num_warps=warps,
         )  # fmt: skip
 
 
-def _accumulate_fake(total_BND: Tensor, hidden_BND: Tensor, weight: Tensor, norm: str) -> None:
-    return None
-
-
 def _finish(total_BND: Tensor, ids_mask_BQ: Tensor | None, final_norm: bool) -> Tensor:
     batch, tokens, width = total_BND.shape
     out = _finish_fake(total_BND, ids_mask_BQ, final_norm)
     if out.numel():
-        rows, columns, warps = _row_tile(width)
+        rows, columns, warps = row_tile(width, _TILE)
         # The pointer that HAS_IDS switches off still needs a tensor to stand for it.
         ids = total_BND if ids_mask_BQ is None else ids_mask_BQ.contiguous()
         _finish_kernel[(batch, cdiv(out.shape[1], rows))](
@@ -187,7 +180,7 @@ def _finish_fake(total_BND: Tensor, ids_mask_BQ: Tensor | None, final_norm: bool
     return total_BND.new_empty(total_BND.shape[0], rows, total_BND.shape[2])
 
 
-_accumulate_op = Op("accumulate_normalized_", _accumulate, _accumulate_fake, mutates=("total_BND",))
+_accumulate_op = Op("accumulate_normalized_", _accumulate, None, mutates=("total_BND",))
 _finish_op = Op("finish_targets", _finish, _finish_fake)
 
 

@@ -9,24 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear
 
-from sjepa_kernels._checks import (
-    bad_value,
-    check_float,
-    check_positive,
-    check_same_device,
-    check_shape,
-)
+from sjepa_kernels._checks import bad_value, check_float, check_positive, check_tensors
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
-from sjepa_kernels._triton import (
-    INTERPRETED,
-    TL_DTYPES,
-    cdiv,
-    compute_dtype,
-    next_power_of_two,
-    tl,
-    triton,
-)
+from sjepa_kernels._triton import INTERPRETED, TL_DTYPES, cdiv, compute_dtype, row_block, tl, triton
 from sjepa_kernels.blocks.residual_norm import _gradients as norm_gradients
 
 # Whole rows stay on the chip, as an operand and as an accumulator.
@@ -126,12 +112,10 @@ def _forward(
     dot: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the output, and each row's mean and 1 / deviation."""
-    out, mean, rstd = _forward_fake(
-        x, norm_weight_D, norm_bias_D, w1_HD, b1_H, w2_DH, b2_D, eps, dot
-    )
+    out, mean, rstd = _forward_fake(x)
     hidden, width = w1_HD.shape
     if out.numel():
-        columns = max(next_power_of_two(width), 16)
+        columns = row_block(width)
         compute = mean.dtype
         tiles = _tiles(columns, dot)
         _forward_kernel[(cdiv(mean.numel(), tiles["BM"]),)](
@@ -144,17 +128,8 @@ def _forward(
     return out, mean, rstd
 
 
-def _forward_fake(
-    x: Tensor,
-    norm_weight_D: Tensor,
-    norm_bias_D: Tensor,
-    w1_HD: Tensor,
-    b1_H: Tensor,
-    w2_DH: Tensor,
-    b2_D: Tensor,
-    eps: float,
-    dot: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _forward_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    x = inputs[0]
     mean, rstd = (x.new_empty(x.shape[:-1], dtype=compute_dtype(x.dtype)) for _ in range(2))
     return x.new_empty(x.shape), mean, rstd
 
@@ -226,24 +201,13 @@ def _chunks(
     return grad_normal, grads[0], grads[1], grads[2]
 
 
-def _gradients_fake(
-    grad_out: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    norm_weight_D: Tensor,
-    norm_bias_D: Tensor,
-    w1_HD: Tensor,
-    b1_H: Tensor,
-    w2_DH: Tensor,
-    eps: float,
-    dot: torch.dtype,
-    needs_weights: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    weight, bias, w1, b1, w2 = (
-        mean.new_empty(p.shape) for p in (norm_weight_D, norm_bias_D, w1_HD, b1_H, w2_DH)
-    )
-    return x.new_empty(x.shape), weight, bias, w1, b1, w2
+def _gradients_fake(*inputs: Any) -> tuple[Tensor, ...]:
+    _, x, mean, _, *others = inputs
+    # The norm's weight and bias, w1, b1 and w2.
+    return x.new_empty(x.shape), *(mean.new_empty(p.shape) for p in others[:5])
+
+
+_gradients_op = Op("fused_mlp_backward", _gradients, _gradients_fake)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -262,7 +226,6 @@ def _backward(ctx: Any, grad_out: Tensor, *_: Tensor) -> tuple[Any, ...]:
     return *(g.to(dtype) if need else None for g, dtype, need in paired), None, None
 
 
-_gradients_op = Op("fused_mlp_backward", _gradients, _gradients_fake)
 _op = Op("fused_mlp", _forward, _forward_fake, setup=_setup, backward=_backward)
 
 
@@ -310,7 +273,7 @@ def fused_mlp(
     if w1_HD.ndim != 2:
         raise bad_value("w1", tuple(w1_HD.shape), "expected (H, D)")
     width, hidden = x.shape[-1], w1_HD.shape[0]
-    shapes = {
+    parameters = {
         "norm_weight": (norm_weight_D, (width,), "(D,)"),
         "norm_bias": (norm_bias_D, (width,), "(D,)"),
         "w1": (w1_HD, (hidden, width), "(H, D)"),
@@ -319,10 +282,7 @@ def fused_mlp(
         "b2": (b2_D, (width,), "(D,)"),
     }
     check_float("x", x)
-    for name, (tensor, shape, letters) in shapes.items():
-        check_shape(name, tensor, shape, letters)
-        check_float(name, tensor)
-        check_same_device(x.device, **{name: tensor})
+    check_tensors(x.device, parameters)
     check_positive("eps", eps)
     args = x, norm_weight_D, norm_bias_D, w1_HD, b1_H, w2_DH, b2_D, eps, _dot_dtype(x)
     if choose(impl, x.device) == "torch":

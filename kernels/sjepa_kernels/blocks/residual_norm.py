@@ -9,23 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from sjepa_kernels._checks import (
-    bad_value,
-    check_float,
-    check_positive,
-    check_same_device,
-    check_shape,
-)
+from sjepa_kernels._checks import bad_value, check_float, check_positive, check_tensors
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
-from sjepa_kernels._triton import (
-    TL_DTYPES,
-    cdiv,
-    compute_dtype,
-    next_power_of_two,
-    tl,
-    triton,
-)
+from sjepa_kernels._triton import TL_DTYPES, cdiv, compute_dtype, row_tile, tl, triton
 
 # Whole rows stay in registers.
 _WIDEST_ROW = 4096
@@ -109,20 +96,14 @@ def _working_dtype(x: Tensor, residual: Tensor) -> torch.dtype:
     return compute_dtype(torch.promote_types(x.dtype, residual.dtype))
 
 
-def _tile(width: int, numbers: int) -> tuple[int, int, int]:
-    """Return (rows, columns, warps) of a tile of whole rows."""
-    columns = max(next_power_of_two(width), 16)
-    return max(numbers // columns, 1), columns, 8 if columns > 2048 else 4
-
-
 def _forward(
     x: Tensor, residual: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return y, the sum, and each row's mean and 1 / deviation."""
-    y, total, mean, rstd = _forward_fake(x, residual, weight_D, bias_D, eps)
+    y, total, mean, rstd = _forward_fake(x, residual)
     width = weight_D.shape[0]
     if y.numel():
-        rows, columns, warps = _tile(width, 1024)
+        rows, columns, warps = row_tile(width, 1024)
         _forward_kernel[(cdiv(mean.numel(), rows),)](
             x.contiguous(), residual.contiguous(), weight_D.contiguous(), bias_D.contiguous(),
             y, total, mean, rstd, mean.numel(), width,
@@ -131,9 +112,8 @@ def _forward(
     return y, total, mean, rstd
 
 
-def _forward_fake(
-    x: Tensor, residual: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _forward_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, residual = inputs[:2]
     mean, rstd = (x.new_empty(x.shape[:-1], dtype=_working_dtype(x, residual)) for _ in range(2))
     return x.new_empty(x.shape), residual.new_empty(x.shape), mean, rstd
 
@@ -149,7 +129,7 @@ def _gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of the sum, of the weight and of the bias (empty if not needed)."""
     width = weight_D.shape[0]
-    rows, columns, warps = _tile(width, 2048)
+    rows, columns, warps = row_tile(width, 2048)
     programs = min(cdiv(mean.numel(), rows), _PROGRAMS)
     grad = total.new_empty(total.shape)
     parts = total.new_empty((2, programs, width if needs_affine else 0), dtype=mean.dtype)
@@ -163,20 +143,16 @@ def _gradients(
     return grad, parts[0].sum(0), parts[1].sum(0)
 
 
-def _gradients_fake(
-    grad_y: Tensor,
-    grad_total: Tensor,
-    total: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    weight_D: Tensor,
-    needs_affine: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _gradients_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    _, _, total, mean, _, weight_D, needs_affine = inputs
     weight, bias = (
         total.new_empty(weight_D.shape[0] if needs_affine else 0, dtype=mean.dtype)
         for _ in range(2)
     )
     return total.new_empty(total.shape), weight, bias
+
+
+_gradients_op = Op("residual_layer_norm_backward", _gradients, _gradients_fake)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -202,7 +178,6 @@ def _backward(ctx: Any, grad_y: Tensor, grad_total: Tensor, *_: Tensor) -> tuple
     )
 
 
-_gradients_op = Op("residual_layer_norm_backward", _gradients, _gradients_fake)
 _op = Op("residual_layer_norm", _forward, _forward_fake, setup=_setup, backward=_backward)
 
 
@@ -238,13 +213,14 @@ def residual_layer_norm(
     """
     if x.ndim == 0:
         raise bad_value("x", (), "expected (..., D)")
-    check_shape("residual", residual, tuple(x.shape), "x.shape")
-    parameters = {"weight": weight_D, "bias": bias_D}
-    for name, tensor in parameters.items():
-        check_shape(name, tensor, (x.shape[-1],), "(D,)")
-    for name, tensor in {"x": x, "residual": residual, **parameters}.items():
-        check_float(name, tensor)
-    check_same_device(x.device, residual=residual, **parameters)
+    check_float("x", x)
+    width = (x.shape[-1],)
+    others = {
+        "residual": (residual, tuple(x.shape), "x.shape"),
+        "weight": (weight_D, width, "(D,)"),
+        "bias": (bias_D, width, "(D,)"),
+    }
+    check_tensors(x.device, others)
     check_positive("eps", eps)
     if choose(impl, x.device) == "torch":
         return residual_layer_norm_ref(x, residual, weight_D, bias_D, eps)

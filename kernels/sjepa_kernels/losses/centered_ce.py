@@ -15,6 +15,7 @@ from sjepa_kernels._checks import (
     check_positive,
     check_same_device,
     check_shape,
+    check_tensors,
 )
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
@@ -23,12 +24,13 @@ from sjepa_kernels._triton import (
     cdiv,
     compute_dtype,
     device_scalar,
-    next_power_of_two,
+    row_block,
     tl,
     triton,
 )
 from sjepa_kernels.losses.cpu import centered_ce_cpu, has_cpu_code
 from sjepa_kernels.losses.scale import scaled
+from sjepa_kernels.losses.shared import Outputs, empty_outputs, save_gradient
 
 # Rows up to this width stay in registers; wider ones are read twice, with online row statistics.
 _WIDEST_ROW = 4096
@@ -208,7 +210,7 @@ def _launch(
     index: Tensor | None,
     weights: Tensor | None,
     needs_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Outputs:
     rows, width = student.shape
     dtype = compute_dtype(student.dtype)
     student, teacher, center = student.contiguous(), teacher.contiguous(), center.contiguous()
@@ -226,7 +228,7 @@ def _launch(
         "COMPUTE": TL_DTYPES[dtype],
     }
     if width <= _WIDEST_ROW:
-        columns = max(next_power_of_two(width), 16)
+        columns = row_block(width)
         tile = max(1, 2048 // columns)
         # Enough programs to fill a large GPU; a function of the shape alone, so that the sums,
         # and with them the result, repeat bitwise.
@@ -264,35 +266,19 @@ def _body(
     weights: Tensor | None,
     needs_grad: bool,
     impl: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Outputs:
     """Return the loss, the column sums of the teacher, and d loss / d student (or nothing)."""
     run = centered_ce_cpu if impl == "cpu" else _launch
     return run(student, teacher, center, temp_student, temp_target, index, weights, needs_grad)
 
 
-def _fake(
-    student: Tensor,
-    teacher: Tensor,
-    center: Tensor,
-    temp_student: Tensor,
-    temp_target: Tensor,
-    index: Tensor | None,
-    weights: Tensor | None,
-    needs_grad: bool,
-    impl: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = compute_dtype(student.dtype)
-    grad = student.new_empty(student.shape if needs_grad else (0,))
-    center_sum = student.new_empty(student.shape[1], dtype=dtype)
-    return student.new_empty((), dtype=dtype), center_sum, grad
+def _fake(*inputs: Any) -> Outputs:
+    student, *_, needs_grad, _ = inputs
+    return empty_outputs(student, needs_grad)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, center_sum, grad = output
-    ctx.mark_non_differentiable(center_sum, grad)
-    # Zeros for the outputs without a gradient would be as large as the student.
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(grad)
+    save_gradient(ctx, inputs, output)
     ctx.impl = inputs[-1]
 
 
@@ -387,17 +373,17 @@ def _check(
         raise bad_value("student", (rows, width), "a mean over nothing has no value; pass rows")
     if teacher.ndim != 2 or teacher.shape[1] != width:
         raise bad_value("teacher", tuple(teacher.shape), f"expected (rows, D = {width})")
-    check_shape("center", center, (width,), "(D,)")
-    for name, tensor in (("student", student), ("teacher", teacher), ("center", center)):
-        check_float(name, tensor)
-    check_same_device(student.device, teacher=teacher, center=center)
+    check_float("student", student)
+    others = {
+        "teacher": (teacher, tuple(teacher.shape), "(any, D)"),
+        "center": (center, (width,), "(D,)"),
+    }
     if index is None:
-        check_shape("teacher", teacher, (rows, width), "(R, D) without teacher_index")
-    else:
+        others["teacher"] = (teacher, (rows, width), "(R, D) without teacher_index")
+    if weights is not None:
+        others["row_weights"] = (weights, (rows,), "(R,)")
+    check_tensors(student.device, others)
+    if index is not None:
         check_shape("teacher_index", index, (rows,), "(R,)")
         check_same_device(student.device, teacher_index=index)
         check_ids("teacher_index", index, teacher.shape[0])
-    if weights is not None:
-        check_shape("row_weights", weights, (rows,), "(R,)")
-        check_same_device(student.device, row_weights=weights)
-        check_float("row_weights", weights)

@@ -5,6 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from sjepa_kernels.losses.shared import Outputs
 from sjepa_kernels.native import LIBRARY
 
 
@@ -22,8 +23,8 @@ def centered_ce_cpu(
     index: Tensor | None,
     weights: Tensor | None,
     needs_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss, the column sums of the teacher, and d loss / d student (or nothing)."""
+) -> Outputs:
+    """Run the C++ code on these inputs, in the order of the registered op."""
     assert LIBRARY is not None
     rows, width = student.shape
     s, t, c = (x.to(torch.float32).contiguous() for x in (student, teacher, center))

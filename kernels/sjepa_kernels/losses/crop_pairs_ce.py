@@ -8,13 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sjepa_kernels._checks import (
-    bad_value,
-    check_float,
-    check_positive,
-    check_same_device,
-    check_shape,
-)
+from sjepa_kernels._checks import bad_value, check_float, check_positive, check_tensors
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import (
@@ -23,12 +17,14 @@ from sjepa_kernels._triton import (
     compute_dtype,
     device_scalar,
     next_power_of_two,
+    row_block,
     tl,
     triton,
 )
 from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.losses.cpu import has_cpu_code
 from sjepa_kernels.losses.scale import scaled
+from sjepa_kernels.losses.shared import Outputs, empty_outputs, save_gradient
 
 
 def centered_crop_ce_ref(
@@ -143,16 +139,15 @@ def _launch(
     temp_target: Tensor,
     skip_same: bool,
     needs_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Outputs:
     """Return the loss, the column sums of the teachers, and d loss / d student (or nothing)."""
-    crops, batch, width = student.shape
-    teachers = teacher.shape[0]
+    (crops, batch, width), teachers = student.shape, teacher.shape[0]
     dtype = compute_dtype(student.dtype)
     compute = TL_DTYPES[dtype]
     student, teacher, center = student.contiguous(), teacher.contiguous(), center.contiguous()
     stats_s = student.new_empty((2, crops, batch), dtype=dtype)
     stats_t = student.new_empty((2, teachers, batch), dtype=dtype)
-    columns = max(next_power_of_two(width), 16)
+    columns = row_block(width)
     for x, temp, stats, has_center in (
         (student, temp_student, stats_s, False),
         (teacher, temp_target, stats_t, True),
@@ -185,27 +180,9 @@ def _launch(
     return (gap_part.sum() + logs) / terms, center_part.sum(0), grad
 
 
-def _fake(
-    student: Tensor,
-    teacher: Tensor,
-    center: Tensor,
-    temp_student: Tensor,
-    temp_target: Tensor,
-    skip_same: bool,
-    needs_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = compute_dtype(student.dtype)
-    grad = student.new_empty(student.shape if needs_grad else (0,))
-    center_sum = student.new_empty(student.shape[-1], dtype=dtype)
-    return student.new_empty((), dtype=dtype), center_sum, grad
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, center_sum, grad = output
-    ctx.mark_non_differentiable(center_sum, grad)
-    # Zeros for the outputs without a gradient would be as large as the student.
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(grad)
+def _fake(*inputs: Any) -> Outputs:
+    student, *_, needs_grad = inputs
+    return empty_outputs(student, needs_grad)
 
 
 def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -213,7 +190,7 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Te
     return scaled(grad, grad_loss, "triton"), None, None, None, None, None, None
 
 
-_op = Op("centered_crop_cross_entropy", _launch, _fake, setup=_setup, backward=_backward)
+_op = Op("centered_crop_cross_entropy", _launch, _fake, setup=save_gradient, backward=_backward)
 
 
 def centered_crop_cross_entropy(
@@ -263,9 +240,8 @@ def centered_crop_cross_entropy(
             student_SBK, teacher_TBK, center_K, temp_student, temp_target, skip_same
         )
     if chosen == "cpu":
-        return _a_teacher_at_a_time(
-            student_SBK, teacher_TBK, center_K, temp_student, temp_target, skip_same
-        )
+        temps = {"temp_student": temp_student, "temp_target": temp_target}
+        return _one_teacher_at_a_time(student_SBK, teacher_TBK, center_K, temps, skip_same)
     needs_grad = torch.is_grad_enabled() and student_SBK.requires_grad
     temp_s = device_scalar(temp_student, student_SBK)
     temp_t = device_scalar(temp_target, student_SBK)
@@ -275,12 +251,11 @@ def centered_crop_cross_entropy(
     return loss, center_sum
 
 
-def _a_teacher_at_a_time(
+def _one_teacher_at_a_time(
     student_SBK: Tensor,
     teacher_TBK: Tensor,
     center_K: Tensor,
-    temp_student: float | Tensor,
-    temp_target: float | Tensor,
+    temps: dict[str, float | Tensor],
     skip_same: bool,
 ) -> tuple[Tensor, Tensor]:
     """The C++ form: each student row is read, and its gradient written, once for each teacher."""
@@ -303,8 +278,7 @@ def _a_teacher_at_a_time(
             rows,
             teacher_TBK[target],
             center_K,
-            temp_student=temp_student,
-            temp_target=temp_target,
+            **temps,
             teacher_index_R=image,
             row_weights_R=weights,
             impl="cpu",
@@ -323,11 +297,12 @@ def _check(student: Tensor, teacher: Tensor, center: Tensor, skip_same: bool) ->
         check_float(name, crops)
     seen, batch, width = student.shape
     if teacher.shape[1:] != (batch, width):
-        raise bad_value(
-            "teacher", tuple(teacher.shape), f"expected (T, B, K) = (T, {batch}, {width})"
-        )
-    check_shape("center", center, (width,), "(K,)")
-    check_float("center", center)
-    check_same_device(student.device, teacher=teacher, center=center)
+        fix = f"expected (T, B, K) = (T, {batch}, {width})"
+        raise bad_value("teacher", tuple(teacher.shape), fix)
+    others = {
+        "teacher": (teacher, tuple(teacher.shape), "(T, B, K)"),
+        "center": (center, (width,), "(K,)"),
+    }
+    check_tensors(student.device, others)
     if _pairs(seen, teacher.shape[0], skip_same) == 0:
         raise bad_value("student", "one crop, the teacher's own", "pass more, or skip_same=False")

@@ -19,7 +19,28 @@ def all_reduce_if_distributed(total: Tensor) -> None:
         dist.all_reduce(total)
 
 
-class CenteredCrossEntropy(nn.Module):
+class _CenteredLoss(nn.Module):
+    """What holds the centre of a loss and moves it."""
+
+    center: Tensor
+
+    def __init__(
+        self, width: int, temp_student: float, momentum: float, all_reduce: Reduce, impl: str
+    ) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(width))
+        self.temp_student = temp_student
+        self.center_momentum = momentum
+        self.all_reduce = all_reduce
+        self.impl = impl
+
+    def _move(self, center_sum_D: Tensor, rows: int) -> None:
+        update_center_(
+            self.center, center_sum_D, rows, self.center_momentum, all_reduce=self.all_reduce
+        )
+
+
+class CenteredCrossEntropy(_CenteredLoss):
     """`centered_softmax_cross_entropy` with its centre, updated once a call in training mode.
 
     The batch mean that moves the centre is taken over the rows of all processes.
@@ -36,8 +57,6 @@ class CenteredCrossEntropy(nn.Module):
         impl: "auto", "triton", "cpu" or "torch".
     """
 
-    center: Tensor
-
     def __init__(
         self,
         width: int,
@@ -49,16 +68,11 @@ class CenteredCrossEntropy(nn.Module):
         all_reduce: Reduce = all_reduce_if_distributed,
         impl: str = "auto",
     ) -> None:
-        super().__init__()
+        super().__init__(width, temp_student, center_momentum, all_reduce, impl)
         if update not in ("after", "before"):
             raise bad_value("update", repr(update), "choose after or before")
-        self.register_buffer("center", torch.zeros(width))
-        self.temp_student = temp_student
         self.temp_target = temp_target
-        self.center_momentum = center_momentum
         self.update = update
-        self.all_reduce = all_reduce
-        self.impl = impl
 
     def forward(
         self,
@@ -95,13 +109,8 @@ class CenteredCrossEntropy(nn.Module):
             self._move(center_sum, rows)
         return loss
 
-    def _move(self, center_sum_D: Tensor, rows: int) -> None:
-        update_center_(
-            self.center, center_sum_D, rows, self.center_momentum, all_reduce=self.all_reduce
-        )
 
-
-class CenteredCropCrossEntropy(nn.Module):
+class CenteredCropCrossEntropy(_CenteredLoss):
     """`centered_crop_cross_entropy` (DINO's loss) with its centre, moved after use in training.
 
     The batch mean that moves the centre is taken over the rows of all processes.
@@ -112,10 +121,8 @@ class CenteredCropCrossEntropy(nn.Module):
         center_momentum: m in c <- m c + (1 - m) mean.
         skip_same: Leave out the pairs that see the same crop.
         all_reduce: As in `CenteredCrossEntropy`.
-        impl: "auto", "triton", "cpu" or "torch".
+        impl: As in `CenteredCrossEntropy`.
     """
-
-    center: Tensor
 
     def __init__(
         self,
@@ -127,13 +134,8 @@ class CenteredCropCrossEntropy(nn.Module):
         all_reduce: Reduce = all_reduce_if_distributed,
         impl: str = "auto",
     ) -> None:
-        super().__init__()
-        self.register_buffer("center", torch.zeros(width))
-        self.temp_student = temp_student
-        self.center_momentum = center_momentum
+        super().__init__(width, temp_student, center_momentum, all_reduce, impl)
         self.skip_same = skip_same
-        self.all_reduce = all_reduce
-        self.impl = impl
 
     def forward(
         self, student_SBK: Tensor, teacher_TBK: Tensor, temp_target: float | Tensor = 0.04
@@ -158,8 +160,5 @@ class CenteredCropCrossEntropy(nn.Module):
             impl=self.impl,
         )
         if self.training:
-            rows = teacher_TBK.shape[0] * teacher_TBK.shape[1]
-            update_center_(
-                self.center, center_sum, rows, self.center_momentum, all_reduce=self.all_reduce
-            )
+            self._move(center_sum, teacher_TBK.shape[0] * teacher_TBK.shape[1])
         return loss

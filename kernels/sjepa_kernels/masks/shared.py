@@ -38,22 +38,28 @@ class TokenMask(NamedTuple):
     ids_restore_BN: Tensor
 
 
-def draw_words(
-    seed: Tensor, step: Tensor | int, clip_ids_C: Tensor, bodies: int, purpose: int, count: int
-) -> Tensor:
+class Draws(NamedTuple):
+    """What keys the draws of C clips, in the order in which the registered ops take it."""
+
+    seed: Tensor
+    step: Tensor
+    clip_ids_C: Tensor
+    bodies: int
+    purpose: int
+
+
+def draw_words(draws: Draws, count: int) -> Tensor:
     """Return the random words of each sequence, (C * bodies, count) int64 below 2^32.
 
     The draw i = body * count + n of a clip is word i % 4 of Philox at the counters
     (i // 4, clip id, step, purpose).
     """
+    seed, step, clip_ids_C, bodies, purpose = draws
     total = bodies * count
     counters = torch.arange((total + 3) // 4, device=seed.device)
     words = philox4x32(seed, counters[None], clip_ids_C[:, None], step, purpose)
-    return (
-        torch.stack(words, dim=-1)
-        .flatten(1)[:, :total]
-        .reshape(clip_ids_C.shape[0] * bodies, count)
-    )
+    drawn = torch.stack(words, dim=-1).flatten(1)[:, :total]
+    return drawn.reshape(clip_ids_C.shape[0] * bodies, count)
 
 
 def split_smallest(keys_BN: Tensor, keep: int) -> TokenMask:
@@ -133,8 +139,8 @@ def block_of(size: int) -> tuple[int, int]:
     return block, min(max(block // 256, 1), 16)
 
 
-def numbers_a_load(size: int) -> int:
-    """Return how many of a token's numbers a thread loads at once: 4, or 2 or 1 if those divide."""
+def vector_width(size: int) -> int:
+    """Return how many of a token's numbers a thread loads at once: 4, 2 or 1."""
     return math.gcd(size, 4)
 
 
@@ -147,18 +153,7 @@ def empty_mask(like: Tensor, batch: int, tokens: int, keep: int) -> tuple[Tensor
     return keep_BK, mask_BQ, restore_BN
 
 
-def draw_tensors(
-    seed: Tensor, step: Tensor | int, clip_ids_C: Tensor | None, clips: int
-) -> tuple[Tensor, Tensor]:
-    """Return step and clip ids as tensors; the ids of a batch without are 0..C-1."""
-    if clip_ids_C is None:
-        clip_ids_C = torch.arange(clips, device=seed.device)
-    if not isinstance(step, Tensor):
-        step = torch.full((), step, device=seed.device, dtype=torch.int64)
-    return step, clip_ids_C
-
-
-def check_draws(
+def checked_draws(
     device: torch.device,
     seed: Tensor,
     step: Tensor | int,
@@ -166,8 +161,8 @@ def check_draws(
     batch: int,
     bodies: int,
     purpose: int,
-) -> None:
-    """Check what keys the draws of `batch` sequences."""
+) -> Draws:
+    """Check what keys the draws of `batch` sequences; clip ids are 0..C-1 where none are given."""
     check_int64("seed", seed)
     check_shape("seed", seed, (), "a 0-dim tensor")
     if bodies < 1 or batch % bodies:
@@ -178,10 +173,15 @@ def check_draws(
         check_shape("step", step, (), "a 0-dim tensor")
         check_integers("step", step)
         check_same_device(device, step=step)
-    if clip_ids_C is not None:
+    else:
+        step = torch.full((), step, device=device, dtype=torch.int64)
+    if clip_ids_C is None:
+        clip_ids_C = torch.arange(batch // bodies, device=device)
+    else:
         check_shape("clip_ids", clip_ids_C, (batch // bodies,), "(C,)")
         check_integers("clip_ids", clip_ids_C)
         check_same_device(device, clip_ids=clip_ids_C)
+    return Draws(seed, step, clip_ids_C, bodies, purpose)
 
 
 def check_counts(tokens: int, keep: int, of: int, what: str, argument: str = "tubelets") -> None:

@@ -1,8 +1,10 @@
 """Which tokens stay visible: motion-aware Gumbel selection (MAMP, S-JEPA) and uniform selection.
 
-Shapes: C clips, B sequences (clip x body, bodies innermost), N = S*V tokens (index s V + v),
-P numbers a token, K kept, Q = N - K masked.
+Shapes: C clips, B sequences (clip x body, bodies innermost), S segments, V joints, N = S*V tokens
+(index s V + v), P numbers per token, K kept, Q = N - K masked.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,21 +14,21 @@ from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import device_scalar, tl, triton
 from sjepa_kernels.masks.shared import (
+    Draws,
     TokenMask,
     block_of,
     check_counts,
-    check_draws,
     check_tubelets,
-    draw_tensors,
+    checked_draws,
     draw_words,
     draw_words_device,
     empty_mask,
     keep_smallest,
-    numbers_a_load,
     ordered_bits,
     peak_device,
     split_smallest,
     uniform_device,
+    vector_width,
 )
 from sjepa_kernels.philox import uniform
 
@@ -50,29 +52,16 @@ def motion_aware_mask_ref(
     keep: int,
     joints: int,
     tau: float | Tensor,
-    seed: Tensor,
-    step: Tensor | int,
-    clip_ids_C: Tensor,
-    bodies: int,
-    purpose: int,
+    draws: Draws,
 ) -> TokenMask:
     """Plain PyTorch form of `motion_aware_mask`."""
-    words = draw_words(seed, step, clip_ids_C, bodies, purpose, tubelets_BNP.shape[1])
+    words = draw_words(draws, tubelets_BNP.shape[1])
     return split_smallest(motion_keys(tubelets_BNP, words, joints, tau), keep)
 
 
-def random_mask_ref(
-    tokens: int,
-    keep: int,
-    seed: Tensor,
-    step: Tensor | int,
-    clip_ids_C: Tensor,
-    bodies: int,
-    purpose: int,
-) -> TokenMask:
+def random_mask_ref(tokens: int, keep: int, draws: Draws) -> TokenMask:
     """Plain PyTorch form of `random_mask`."""
-    words = draw_words(seed, step, clip_ids_C, bodies, purpose, tokens)
-    return split_smallest(words >> 8, keep)
+    return split_smallest(draw_words(draws, tokens) >> 8, keep)
 
 
 @triton.jit
@@ -128,23 +117,14 @@ def _motion_aware_mask(
         _mask_kernel[(batch,)](
             tubelets.contiguous(), tau, seed, step, clip_ids.contiguous(), *out,
             tokens, keep, joints, bodies,
-            P=size, PURPOSE=purpose, MOTION=True, BN=block, BP=numbers_a_load(size),
+            P=size, PURPOSE=purpose, MOTION=True, BN=block, BP=vector_width(size),
             num_warps=warps,
         )  # fmt: skip
     return out
 
 
-def _motion_aware_mask_fake(
-    tubelets: Tensor,
-    keep: int,
-    joints: int,
-    tau: Tensor,
-    seed: Tensor,
-    step: Tensor,
-    clip_ids: Tensor,
-    bodies: int,
-    purpose: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _motion_aware_mask_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    tubelets, keep, *_ = inputs
     return empty_mask(tubelets, tubelets.shape[0], tubelets.shape[1], keep)
 
 
@@ -163,10 +143,10 @@ def _random_mask(
     return out
 
 
-def _random_mask_fake(
-    tokens: int, keep: int, seed: Tensor, step: Tensor, clip_ids: Tensor, bodies: int, purpose: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_mask(seed, clip_ids.shape[0] * bodies, tokens, keep)
+def _random_mask_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    tokens, keep, *keys = inputs
+    draws = Draws(*keys)
+    return empty_mask(draws.seed, draws.clip_ids_C.shape[0] * draws.bodies, tokens, keep)
 
 
 _motion_op = Op("motion_aware_mask", _motion_aware_mask, _motion_aware_mask_fake)
@@ -223,14 +203,12 @@ def motion_aware_mask(
     check_counts(tokens, keep, tokens, "tokens")
     check_positive("tau", tau)
     device = tubelets_BNP.device
-    check_draws(device, seed, step, clip_ids_C, batch, bodies, purpose)
+    draws = checked_draws(device, seed, step, clip_ids_C, batch, bodies, purpose)
     tubelets_BNP = tubelets_BNP.detach()
-    when, ids = draw_tensors(seed, step, clip_ids_C, batch // bodies)
-    heat = device_scalar(tau, tubelets_BNP)
-    args = (tubelets_BNP, keep, joints, heat, seed, when, ids, bodies, purpose)
+    args = (tubelets_BNP, keep, joints, device_scalar(tau, tubelets_BNP))
     if choose(impl, device) == "torch":
-        return motion_aware_mask_ref(*args)
-    return TokenMask(*_motion_op(*args))
+        return motion_aware_mask_ref(*args, draws)
+    return TokenMask(*_motion_op(*args, *draws))
 
 
 def random_mask(
@@ -271,9 +249,7 @@ def random_mask(
     if batch < 0:
         raise bad_value("batch", batch, "pass a number of sequences")
     check_counts(tokens, keep, tokens, "tokens", "tokens")
-    check_draws(seed.device, seed, step, clip_ids_C, batch, bodies, purpose)
-    when, ids = draw_tensors(seed, step, clip_ids_C, batch // bodies)
-    args = (tokens, keep, seed, when, ids, bodies, purpose)
+    draws = checked_draws(seed.device, seed, step, clip_ids_C, batch, bodies, purpose)
     if choose(impl, seed.device) == "torch":
-        return random_mask_ref(*args)
-    return TokenMask(*_random_op(*args))
+        return random_mask_ref(tokens, keep, draws)
+    return TokenMask(*_random_op(tokens, keep, *draws))

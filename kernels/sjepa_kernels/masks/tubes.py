@@ -5,6 +5,7 @@ Shapes: C clips, B sequences (clip x body, bodies innermost), S segments, V join
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,21 +15,21 @@ from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import device_scalar, tl, triton
 from sjepa_kernels.masks.shared import (
+    Draws,
     TokenMask,
     block_of,
     check_counts,
-    check_draws,
     check_tubelets,
-    draw_tensors,
+    checked_draws,
     draw_words,
     draw_words_device,
     empty_mask,
     keep_smallest,
-    numbers_a_load,
     ordered_bits,
     peak_device,
     split_smallest,
     uniform_device,
+    vector_width,
 )
 from sjepa_kernels.philox import uniform
 
@@ -61,17 +62,12 @@ def tube_mask_ref(
     tube_length: int,
     scale: float | Tensor,
     coords: int,
-    seed: Tensor,
-    step: Tensor | int,
-    clip_ids_C: Tensor,
-    bodies: int,
-    purpose: int,
+    draws: Draws,
 ) -> TokenMask:
     """Plain PyTorch form of `tube_mask`."""
     batch, segments = tubelets_BNP.shape[0], tubelets_BNP.shape[1] // joints
     tubes, hidden = segments // tube_length, joints - keep
-    words = draw_words(seed, step, clip_ids_C, bodies, purpose, tubes * joints)
-    words = words.view(batch, tubes, joints)
+    words = draw_words(draws, tubes * joints).view(batch, tubes, joints)
     keys = tube_keys(tubelets_BNP, words, joints, tube_length, scale, coords)
     of_tube = split_smallest(keys.flatten(0, 1), keep)
     # From joints of a tube to tokens: every segment repeats the joints of its tube.
@@ -148,24 +144,13 @@ def _tube_mask(
         _tube_kernel[(batch * (segments // tube_length),)](
             tubelets.contiguous(), scale, seed, step, clip_ids.contiguous(), *out,
             segments, joints, keep, tube_length, bodies,
-            P=size, C=coords, PURPOSE=purpose, BV=block, BP=numbers_a_load(size), num_warps=warps,
+            P=size, C=coords, PURPOSE=purpose, BV=block, BP=vector_width(size), num_warps=warps,
         )  # fmt: skip
     return out
 
 
-def _tube_mask_fake(
-    tubelets: Tensor,
-    keep: int,
-    joints: int,
-    tube_length: int,
-    scale: Tensor,
-    coords: int,
-    seed: Tensor,
-    step: Tensor,
-    clip_ids: Tensor,
-    bodies: int,
-    purpose: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _tube_mask_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    tubelets, keep, joints, *_ = inputs
     batch, tokens = tubelets.shape[:2]
     return empty_mask(tubelets, batch, tokens, tokens // joints * keep)
 
@@ -234,13 +219,10 @@ def tube_mask(
     fix = "pass a finite number not below zero"
     check_number("scale", scale, lambda x: 0 <= x < math.inf, fix)
     device = tubelets_BNP.device
-    check_draws(device, seed, step, clip_ids_C, batch, bodies, purpose)
+    draws = checked_draws(device, seed, step, clip_ids_C, batch, bodies, purpose)
     tubelets_BNP = tubelets_BNP.detach()
-    when, ids = draw_tensors(seed, step, clip_ids_C, batch // bodies)
     weight = device_scalar(scale, tubelets_BNP)
-    args = (
-        tubelets_BNP, keep, joints, tube_length, weight, coords, seed, when, ids, bodies, purpose,
-    )  # fmt: skip
+    args = (tubelets_BNP, keep, joints, tube_length, weight, coords)
     if choose(impl, device) == "torch":
-        return tube_mask_ref(*args)
-    return TokenMask(*_op(*args))
+        return tube_mask_ref(*args, draws)
+    return TokenMask(*_op(*args, *draws))

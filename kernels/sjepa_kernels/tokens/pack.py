@@ -20,12 +20,11 @@ def pack_tokens_ref(
     mask_token_D: Tensor,
     ids_keep_BK: Tensor,
     ids_mask_BQ: Tensor,
-    position_temporal_SD: Tensor,
-    position_spatial_VD: Tensor,
+    *tables: Tensor,
 ) -> Tensor:
-    """Plain PyTorch form of `pack_tokens`."""
+    """Plain PyTorch form of `pack_tokens`; the tables are those of segments and of joints."""
     dtype = working_dtype(visible_BKD)
-    position_ND = position_table(position_temporal_SD, position_spatial_VD, dtype)
+    position_ND = position_table(tables, dtype)
     kept = visible_BKD + embedding(ids_keep_BK, position_ND)
     masked = mask_token_D + embedding(ids_mask_BQ, position_ND)
     return torch.cat([kept, masked], dim=1).to(visible_BKD.dtype)
@@ -107,41 +106,25 @@ def _forward(
     position_spatial_VD: Tensor,
 ) -> Tensor:
     batch, kept, width = visible_BKD.shape
-    masked = ids_mask_BQ.shape[1]
-    joints = position_spatial_VD.shape[0]
+    masked, joints = ids_mask_BQ.shape[1], position_spatial_VD.shape[0]
     out = visible_BKD.new_empty(batch, kept + masked, width)
     if out.numel():
         rows, columns = row_tiles(width)
         _pack_forward_kernel[(batch, cdiv(kept + masked, rows), cdiv(width, columns))](
-            visible_BKD.contiguous(),
-            mask_token_D.contiguous(),
-            ids_keep_BK.contiguous(),
-            ids_mask_BQ.contiguous(),
-            position_temporal_SD.contiguous(),
-            position_spatial_VD.contiguous(),
-            out,
-            kept,
-            masked,
-            position_temporal_SD.shape[0] * joints,
-            joints,
-            width,
-            COMPUTE=TL_DTYPES[compute_dtype(out.dtype)],
-            BR=rows,
-            BD=columns,
-        )
+            visible_BKD.contiguous(), mask_token_D.contiguous(),
+            ids_keep_BK.contiguous(), ids_mask_BQ.contiguous(),
+            position_temporal_SD.contiguous(), position_spatial_VD.contiguous(),
+            out, kept, masked, position_temporal_SD.shape[0] * joints, joints, width,
+            COMPUTE=TL_DTYPES[compute_dtype(out.dtype)], BR=rows, BD=columns,
+        )  # fmt: skip
     return out
 
 
-def _forward_fake(
-    visible_BKD: Tensor,
-    mask_token_D: Tensor,
-    ids_keep_BK: Tensor,
-    ids_mask_BQ: Tensor,
-    position_temporal_SD: Tensor,
-    position_spatial_VD: Tensor,
-) -> Tensor:
+def _forward_fake(*inputs: Any) -> Tensor:
+    visible_BKD, _, _, ids_mask_BQ, *_ = inputs
     batch, kept, width = visible_BKD.shape
-    return visible_BKD.new_empty(batch, kept + ids_mask_BQ.shape[1], width)
+    out: Tensor = visible_BKD.new_empty(batch, kept + ids_mask_BQ.shape[1], width)
+    return out
 
 
 def _sums(
@@ -165,38 +148,22 @@ def _sums(
     columns = min(row_tiles(width)[1], 64)
     grid = (parts, cdiv(max(segments, joints, 1), tile), cdiv(width, columns))
     _pack_backward_kernel[grid](
-        grad_BRD.contiguous(),
-        ids_keep_BK.contiguous(),
-        ids_mask_BQ.contiguous(),
-        temporal,
-        spatial,
-        hidden,
-        batch,
-        ids_keep_BK.shape[1],
-        ids_mask_BQ.shape[1],
-        segments,
-        joints,
-        width,
-        chunk,
-        COMPUTE=TL_DTYPES[dtype],
-        UPCAST=INTERPRETED,
-        BT=tile,
-        BR=32,
-        BD=columns,
-        num_warps=8,
-    )
+        grad_BRD.contiguous(), ids_keep_BK.contiguous(), ids_mask_BQ.contiguous(),
+        temporal, spatial, hidden,
+        batch, ids_keep_BK.shape[1], ids_mask_BQ.shape[1], segments, joints, width, chunk,
+        COMPUTE=TL_DTYPES[dtype], UPCAST=INTERPRETED, BT=tile, BR=32, BD=columns, num_warps=8,
+    )  # fmt: skip
     return temporal.sum(0), spatial.sum(0), hidden.sum(0)
 
 
-def _sums_fake(
-    grad_BRD: Tensor, ids_keep_BK: Tensor, ids_mask_BQ: Tensor, segments: int, joints: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _sums_fake(*inputs: Any) -> tuple[Tensor, ...]:
+    grad_BRD, _, _, segments, joints = inputs
     width, dtype = grad_BRD.shape[2], compute_dtype(grad_BRD.dtype)
-    return (
-        grad_BRD.new_empty((segments, width), dtype=dtype),
-        grad_BRD.new_empty((joints, width), dtype=dtype),
-        grad_BRD.new_empty(width, dtype=dtype),
-    )
+    shapes = (segments, width), (joints, width), (width,)
+    return tuple(grad_BRD.new_empty(shape, dtype=dtype) for shape in shapes)
+
+
+_sums_op = Op("pack_tokens_backward", _sums, _sums_fake)
 
 
 def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -223,7 +190,6 @@ def _backward(ctx: Any, grad_BRD: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-_sums_op = Op("pack_tokens_backward", _sums, _sums_fake)
 _op = Op("pack_tokens", _forward, _forward_fake, setup=_setup, backward=_backward)
 
 
@@ -260,21 +226,10 @@ def pack_tokens(
         TypeError: A dtype is not usable.
         ValueError: A shape, device, id or `impl` is not usable.
     """
-    check_tokens(
-        visible_BKD,
-        mask_token_D,
-        {"ids_keep": ids_keep_BK, "ids_mask": ids_mask_BQ},
-        position_temporal_SD,
-        position_spatial_VD,
-    )
-    args = (
-        visible_BKD,
-        mask_token_D,
-        ids_keep_BK,
-        ids_mask_BQ,
-        position_temporal_SD,
-        position_spatial_VD,
-    )
+    ids = {"ids_keep": ids_keep_BK, "ids_mask": ids_mask_BQ}
+    tables = position_temporal_SD, position_spatial_VD
+    check_tokens(visible_BKD, mask_token_D, ids, *tables)
+    args = (visible_BKD, mask_token_D, ids_keep_BK, ids_mask_BQ, *tables)
     if choose(impl, visible_BKD.device) == "torch":
         return pack_tokens_ref(*args)
     out: Tensor = _op(*args)

@@ -24,13 +24,12 @@ def scatter_mask_tokens_ref(
     visible_BKD: Tensor,
     mask_token_D: Tensor,
     ids_keep_BK: Tensor,
-    position_temporal_SD: Tensor,
-    position_spatial_VD: Tensor,
+    *tables: Tensor,
 ) -> Tensor:
-    """Plain PyTorch form of `scatter_mask_tokens`."""
+    """Plain PyTorch form of `scatter_mask_tokens`; the tables are as in `pack_tokens_ref`."""
     dtype = working_dtype(visible_BKD)
     batch, _, width = visible_BKD.shape
-    position_ND = position_table(position_temporal_SD, position_spatial_VD, dtype)
+    position_ND = position_table(tables, dtype)
     content = mask_token_D.to(dtype).expand(batch, position_ND.shape[0], width)
     index = ids_keep_BK.long()[:, :, None].expand(-1, -1, width)
     content = content.scatter(1, index, visible_BKD.to(dtype))
@@ -119,33 +118,19 @@ def _forward(
     if out.numel():
         tile, columns = row_tiles(width)
         _scatter_forward_kernel[(batch, cdiv(tokens, tile), cdiv(width, columns))](
-            visible_BKD.contiguous(),
-            mask_token_D.contiguous(),
-            ids_keep_BK.contiguous(),
-            position_temporal_SD.contiguous(),
-            position_spatial_VD.contiguous(),
-            out,
-            kept,
-            tokens,
-            joints,
-            width,
-            COMPUTE=TL_DTYPES[compute_dtype(out.dtype)],
-            BN=tile,
-            BK=128,
-            BD=columns,
-        )
+            visible_BKD.contiguous(), mask_token_D.contiguous(), ids_keep_BK.contiguous(),
+            position_temporal_SD.contiguous(), position_spatial_VD.contiguous(),
+            out, kept, tokens, joints, width,
+            COMPUTE=TL_DTYPES[compute_dtype(out.dtype)], BN=tile, BK=128, BD=columns,
+        )  # fmt: skip
     return out
 
 
-def _forward_fake(
-    visible_BKD: Tensor,
-    mask_token_D: Tensor,
-    ids_keep_BK: Tensor,
-    position_temporal_SD: Tensor,
-    position_spatial_VD: Tensor,
-) -> Tensor:
-    tokens = position_temporal_SD.shape[0] * position_spatial_VD.shape[0]
-    return visible_BKD.new_empty(visible_BKD.shape[0], tokens, visible_BKD.shape[2])
+def _forward_fake(*inputs: Any) -> Tensor:
+    visible_BKD, _, _, temporal_SD, spatial_VD = inputs
+    batch, _, width = visible_BKD.shape
+    out: Tensor = visible_BKD.new_empty(batch, temporal_SD.shape[0] * spatial_VD.shape[0], width)
+    return out
 
 
 def _sums(
@@ -169,23 +154,11 @@ def _sums(
     position_part = grad_BND.new_empty((parts, rows, width), dtype=dtype)
     hidden_part = grad_BND.new_empty((parts * tiles if rows else 0, width), dtype=dtype)
     _scatter_backward_kernel[(parts, tiles, cdiv(width, columns))](
-        grad_BND.contiguous(),
-        ids_keep_BK.contiguous(),
-        grad_visible,
-        position_part,
-        hidden_part,
-        batch,
-        kept,
-        tokens,
-        width,
-        chunk,
-        NEEDS_VISIBLE=needs_visible,
-        NEEDS_TABLES=needs_tables,
-        COMPUTE=TL_DTYPES[dtype],
-        BN=tile,
-        BK=128,
-        BD=columns,
-    )
+        grad_BND.contiguous(), ids_keep_BK.contiguous(), grad_visible, position_part, hidden_part,
+        batch, kept, tokens, width, chunk,
+        NEEDS_VISIBLE=needs_visible, NEEDS_TABLES=needs_tables,
+        COMPUTE=TL_DTYPES[dtype], BN=tile, BK=128, BD=columns,
+    )  # fmt: skip
     return grad_visible, position_part.sum(0), hidden_part.sum(0)
 
 
@@ -197,6 +170,9 @@ def _sums_fake(
     shape = (batch, ids_keep_BK.shape[1], width) if needs_visible else (0,)
     table = grad_BND.new_empty((tokens if needs_tables else 0, width), dtype=dtype)
     return grad_BND.new_empty(shape), table, grad_BND.new_empty(width, dtype=dtype)
+
+
+_sums_op = Op("scatter_mask_tokens_backward", _sums, _sums_fake)
 
 
 def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -223,7 +199,6 @@ def _backward(ctx: Any, grad_BND: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-_sums_op = Op("scatter_mask_tokens_backward", _sums, _sums_fake)
 _op = Op("scatter_mask_tokens", _forward, _forward_fake, setup=_setup, backward=_backward)
 
 
@@ -259,16 +234,10 @@ def scatter_mask_tokens(
         TypeError: A dtype is not usable.
         ValueError: A shape, device, id or `impl` is not usable.
     """
-    check_tokens(
-        visible_BKD,
-        mask_token_D,
-        {"ids_keep": ids_keep_BK},
-        position_temporal_SD,
-        position_spatial_VD,
-    )
-    tokens = position_temporal_SD.shape[0] * position_spatial_VD.shape[0]
-    check_distinct("ids_keep", ids_keep_BK, tokens)
-    args = (visible_BKD, mask_token_D, ids_keep_BK, position_temporal_SD, position_spatial_VD)
+    tables = position_temporal_SD, position_spatial_VD
+    check_tokens(visible_BKD, mask_token_D, {"ids_keep": ids_keep_BK}, *tables)
+    check_distinct("ids_keep", ids_keep_BK, tables[0].shape[0] * tables[1].shape[0])
+    args = (visible_BKD, mask_token_D, ids_keep_BK, *tables)
     if choose(impl, visible_BKD.device) == "torch":
         return scatter_mask_tokens_ref(*args)
     out: Tensor = _op(*args)

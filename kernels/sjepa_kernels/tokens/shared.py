@@ -12,8 +12,9 @@ from sjepa_kernels._checks import bad_value, check_float, check_ids, check_same_
 from sjepa_kernels._triton import compute_dtype, next_power_of_two
 
 
-def position_table(temporal_SD: Tensor, spatial_VD: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return pos[s V + v] = temporal[s] + spatial[v], (N, D), summed in `dtype`."""
+def position_table(tables: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Return pos[s V + v] = temporal[s] + spatial[v], (N, D), of these two, summed in `dtype`."""
+    temporal_SD, spatial_VD = tables
     table = temporal_SD.to(dtype)[:, None] + spatial_VD.to(dtype)[None]
     return table.flatten(0, 1)
 
