@@ -1,4 +1,4 @@
-// Centred softmax cross-entropy, forward and gradient in one pass over the rows, float32.
+// Centered softmax cross-entropy, forward and gradient in one pass over the rows, float32.
 //
 //   p_t = softmax((t - c) / temp_target), p_s = softmax(s / temp_student)
 //   loss = sum_r w_r (-sum_d p_t log p_s) / sum_r w_r,  d loss / d s = (p_s - p_t) w_r / (temp W)

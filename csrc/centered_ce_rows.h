@@ -1,4 +1,4 @@
-// A block of rows of the centred cross-entropy, for the vector width simd.h was included with.
+// A block of rows of the centered cross-entropy, for the vector width simd.h was included with.
 //
 // A row is read for its maxima and, from the first-level cache, again for its exponentials, which
 // wait in `exps` for their sums. Exponents are kept in units of ln 2: a temperature's scale holds

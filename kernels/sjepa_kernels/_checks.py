@@ -139,12 +139,12 @@ def check_positive(argument: str, value: float | Tensor) -> None:
     check_number(argument, value, lambda x: 0 < x < math.inf, "pass a finite number above zero")
 
 
-def check_share(argument: str, value: float | Tensor) -> None:
+def check_fraction(argument: str, value: float | Tensor) -> None:
     """Raise ValueError unless the scalar lies in [0, 1]."""
     check_number(argument, value, lambda x: 0 <= x <= 1, "pass a number in [0, 1]")
 
 
-def check_written(argument: str, tensor: Tensor) -> None:
+def check_not_expanded(argument: str, tensor: Tensor) -> None:
     """Raise ValueError where several elements of what is updated share one place in memory."""
     if any(s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True)):
         raise bad_value(argument, "an expanded tensor", "pass one that owns its elements")

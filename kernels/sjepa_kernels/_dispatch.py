@@ -12,7 +12,7 @@ import torch
 
 from sjepa_kernels._checks import bad_value
 from sjepa_kernels._triton import HAVE_TRITON, INTERPRETED
-from sjepa_kernels.native import LIBRARY, say_absent_once
+from sjepa_kernels.native import LIBRARY, warn_missing_library_once
 
 IMPLS = ("auto", "triton", "cpu", "torch")
 
@@ -87,7 +87,7 @@ def choose(impl: str, device: torch.device, *, cpu: bool = False) -> str:
         if LIBRARY is not None:
             return "cpu"
         if not torch.compiler.is_compiling():
-            say_absent_once()
+            warn_missing_library_once()
     return "torch"
 
 

@@ -1,7 +1,7 @@
 """Registration of fused ops with torch, and the short way around the dispatcher in eager mode.
 
 A registered op is `torch.library.custom_op` with a fake and an autograd formula, which is what
-`torch.compile` needs. In eager mode the dispatcher costs more than some kernels, so a call runs
+`torch.compile` needs. In eager mode the dispatcher costs more than some kernels, so each call runs
 the body, or a plain `autograd.Function` around it, directly. (`triton_op` is not used: it cannot
 run under the Triton interpreter inside a compiled graph.)
 """

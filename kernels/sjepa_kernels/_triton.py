@@ -75,10 +75,10 @@ def row_block(width: int) -> int:
     return max(next_power_of_two(width), 16)
 
 
-def row_tile(width: int, numbers: int) -> tuple[int, int, int]:
-    """Return (rows, columns, warps) of a tile of whole rows, of about so many numbers."""
+def row_tile(width: int, elements: int) -> tuple[int, int, int]:
+    """Return (rows, columns, warps) of a tile of whole rows, of about so many elements."""
     columns = row_block(width)
-    return max(numbers // columns, 1), columns, 8 if columns > 2048 else 4
+    return max(elements // columns, 1), columns, 8 if columns > 2048 else 4
 
 
 def cdiv(a: int, b: int) -> int:

@@ -11,9 +11,9 @@ from sjepa_kernels._checks import (
     bad_type,
     bad_value,
     check_float,
+    check_fraction,
+    check_not_expanded,
     check_shape,
-    check_share,
-    check_written,
 )
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
@@ -45,7 +45,7 @@ def _ema_kernel(
     TARGET: tl.constexpr, SOURCE: tl.constexpr, SHADOW: tl.constexpr, HAS_SHADOW: tl.constexpr,
     COMPUTE: tl.constexpr, ALIGNED: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """One program a chunk. A row of `tensors` is (target, source, shadow, count)."""
+    """One program per chunk. A row of `tensors` is (target, source, shadow, count)."""
     program = tl.program_id(0)
     tensor = tensors + 4 * tl.load(chunks + 2 * program)
     start = tl.load(chunks + 2 * program + 1)
@@ -292,16 +292,7 @@ def ema_update_(
 ) -> None:
     """Update targets once: t <- m t + (1 - m) s, in place; a loop should hold an `EmaPlan`.
 
-    Args:
-        targets: Tensors to update in place.
-        sources: Tensors to move towards.
-        momentum: m in [0, 1], a float or a 0-dim tensor.
-        shadows: Optional half-precision copies of the targets, written in the same pass.
-        impl: "auto", "triton", "cpu" or "torch".
-
-    Raises:
-        TypeError: A tensor is not floating point.
-        ValueError: What `EmaPlan` or its `update_` refuses.
+    Arguments and errors are those of `EmaPlan` and of its `update_`.
     """
     EmaPlan(targets, sources, shadows, impl=impl).update_(momentum)
 
@@ -314,7 +305,7 @@ def _has_cpu_code(targets: list[Tensor], sources: list[Tensor], shadows: list[Te
 
 
 def _check_momentum(momentum: float | Tensor, half: list[tuple[int, torch.dtype]]) -> None:
-    check_share("momentum", momentum)
+    check_fraction("momentum", momentum)
     if half and (isinstance(momentum, Tensor) or momentum >= 0.99):
         i, dtype = half[0]
         raise bad_value(
@@ -339,12 +330,12 @@ def _check_lists(targets: list[Tensor], sources: list[Tensor], shadows: list[Ten
         check_float(f"sources[{i}]", sources[i])
         if target.device != targets[0].device:
             raise bad_value(f"targets[{i}]", target.device, f"move it to {targets[0].device}")
-        check_written(f"targets[{i}]", target)
+        check_not_expanded(f"targets[{i}]", target)
         _check_once(f"targets[{i}]", target, seen)
     for i, shadow in enumerate(shadows):
         if shadow.dtype not in (torch.bfloat16, torch.float16):
             raise bad_type(f"shadows[{i}]", shadow.dtype, "pass bfloat16 or float16")
-        check_written(f"shadows[{i}]", shadow)
+        check_not_expanded(f"shadows[{i}]", shadow)
         _check_once(f"shadows[{i}]", shadow, seen)
 
 

@@ -21,14 +21,14 @@ def _load() -> ctypes.CDLL | None:
 
 
 LIBRARY = _load()
-_said = False
+_warned = False
 
 
-def say_absent_once() -> None:
-    """Log, once a process, that CPU tensors take the slower PyTorch path."""
-    global _said
-    if not _said:
-        _said = True
+def warn_missing_library_once() -> None:
+    """Log, once per process, that CPU tensors take the slower PyTorch path."""
+    global _warned
+    if not _warned:
+        _warned = True
         logging.getLogger("sjepa_kernels").warning(
             "the C++ kernels are not built; CPU tensors use the PyTorch reference "
             "(reinstall with a C++ compiler to build them)"

@@ -43,8 +43,8 @@ def philox4x32(
     if seed.ndim != 0:
         raise bad_value("seed", tuple(seed.shape), "pass a 0-dim tensor")
     _check_counters(seed.device, c0, c1, c2, c3)
-    k0s = ((seed & _MASK) + _bump(_W0, seed.device)) & _MASK
-    k1s = (((seed >> 32) & _MASK) + _bump(_W1, seed.device)) & _MASK
+    k0s = ((seed & _MASK) + _round_offsets(_W0, seed.device)) & _MASK
+    k1s = (((seed >> 32) & _MASK) + _round_offsets(_W1, seed.device)) & _MASK
     x0, x1, x2, x3 = (_counter(c) for c in (c0, c1, c2, c3))
     for k0, k1 in zip(k0s.unbind(), k1s.unbind(), strict=True):
         # x M = x (M - 2^32) + 2^32 x. The first product fits int64 because M > 2^31; x M itself
@@ -61,7 +61,7 @@ def philox4x32(
     return x0, x1, x2, x3
 
 
-def _bump(step: int, device: torch.device) -> Tensor:
+def _round_offsets(step: int, device: torch.device) -> Tensor:
     return torch.arange(0, _ROUNDS * step, step, device=device, dtype=torch.int64)
 
 

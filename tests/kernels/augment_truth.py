@@ -84,7 +84,7 @@ def mamp_matrix(x: float, y: float, z: float) -> np.ndarray:
 
 
 def cropped(store: Packed, clip: int, draws: np.ndarray, a: Augmentation) -> np.ndarray:
-    """(M, T, V, 3) of one clip, each frame between the two source frames around its centre."""
+    """(M, T, V, 3) of one clip, each frame between the two source frames around its center."""
     joints = store.joints.double().cpu().numpy()
     offset, valid, count = (int(x[clip]) for x in (store.offsets, store.frames, store.bodies))
     length = min(max(int((a.crop_min + (1 - a.crop_min) * draws[0]) * valid), 1), valid)

@@ -1,4 +1,4 @@
-"""The centred cross-entropy against float64, in every implementation that runs here."""
+"""The centered cross-entropy against float64, in every implementation that runs here."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def assert_right(inputs: dict[str, Tensor], impl: str) -> None:
     (grad,) = gradients(loss, [exact["student"]], torch.ones_like(loss))
     ours, eager = run(inputs, impl), run(inputs, "torch")
     for name, got, plain, truth in zip(
-        ("loss", "centre sum", "gradient"), ours, eager, (loss, center_sum, grad), strict=True
+        ("loss", "center sum", "gradient"), ours, eager, (loss, center_sum, grad), strict=True
     ):
         assert_within_budget(got, plain, truth, name)
 
@@ -265,7 +265,7 @@ def test_compiled_values_equal_eager(place: Place) -> None:
     )
 
 
-def test_shift_of_teacher_and_centre_changes_nothing(place: Place) -> None:
+def test_shift_of_teacher_and_center_changes_nothing(place: Place) -> None:
     inputs = random_inputs(6, 12, torch.float64, place.device)
     moved = dict(inputs)
     moved["teacher"], moved["center"] = inputs["teacher"] + 5, inputs["center"] + 5

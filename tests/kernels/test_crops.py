@@ -95,7 +95,7 @@ def assert_right(inputs: list[Tensor], impl: str, skip_same: bool = True) -> Non
     (grad,) = gradients(loss, exact[:1], torch.ones_like(loss))
     truths = loss, exact[1].sum((0, 1)), grad
     ours, eager = (run(inputs, name, skip_same=skip_same) for name in (impl, "torch"))
-    for what, *values in zip(("loss", "centre sum", "gradient"), ours, eager, truths, strict=True):
+    for what, *values in zip(("loss", "center sum", "gradient"), ours, eager, truths, strict=True):
         assert_within_budget(*values, what)
 
 

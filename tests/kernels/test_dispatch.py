@@ -95,7 +95,7 @@ def test_missing_library_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_dispatch, "LIBRARY", None)
-    monkeypatch.setattr(native, "_said", False)
+    monkeypatch.setattr(native, "_warned", False)
     with caplog.at_level(logging.WARNING, logger="sjepa_kernels"):
         for _ in range(2):
             assert choose("auto", CPU, cpu=True) == "torch"

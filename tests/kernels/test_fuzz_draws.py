@@ -108,7 +108,7 @@ def random_store(data: Draw, place: Place, joints: int) -> Packed:
 @fuzz
 @given(data=st.data())
 def test_crop_resize(data: Draw) -> None:
-    """Every coordinate is NumPy's linear interpolation at half-pixel centres."""
+    """Every coordinate is NumPy's linear interpolation at half-pixel centers."""
     place = Place("cpu", "torch")
     store = random_store(data, place, size(data, 1, 3))
     ids = random_ids(data, place, (1, size(data)), len(store.frames), distinct=False)[0]

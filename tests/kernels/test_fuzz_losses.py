@@ -43,7 +43,7 @@ def assert_loss_close(
     temps: list[float],
     scale: float,
 ) -> None:
-    """Loss, centre sum and gradient, `scale` times, against `plain` in float64."""
+    """Loss, center sum and gradient, `scale` times, against `plain` in float64."""
     exact = student.detach().double().requires_grad_()
     eager = plain(student, loss.dtype)
     truth = plain(exact, torch.float64)
@@ -52,7 +52,7 @@ def assert_loss_close(
         gradients(x, [leaf], grad.to(x))[0]
         for x, leaf in ((loss, student), (eager[0], student), (truth[0], exact))
     )
-    assert_within_budget(center_sum, eager[1], truth[1], "centre sum")
+    assert_within_budget(center_sum, eager[1], truth[1], "center sum")
     # With as few numbers as here, eager's roundings may happen to cancel, so ours are allowed for:
     # a softmax multiplies the rounding of its input by that input's size, the gradient is a
     # difference of two probabilities times `most`, and it is rounded to the student's dtype.

@@ -1,4 +1,4 @@
-"""The loss module: its centre moves after use, in training, by the mean over all processes."""
+"""The loss module: its center moves after use, in training, by the mean over all processes."""
 
 from __future__ import annotations
 

@@ -48,13 +48,13 @@ def _call_backward(inputs: list[Tensor], found: list[Tensor], lse: Tensor) -> No
     _call(LIBRARY.sjepa_attention_backward, shape, [*inputs, *found], lse)
 
 
-def _beside(x_BHNd: Tensor) -> Tensor:
+def _empty_token_major(x_BHNd: Tensor) -> Tensor:
     """Return an empty tensor of this shape that lies in memory as (B, N, H, d)."""
     batch, heads, tokens, width = x_BHNd.shape
     return x_BHNd.new_empty(batch, tokens, heads, width).transpose(1, 2)
 
 
-def _dense_width(x: Tensor) -> Tensor:
+def _contiguous_width(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
@@ -63,28 +63,28 @@ def _forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     assert LIBRARY is not None
     batch, heads, tokens, width = q.shape
     out, lse = _forward_fake(q, k, v)
-    tensors = [_dense_width(q), _dense_width(k), _dense_width(v), out]
+    tensors = [_contiguous_width(q), _contiguous_width(k), _contiguous_width(v), out]
     shape = (batch, heads, tokens, k.shape[2], width)
     _call(LIBRARY.sjepa_attention_forward, shape, tensors, lse)
     return out, lse
 
 
 def _forward_fake(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    return _beside(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+    return _empty_token_major(q), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
 def _gradients(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     found = _gradients_fake(grad, q, k, v, out, lse)
-    _call_backward([_dense_width(x) for x in (q, k, v, out, grad)], list(found), lse)
+    _call_backward([_contiguous_width(x) for x in (q, k, v, out, grad)], list(found), lse)
     return found
 
 
 def _gradients_fake(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _beside(q), _beside(k), _beside(v)
+    return _empty_token_major(q), _empty_token_major(k), _empty_token_major(v)
 
 
 def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -117,7 +117,7 @@ def _packed_gradients(grad: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, first
     found = qkv.new_empty(qkv.shape)
     found[:, :first, 0] = 0
     tensors = [*unpack(qkv, first), out, grad]
-    _call_backward([_dense_width(x) for x in tensors], list(unpack(found, first)), lse)
+    _call_backward([_contiguous_width(x) for x in tensors], list(unpack(found, first)), lse)
     return found
 
 

@@ -92,7 +92,7 @@ def _activation_kernel(z, grad, count, COMPUTE: tl.constexpr, BLOCK: tl.constexp
 
 
 def _tiles(columns: int, dot: torch.dtype) -> dict[str, int]:
-    """Return rows and hidden units a tile: the largest tried that compile without spills."""
+    """Return rows and hidden units per tile: the largest tried that compile without spills."""
     if dot == torch.float64:
         return {"BM": 16, "BH": 16, "num_warps": 8, "num_stages": 1}
     wide = columns * dot.itemsize
@@ -243,8 +243,8 @@ def fused_mlp(
 ) -> Tensor:
     """Return x + W2 gelu(W1 LN(x) + b1) + b2, the MLP half of a pre-norm block (method 3.5).
 
-    The forward holds the hidden layer, 4 D wide, only in tiles on the chip, and keeps x and two
-    numbers a row; the backward computes it again, a bounded chunk of rows at a time. gelu is the
+    The forward holds the hidden layer, H wide, only in tiles on the chip, and keeps x and two
+    numbers per row; the backward computes it again, a bounded chunk of rows at a time. gelu is the
     exact one, by the error function.
     Products take the dtype of `x`, or autocast's where it is on, and sum in float32 (float64 for
     float64); the norm and the activation are computed in that dtype too. In float32 the forward's

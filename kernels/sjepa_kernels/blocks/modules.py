@@ -13,14 +13,7 @@ from sjepa_kernels.tokens.scatter import scatter_mask_tokens
 
 
 class MaskTokens(nn.Module):
-    """The learned mask token and positions of a predictor or decoder, std 0.02.
-
-    Args:
-        segments: S.
-        joints: V.
-        width: D.
-        impl: "auto", "triton", "cpu" or "torch".
-    """
+    """A predictor's or decoder's learned mask token (D,) and positions (S, D), (V, D), std 0.02."""
 
     def __init__(self, segments: int, joints: int, width: int, *, impl: str = "auto") -> None:
         super().__init__()
@@ -32,16 +25,7 @@ class MaskTokens(nn.Module):
     def forward(
         self, visible_BKD: Tensor, ids_keep_BK: Tensor, ids_mask_BQ: Tensor | None = None
     ) -> Tensor:
-        """Return `pack_tokens`, (B, K + Q, D), or without `ids_mask_BQ` the full grid (B, N, D).
-
-        Args:
-            visible_BKD: Visible tokens.
-            ids_keep_BK: Their token ids.
-            ids_mask_BQ: Token ids to predict.
-
-        Returns:
-            Tokens with their positions, in the dtype of `visible_BKD`.
-        """
+        """Return `pack_tokens`, (B, K + Q, D), or the full grid (B, N, D) without `ids_mask_BQ`."""
         tables = self.position_temporal, self.position_spatial
         if ids_mask_BQ is None:
             return scatter_mask_tokens(
@@ -101,14 +85,7 @@ class FusedMlp(nn.Module):
         self.impl = impl
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x + fc2(gelu(fc1(norm(x)))).
-
-        Args:
-            x: The residual stream, (..., D).
-
-        Returns:
-            The same shape and dtype.
-        """
+        """Return x + fc2(gelu(fc1(norm(x)))) of a residual stream (..., D)."""
         return fused_mlp(
             x,
             self.norm.weight,

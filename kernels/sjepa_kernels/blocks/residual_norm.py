@@ -193,7 +193,7 @@ def residual_layer_norm(
     """Add a branch to the residual stream and normalise the sum for the next branch.
 
     sum = x + residual, y = LayerNorm(sum) weight + bias (the pre-norm blocks of method 3.5).
-    Arithmetic is float32 (float64 for float64); the backward keeps the sum and two numbers a row.
+    Arithmetic is float32 (float64 for float64); the backward keeps the sum and two numbers per row.
 
     Args:
         x: Output of a branch, (..., D).

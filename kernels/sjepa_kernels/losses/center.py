@@ -1,4 +1,4 @@
-"""The centre of the teacher's features: a running mean kept apart from the loss.
+"""The center of the teacher's features: a running mean kept apart from the loss.
 
 Shapes: D features.
 """
@@ -11,11 +11,11 @@ from torch import Tensor
 from sjepa_kernels._checks import (
     bad_value,
     check_float,
+    check_fraction,
+    check_not_expanded,
     check_number,
     check_same_device,
     check_shape,
-    check_share,
-    check_written,
 )
 from sjepa_kernels._triton import compute_dtype
 
@@ -31,10 +31,10 @@ def update_center_(
     *,
     all_reduce: Reduce | None = None,
 ) -> None:
-    """Move the centre towards a batch mean, in place: c <- m c + (1 - m) sum / count.
+    """Move the center towards a batch mean, in place: c <- m c + (1 - m) sum / count.
 
     Args:
-        center_D: The centre.
+        center_D: The center.
         center_sum_D: Sum of teacher rows, as `centered_softmax_cross_entropy` returns it.
         count: Number of rows in the sum.
         momentum: m in [0, 1] (0.9 in S-JEPA).
@@ -43,19 +43,19 @@ def update_center_(
             or a `functools.partial` of it that names a group.
 
     Raises:
-        TypeError: The centre or the sum is not floating point.
-        ValueError: Shapes or devices differ, the centre is expanded, the count is not positive, or
+        TypeError: The center or the sum is not floating point.
+        ValueError: Shapes or devices differ, the center is expanded, the count is not positive, or
             the momentum is outside [0, 1].
     """
     if center_D.ndim != 1:
         raise bad_value("center", tuple(center_D.shape), "expected (D,)")
-    check_shape("center_sum", center_sum_D, tuple(center_D.shape), "the centre's shape")
-    check_written("center", center_D)
+    check_shape("center_sum", center_sum_D, tuple(center_D.shape), "the center's shape")
+    check_not_expanded("center", center_D)
     check_float("center", center_D)
     check_float("center_sum", center_sum_D)
     check_same_device(center_D.device, center_sum=center_sum_D)
     check_number("count", count, lambda n: n > 0, "pass the number of rows in the sum, at least 1")
-    check_share("momentum", momentum)
+    check_fraction("momentum", momentum)
     if all_reduce is not None:
         if not isinstance(count, Tensor):
             count = torch.full_like(center_sum_D[:1], count)

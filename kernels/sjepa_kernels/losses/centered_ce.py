@@ -1,4 +1,4 @@
-"""Cross-entropy between a centred, sharpened teacher softmax and a student softmax.
+"""Cross-entropy between a centered, sharpened teacher softmax and a student softmax.
 
 Shapes: R rows, D features.
 """
@@ -173,7 +173,7 @@ def _ce_columns_kernel(
     HAS_INDEX: tl.constexpr, HAS_WEIGHTS: tl.constexpr, NEEDS_GRAD: tl.constexpr,
     COMPUTE: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Wide rows, second read, a column tile each: the gradient and the centre's column sums."""
+    """Wide rows, second read, a tile of columns each: the gradient and the center's column sums."""
     part = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BD + tl.arange(0, BD)
     in_d = d < D
@@ -301,7 +301,7 @@ def centered_softmax_cross_entropy(
     row_weights_R: Tensor | None = None,
     impl: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Loss of S-JEPA and DINO, and the sum of the teacher rows it used, for the centre.
+    """Loss of S-JEPA and DINO, and the sum of the teacher rows it used, for the center.
 
     p_t = softmax((t - c) / temp_target), p_s = softmax(s / temp_student),
     loss = sum_r w_r (-sum_d p_t log p_s) / sum_r w_r, with w = 1 by default.
@@ -314,7 +314,7 @@ def centered_softmax_cross_entropy(
     Args:
         student_RD: Student features before the softmax.
         teacher: Teacher features, (R, D), or (any, D) with `teacher_index_R`.
-        center_D: Centre c, subtracted as it is now; see `update_center_`.
+        center_D: Center c, subtracted as it is now; see `update_center_`.
         temp_student: A float or a 0-dim tensor above zero (0.1 in S-JEPA).
         temp_target: A float or a 0-dim tensor above zero (0.06 in S-JEPA).
         teacher_index_R: int32 or int64 row of `teacher` for each row of the student, so that no

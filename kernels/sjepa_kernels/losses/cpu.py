@@ -1,4 +1,4 @@
-"""Calls the C++ form of the centred cross-entropy (csrc/centered_ce.cpp)."""
+"""Calls the C++ form of the centered cross-entropy (csrc/centered_ce.cpp)."""
 
 import ctypes
 

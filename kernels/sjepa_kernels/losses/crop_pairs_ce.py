@@ -1,6 +1,6 @@
 """DINO's loss over 2-D crops: every student crop against every teacher crop but its own.
 
-Shapes: S student crops, T teacher crops, B images (or clips) a crop, K prototypes.
+Shapes: S student crops, T teacher crops, B images (or clips) per crop, K prototypes.
 """
 
 from typing import Any
@@ -203,7 +203,7 @@ def centered_crop_cross_entropy(
     skip_same: bool = True,
     impl: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Loss of DINO over all pairs of crops, and the sum of the teacher rows, for the centre.
+    """Loss of DINO over all pairs of crops, and the sum of the teacher rows, for the center.
 
     p_t = softmax((teacher[t] - c) / temp_target), p_s = softmax(student[s] / temp_student),
     loss = mean over pairs (t, s), t != s, and over b of -sum_k p_t[b, k] log p_s[b, k].
@@ -214,9 +214,9 @@ def centered_crop_cross_entropy(
 
     Args:
         student_SBK: Outputs of the student's head, the teacher's crops first and in its order. A
-            head's (S * B, K) output in chunks of a crop takes `.view(S, B, K)`.
+            head's (S * B, K) output crop by crop, takes `.view(S, B, K)`.
         teacher_TBK: Outputs of the teacher's head for its T crops.
-        center_K: Centre c, subtracted as it is now; see `update_center_` (the count is T * B).
+        center_K: Center c, subtracted as it is now; see `update_center_` (the count is T * B).
         temp_student: A float or a 0-dim tensor above zero (0.1 in DINO).
         temp_target: A float or a 0-dim tensor above zero (0.04 in DINO, warmed up to 0.07).
         skip_same: Leave out the pairs s = t, which see the same crop.

@@ -1,6 +1,6 @@
-"""Losses that hold a centre, as modules.
+"""Losses that hold a center, as modules.
 
-Shapes: R rows, D features; S student crops, T teacher crops, B images a crop, K prototypes.
+Shapes: R rows, D features; S student crops, T teacher crops, B images per crop, K prototypes.
 """
 
 import torch
@@ -20,7 +20,7 @@ def all_reduce_if_distributed(total: Tensor) -> None:
 
 
 class _CenteredLoss(nn.Module):
-    """What holds the centre of a loss and moves it."""
+    """What holds the center of a loss and moves it."""
 
     center: Tensor
 
@@ -41,16 +41,16 @@ class _CenteredLoss(nn.Module):
 
 
 class CenteredCrossEntropy(_CenteredLoss):
-    """`centered_softmax_cross_entropy` with its centre, updated once a call in training mode.
+    """`centered_softmax_cross_entropy` with its center, updated once per call in training.
 
-    The batch mean that moves the centre is taken over the rows of all processes.
+    The batch mean that moves the center is taken over the rows of all processes.
 
     Args:
         width: D.
         temp_student: Student temperature.
         temp_target: Target temperature.
         center_momentum: m in c <- m c + (1 - m) mean.
-        update: "after" uses the centre as it was before the batch (DINO's order), "before" moves
+        update: "after" uses the center as it was before the batch (DINO's order), "before" moves
             it first, which costs one more read of the teacher.
         all_reduce: Sums its argument, the batch sum of the teacher with the number of rows
             appended (D + 1,), over processes, in place or as a new tensor.
@@ -81,17 +81,7 @@ class CenteredCrossEntropy(_CenteredLoss):
         teacher_index_R: Tensor | None = None,
         row_weights_R: Tensor | None = None,
     ) -> Tensor:
-        """Return the loss, and move the centre in training mode.
-
-        Args:
-            student_RD: Student features.
-            teacher: Teacher features, (R, D), or (any, D) with an index.
-            teacher_index_R: Row of the teacher for each student row.
-            row_weights_R: Weight of each row.
-
-        Returns:
-            The 0-dim loss.
-        """
+        """Return `centered_softmax_cross_entropy`, 0-dim, and move the center in training mode."""
         rows = student_RD.shape[0]
         if self.training and self.update == "before":
             self._move(sum_of_used_rows(teacher, teacher_index_R), rows)
@@ -111,9 +101,9 @@ class CenteredCrossEntropy(_CenteredLoss):
 
 
 class CenteredCropCrossEntropy(_CenteredLoss):
-    """`centered_crop_cross_entropy` (DINO's loss) with its centre, moved after use in training.
+    """`centered_crop_cross_entropy` (DINO's loss) with its center, moved after use in training.
 
-    The batch mean that moves the centre is taken over the rows of all processes.
+    The batch mean that moves the center is taken over the rows of all processes.
 
     Args:
         width: K.
@@ -140,16 +130,7 @@ class CenteredCropCrossEntropy(_CenteredLoss):
     def forward(
         self, student_SBK: Tensor, teacher_TBK: Tensor, temp_target: float | Tensor = 0.04
     ) -> Tensor:
-        """Return the loss, and move the centre in training mode.
-
-        Args:
-            student_SBK: Outputs of the student's head, the teacher's crops first.
-            teacher_TBK: Outputs of the teacher's head.
-            temp_target: Target temperature, which DINO warms up.
-
-        Returns:
-            The 0-dim loss.
-        """
+        """Return `centered_crop_cross_entropy`, 0-dim, and move the center in training mode."""
         loss, center_sum = centered_crop_cross_entropy(
             student_SBK,
             teacher_TBK,

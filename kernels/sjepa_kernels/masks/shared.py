@@ -1,7 +1,7 @@
 """What the mask ops share: their result, the draws, the selection of the smallest keys, checks.
 
 Shapes: C clips, B sequences (clip x body, bodies innermost), N = S*V tokens (index s V + v),
-P numbers a token, K kept, Q = N - K masked.
+P numbers per token, K kept, Q = N - K masked.
 """
 
 import math
@@ -22,7 +22,7 @@ from sjepa_kernels._checks import (
 from sjepa_kernels._triton import next_power_of_two, tl, triton
 from sjepa_kernels.philox import philox4x32, philox4x32_device
 
-MOST_TOKENS = 4096
+MAX_TOKENS = 4096
 
 
 class TokenMask(NamedTuple):
@@ -107,7 +107,7 @@ def ordered_bits(key):
 
 
 @triton.jit
-def peak_device(x):
+def max_device(x):
     """Maximum of float32 numbers that are not below zero; NaN if one is NaN, as in torch."""
     bits = tl.max(x.to(tl.int32, bitcast=True), axis=0)
     return bits.to(tl.float32, bitcast=True)
@@ -133,7 +133,7 @@ def keep_smallest(order, inside, K, BITS: tl.constexpr):
     return keep, tl.cumsum(keep.to(tl.int32), axis=0)
 
 
-def block_of(size: int) -> tuple[int, int]:
+def block_and_warps(size: int) -> tuple[int, int]:
     """Return (block, warps) for a kernel that holds `size` keys in registers."""
     block = max(next_power_of_two(size), 32)
     return block, min(max(block // 256, 1), 16)
@@ -186,8 +186,8 @@ def checked_draws(
 
 def check_counts(tokens: int, keep: int, of: int, what: str, argument: str = "tubelets") -> None:
     """Check the number of tokens, and that `keep` is a count of the `of` things it picks from."""
-    if not 1 <= tokens <= MOST_TOKENS:
-        raise bad_value(argument, f"{tokens} tokens", f"pass 1 to {MOST_TOKENS} a sequence")
+    if not 1 <= tokens <= MAX_TOKENS:
+        raise bad_value(argument, f"{tokens} tokens", f"pass 1 to {MAX_TOKENS} per sequence")
     if not 0 <= keep <= of:
         raise bad_value("keep", keep, f"keep 0 to {of} {what}")
 

@@ -16,7 +16,7 @@ from sjepa_kernels._triton import device_scalar, tl, triton
 from sjepa_kernels.masks.shared import (
     Draws,
     TokenMask,
-    block_of,
+    block_and_warps,
     check_counts,
     check_tubelets,
     checked_draws,
@@ -24,8 +24,8 @@ from sjepa_kernels.masks.shared import (
     draw_words_device,
     empty_mask,
     keep_smallest,
+    max_device,
     ordered_bits,
-    peak_device,
     split_smallest,
     uniform_device,
     vector_width,
@@ -87,7 +87,7 @@ def _mask_kernel(
             before = tl.load(place - V * P, mask=there, other=0.0).to(tl.float32)
             total += tl.sum(tl.abs(now - before), axis=1)
         intensity = total / P
-        scaled = intensity / (peak_device(intensity) * tl.load(tau).to(tl.float32) + 1e-10)
+        scaled = intensity / (max_device(intensity) * tl.load(tau).to(tl.float32) + 1e-10)
         key = scaled - tl.log(-tl.log(uniform_device(word) + 1e-10) + 1e-10)
         keep, seen = keep_smallest(ordered_bits(key), inside, K, 32)
     else:
@@ -113,7 +113,7 @@ def _motion_aware_mask(
     batch, tokens, size = tubelets.shape
     out = empty_mask(tubelets, batch, tokens, keep)
     if batch:
-        block, warps = block_of(tokens)
+        block, warps = block_and_warps(tokens)
         _mask_kernel[(batch,)](
             tubelets.contiguous(), tau, seed, step, clip_ids.contiguous(), *out,
             tokens, keep, joints, bodies,
@@ -134,7 +134,7 @@ def _random_mask(
     batch = clip_ids.shape[0] * bodies
     out = empty_mask(seed, batch, tokens, keep)
     if batch:
-        block, warps = block_of(tokens)
+        block, warps = block_and_warps(tokens)
         # Numbers and tau are not read: the seed stands for them.
         _mask_kernel[(batch,)](
             seed, seed, seed, step, clip_ids.contiguous(), *out, tokens, keep, 1, bodies,
@@ -183,11 +183,11 @@ def motion_aware_mask(
         tubelets_BNP: Tokens in the order s V + v; N at most 4096.
         keep: K, how many tokens stay visible; 0 to N.
         seed: 0-dim int64, on the device. Under a captured graph it may change between replays.
-        joints: V, tokens a segment.
+        joints: V, tokens per segment.
         tau: Temperature above zero, a float or a 0-dim tensor (0.8 for NTU-60, 0.75 for NTU-120).
         step: An int, or a 0-dim integer tensor that counts calls; equal steps draw equal masks.
         clip_ids_C: int32 or int64 id of each clip; 0..C-1 by default.
-        bodies: Sequences a clip; sequence c * bodies + m is body m of clip c.
+        bodies: Sequences per clip; sequence c * bodies + m is body m of clip c.
         purpose: Keeps these draws apart from others of the same seed, step and clip.
         impl: "auto", "triton", "cpu" or "torch".
 
@@ -235,7 +235,7 @@ def random_mask(
         seed: 0-dim int64; its device is where the mask is made.
         step: An int, or a 0-dim integer tensor that counts calls; equal steps draw equal masks.
         clip_ids_C: int32 or int64 id of each clip; 0..C-1 by default.
-        bodies: Sequences a clip; sequence c * bodies + m is body m of clip c.
+        bodies: Sequences per clip; sequence c * bodies + m is body m of clip c.
         purpose: Keeps these draws apart from others of the same seed, step and clip.
         impl: "auto", "triton", "cpu" or "torch".
 

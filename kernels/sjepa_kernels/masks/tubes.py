@@ -1,7 +1,7 @@
 """Masks of whole tubes: the same joints stay visible over several segments (Skeleton2vec).
 
 Shapes: C clips, B sequences (clip x body, bodies innermost), S segments, V joints, N = S*V tokens
-(index s V + v), P numbers a token (frame, coordinate), U tubes of L segments, K kept, Q masked.
+(index s V + v), P numbers per token (frame, coordinate), U tubes of L segments, K kept, Q masked.
 """
 
 import math
@@ -17,7 +17,7 @@ from sjepa_kernels._triton import device_scalar, tl, triton
 from sjepa_kernels.masks.shared import (
     Draws,
     TokenMask,
-    block_of,
+    block_and_warps,
     check_counts,
     check_tubelets,
     checked_draws,
@@ -25,8 +25,8 @@ from sjepa_kernels.masks.shared import (
     draw_words_device,
     empty_mask,
     keep_smallest,
+    max_device,
     ordered_bits,
-    peak_device,
     split_smallest,
     uniform_device,
     vector_width,
@@ -110,7 +110,7 @@ def _tube_kernel(
             then = tl.load(row + after, mask=there, other=0.0).to(tl.float32)
             total += tl.sum(tl.abs(then - now), axis=1)
     motion = total / (P * L)
-    share = motion / (peak_device(motion) + 1e-6)
+    share = motion / (max_device(motion) + 1e-6)
     key = uniform_device(word) + tl.load(scale).to(tl.float32) * share
     keep, seen = keep_smallest(ordered_bits(key), inside, K, 32)
     hide = inside & (keep == 0)
@@ -140,7 +140,7 @@ def _tube_mask(
     segments = tokens // joints
     out = empty_mask(tubelets, batch, tokens, segments * keep)
     if batch:
-        block, warps = block_of(joints)
+        block, warps = block_and_warps(joints)
         _tube_kernel[(batch * (segments // tube_length),)](
             tubelets.contiguous(), scale, seed, step, clip_ids.contiguous(), *out,
             segments, joints, keep, tube_length, bodies,
@@ -188,16 +188,16 @@ def tube_mask(
 
     Args:
         tubelets_BNP: Tokens in the order s V + v, each of frames x coordinates; N at most 4096.
-        keep: Visible joints a tube, 0 to V; K = S * keep tokens.
+        keep: Visible joints per tube, 0 to V; K = S * keep tokens.
         seed: 0-dim int64, on the device. Under a captured graph it may change between replays.
-        joints: V, tokens a segment.
-        tube_length: Segments a tube; divides S.
+        joints: V, tokens per segment.
+        tube_length: Segments per tube; divides S.
         scale: Weight of motion, not below zero, a float or a 0-dim tensor (0.1 for NTU-60 and
             PKU, 0.2 for NTU-120); 0 gives tubes of uniform joints.
-        coords: Coordinates a frame; divides P.
+        coords: Coordinates per frame; divides P.
         step: An int, or a 0-dim integer tensor that counts calls; equal steps draw equal masks.
         clip_ids_C: int32 or int64 id of each clip; 0..C-1 by default.
-        bodies: Sequences a clip; sequence c * bodies + m is body m of clip c.
+        bodies: Sequences per clip; sequence c * bodies + m is body m of clip c.
         purpose: Keeps these draws apart from others of the same seed, step and clip.
         impl: "auto", "triton", "cpu" or "torch".
 
@@ -210,7 +210,7 @@ def tube_mask(
     """
     check_tubelets(tubelets_BNP, joints)
     batch, tokens, size = tubelets_BNP.shape
-    check_counts(tokens, keep, joints, "joints a tube")
+    check_counts(tokens, keep, joints, "joints per tube")
     if tube_length < 1 or tokens // joints % tube_length:
         segments = tokens // joints
         raise bad_value("tube_length", tube_length, f"must divide the {segments} segments")

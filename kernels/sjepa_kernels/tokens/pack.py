@@ -215,8 +215,8 @@ def pack_tokens(
         mask_token_D: The token that stands for what is hidden.
         ids_keep_BK: int32 or int64 token ids of the visible tokens.
         ids_mask_BQ: int32 or int64 token ids to predict; Q may be 0.
-        position_temporal_SD: One row a segment.
-        position_spatial_VD: One row a joint.
+        position_temporal_SD: One row per segment.
+        position_spatial_VD: One row per joint.
         impl: "auto", "triton", "cpu" or "torch".
 
     Returns:

@@ -223,8 +223,8 @@ def scatter_mask_tokens(
         ids_keep_BK: int32 or int64 token ids of the visible tokens, in any order, none twice in
             a row. Ids on an accelerator are not read to check that: of two equal ones the last
             is used and the other has no gradient.
-        position_temporal_SD: One row a segment.
-        position_spatial_VD: One row a joint.
+        position_temporal_SD: One row per segment.
+        position_spatial_VD: One row per joint.
         impl: "auto", "triton", "cpu" or "torch".
 
     Returns:
