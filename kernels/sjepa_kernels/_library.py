@@ -22,8 +22,8 @@ class Op:
         name: Registered as `sjepa::name`.
         body: Computes the outputs; annotated, because the schema is inferred. Outputs never alias
             inputs.
-        fake: Takes the same arguments, unannotated if it likes; returns empty tensors of the right
-            shape, dtype and device. None for a body that returns nothing.
+        fake: Takes the same arguments and returns empty tensors of the right shape, dtype and
+            device; needs no annotations. None for a body that returns nothing.
         mutates: Names of the arguments the body writes to.
         setup: `setup(ctx, inputs, output)`, saves what the backward reads.
         backward: `backward(ctx, *grads)`, one gradient or None for each input.
