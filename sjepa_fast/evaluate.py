@@ -15,22 +15,20 @@ from sjepa_fast import cli
 from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.evaluation.metrics import accuracy, confusion_matrix, per_class_accuracy
 from sjepa_fast.evaluation.outcome import Outcome
-from sjepa_fast.evaluation.protocols.ensemble import run_ensemble
-from sjepa_fast.evaluation.protocols.finetune import run_finetune, run_semi, run_transfer
-from sjepa_fast.evaluation.protocols.knn import run_knn, run_retrieval
-from sjepa_fast.evaluation.protocols.linear import run_linear
-from sjepa_fast.evaluation.request import (
-    EnsembleRequest,
+from sjepa_fast.evaluation.protocols.ensemble import EnsembleRequest, run_ensemble
+from sjepa_fast.evaluation.protocols.finetune import (
     FinetuneRequest,
-    KnnRequest,
-    LinearRequest,
-    Request,
-    RetrievalRequest,
     SemiRequest,
     TransferRequest,
-    finetune_recipe,
-    linear_recipe,
+    run_finetune,
+    run_semi,
+    run_transfer,
 )
+from sjepa_fast.evaluation.protocols.knn import KnnRequest, run_knn
+from sjepa_fast.evaluation.protocols.linear import LinearRequest, run_linear
+from sjepa_fast.evaluation.protocols.retrieval import RetrievalRequest, run_retrieval
+from sjepa_fast.evaluation.recipes import finetune_recipe, linear_recipe
+from sjepa_fast.evaluation.request import Request
 from sjepa_fast.evaluation.subject import Subject, describe, open_subject, read_run
 from sjepa_fast.runtime.dist import environment_world
 from sjepa_fast.runtime.files import new_file, write_json, write_text

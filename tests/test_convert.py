@@ -17,7 +17,8 @@ from sjepa_fast.convert import ConvertConfig, convert, encoder_weights, read_sta
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluate import evaluate
-from sjepa_fast.evaluation.request import EvalData, KnnRequest
+from sjepa_fast.evaluation.protocols.knn import KnnRequest
+from sjepa_fast.evaluation.request import EvalData
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.objectives.mamp import MAMP
 from sjepa_fast.runtime.checkpoint import latest_checkpoint, load_weights

@@ -15,7 +15,7 @@ from sjepa_fast.build import build_model
 from sjepa_fast.config.files import parse_train, to_yaml
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.evaluation.features import clip_features, pool_tokens
-from sjepa_fast.evaluation.request import KnnRequest
+from sjepa_fast.evaluation.protocols.knn import KnnRequest
 from sjepa_fast.evaluation.subject import make_encoder, open_subject
 from sjepa_fast.runtime.checkpoint import latest_checkpoint
 from sjepa_fast.train import train

@@ -27,7 +27,7 @@ from sjepa_fast.data.clips import ResidentClips, augmentation
 from sjepa_fast.data.feed import check_backend, open_clips, open_feed
 from sjepa_fast.data.store import Store, StoreWriter, open_store
 from sjepa_fast.errors import InputError
-from sjepa_fast.evaluation.request import Views
+from sjepa_fast.evaluation.recipes import Views
 from sjepa_fast.objectives.objective import make_step_input
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.skeletons import NTU25

@@ -23,7 +23,7 @@ from sjepa_fast.evaluation.probes.classifier import (
     recipe_lengths,
     train_classifier,
 )
-from sjepa_fast.evaluation.request import FinetuneRecipe, finetune_recipe, linear_recipe
+from sjepa_fast.evaluation.recipes import FinetuneRecipe, finetune_recipe, linear_recipe
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.heads import ActionClassifier, ActionHead
 from sjepa_fast.models.transformer import Block, set_drop_path

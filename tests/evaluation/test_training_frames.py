@@ -16,7 +16,7 @@ from sjepa_fast.data.clips import ResidentClips, load_resident
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.evaluation.probes.classifier import train_classifier
 from sjepa_fast.evaluation.protocols.linear import _epoch_features
-from sjepa_fast.evaluation.request import FinetuneRecipe, LinearRecipe, Views
+from sjepa_fast.evaluation.recipes import FinetuneRecipe, LinearRecipe, Views
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.heads import ActionClassifier
 from sjepa_fast.objectives.objective import make_step_input

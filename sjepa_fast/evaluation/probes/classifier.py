@@ -21,7 +21,7 @@ from sjepa_fast.data.clips import ResidentClips, augmentation
 from sjepa_fast.data.order import epoch_order
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.metrics import accuracy
-from sjepa_fast.evaluation.request import FinetuneRecipe
+from sjepa_fast.evaluation.recipes import FinetuneRecipe
 from sjepa_fast.models.heads import ActionClassifier
 from sjepa_fast.runtime.device import autocast
 from sjepa_fast.runtime.logging import RunLog, progress_line

@@ -5,16 +5,26 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import tyro
 from torch import Tensor
 
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.metrics import accuracy
 from sjepa_fast.evaluation.outcome import Outcome, over_seeds
-from sjepa_fast.evaluation.request import EnsembleRequest
+
+
+@dataclass(frozen=True)
+class EnsembleRequest:
+    """Average the class probabilities of results of several runs, such as streams."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders; the first one gets the result."""
+    of: str = "finetune"
+    """Beginning of the results' file name; it must fit one result of each run."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import safetensors.torch
 import torch
@@ -12,13 +13,40 @@ from torch import Tensor
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.outcome import Outcome, over_seeds
 from sjepa_fast.evaluation.probes.classifier import Finetuned, recipe_lengths, train_classifier
-from sjepa_fast.evaluation.request import FinetuneRequest, SemiRequest, TransferRequest
+from sjepa_fast.evaluation.recipes import FinetuneRecipe
+from sjepa_fast.evaluation.request import Request
 from sjepa_fast.evaluation.subject import Subject, make_encoder
 from sjepa_fast.evaluation.subset import draw_subset
 from sjepa_fast.models.heads import ActionClassifier
 from sjepa_fast.models.transformer import set_drop_path
 from sjepa_fast.runtime.files import new_folder
 from sjepa_fast.runtime.logging import RunLog
+
+
+@dataclass(frozen=True)
+class FinetuneRequest(Request):
+    """Train encoder and head on labels (method 6.2); --encoder random is training from scratch."""
+
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of head, order, views and dropout, and of a random encoder."""
+    recipe: FinetuneRecipe = field(default_factory=FinetuneRecipe)
+    save: bool = False
+    """Keep the trained classifiers."""
+
+
+@dataclass(frozen=True)
+class SemiRequest(FinetuneRequest):
+    """Fine-tune on a share of the labels, drawn once for each seed (method 6.3)."""
+
+    ratio: float = 0.1
+    """Share of the training clips whose labels are used: int(N * ratio) clips."""
+    balanced: bool = False
+    """Draw the same number of clips of every class, up to one."""
+
+
+@dataclass(frozen=True)
+class TransferRequest(FinetuneRequest):
+    """Fine-tune on another store, also of another skeleton (method 6.4)."""
 
 
 def run_finetune(subject: Subject, request: FinetuneRequest) -> Outcome:

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from sjepa_fast.data.clips import augmentation
 from sjepa_fast.errors import InputError
-from sjepa_fast.evaluation.features import clip_features, pooled_features
+from sjepa_fast.evaluation.features import Pool, clip_features, pooled_features
+from sjepa_fast.evaluation.frozen import frozen_features, result_name
 from sjepa_fast.evaluation.metrics import accuracy
 from sjepa_fast.evaluation.outcome import Outcome, over_seeds
 from sjepa_fast.evaluation.probes.logistic import fit_logistic
 from sjepa_fast.evaluation.probes.neighbours import standardize_features
 from sjepa_fast.evaluation.probes.sgd import linear_probe
-from sjepa_fast.evaluation.protocols.knn import frozen_features, result_name
-from sjepa_fast.evaluation.request import LinearRecipe, LinearRequest
+from sjepa_fast.evaluation.recipes import LinearRecipe
+from sjepa_fast.evaluation.request import Request
 from sjepa_fast.evaluation.subject import Subject, make_encoder
 from sjepa_fast.models.encoder import SkeletonTransformer
+
+
+@dataclass(frozen=True)
+class LinearRequest(Request):
+    """A linear classifier on frozen features (method 6.1)."""
+
+    pool: Pool = "mean"
+    """Pooling of tokens."""
+    augment: bool = False
+    """Compute training features anew each epoch, on random views, as the papers do."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the probe (SGD); mean and deviation are reported."""
+    recipe: LinearRecipe = field(default_factory=LinearRecipe)
 
 
 def _check(request: LinearRequest) -> None:

@@ -1,0 +1,40 @@
+"""Frozen features of a run's training and test part, and the names of results made from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from sjepa_fast.evaluation.features import Pool, clip_features, raw_features, scale_features
+from sjepa_fast.evaluation.subject import Subject, make_encoder
+
+
+def frozen_features(subject: Subject, encoder: str, pool: Pool) -> tuple[Tensor, Tensor]:
+    """Return features of the training and the test part, by the encoder named or raw."""
+    parts = (subject.train_ids, subject.test_ids)
+    if encoder == "raw":
+        train, test = (raw_features(subject.clips, ids, subject.config) for ids in parts)
+        return train, test
+    network = make_encoder(subject, encoder, subject.train_ids)
+    train, test = (
+        clip_features(network, subject.clips, ids, subject.config, subject.dtype, (pool,))[pool]
+        for ids in parts
+    )
+    return train, test
+
+
+def cosine_features(
+    subject: Subject, encoder: str, pool: Pool
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Return scaled features of both parts for ranking by cosine, and the recipe to state."""
+    scaling = subject.config.eval.knn_scaling
+    features = frozen_features(subject, encoder, pool)
+    train, test = scale_features(*features, scaling, "raw" if encoder == "raw" else pool)
+    recipe = {"metric": "cosine", "scaling": scaling, "pool": None if encoder == "raw" else pool}
+    return train, test, recipe
+
+
+def result_name(protocol: str, encoder: str, pool: Pool) -> str:
+    """Name a frozen protocol's result; raw coordinates have no pooling."""
+    return f"{protocol}-raw" if encoder == "raw" else f"{protocol}-{encoder}-{pool}"
