@@ -10,6 +10,7 @@ from sjepa_fast import evaluate
 from sjepa_fast.config.files import parse_train
 from sjepa_fast.data.store import open_store
 from sjepa_fast.data.synthetic import write_synthetic_store
+from sjepa_fast.evaluation.protocols import PROTOCOLS
 from sjepa_fast.train import train
 from tests.evaluation.test_protocols import as_kinect
 
@@ -43,7 +44,7 @@ def test_commands_work_one_after_another(tmp_path: Path, monkeypatch: pytest.Mon
         protocols.add(arguments[0])
         short = SHORT if arguments[0] in ("finetune", "semi", "transfer") else []
         assert evaluate.run([*arguments, *short]) == 0, arguments
-    assert protocols == set(evaluate.REQUESTS)
+    assert protocols == set(PROTOCOLS)
     results = {file.stem for file in (tmp_path / "runs/demo/results").glob("*.json")}
     assert {
         "finetune-random-synthetic-xsub",

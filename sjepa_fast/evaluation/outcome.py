@@ -1,4 +1,4 @@
-"""What a protocol hands back: predictions and scores of each seed, and how to sum them up.
+"""What a protocol returns: predictions and scores of each seed, and how to sum them up.
 
 Shapes: S seeds, Q test clips, C classes.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a protocol, ready to be written.
+    """What a protocol measured.
 
     Attributes:
         name: What tells it from other results of the run: protocol, encoder, pooling.
@@ -32,6 +33,29 @@ class Outcome:
     predicted_SQ: Tensor
     scores_SQC: Tensor | None = None
     ids: dict[int, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """An outcome with its conditions, ready to be written.
+
+    Attributes:
+        outcome: What was measured.
+        run: Run folder that gets the result.
+        data: Store and split, as they stand in the file names.
+        conditions: What the figures hold for: weights, data, device.
+        labels_Q: True labels of the test clips.
+        clip_names: Names of the test clips.
+        class_names: Names of the labels.
+    """
+
+    outcome: Outcome
+    run: Path
+    data: str
+    conditions: dict[str, Any]
+    labels_Q: Tensor
+    clip_names: list[str]
+    class_names: tuple[str, ...]
 
 
 def over_seeds(name: str, values: Sequence[float]) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from sjepa_fast.config.schema import TrainConfig
+from sjepa_fast.evaluation.recipes import FinetuneRecipe, LinearRecipe
+
 Encoder = Literal["target", "view", "random", "raw"]
 
 
@@ -48,3 +51,12 @@ class Request:
     """target: the EMA encoder, or the view encoder where there is no other; view; random: the
     run's own initialisation; raw: no encoder, the coordinates themselves (frozen protocols)."""
     runtime: EvalRuntime = field(default_factory=EvalRuntime)
+
+
+@dataclass(frozen=True)
+class RecipeRequest(Request):
+    """A request of a protocol that trains; it has a field `recipe`."""
+
+    def default_recipe(self, config: TrainConfig) -> LinearRecipe | FinetuneRecipe:
+        """Return the recipe that holds where no flag changes it, for a run's configuration."""
+        raise NotImplementedError

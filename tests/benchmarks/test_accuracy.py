@@ -16,7 +16,7 @@ from benchmarks import accuracy
 from benchmarks.accuracy import OBJECTIVES, PROTOCOLS, REAL_DATA, Comparison
 from sjepa_fast import cli
 from sjepa_fast.config.files import parse_train
-from sjepa_fast.evaluate import REQUESTS
+from sjepa_fast.evaluation import protocols
 from sjepa_fast.evaluation.request import Request
 
 DATA, WORK = Path("DATA"), Path("WORK")
@@ -120,7 +120,7 @@ def test_the_commands_have_flags_that_exist(comparison: Comparison):
             config = parse_train(words[1:])
             assert str(config.run).startswith("WORK/") and config.seed == 0
         elif words[0] == "evaluate":
-            request = cli.parse(REQUESTS[words[1]], words[2:], prog="evaluate")
+            request = cli.parse(protocols.PROTOCOLS[words[1]].request, words[2:], prog="evaluate")
             assert isinstance(request, Request) and str(request.run) == words[2]
 
 

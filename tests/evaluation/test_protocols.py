@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from sjepa_fast.config.files import parse_train
 from sjepa_fast.data.store import Store, StoreWriter, open_store
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
+from sjepa_fast.evaluation.outcome import Outcome
+from sjepa_fast.evaluation.protocols import PROTOCOLS, finetune, of_one_run
+from sjepa_fast.evaluation.request import Request
+from sjepa_fast.evaluation.subject import Subject
 from sjepa_fast.evaluation.subset import draw_subset
 from sjepa_fast.joint_map import map_joints
 from sjepa_fast.skeletons import KINECT20, NTU25
@@ -236,6 +241,49 @@ def test_streams_are_those_of_the_fused_op(run: Path, stream: str):
     )
     ours = to_stream(clip[None], tables.parents_V, stream)
     torch.testing.assert_close(view.view(ours.shape), ours, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("protocol", ["finetune", "semi", "transfer"])
+def test_a_subclass_of_a_request_reaches_its_own_protocol(
+    run: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
+):
+    class ReachedError(Exception):
+        pass
+
+    def reached(_subject: Subject, _request: Request, name: str, _labelled: object) -> None:
+        raise ReachedError(name)
+
+    monkeypatch.setattr(finetune, "_over_seeds", reached)
+    for rows in (PROTOCOLS, dict(reversed(PROTOCOLS.items()))):
+        monkeypatch.setattr(evaluate, "PROTOCOLS", rows)
+        with pytest.raises(ReachedError, match=rf"^{protocol}(0\.1)?$"):
+            evaluate.run([protocol, str(run), "--data.root", str(run.parent / "store")])
+
+
+@dataclass(frozen=True)
+class GuessRequest(Request):
+    """Guess one class for every clip."""
+
+    guess: int = 0
+    """Class."""
+
+
+def run_guess(subject: Subject, request: GuessRequest) -> Outcome:
+    guesses = torch.full((1, len(subject.test_ids)), request.guess)
+    return Outcome("guess", {"top1": 0.0}, {"guess": request.guess}, guesses)
+
+
+def test_a_row_of_the_table_is_a_protocol(run: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setitem(PROTOCOLS, "guess", of_one_run(GuessRequest, run_guess))
+    assert evaluate.run([]) == 0
+    said = capsys.readouterr().out
+    assert "\n  guess     Guess one class" in said and "sjepa_fast.evaluate guess" in said
+    assert evaluate.run(["guess", str(run), "--guess", "3"]) == 0
+    found = result(run, "guess-synthetic-xsub")
+    assert found["protocol"] == "guess" and found["recipe"] == {"guess": 3}
+    assert all(sum(row) == row[3] for row in found["confusion"])
+    with pytest.raises(InputError, match="nearest: guess"):
+        evaluate.run(["gues", str(run)])
 
 
 @pytest.mark.parametrize(

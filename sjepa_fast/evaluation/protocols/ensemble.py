@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.metrics import accuracy
-from sjepa_fast.evaluation.outcome import Outcome, over_seeds
+from sjepa_fast.evaluation.outcome import Outcome, Result, over_seeds
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ def read_member(run: Path, beginning: str) -> Member:
         return Member(name, result, scores, labels, saved["names"].tolist())
 
 
-def run_ensemble(request: EnsembleRequest) -> tuple[Outcome, list[Member]]:
+def run_ensemble(request: EnsembleRequest) -> Result:
     """Average the softmax of the members, seed by seed, with equal weights (our choice).
 
     Args:
         request: Runs, and which of their results.
 
     Returns:
-        The outcome, and the members, the first of which names the data.
+        The result, for the first run and with its conditions.
 
     Raises:
         InputError: If there are fewer than two runs or they differ in data or in seeds.
@@ -89,9 +89,9 @@ def run_ensemble(request: EnsembleRequest) -> tuple[Outcome, list[Member]]:
     probabilities = torch.stack([m.scores_SQC.softmax(dim=-1) for m in members]).mean(dim=0)
     guess = probabilities.argmax(dim=-1)
     figures = over_seeds("top1", [accuracy(row, first.labels_Q) for row in guess])
-    keys = ("top1", "encoder", "stream", "weights", "recipe")
+    stated = ("top1", "encoder", "stream", "weights", "recipe")
     figures["members"] = [
-        {"run": str(run), "result": member.name, **{key: member.result[key] for key in keys}}
+        {"run": str(run), "result": member.name, **{key: member.result[key] for key in stated}}
         for run, member in zip(request.runs, members, strict=True)
     ]
     outcome = Outcome(
@@ -101,4 +101,13 @@ def run_ensemble(request: EnsembleRequest) -> tuple[Outcome, list[Member]]:
         predicted_SQ=guess,
         scores_SQC=probabilities.log(),
     )
-    return outcome, members
+    conditions = ("store", "store_fingerprint", "split", "test_clips", "device", "torch")
+    return Result(
+        outcome=outcome,
+        run=request.runs[0],
+        data=f"{first.result['store']}-{first.result['split']}",
+        conditions={key: first.result[key] for key in conditions},
+        labels_Q=first.labels_Q,
+        clip_names=first.clip_names,
+        class_names=tuple(first.result["per_class"]),
+    )

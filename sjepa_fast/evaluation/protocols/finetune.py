@@ -10,11 +10,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.outcome import Outcome, over_seeds
 from sjepa_fast.evaluation.probes.classifier import Finetuned, recipe_lengths, train_classifier
-from sjepa_fast.evaluation.recipes import FinetuneRecipe
-from sjepa_fast.evaluation.request import Request
+from sjepa_fast.evaluation.recipes import FinetuneRecipe, finetune_recipe
+from sjepa_fast.evaluation.request import RecipeRequest
 from sjepa_fast.evaluation.subject import Subject, make_encoder
 from sjepa_fast.evaluation.subset import draw_subset
 from sjepa_fast.models.heads import ActionClassifier
@@ -24,7 +25,7 @@ from sjepa_fast.runtime.logging import RunLog
 
 
 @dataclass(frozen=True)
-class FinetuneRequest(Request):
+class FinetuneRequest(RecipeRequest):
     """Train encoder and head on labels (method 6.2); --encoder random is training from scratch."""
 
     seeds: tuple[int, ...] = (0,)
@@ -32,6 +33,10 @@ class FinetuneRequest(Request):
     recipe: FinetuneRecipe = field(default_factory=FinetuneRecipe)
     save: bool = False
     """Keep the trained classifiers."""
+
+    def default_recipe(self, config: TrainConfig) -> FinetuneRecipe:
+        """Return the recipe of the family that was named, or else of the run's."""
+        return finetune_recipe(self.recipe.name, config, scratch=self.encoder == "random")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.clips import augmentation
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.features import Pool, clip_features, pooled_features
@@ -17,14 +18,14 @@ from sjepa_fast.evaluation.outcome import Outcome, over_seeds
 from sjepa_fast.evaluation.probes.logistic import fit_logistic
 from sjepa_fast.evaluation.probes.neighbours import standardize_features
 from sjepa_fast.evaluation.probes.sgd import linear_probe
-from sjepa_fast.evaluation.recipes import LinearRecipe
-from sjepa_fast.evaluation.request import Request
+from sjepa_fast.evaluation.recipes import LinearRecipe, linear_recipe
+from sjepa_fast.evaluation.request import RecipeRequest
 from sjepa_fast.evaluation.subject import Subject, make_encoder
 from sjepa_fast.models.encoder import SkeletonTransformer
 
 
 @dataclass(frozen=True)
-class LinearRequest(Request):
+class LinearRequest(RecipeRequest):
     """A linear classifier on frozen features (method 6.1)."""
 
     pool: Pool = "mean"
@@ -34,6 +35,10 @@ class LinearRequest(Request):
     seeds: tuple[int, ...] = (0,)
     """Seeds of the probe (SGD); mean and deviation are reported."""
     recipe: LinearRecipe = field(default_factory=LinearRecipe)
+
+    def default_recipe(self, config: TrainConfig) -> LinearRecipe:
+        """Return the recipe of the family that was named, or else of the run's."""
+        return linear_recipe(self.recipe.name, config)
 
 
 def _check(request: LinearRequest) -> None:
