@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,14 +17,13 @@ from rich.progress import Progress
 from sjepa_fast import cli
 from sjepa_fast._version import __version__
 from sjepa_fast.data.clip_table import ClipTable
-from sjepa_fast.data.readers import ctrgcn_npz, generic, ntu, pku, pyskl, ragged_npz
+from sjepa_fast.data.readers import READERS, options_of
 from sjepa_fast.data.readers.published import compare, split_sizes
 from sjepa_fast.data.readers.record import Record, Source, Splits
 from sjepa_fast.data.store import Store, StoreWriter
 from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.runtime.files import write_text
 
-NAMES = (*ntu.CLASSES, *pku.NAMES, *ragged_npz.SETS, "ctrgcn", "pyskl", "generic")
 PLAIN_SECONDS = 10.0
 # Skipped inputs that are printed; the written list has all.
 SHOWN = 20
@@ -56,25 +56,25 @@ class PrepareConfig:
 
 
 def open_source(request: PrepareConfig) -> Source:
-    """Open the raw data with the reader of its name."""
-    if request.missing is not None and request.name not in ntu.CLASSES:
-        fix = f"it applies to {' and '.join(ntu.CLASSES)} only"
-        raise InputError("missing", f"{request.missing} with {request.name}", fix)
-    if request.layout and request.name != "generic":
-        raise InputError(
-            "layout", f"{request.layout} with {request.name}", "it is for generic only"
-        )
-    if request.name in ntu.CLASSES:
-        return ntu.open_ntu(request.name, request.raw, request.missing)
-    if request.name in pku.NAMES:
-        return pku.open_pku(request.name, request.raw)
-    if request.name == "ctrgcn":
-        return ctrgcn_npz.open_ctrgcn(request.raw, request.split_name)
-    if request.name == "generic":
-        return generic.open_generic(request.raw, request.layout)
-    if request.name == "pyskl":
-        return pyskl.open_pyskl(request.raw)
-    return ragged_npz.open_ragged(request.name, request.raw)
+    """Open the raw data with the reader of its name.
+
+    Args:
+        request: The parsed command line.
+
+    Returns:
+        The opened data.
+
+    Raises:
+        InputError: If an option belongs to another reader, or the raw data is unusable.
+    """
+    own = options_of(request.name)
+    for field in dataclasses.fields(request):
+        value = getattr(request, field.name)
+        owners = [name for name in READERS if field.name in options_of(name)]
+        if owners and request.name not in owners and value != field.default:
+            fix = f"it applies to {' and '.join(owners)} only"
+            raise InputError(field.name, f"{value} with {request.name}", fix)
+    return READERS[request.name](request.raw, **{key: getattr(request, key) for key in own})
 
 
 def _plain_progress(records: Iterable[Record], source: Source, done: int) -> Iterator[Record]:
@@ -87,8 +87,8 @@ def _plain_progress(records: Iterable[Record], source: Source, done: int) -> Ite
         yield record
 
 
-def take_in(sink: StoreWriter | ClipTable, source: Source, done: int = 0) -> None:
-    """Hand all records to a store or a table, with a bar on a terminal and lines elsewhere.
+def copy_records(sink: StoreWriter | ClipTable, source: Source, done: int = 0) -> None:
+    """Copy all records into a store or a table, with a bar on a terminal and lines elsewhere.
 
     What the sink refuses (a name that occurs twice, a label out of range) is skipped with the
     reason, as a file is that cannot be read.
@@ -96,7 +96,7 @@ def take_in(sink: StoreWriter | ClipTable, source: Source, done: int = 0) -> Non
     Args:
         sink: Takes clips and skipped inputs.
         source: The opened raw data.
-        done: Records at the beginning that are taken in already.
+        done: Records at the beginning that the sink has already.
     """
     on_terminal = sys.stdout.isatty()
     with Progress(disable=not on_terminal, transient=True) as progress:
@@ -134,7 +134,7 @@ def write_store(source: Source, request: PrepareConfig, out: Path) -> tuple[Stor
         The finished store, and what is known of its clips and of what was left out.
     """
     command = " ".join(["prepare", request.name, "--dtype", request.dtype])
-    settings = {**asdict(request), "out": "", "overwrite": False}
+    settings = {**dataclasses.asdict(request), "out": "", "overwrite": False}
     job = json.dumps([__version__, source.identity, settings], default=str, sort_keys=True)
     with StoreWriter(
         out,
@@ -147,7 +147,7 @@ def write_store(source: Source, request: PrepareConfig, out: Path) -> tuple[Stor
     ) as writer:
         if writer.done:
             print(f"{source.name}: going on after {writer.done} of {source.count}")
-        take_in(writer, source, writer.done)
+        copy_records(writer, source, writer.done)
         return writer.finish(splits_of(writer.table, source), command), writer.table
 
 
@@ -177,15 +177,15 @@ def prepare(request: PrepareConfig) -> int:
     Raises:
         InputError: If the name is unknown or the raw data is unusable.
     """
-    if request.name not in NAMES:
-        raise InputError("name", request.name, nearest(request.name, list(NAMES)))
+    if request.name not in READERS:
+        raise InputError("name", request.name, nearest(request.name, list(READERS)))
     if request.out is None and not request.dry_run:
         raise InputError("--out", "missing", "name the store to make, or --dry-run")
     began = time.perf_counter()
     source = open_source(request)
     if request.out is None or request.dry_run:
         table = ClipTable(source.layout, source.class_names, request.dtype)
-        take_in(table, source)
+        copy_records(table, source)
         splits, where = splits_of(table, source), "dry run, nothing written"
         size = table.joint_bytes()
     else:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,8 @@ import pytest
 
 from sjepa_fast import cli
 from sjepa_fast import prepare as prepare_module
+from sjepa_fast.data.readers import READERS, options_of
+from sjepa_fast.data.readers.record import Record, Source
 from sjepa_fast.data.store import Store, StoreWriter, open_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.prepare import PrepareConfig, prepare
@@ -87,6 +91,10 @@ def test_ntu_from_the_command_line(tmp_path: Path):
             ["missing", "m.txt", "ntu60"],
         ),
         (["nucla", "--raw", "r", "--out", "o", "--layout", "coco17"], ["layout", "generic only"]),
+        (
+            ["pyskl", "--raw", "r", "--out", "o", "--split-name", "a"],
+            ["split_name", "a with pyskl", "ctrgcn only"],
+        ),
         (["generic", "--raw", "r", "--out", "o", "--layout", "coco17"], ["raw", "labels.csv"]),
         (["pku1", "--raw", "absent", "--out", "o"], ["raw", "no PKU-MMD text"]),
     ],
@@ -100,6 +108,37 @@ def test_bad_input_exits_2_with_one_line(
     for word in words:
         assert word in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_row_of_the_table_is_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def open_still(raw: Path, *, layout: str = "") -> Source:
+        def records(start: int = 0) -> Iterator[Record]:
+            yield from [Record("one", np.ones((1, 4, 25, 3), np.float32), 0, {})][start:]
+
+        return Source(layout or raw.name, NTU25, ("stand",), 1, records, "", lambda *_: {})
+
+    monkeypatch.setitem(READERS, "still", open_still)
+    arguments = ["still", "--raw", "r", "--out", str(tmp_path / "out"), "--layout", "mine"]
+    assert call(*arguments).returncode == 0
+    assert open_store(tmp_path / "out").name == "mine"
+    said = call(*arguments, "--split-name", "a").stderr
+    assert "split_name" in said and "ctrgcn only" in said
+    assert "nearest: still" in call("stil", *arguments[1:]).stderr
+
+
+def test_every_option_of_a_reader_is_a_flag():
+    flags = {field.name: field.default for field in dataclasses.fields(PrepareConfig)}
+    taken = {name: options_of(name) for name in READERS}
+    assert {name: options for name, options in taken.items() if options} == {
+        "ntu60": ("missing",),
+        "ntu120": ("missing",),
+        "ctrgcn": ("split_name",),
+        "generic": ("layout",),
+    }
+    for name, options in taken.items():
+        parameters = inspect.signature(READERS[name]).parameters
+        for option in options:
+            assert parameters[option].default == flags[option], (name, option)
 
 
 def test_nothing_usable_is_one_line_with_the_first_reason(tmp_path: Path):

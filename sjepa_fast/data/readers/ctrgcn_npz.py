@@ -95,12 +95,12 @@ def _labels(archive: zipfile.ZipFile, part: str) -> NDArray[np.int64]:
     return np.array(found, dtype=np.int64)
 
 
-def open_ctrgcn(raw: Path, split: str) -> Source:
+def open_ctrgcn(raw: Path, *, split_name: str = "xsub") -> Source:
     """Open a CTR-GCN / MAMP file.
 
     Args:
         raw: The `.npz`.
-        split: Name to give the file's split, such as xsub.
+        split_name: What to call the file's split.
 
     Returns:
         The opened set; clips are named train-000000, test-000000 and so on.
@@ -137,7 +137,7 @@ def open_ctrgcn(raw: Path, split: str) -> Source:
                     yield Record(name, clip, int(labels[part][i]), meta, reason)
 
     def splits(_: list[str], columns: Columns) -> Splits:
-        return {split: two_parts(columns["part"] == 1)}
+        return {split_name: two_parts(columns["part"] == 1)}
 
     return Source(
         name=raw.stem,

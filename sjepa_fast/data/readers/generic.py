@@ -162,12 +162,12 @@ def _check_columns(rows: list[dict[str, str]]) -> tuple[list[str], list[str]]:
     return splits, meta
 
 
-def open_generic(raw: Path, layout_name: str) -> Source:
+def open_generic(raw: Path, *, layout: str = "") -> Source:
     """Open a folder of clips.
 
     Args:
         raw: The folder.
-        layout_name: Name of a known layout, or empty for the folder's `layout.json`.
+        layout: Name of a known layout, or empty for the folder's `layout.json`.
 
     Returns:
         The opened set; rows whose file is missing or bad and files without a row are skipped with
@@ -178,8 +178,8 @@ def open_generic(raw: Path, layout_name: str) -> Source:
             layout's joints.
     """
     rows = _rows(raw / LABELS)
-    layout = _layout(raw, layout_name)
-    _check_joints(raw, rows, layout)
+    skeleton = _layout(raw, layout)
+    _check_joints(raw, rows, skeleton)
     labels, class_names = _labels(rows)
     split_keys, meta_keys = _check_columns(rows)
     named = {row["name"] for row in rows}
@@ -195,7 +195,7 @@ def open_generic(raw: Path, layout_name: str) -> Source:
                 continue
             name = rows[i]["name"]
             safe = bool(name) and Path(name).name == name
-            clip, reason = _clip(raw, name, layout) if safe else (None, "name is no file name")
+            clip, reason = _clip(raw, name, skeleton) if safe else (None, "name is no file name")
             meta = {key: int(rows[i][key]) for key in meta_keys}
             yield Record(name, clip, labels[i], meta, reason)
 
@@ -209,7 +209,7 @@ def open_generic(raw: Path, layout_name: str) -> Source:
 
     return Source(
         name=raw.resolve().name,
-        layout=layout,
+        layout=skeleton,
         class_names=class_names,
         count=len(rows) + len(strays),
         records=records,

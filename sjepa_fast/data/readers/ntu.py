@@ -96,7 +96,7 @@ def clip_of(parsed: Tracks | str) -> tuple[NDArray[np.float32] | None, str]:
     return clip[:, :MAX_FRAMES].astype(np.float32), ""
 
 
-def open_ntu(name: str, raw: Path, missing: Path | None) -> Source:
+def open_ntu(name: str, raw: Path, *, missing: Path | None = None) -> Source:
     """Open a folder of `.skeleton` files (searched recursively).
 
     Args:

@@ -31,7 +31,7 @@ def write_ctrgcn(path: Path, drop: str = "") -> dict[str, np.ndarray]:
 
 def test_ctrgcn(tmp_path: Path):
     data = write_ctrgcn(tmp_path / "NTU60_CS.npz")
-    source = open_ctrgcn(tmp_path / "NTU60_CS.npz", "xsub")
+    source = open_ctrgcn(tmp_path / "NTU60_CS.npz")
     assert source.layout == NTU25 and len(source.class_names) == 60 and source.count == 4
     records = list(source.records())
     shapes = [None if r.clip_MTVC is None else r.clip_MTVC.shape[:2] for r in records]
@@ -48,7 +48,7 @@ def test_ctrgcn_rows_without_a_label(tmp_path: Path):
     data = write_ctrgcn(tmp_path / "a.npz")
     data["y_train"][1] = 0
     np.savez(tmp_path / "a.npz", **data)
-    assert [r.label for r in open_ctrgcn(tmp_path / "a.npz", "xsub").records()] == [3, -1, 0, 7]
+    assert [r.label for r in open_ctrgcn(tmp_path / "a.npz").records()] == [3, -1, 0, 7]
 
 
 def test_every_pass_can_begin_later(tmp_path: Path):
@@ -57,7 +57,7 @@ def test_every_pass_can_begin_later(tmp_path: Path):
     both = [annotation(name, 0, np.ones((1, 5, 25, 3))) for name in "abc"]
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"split": {}, "annotations": both}))
     for source in (
-        open_ctrgcn(tmp_path / "a.npz", "xsub"),
+        open_ctrgcn(tmp_path / "a.npz"),
         open_ragged("nucla", tmp_path),
         open_pyskl(tmp_path / "x.pkl"),
     ):
@@ -73,8 +73,8 @@ def test_ctrgcn_compressed_file_reads_the_same(tmp_path: Path):
     data = write_ctrgcn(tmp_path / "a.npz")
     np.savez_compressed(tmp_path / "b.npz", **data)
     pairs = zip(
-        open_ctrgcn(tmp_path / "a.npz", "xsub").records(),
-        open_ctrgcn(tmp_path / "b.npz", "xsub").records(),
+        open_ctrgcn(tmp_path / "a.npz").records(),
+        open_ctrgcn(tmp_path / "b.npz").records(),
         strict=True,
     )
     for a, b in pairs:
@@ -85,11 +85,11 @@ def test_ctrgcn_compressed_file_reads_the_same(tmp_path: Path):
 def test_ctrgcn_bad_files(tmp_path: Path):
     write_ctrgcn(tmp_path / "a.npz", drop="y_test")
     with pytest.raises(InputError, match="y_test"):
-        open_ctrgcn(tmp_path / "a.npz", "xsub")
+        open_ctrgcn(tmp_path / "a.npz")
     (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:5000])
     for path in (tmp_path / "b.npz", tmp_path / "absent.npz"):
         with pytest.raises(InputError, match=path.name):
-            open_ctrgcn(path, "xsub")
+            open_ctrgcn(path)
 
 
 def test_ctrgcn_damage_inside_a_member(tmp_path: Path):
@@ -100,7 +100,7 @@ def test_ctrgcn_damage_inside_a_member(tmp_path: Path):
         for i in range(at, at + 100):
             whole[i] ^= 0xFF
         (tmp_path / name).write_bytes(whole)
-        source = open_ctrgcn(tmp_path / name, "xsub")
+        source = open_ctrgcn(tmp_path / name)
         with pytest.raises(InputError, match="x_train is damaged"):
             list(source.records())
 
@@ -119,7 +119,7 @@ def test_ctrgcn_damage_inside_a_member(tmp_path: Path):
 def test_ctrgcn_arrays_that_do_not_fit(tmp_path: Path, change: dict[str, np.ndarray], words: str):
     np.savez(tmp_path / "a.npz", **(write_ctrgcn(tmp_path / "a.npz") | change))
     with pytest.raises(InputError, match=words):
-        open_ctrgcn(tmp_path / "a.npz", "xsub")
+        open_ctrgcn(tmp_path / "a.npz")
 
 
 def annotation(name: str, label: int, keypoint: np.ndarray) -> dict[str, object]:

@@ -18,7 +18,7 @@ RNG = np.random.default_rng(0)
 
 
 def found(raw: Path, layout: str = "h36m17") -> dict[str, Record]:
-    source = open_generic(raw, layout)
+    source = open_generic(raw, layout=layout)
     records = list(source.records())
     assert len(records) == source.count
     for start in range(len(records)):
@@ -58,7 +58,7 @@ def test_a_layout_of_your_own(tmp_path: Path):
     (tmp_path / "layout.json").write_text(json.dumps(layout.to_dict()))
     np.save(tmp_path / "x.npy", np.ones((4, 3, 3)))
     (tmp_path / "labels.csv").write_text("name,label\nx,2\n")
-    source = open_generic(tmp_path, "")
+    source = open_generic(tmp_path)
     assert source.layout == layout and source.class_names == ("0", "1", "2")
     assert found(tmp_path, "")["x"].clip_MTVC is not None
 
@@ -135,12 +135,12 @@ def test_bad_tables_end_the_run(tmp_path: Path, text: str | None, layout: str, w
     if text is not None:
         (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(InputError, match=words):
-        open_generic(tmp_path, layout)
+        open_generic(tmp_path, layout=layout)
     if words == "layout.json":
         for content in ("{", "[1]", "{}"):
             (tmp_path / "layout.json").write_text(content)
             with pytest.raises(InputError):
-                open_generic(tmp_path, layout)
+                open_generic(tmp_path, layout=layout)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_layout_that_no_array_fits_is_refused_before_any_is_read(
     for name in "ab":
         np.save(tmp_path / f"{name}.npy", np.full((2, 4, joints, 3), np.nan))
     with pytest.raises(InputError, match=words):
-        open_generic(tmp_path, layout)
+        open_generic(tmp_path, layout=layout)
     np.save(tmp_path / "b.npy", np.ones((4, int(layout[-2:]), 3)))
     assert found(tmp_path, layout)["b"].clip_MTVC is not None
     (tmp_path / "b.npy").unlink()

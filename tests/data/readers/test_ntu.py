@@ -169,7 +169,7 @@ def test_folder_with_every_kind_of_file(tmp_path: Path):
     write(tmp_path, "notes", "hello")
     missing = tmp_path / "missing.txt"
     missing.write_text("Samples with missing skeletons:\nS001C001P001R001A004\n")
-    source = open_ntu("ntu60", tmp_path, missing)
+    source = open_ntu("ntu60", tmp_path, missing=missing)
     found = {record.name: record for record in source.records()}
     assert source.count == len(found) == 8
     solo, pair = found["S001C001P001R001A001"], found["S001C002P003R001A050"]
@@ -217,7 +217,7 @@ def test_bad_text_is_skipped_with_the_reason(tmp_path: Path):
         file.write_text(text, encoding="utf-8")
     (tmp_path / "S001C001P001R001A060.skeleton").mkdir()
     (tmp_path / "S001C001P001R001A000.skeleton").write_text(good)
-    records = list(open_ntu("ntu60", tmp_path, None).records())
+    records = list(open_ntu("ntu60", tmp_path).records())
     reasons = {int(record.name[-3:]): record.reason for record in records}
     assert all(record.clip_MTVC is None for record in records)
     for action, words in {
@@ -242,7 +242,7 @@ def test_a_pass_can_begin_later_and_spans_batches(tmp_path: Path, monkeypatch):
         text = skeleton_text([{"7": j} for j in person(12)]) if action != 4 else "0\n"
         write(tmp_path, f"S001C001P001R001A{action:03d}", text)
     write(tmp_path, "notes", "hello")
-    source = open_ntu("ntu60", tmp_path, None)
+    source = open_ntu("ntu60", tmp_path)
     whole = list(source.records())
     assert [record.name for record in whole] == sorted(f.stem for f in tmp_path.iterdir())
     for start in range(9):
@@ -253,13 +253,13 @@ def test_a_pass_can_begin_later_and_spans_batches(tmp_path: Path, monkeypatch):
 
 def test_long_clips_end_at_300_frames(tmp_path: Path):
     write(tmp_path, "S001C001P001R001A001", skeleton_text([{"7": j} for j in person(310)]))
-    (record,) = open_ntu("ntu60", tmp_path, None).records()
+    (record,) = open_ntu("ntu60", tmp_path).records()
     assert record.clip_MTVC is not None and record.clip_MTVC.shape[1] == 300
 
 
 def test_empty_folder(tmp_path: Path):
     with pytest.raises(InputError, match=r"no \.skeleton file"):
-        open_ntu("ntu60", tmp_path, None)
+        open_ntu("ntu60", tmp_path)
 
 
 def test_published_missing_lists_have_their_counts(data_root: Path):
