@@ -1,7 +1,7 @@
 """The data backends: from a store on disk to the tokens of a batch, NTU shape.
 
 `pytest benchmarks/bench_backends.py --benchmark-only`. A row is one batch: taking the next ids
-(for `stream` and `dali`: with the rows brought to the window) and crops, views and tokens of the
+(for `disk` and `dali`: with the rows brought to the window) and crops, views and tokens of the
 128 clips. `clips` over the median time and over `cores` is clips a second for each core; rows
 with a worker have its core as well. Each row first compares its tokens with the resident store's.
 """
@@ -55,8 +55,8 @@ def one_thread() -> Iterator[None]:
     ("backend", "workers"),
     [
         ("resident", 0),
-        ("stream", 0),
-        ("stream", 1),
+        ("disk", 0),
+        ("disk", 1),
         pytest.param("dali", 0, marks=NEEDS_DALI),
         pytest.param("dali", 1, marks=NEEDS_DALI),
     ],

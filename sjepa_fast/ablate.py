@@ -21,8 +21,15 @@ import torch
 import yaml
 
 from sjepa_fast import cli
-from sjepa_fast.config.files import apply_values, check_resumable, parse_train, read_config, to_dict
-from sjepa_fast.config.schema import TrainConfig
+from sjepa_fast.config.files import (
+    RENAMED,
+    apply_values,
+    check_resumable,
+    parse_train,
+    read_config,
+    to_dict,
+)
+from sjepa_fast.config.schema import TrainConfig, nearest, validate
 from sjepa_fast.config.validation import validate
 from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.runtime.checkpoint import latest_checkpoint
@@ -70,6 +77,9 @@ def axis_named(name: str) -> str:
     """
     keys = [key for key in _leaves(to_dict(TrainConfig())) if key not in _NOT_AN_AXIS]
     wanted = name.replace("-", "_")
+    for (section, old), new in RENAMED.items():
+        if wanted in (old, f"{section}.{old}", f"{section}_{old}") and new.key != old:
+            raise InputError("axis", name, f"it is now {section}.{new.key}")
     if wanted in keys:
         return wanted
     found = [key for key in keys if wanted in (key.replace(".", "_"), key.rpartition(".")[2])]
@@ -185,8 +195,8 @@ def finished(config: TrainConfig) -> bool:
     return True
 
 
-def read_run(config: TrainConfig) -> dict[str, object]:
-    """Gather what a finished run measured: scores, speed, health."""
+def measured(config: TrainConfig) -> dict[str, object]:
+    """Return what a finished run measured: scores, speed, health."""
     score = json.loads((config.run / _SCORE).read_text())
     rows = [row for row in read_metrics(config.run) if "ms_per_step" in row]
     # The first interval holds warm-up and compilation.
@@ -266,7 +276,7 @@ def ablate(ablation: Ablation) -> int:
         if not (config.run / _SCORE).is_file():
             fix = "choose a split with a test part"
             raise InputError("data.split", f"{config.data.split} has no test clip", fix)
-    cells = {text: [read_run(c) for c in configs] for text, configs in ablation.cells.items()}
+    cells = {text: [measured(c) for c in configs] for text, configs in ablation.cells.items()}
     folder = ablation.folder
     text = table(ablation.axis, cells)
     one = todo[0].run

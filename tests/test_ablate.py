@@ -134,6 +134,7 @@ def test_names_of_an_axis(name: str, key: str):
         (("--axis", "every", "--values", "1"), "log.every or checkpoint.every"),
         (("--axis", "kind", "--values", "random"), "mask.kind or objective.kind"),
         (("--axis", "seed", "--values", "1"), "is no key"),
+        (("--axis", "eval.linear", "--values", "sgd"), "it is now eval.recipe"),
         (("--axis", "ratio"), "add --axis KEY --values"),
         (("--values", "0.8"), "add --axis KEY --values"),
         (("--axis", "ratio", "--values"), "has no value"),

@@ -122,9 +122,12 @@ def test_linear_by_both_recipes(run: Path, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     found = result(run, "linear-target-joint")
     assert found["recipe"]["name"] == "small" and found["recipe"]["C"] == 0.01
-    config = parse_train(["--config", str(run / "config.yaml"), "--eval.linear", "sgd"])
+    config = parse_train(["--config", str(run / "config.yaml"), "--eval.recipe", "paper"])
     (tmp_path / "results").mkdir()
-    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    # As written before `eval.linear: sgd | logistic` became `eval.recipe: paper | small`.
+    old = to_yaml(config).replace("recipe: paper", "linear: sgd")
+    assert "recipe" not in old
+    (tmp_path / "config.yaml").write_text(old)
     for name in ("checkpoints", "data.json", "train_ids.txt"):
         (tmp_path / name).symlink_to(run / name)
     done = call("linear", str(tmp_path), "--data.split", "xsub")

@@ -20,7 +20,7 @@ from sjepa_fast.data.synthetic import write_synthetic_store
 ROOT = Path(__file__).parent.parent
 DALI = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
 BACKENDS = [
-    "stream",
+    "disk",
     pytest.param("dali", marks=pytest.mark.skipif(not DALI, reason="NVIDIA DALI is not installed")),
 ]
 FLAGS = {
@@ -138,7 +138,7 @@ def test_the_documented_commands_run(store: Path, tmp_path: Path):
 
 def test_sigterm_to_the_whole_group_saves_and_stops(store: Path, tmp_path: Path):
     run = tmp_path / "run"
-    process = start(store, run, "--data.backend", "stream", "--optim.length", "5000")
+    process = start(store, run, "--data.backend", "disk", "--optim.length", "5000")
     wait_for(process, "step 2/")
     os.killpg(process.pid, signal.SIGTERM)
     errors = end(process)
@@ -149,7 +149,7 @@ def test_sigterm_to_the_whole_group_saves_and_stops(store: Path, tmp_path: Path)
 
 def test_a_store_shortened_during_the_run_is_one_line(store: Path, tmp_path: Path):
     shutil.copytree(store, tmp_path / "store")
-    more = ("--data.backend", "stream", "--optim.length", "5000", "--checkpoint.every", "2")
+    more = ("--data.backend", "disk", "--optim.length", "5000", "--checkpoint.every", "2")
     process = start(tmp_path / "store", tmp_path / "run", *more)
     wait_for(process, "step 3/")
     rows = open_store(store).joints.nbytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -27,6 +28,21 @@ FREE_ON_RESUME = (
     "data.workers",
     "data.prefetch",
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Renamed:
+    """What a key of older versions is called now, and its values where they changed too."""
+
+    key: str
+    values: dict[str, str]
+
+
+# By section and key. Run folders and YAML of before are read; a flag gets a hint.
+RENAMED = {
+    ("eval", "linear"): Renamed("recipe", {"sgd": "paper", "logistic": "small"}),
+    ("data", "backend"): Renamed("backend", {"stream": "disk"}),
+}
 
 
 def _converter() -> cattrs.Converter:
@@ -91,6 +107,54 @@ def to_yaml(config: TrainConfig) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
+def with_new_names(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Give keys and values of older versions their names of today.
+
+    Args:
+        values: Sections, keys and values; any part of the tree.
+
+    Returns:
+        A new tree, and one sentence for each change.
+    """
+    tree = {k: dict(part) if isinstance(part, dict) else part for k, part in values.items()}
+    changes = []
+    for (section, old), new in RENAMED.items():
+        part = tree.get(section)
+        # Where old and new key stand side by side, the old one is left to be refused.
+        if not isinstance(part, dict) or old not in part or (new.key != old and new.key in part):
+            continue
+        before = part.pop(old)
+        now = new.values.get(before, before) if isinstance(before, str) else before
+        part[new.key] = now
+        if (new.key, now) != (old, before):
+            changes.append(f"{section}.{old} {before} is now {section}.{new.key} {now}")
+    return tree, changes
+
+
+def _note(change: str, source: Path | str) -> None:
+    print(f"note: {change} (in {source})", file=sys.stderr)
+
+
+def _flags_with_new_names(args: list[str]) -> list[str]:
+    """Give the flags' old values their new names, with a note; an old flag is refused by name."""
+    args = list(args)
+    for (section, old), new in RENAMED.items():
+        for i, arg in enumerate(args):
+            flag, joined, value = arg.partition("=")
+            if flag.replace("_", "-") != f"--{section}.{old}".replace("_", "-"):
+                continue
+            at = i if joined else i + 1
+            value = value if joined else "".join(args[at : at + 1])
+            now = new.values.get(value, value)
+            if new.key != old:
+                fix = f"it is now --{section}.{new.key} {now}".replace("_", "-")
+                raise InputError(flag, value, fix)
+            if now != value:
+                args[at] = f"{flag}={now}" if joined else now
+                _note(f"{flag} {value} is now {flag} {now}", "the command line")
+    return args
+
+
 def _merge(
     base: dict[str, Any], extra: dict[str, Any], path: str, file: Path | str
 ) -> dict[str, Any]:
@@ -122,6 +186,10 @@ def apply_yaml(config: TrainConfig, file: Path) -> TrainConfig:
     Raises:
         InputError: If the file is missing, is not YAML, or has an unknown key or a bad value.
     """
+    return apply_values(config, _load(file), file)
+
+
+def _load(file: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -132,11 +200,13 @@ def apply_yaml(config: TrainConfig, file: Path) -> TrainConfig:
         loaded = {}
     if not isinstance(loaded, dict):
         raise InputError("config", f"{file} is not a mapping", "write `section: {key: value}`")
-    return apply_values(config, loaded, file)
+    return loaded
 
 
 def apply_values(config: TrainConfig, values: dict[str, Any], source: Path | str) -> TrainConfig:
     """Return the configuration with nested values over it.
+
+    Names of older versions are understood, with a note.
 
     Args:
         config: What they are laid over.
@@ -149,7 +219,10 @@ def apply_values(config: TrainConfig, values: dict[str, Any], source: Path | str
     Raises:
         InputError: On an unknown key or a bad value.
     """
-    tree = _merge(to_dict(config), values, "", source)
+    renamed, changes = with_new_names(values)
+    for change in changes:
+        _note(change, source)
+    tree = _merge(to_dict(config), renamed, "", source)
     try:
         return _converter().structure(tree, TrainConfig)
     except (cattrs.BaseValidationError, ForbiddenExtraKeysError) as error:
@@ -158,8 +231,8 @@ def apply_values(config: TrainConfig, values: dict[str, Any], source: Path | str
 
 
 def read_config(file: Path) -> TrainConfig:
-    """Read a complete configuration that a run wrote (`config.yaml`)."""
-    return apply_yaml(TrainConfig(), file)
+    """Read a complete configuration that a run wrote (`config.yaml`), also an older version's."""
+    return apply_values(TrainConfig(), with_new_names(_load(file))[0], file)
 
 
 def _take(args: list[str], flag: str) -> str | None:
@@ -204,7 +277,7 @@ def parse_train(argv: list[str]) -> TrainConfig:
     Raises:
         SystemExit: With code 0 after `--help` or `--print-config`.
     """
-    args = list(argv)
+    args = _flags_with_new_names(argv)
     if "--help" in args or "-h" in args:
         print(_USAGE.format(presets="\n".join(_describe_presets())))
     name = args.pop(0) if args and not args[0].startswith("-") else None

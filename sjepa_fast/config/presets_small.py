@@ -117,7 +117,7 @@ def _recipe(
             lr_end=1e-4,
             clip_grad=3.0,
         ),
-        eval=EvalConfig(online_pool=pool, knn_scaling="fitted", linear="logistic"),
+        eval=EvalConfig(online_pool=pool, knn_scaling="fitted", recipe="small"),
         log=LogConfig(every=20, panel_every=100, knn_every=knn),
         checkpoint=CheckpointConfig(every=500),
     )

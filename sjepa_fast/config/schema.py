@@ -35,11 +35,11 @@ class DataConfig(CropRanges):
     """Folder of a prepared store."""
     synthetic: bool = False
     """Without a store, use the embedded synthetic data, which is made beside the run folder."""
-    backend: Literal["resident", "stream", "dali"] = "resident"
-    """resident: the whole store on the device; stream: batches of its rows, read ahead by worker
+    backend: Literal["resident", "disk", "dali"] = "resident"
+    """resident: the whole store on the device; disk: batches of its rows, read ahead by worker
     processes, for stores that do not fit; dali: the same through NVIDIA DALI."""
     workers: int = 2
-    """Processes of this process's own that read batches ahead (stream, dali); 0 reads in line."""
+    """Processes of this process's own that read batches ahead (disk, dali); 0 reads in line."""
     prefetch: int = 4
     """Batches that each worker reads ahead."""
     split: str = "xsub"
@@ -198,8 +198,9 @@ class EvalConfig:
     """none: plain cosine (STARS protocol); fitted: centre, or standardise pooled features."""
     knn_clips: int = 4096
     """At most this many training clips in the online kNN and the before/after figures."""
-    linear: Literal["sgd", "logistic"] = "sgd"
-    """sgd: the paper's probe (method 6.1); logistic: L2 logistic regression for small sets."""
+    recipe: Literal["paper", "small"] = "paper"
+    """Which recipes `evaluate` trains by: the papers' (methods 6.1 and 6.2), or ours for small
+    sets."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 DALI has no operator for a ragged crop of joint sequences, so what it does here is what it does
 for any source of one's own: it runs the reader in its processes and keeps batches ready. The
-pipeline is of its CPU kind; rows go to the device as those of `stream` do.
+pipeline is of its CPU kind; rows go to the device as those of `disk` do.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def _child_handler_kept() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, before)
 
 
-def stream_batches(
+def disk_batches(
     reader: RowReader, order: BatchOrder, steps: range, data: DataConfig, device: torch.device
 ) -> Generator[PackedRows, None, None]:
     """Yield the packed rows of each step's batch; closing the generator ends the workers.

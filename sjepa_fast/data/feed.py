@@ -1,7 +1,7 @@
 """What the training step reads: clips at fixed addresses, and the ids of each step's batch.
 
 The three backends hand over the same thing. For `resident` the clips are the whole store; for
-`stream` and `dali` they are a window, which holds the rows of the current batch alone. The ids,
+`disk` and `dali` they are a window, which holds the rows of the current batch alone. The ids,
 and with them every random draw, are the same, so the backends train to equal weights.
 
 Shapes: R rows, N clips (or single bodies), B samples of this process in a batch, V joints, C
@@ -21,7 +21,7 @@ from torch import Tensor
 from sjepa_fast.config.schema import DataConfig, TrainConfig
 from sjepa_fast.data.clips import ResidentClips, load_resident, load_tables
 from sjepa_fast.data.dali import dali_batches, require_dali
-from sjepa_fast.data.disk import stream_batches
+from sjepa_fast.data.disk import disk_batches
 from sjepa_fast.data.order import BatchOrder
 from sjepa_fast.data.rows import PackedRows
 from sjepa_fast.data.store import Store
@@ -79,7 +79,7 @@ def open_feed(
         yield clips, _resident_ids(order, steps, device)
         return
     window = _window(clips, order.share)
-    make = dali_batches if config.data.backend == "dali" else stream_batches
+    make = dali_batches if config.data.backend == "dali" else disk_batches
     with contextlib.closing(make(clips.reader, order, steps, config.data, device)) as batches:
         yield window, _fill(window, batches, device)
 

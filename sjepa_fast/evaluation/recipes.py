@@ -1,7 +1,7 @@
 """Recipes of the protocols that train: linear probe and fine-tuning.
 
 A recipe's defaults are the papers' values (method 6); `small` ones are our choice for sets of a few
-hundred clips, taken for runs of the small-data presets (`eval.linear: logistic`).
+hundred clips, taken for runs of the small-data presets (`eval.recipe: small`).
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class FinetuneRecipe:
 
 def is_small(config: TrainConfig) -> bool:
     """Whether a run is of the small-data family."""
-    return config.eval.linear == "logistic"
+    return config.eval.recipe == "small"
 
 
 def training_views(config: TrainConfig, *, small: bool) -> Views:

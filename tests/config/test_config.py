@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sjepa_fast.config.files import apply_yaml, check_resumable, parse_train, to_yaml
+from sjepa_fast.config.files import (
+    RENAMED,
+    apply_values,
+    apply_yaml,
+    check_resumable,
+    parse_train,
+    read_config,
+    to_dict,
+    to_yaml,
+)
 from sjepa_fast.config.presets import PRESETS, preset
 from sjepa_fast.config.schema import MaskConfig, TrainConfig, replace
 from sjepa_fast.config.validation import validate, validate_tokens
@@ -33,8 +42,8 @@ def test_no_argument_is_the_demo_and_compile_is_a_plain_flag():
 
 
 def test_a_misspelt_choice_names_the_nearest():
-    with pytest.raises(InputError, match=r"^data\.backend: strea; nearest: stream$"):
-        parse_train(["--data.backend", "strea"])
+    with pytest.raises(InputError, match=r"^data\.backend: dsk; nearest: disk$"):
+        parse_train(["--data.backend", "dsk"])
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
@@ -62,7 +71,7 @@ def test_paper_preset_holds_the_papers_values():
         False,
         False,
     )
-    assert (config.eval.linear, config.eval.knn_scaling) == ("sgd", "none")
+    assert (config.eval.recipe, config.eval.knn_scaling) == ("paper", "none")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +84,7 @@ def test_paper_preset_holds_the_papers_values():
         ("optim: {length: 2.5}", ["length", "2.5"]),
         ("runtime: {compile: 3}", ["compile", "3"]),
         ("objective: {target_norm: batch}", ["target_norm", "batch"]),
-        ("data: {backend: strea}", ["data.backend", "strea", "nearest: stream"]),
+        ("data: {backend: dsk}", ["data.backend", "dsk", "nearest: disk"]),
         ("- 1", ["mapping"]),
         ("a: [", ["YAML"]),
     ],
@@ -185,3 +194,77 @@ def test_a_presets_own_folder_is_numbered_and_a_named_one_is_not(tmp_path: Path,
     (tmp_path / "runs" / "demo").mkdir(parents=True)
     assert parse_train([]).run == Path("runs/demo-2")
     assert parse_train(["--run", "runs/demo"]).run == Path("runs/demo")
+
+
+def old_config(config: TrainConfig, file: Path) -> None:
+    """Write a configuration as versions before the renames did."""
+    text = to_yaml(config)
+    for now, before in (
+        ("recipe: small", "linear: logistic"),
+        ("recipe: paper", "linear: sgd"),
+        ("backend: disk", "backend: stream"),
+    ):
+        text = text.replace(now, before)
+    assert "recipe" not in text and "disk" not in text
+    file.write_text(text)
+
+
+@pytest.mark.parametrize("name", ["sjepa-nucla", "sjepa-ntu60-xsub"])
+def test_a_run_of_an_older_version_is_read_and_resumed(name: str, tmp_path: Path, capsys):
+    config = replace(preset(name), data={"backend": "disk"})
+    old_config(config, tmp_path / "config.yaml")
+    before = read_config(tmp_path / "config.yaml")
+    assert before == config and capsys.readouterr() == ("", ""), "as its own files, without a word"
+    resumed = parse_train(["--run", str(tmp_path), "--resume", "auto"])
+    check_resumable(resumed, before)
+    for arguments in ([name], ["--config", str(tmp_path / "config.yaml")]):
+        check_resumable(parse_train(arguments), before)
+    said = capsys.readouterr().err.splitlines()
+    old, new = ("logistic", "small") if name == "sjepa-nucla" else ("sgd", "paper")
+    note = f"note: eval.linear {old} is now eval.recipe {new} (in {tmp_path / 'config.yaml'})"
+    assert note in said and any("data.backend stream is now data.backend disk" in s for s in said)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("eval: {linear: lda}", ["eval.recipe", "lda"]),
+        ("eval: {linear: [sgd]}", ["eval.recipe", "sgd"]),
+        ("eval: {linear: sgd, recipe: small}", ["eval.linear", "no such key"]),
+        ("eval: 3", ["eval", "mapping"]),
+    ],
+)
+def test_a_bad_value_under_an_old_name_is_refused(tmp_path: Path, text: str, words: list[str]):
+    with pytest.raises(InputError) as error:
+        apply_yaml(TrainConfig(), write(tmp_path, text))
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "now"),
+    [
+        (["--eval.linear", "logistic"], "--eval.recipe small"),
+        (["--eval.linear=sgd"], "--eval.recipe paper"),
+        (["--mask.tau", "0.5", "--eval.linear"], "--eval.recipe"),
+    ],
+)
+def test_a_flag_of_an_older_version_names_the_new_one(arguments: list[str], now: str):
+    with pytest.raises(InputError, match=rf"^--eval\.linear: .*; it is now {now}"):
+        parse_train(arguments)
+
+
+@pytest.mark.parametrize("arguments", [["--data.backend", "stream"], ["--data.backend=stream"]])
+def test_an_old_value_is_taken_with_a_note(arguments: list[str], capsys):
+    assert parse_train([*arguments, "--log.every", "7"]).data.backend == "disk"
+    said = capsys.readouterr().err
+    assert said.startswith("note: --data.backend stream is now --data.backend disk")
+    assert parse_train(["--data.backend", "disk"]).data.backend == "disk"
+    assert capsys.readouterr().err == ""
+
+
+def test_every_rename_leads_to_what_there_is():
+    for (section, old), new in RENAMED.items():
+        assert new.key == old or old not in to_dict(TrainConfig())[section]
+        for value in new.values.values():
+            validate(apply_values(TrainConfig(), {section: {new.key: value}}, "the table"))

@@ -35,7 +35,7 @@ from sjepa_fast.skeletons import NTU25
 CPU = torch.device("cpu")
 DALI = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
 BACKENDS = [
-    "stream",
+    "disk",
     pytest.param(
         "dali",
         marks=[
@@ -143,7 +143,7 @@ def test_a_resumed_run_and_a_share_get_the_batches_of_the_whole(store: Store, ba
 
 def test_ids_are_the_epochs_permutation_cut_into_batches(store: Store):
     part = store.ids("xsub", "train")
-    got = [batch[0].numpy() for batch in batches(store, using("stream"), range(7))]
+    got = [batch[0].numpy() for batch in batches(store, using("disk"), range(7))]
     per_epoch = len(part) // 8
     for step, ids in enumerate(got):
         epoch, place = divmod(step, per_epoch)
@@ -153,7 +153,7 @@ def test_ids_are_the_epochs_permutation_cut_into_batches(store: Store):
 
 @pytest.mark.parametrize("bodies", [False, True], ids=["clips", "bodies"])
 def test_evaluation_crops_are_those_of_the_resident_store(store: Store, bodies: bool):
-    ours, ids = opened(store, using("stream", skip_empty_bodies=bodies, **NORMAL))
+    ours, ids = opened(store, using("disk", skip_empty_bodies=bodies, **NORMAL))
     theirs, _ = opened(store, using("resident", skip_empty_bodies=bodies, **NORMAL))
     wanted = torch.from_numpy(ids[::-1][:9].copy()).repeat(2)
     held = ours.with_rows(wanted).joints_RVC
@@ -177,10 +177,10 @@ def test_only_the_rows_of_the_batches_are_read_and_held(
         return read[-1]
 
     monkeypatch.setattr(os, "preadv", counted)
-    clips, part = opened(store, using("stream"))
+    clips, part = opened(store, using("disk"))
     assert clips.joints_RVC.numel() == 0 and read == []
     row = 25 * 3 * store.joints.itemsize
-    with open_feed(clips, part, using("stream"), World(), range(4)) as (window, feed):
+    with open_feed(clips, part, using("disk"), World(), range(4)) as (window, feed):
         for ids in feed:
             rows = (store.frames * store.bodies)[ids.numpy()].sum()
             assert sum(read) == rows * row
@@ -199,7 +199,7 @@ def test_nothing_in_taking_a_batch_waits_for_the_device(store: Store):
             seen.append(func.overloadpacket.__name__)
             return func(*args, **(kwargs or {}))
 
-    config = using("stream", workers=1)
+    config = using("disk", workers=1)
     with open_feed(*opened(store, config), config, World(), range(4)) as (_, feed):
         next(feed)
         with Watch():
@@ -211,7 +211,7 @@ def test_nothing_in_taking_a_batch_waits_for_the_device(store: Store):
 
 
 def test_a_removed_store_is_read_to_the_end(tmp_path: Path):
-    config = using("stream", workers=1)
+    config = using("disk", workers=1)
     store = write(tmp_path / "store", "float32")
     expected = list(batches(store, using("resident"), range(20)))
     ours = batches(store, config, range(20))
@@ -236,7 +236,7 @@ def test_a_shortened_store_is_one_clear_error(tmp_path: Path, backend: str, work
 
 def test_a_killed_worker_is_one_clear_error(store: Store):
     before = {child.pid for child in multiprocessing.active_children()}
-    ours = batches(store, using("stream", workers=1), range(100))
+    ours = batches(store, using("disk", workers=1), range(100))
     next(ours)
     (worker,) = [c for c in multiprocessing.active_children() if c.pid not in before]
     assert worker.pid is not None
@@ -264,6 +264,6 @@ def test_dali_is_asked_for_by_name_when_it_is_missing(monkeypatch: pytest.Monkey
 
 
 def test_too_many_bodies_are_refused_by_every_backend(store: Store):
-    for backend in ("resident", "stream"):
+    for backend in ("resident", "disk"):
         with pytest.raises(InputError, match=r"use --data\.bodies 2"):
             open_clips(open_store(store.root), using(backend, bodies=1).data, CPU)
