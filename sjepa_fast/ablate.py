@@ -122,9 +122,6 @@ def _take_list(args: list[str], flag: str) -> list[str]:
 def parse_ablation(argv: list[str]) -> Ablation:
     """Resolve the command line to the configuration of every run, all of them checked.
 
-    Args:
-        argv: Arguments after the program name.
-
     Returns:
         The grid.
 
@@ -176,12 +173,6 @@ def _nested(base: TrainConfig, axis: str, text: str) -> dict[str, Any]:
 def finished(config: TrainConfig) -> bool:
     """Whether a run has been trained and scored with this configuration.
 
-    Args:
-        config: Its configuration.
-
-    Returns:
-        Whether it need not run.
-
     Raises:
         InputError: If the folder holds a run with other settings.
     """
@@ -224,7 +215,7 @@ def spread(numbers: list[float], digits: int) -> str:
 
 
 def table(axis: str, cells: dict[str, list[dict[str, Any]]]) -> str:
-    """Return the grid as a Markdown table, one row a value."""
+    """Return the grid as a Markdown table, one row per value."""
     first = next(iter(cells.values()))
     seeds = ", ".join(str(run["seed"]) for run in first)
     many = "mean [range] over seeds" if len(first) > 1 else "one seed,"
@@ -252,11 +243,8 @@ def table(axis: str, cells: dict[str, list[dict[str, Any]]]) -> str:
 def ablate(ablation: Ablation) -> int:
     """Run what has not finished, then write the table, its numbers and the plot.
 
-    Args:
-        ablation: The grid.
-
     Returns:
-        0, or 130 when it was interrupted; the same command goes on from there.
+        0, or 130 when it was interrupted; the same command resumes there.
 
     Raises:
         InputError: If it runs under a launcher, or the split has no clips to score.

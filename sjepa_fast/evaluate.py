@@ -75,14 +75,11 @@ def parse_request(protocol: str, arguments: list[str]) -> Any:
 
 
 def evaluate(protocol: str, arguments: list[str]) -> int:
-    """Score by a protocol, and write the result with its conditions and a confusion picture.
+    """Score by a protocol, write the result with its conditions and a picture, and return 0.
 
     Args:
         protocol: One of `PROTOCOLS`.
         arguments: Run folder and flags.
-
-    Returns:
-        0.
 
     Raises:
         InputError: If the flags, the run, the store or the split do not fit.

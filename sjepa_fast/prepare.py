@@ -58,12 +58,6 @@ class PrepareConfig:
 def open_source(request: PrepareConfig) -> Source:
     """Open the raw data with the reader of its name.
 
-    Args:
-        request: The parsed command line.
-
-    Returns:
-        The opened data.
-
     Raises:
         InputError: If an option belongs to another reader, or the raw data is unusable.
     """
@@ -78,7 +72,7 @@ def open_source(request: PrepareConfig) -> Source:
 
 
 def _plain_progress(records: Iterable[Record], source: Source, done: int) -> Iterator[Record]:
-    # A log file gets a line now and then instead of a bar.
+    # A log file gets one line every `PLAIN_SECONDS` instead of a bar.
     said = time.monotonic()
     for count, record in enumerate(records, done + 1):
         if time.monotonic() - said >= PLAIN_SECONDS:
@@ -125,11 +119,6 @@ def splits_of(table: ClipTable, source: Source) -> Splits:
 def write_store(source: Source, request: PrepareConfig, out: Path) -> tuple[Store, ClipTable]:
     """Copy all records into a store.
 
-    Args:
-        source: The opened raw data.
-        request: How.
-        out: Where to.
-
     Returns:
         The finished store, and what is known of its clips and of what was left out.
     """
@@ -146,7 +135,7 @@ def write_store(source: Source, request: PrepareConfig, out: Path) -> tuple[Stor
         job=job,
     ) as writer:
         if writer.done:
-            print(f"{source.name}: going on after {writer.done} of {source.count}")
+            print(f"{source.name}: resuming after {writer.done} of {source.count}")
         copy_records(writer, source, writer.done)
         return writer.finish(splits_of(writer.table, source), command), writer.table
 
@@ -166,13 +155,7 @@ def _report_skipped(table: ClipTable, out: Path | None) -> None:
 
 
 def prepare(request: PrepareConfig) -> int:
-    """Prepare one data set and print what came of it.
-
-    Args:
-        request: The parsed command line.
-
-    Returns:
-        0.
+    """Prepare one data set, print what came of it, and return 0.
 
     Raises:
         InputError: If the name is unknown or the raw data is unusable.

@@ -25,6 +25,7 @@ from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.collapse import collapse_panel
 from sjepa_fast.evaluation.features import nearest_neighbour
+from sjepa_fast.evaluation.metrics import accuracy
 from sjepa_fast.runtime.checkpoint import (
     list_checkpoints,
     load_state,
@@ -144,7 +145,7 @@ def train(config: TrainConfig) -> int:
 
     def score() -> float:
         guess = nearest_neighbour(model.eval_encoder, clips, knn_ids, test_ids, config, dtype)
-        return 100 * (guess == clips.labels_N[test_ids]).float().mean().item()
+        return accuracy(guess, clips.labels_N[test_ids])
 
     start, before = 0, math.nan
     found = list_checkpoints(config.run)

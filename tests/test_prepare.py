@@ -193,10 +193,10 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_never_stopped(
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.partial", "raw"], "no store"
     request = PrepareConfig("ntu60", tmp_path / "raw", tmp_path / "out")
     prepare(request)
-    resumed = re.search(r"ntu60: going on after (\d+) of 401", capsys.readouterr().out)
+    resumed = re.search(r"ntu60: resuming after (\d+) of 401", capsys.readouterr().out)
     assert resumed and 20 <= int(resumed[1]) < 401
     prepare(dataclasses.replace(request, out=tmp_path / "fresh"))
-    assert "going on" not in capsys.readouterr().out
+    assert "resuming" not in capsys.readouterr().out
     found, wanted = open_store(tmp_path / "out"), open_store(tmp_path / "fresh")
     assert found.fingerprint == wanted.fingerprint and found.skipped == wanted.skipped
     assert len(found) == 400
@@ -221,7 +221,7 @@ def test_another_job_does_not_go_on_from_unfinished_work(tmp_path: Path, monkeyp
     text = (tmp_path / "raw" / "S001C001P001R001A013.skeleton").read_text()
     (tmp_path / "raw" / "S001C001P001R000A001.skeleton").write_text(text)
     prepare(request)
-    assert "going on" not in capsys.readouterr().out
+    assert "resuming" not in capsys.readouterr().out
     assert open_store(tmp_path / "out").names[0] == "S001C001P001R000A001"
 
 

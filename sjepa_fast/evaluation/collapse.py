@@ -16,7 +16,7 @@ MAX_ROWS = 4096
 
 
 def effective_rank(x_RD: Tensor) -> Tensor:
-    """Exp of the entropy of the normalised singular values of the centred rows (RankMe)."""
+    """Exp of the entropy of the normalised singular values of the centered rows (RankMe)."""
     values = torch.linalg.svdvals((x_RD - x_RD.mean(dim=0)).float())
     share = values / values.sum().clamp_min(1e-12)
     entropy: Tensor = -(share * share.clamp_min(1e-12).log()).sum()
@@ -43,13 +43,13 @@ def collapse_panel(
 
     Args:
         features: Encoder features (..., D); at most 4,096 spread-out rows are used.
-        center_D: The centre, where the objective has a target softmax.
+        center_D: The center, where the objective has a target softmax.
         temp_target: Temperature of the target softmax.
 
     Returns:
         effective_rank (1..D), channel_std (mean over channels), channel_std_min, mean_cosine of
         the rows with each other as they are (1: all point one way), and collapsed (1 or 0), from
-        rank and deviation alone; with a centre also center_norm, target_entropy in nats (0..ln D),
+        rank and deviation alone; with a center also center_norm, target_entropy in nats (0..ln D),
         argmax_share of the most frequent channel and argmax_perplexity.
     """
     rows = _sample(features.detach().reshape(-1, features.shape[-1]).float())
@@ -80,6 +80,6 @@ def collapse_panel(
 def is_collapsed(panel: dict[str, float]) -> bool:
     """Whether rank or deviation say that the rows carry next to nothing (our limits).
 
-    A high cosine alone may be a constant offset, which centring takes away.
+    A high cosine alone may be a constant offset, which centering takes away.
     """
     return panel["effective_rank"] < 2.0 or panel["channel_std"] < 1e-3

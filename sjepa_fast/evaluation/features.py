@@ -48,7 +48,7 @@ def clip_features(
     pools: tuple[Pool, ...],
     batch: int = 256,
 ) -> dict[Pool, Tensor]:
-    """Encode clips (centred evaluation crop, no augmentation, no mask) and pool the tokens.
+    """Encode clips (centered evaluation crop, no augmentation, no mask) and pool the tokens.
 
     Args:
         encoder: Target or view encoder.
@@ -57,7 +57,7 @@ def clip_features(
         config: Crop and token settings.
         dtype: Compute precision; features come back as float32.
         pools: Poolings wanted.
-        batch: Clips a forward pass.
+        batch: Clips per forward pass.
 
     Returns:
         One (len(ids), features) tensor for each pooling.

@@ -32,7 +32,7 @@ class LinearRecipe:
     epochs: int = 100
     """Passes over the training clips (SGD)."""
     batch_size: int = 256
-    """Clips a step (SGD)."""
+    """Clips per step (SGD)."""
     lr: tuple[float, ...] = (0.1,)
     """Peak learning rates, all trained in one pass; the first is the headline (SGD)."""
     c: float = 0.0
@@ -56,7 +56,7 @@ class FinetuneRecipe:
     score_every: int = 1
     """How often the test part is scored, in `unit`; best_epoch is the best of these scores."""
     batch_size: int = 48
-    """Clips a step; all, where there are fewer."""
+    """Clips per step; all, where there are fewer."""
     lr: float = 3e-4
     """Peak learning rate of the head."""
     lr_end: float = 1e-5
@@ -68,7 +68,7 @@ class FinetuneRecipe:
     layer_decay: float = 0.8
     """Factor on the learning rate from a layer to the one below; 1 from scratch."""
     drop_path: float = 0.3
-    """Probability of leaving out a branch of the last block; linear in depth from 0."""
+    """Probability of dropping a branch of the last block; linear in depth from 0."""
     dropout: float = 0.3
     """Dropout on the tokens before the head."""
     hidden: int = 2048

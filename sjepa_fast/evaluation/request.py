@@ -23,9 +23,9 @@ class EvalData:
     split: str | None = None
     """Split of the store; default: the run's."""
     bodies: int | None = None
-    """Persons a clip; default: the run's."""
+    """Persons per clip; default: the run's."""
     eval_crop: float | None = None
-    """Share of a test clip that is looked at; default: the run's (MAMP: 0.95)."""
+    """Share of a test clip that is scored; default: the run's (MAMP: 0.95)."""
 
 
 @dataclass(frozen=True)

@@ -96,12 +96,6 @@ def _trained_layout(run: Path, own_root: Path | None) -> SkeletonLayout:
 def open_subject(request: Request) -> Subject:
     """Open the run and the data of a request.
 
-    Args:
-        request: What to score, on what.
-
-    Returns:
-        The opened run and clips.
-
     Raises:
         InputError: If the run, the store or the split does not fit.
     """

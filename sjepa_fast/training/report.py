@@ -10,7 +10,7 @@ from sjepa_fast.config.schema import TrainConfig, replace
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.data.store import Store
 from sjepa_fast.evaluation.features import nearest_neighbour
-from sjepa_fast.evaluation.metrics import confusion_matrix
+from sjepa_fast.evaluation.metrics import accuracy, confusion_matrix
 from sjepa_fast.objectives.objective import Objective, make_step_input
 from sjepa_fast.runtime.files import write_json
 from sjepa_fast.runtime.logging import read_metrics
@@ -72,7 +72,7 @@ def write_report(
     labels = clips.labels_N[test]
     train = train[: config.eval.knn_clips]
     guess = nearest_neighbour(model.eval_encoder, clips, train, test, config, dtype)
-    after = 100 * (guess == labels).float().mean().item()
+    after = accuracy(guess, labels)
     before = json.loads((config.run / "results" / "knn-before.json").read_text())["top1"]
     matrix = confusion_matrix(guess, labels, len(store.class_names))
     plot_confusion(

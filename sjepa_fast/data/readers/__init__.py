@@ -1,4 +1,4 @@
-"""One reader for each file format people already have, and the table of their names.
+"""One reader per file format, and the table of their names.
 
 A reader's open function takes the path of the raw data and, as keywords, the options that it has
 among those of `sjepa_fast.prepare`; it returns a `Source` of `Record`s.

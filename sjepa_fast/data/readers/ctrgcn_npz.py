@@ -16,14 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sjepa_fast.data.readers.record import (
-    Columns,
-    Record,
-    Source,
-    Splits,
-    identity_of,
-    two_parts,
-)
+from sjepa_fast.data.readers.record import Columns, Record, Source, Splits, identity_of, two_parts
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import NTU25
 
@@ -35,9 +28,6 @@ def clip_from_row(row: NDArray[np.floating[Any]]) -> NDArray[np.float32] | None:
 
     Trailing zero frames go. A second body that is all zero (NTU-60) or an exact copy of the first
     (one actor in NTU-120) is no second body.
-
-    Args:
-        row: One padded sequence.
 
     Returns:
         The clip, or None if every frame is zero.

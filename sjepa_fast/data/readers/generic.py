@@ -3,7 +3,7 @@
 `labels.csv` has the columns `name` and `label` (numbers from 0, or words). A column `split`, or
 several `split_NAME`, says train, test or nothing; further columns hold whole numbers, such as
 subject. The joints of NAME are `NAME.npy`, (T, V, C) or (M, T, V, C), with C = 3 in metres, y up,
-or C = 2 in image coordinates; or `NAME.json`, or a folder NAME of one `.json` a frame (see
+or C = 2 in image coordinates; or `NAME.json`, or a folder NAME of one `.json` per frame (see
 `pose_json`). The joints are a known layout or that of a file `layout.json`.
 
 M bodies, T frames, V joints, C coordinates.
@@ -41,7 +41,7 @@ PARTS = {"train": 1, "test": 2, "": 0}
 def clip_from_array(
     array: NDArray[Any], layout: SkeletonLayout
 ) -> tuple[NDArray[np.float32] | None, str]:
-    """Turn an array as people have it into a clip.
+    """Turn a loaded array into a clip.
 
     Args:
         array: (T, V, C) or (M, T, V, C) with C = 2 or 3.

@@ -125,7 +125,7 @@ def clip_from_poses(
 
     Estimators look along z with x to the right and y down; the clip's frame is half a turn from
     that, (-x, -y, z). Image coordinates are divided by the first body's median torso length and
-    multiplied by 0.5 m. The first body's centre joint in its first frame becomes the origin.
+    multiplied by 0.5 m. The first body's center joint in its first frame becomes the origin.
 
     Args:
         poses_MTV4: x, y, z, confidence; pixels (z is ignored) or metres.

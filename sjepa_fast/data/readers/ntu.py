@@ -24,13 +24,13 @@ BATCH = 32
 
 
 def read_missing(file: Path | None) -> set[str]:
-    """Return the clip names of a list of samples without usable skeletons, one a line.
+    """Return the clip names of a list of samples without usable skeletons, one per line.
 
     Args:
         file: The list as published, or None.
 
     Returns:
-        The names; header lines are passed over.
+        The names, without the header lines.
 
     Raises:
         InputError: If the file cannot be read.
@@ -58,10 +58,7 @@ def _parse_batch(files: list[Path], threads: int) -> list[Tracks | str]:
 
 
 def parse_files(files: list[Path]) -> Iterator[tuple[Path, Tracks | str]]:
-    """Read `.skeleton` files in order, a batch ahead of whoever asks for them.
-
-    Args:
-        files: What to read.
+    """Read `.skeleton` files in order, one batch ahead of the caller.
 
     Yields:
         Each file with its tracks, or with why it cannot be used.

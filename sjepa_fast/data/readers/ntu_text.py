@@ -29,9 +29,6 @@ def parse_skeleton(text: str) -> Tracks:
     Frames without a body are dropped; a body id's interval starts at the valid-frame index of its
     first appearance and grows by one with each appearance.
 
-    Args:
-        text: Contents of a `.skeleton` file.
-
     Returns:
         One track for each body id, in order of appearance, and the number of valid frames.
 
@@ -77,9 +74,6 @@ def _tracks(joints: list[NDArray[np.float64]], starts: list[int]) -> list[Track]
 
 def parse_bytes(data: bytes) -> Tracks | str:
     """Read one file with the Python reader.
-
-    Args:
-        data: Contents of a `.skeleton` file.
 
     Returns:
         Its tracks, or why it cannot be used.

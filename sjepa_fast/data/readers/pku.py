@@ -1,11 +1,11 @@
 """PKU-MMD I and II: long recordings as text with a list of action intervals each, cut into clips.
 
-A recording `0002-L.txt` (part I) or `A01N02-L.txt` (part II) has 150 numbers a frame: two bodies of
-25 joints, the second zero where there is one person. Its label file of the same name, in a folder
-whose name says "label", has `class,start,end,confidence` lines. The frames of a clip are start to
-end - 1; there is no denoising and no centring (method 1.3).
+A recording `0002-L.txt` (part I) or `A01N02-L.txt` (part II) has 150 numbers per frame: two bodies
+of 25 joints, the second zero where there is one person. Its label file of the same name, in a
+folder whose name says "label", has `class,start,end,confidence` lines. The frames of a clip are
+start to end - 1; there is no denoising and no centering (method 1.3).
 
-Part I also goes round cut into clips named FxxxVxxxCxxxLxxx.skeleton: recording, view (1 left, 2
+Part I is also distributed as clips named FxxxVxxxCxxxLxxx.skeleton: recording, view (1 left, 2
 middle, 3 right), class and position in the recording.
 """
 
@@ -99,7 +99,7 @@ def _frames(file: Path) -> NDArray[np.float64] | str:
     except (OSError, ValueError) as error:
         return str(error)
     if frames.shape[1] != WIDTH:
-        return f"{frames.shape[1]} numbers a frame, not {WIDTH}"
+        return f"{frames.shape[1]} numbers per frame, not {WIDTH}"
     return frames
 
 

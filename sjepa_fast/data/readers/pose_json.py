@@ -2,7 +2,7 @@
 
 - coco17: a list of detections `{"image_id", "keypoints": [x, y, score, ...], "track_id"?}`, or an
   object with that list under "annotations" (COCO results, AlphaPose, RTMPose and YOLO exports).
-- openpose18: a folder of one file a frame, or a list of such objects, `{"people":
+- openpose18: a folder of one file per frame, or a list of such objects, `{"people":
   [{"pose_keypoints_2d": [...]}]}`; or Kinetics-Skeleton, `{"data": [{"skeleton": [{"pose",
   "score"}]}]}`.
 - mediapipe33: a list of frames, or an object with it under "frames", each with people under
@@ -29,7 +29,7 @@ KINETICS_ASPECT = 340 / 256
 def _person(numbers: list[float], joints: int, track: Any = None) -> Person:
     pose = np.array(numbers, dtype=np.float64)
     if pose.shape != (joints * 3,):
-        raise ValueError(f"{len(numbers)} numbers for a person, not {joints} x (x, y, score)")
+        raise ValueError(f"{len(numbers)} numbers per person, not {joints} x (x, y, score)")
     x, y, score = pose.reshape(joints, 3).T
     full = np.stack([x, y, np.zeros(joints), score], axis=1)
     return Person(full, None if track is None else int(track))
@@ -75,7 +75,7 @@ def _mediapipe(content: Any, joints: int) -> Frames:
         people = []
         for landmarks in frame[key]:
             if len(landmarks) != joints:
-                raise ValueError(f"{len(landmarks)} landmarks for a person, not {joints}")
+                raise ValueError(f"{len(landmarks)} landmarks per person, not {joints}")
             xyz = [[point["x"], point["y"], point["z"], 1.0] for point in landmarks]
             people.append(Person(np.array(xyz, dtype=np.float64)))
         frames.append(people)
@@ -86,7 +86,7 @@ def read_pose_json(path: Path, layout: str, joints: int) -> tuple[Frames, bool]:
     """Read the people of each frame.
 
     Args:
-        path: A `.json`, or for OpenPose also a folder of one `.json` a frame.
+        path: A `.json`, or for OpenPose also a folder of one `.json` per frame.
         layout: One of `FORMATS`.
         joints: Joints a person must have.
 

@@ -50,9 +50,6 @@ class _NumpyOnly(pickle.Unpickler):
 def load_restricted(path: Path) -> Any:
     """Unpickle a file that may hold plain containers and numpy arrays only.
 
-    Args:
-        path: The file.
-
     Returns:
         Its content.
 
@@ -105,9 +102,6 @@ def _clip(
 
 def open_pyskl(raw: Path) -> Source:
     """Open a pyskl pickle.
-
-    Args:
-        raw: The `.pkl`.
 
     Returns:
         The opened set; `xsub_train` and `xsub_val` become the split xsub, and so on;

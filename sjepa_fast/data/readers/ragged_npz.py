@@ -16,14 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sjepa_fast.data.readers.record import (
-    Columns,
-    Record,
-    Source,
-    Splits,
-    identity_of,
-    two_parts,
-)
+from sjepa_fast.data.readers.record import Columns, Record, Source, Splits, identity_of, two_parts
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import KINECT15, KINECT20, SkeletonLayout
 

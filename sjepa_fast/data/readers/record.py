@@ -54,10 +54,10 @@ class Source:
     Attributes:
         name: Name of the data set.
         layout: Joints after reading.
-        class_names: One name a label.
+        class_names: One name per label.
         count: Records to expect, for the progress bar.
         records: Yields them.
-        identity: Changes with the raw files, so that no run goes on from another one's work.
+        identity: Changes with the raw files, so that no run resumes another one's work.
         splits: Makes the splits from the names and columns of the clips that were kept.
     """
 
@@ -78,7 +78,7 @@ def numbered_classes(labels: Iterable[int], form: str = "{}") -> tuple[str, ...]
         form: How a name is made of a label's number.
 
     Returns:
-        One name a class; a label below 0 has none and is refused by the store.
+        One name per class; a label below 0 has none and is refused by the store.
 
     Raises:
         InputError: If a label is so large that it can only be a mistake.

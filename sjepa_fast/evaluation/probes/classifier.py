@@ -2,7 +2,7 @@
 
 The same fast path as pre-training: clips on the device, fused crops and views, bfloat16 where the
 device has it, no wait for the device between two scores. Shapes: B clips, M bodies, N tokens,
-P numbers a token, Q test clips, C classes.
+P numbers per token, Q test clips, C classes.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class Lengths:
 
 
 def recipe_lengths(recipe: FinetuneRecipe, clips: int) -> tuple[int, Lengths]:
-    """Return clips a step and the lengths; a last part batch of an epoch is dropped.
+    """Return clips per step and the lengths; an epoch's last batch is dropped if it is not full.
 
     Args:
         recipe: Batch, unit and lengths.
         clips: Number of training clips.
 
     Returns:
-        Clips a step, and the lengths in steps.
+        Clips per step, and the lengths in steps.
 
     Raises:
         InputError: If a number is out of range, or there are too few clips for BatchNorm.
@@ -77,7 +77,7 @@ def recipe_lengths(recipe: FinetuneRecipe, clips: int) -> tuple[int, Lengths]:
         raise InputError("recipe.warmup", recipe.warmup, fix)
     batch = min(recipe.batch_size, clips)
     if batch < 2:
-        raise InputError("recipe.batch_size", batch, "BatchNorm needs 2 clips a step or more")
+        raise InputError("recipe.batch_size", batch, "BatchNorm needs 2 clips per step or more")
     per_epoch = clips // batch
     unit = per_epoch if recipe.unit == "epochs" else 1
     lengths = Lengths(
@@ -129,7 +129,7 @@ def classify(
     dtype: torch.dtype,
     batch: int = 128,
 ) -> Tensor:
-    """Return the scores (Q, C), float32, of whole clips (centred evaluation crop)."""
+    """Return the scores (Q, C), float32, of whole clips (centered evaluation crop)."""
     model.eval()
     found = []
     for chunk in ids.split(batch):

@@ -28,7 +28,7 @@ class Logistic:
         return self.scores(x_QD).argmax(dim=1)
 
 
-def objective(
+def penalised_loss(
     x_ND: Tensor, labels_N: Tensor, weight_DC: Tensor, bias_C: Tensor, c: float
 ) -> Tensor:
     """Sum of cross-entropies plus |W|^2 / (2 C); the intercept is free."""
@@ -74,7 +74,7 @@ def fit_logistic(
 
     def closure() -> Tensor:
         solver.zero_grad()
-        loss = objective(reduced, labels_N, weight, bias, c)
+        loss = penalised_loss(reduced, labels_N, weight, bias, c)
         loss.backward()
         return loss
 

@@ -58,7 +58,7 @@ def linear_probe(
         classes: C.
         lrs: Peak learning rates, swept in one pass.
         epochs: Passes over the training features.
-        batch: Rows a step; a last smaller batch is dropped.
+        batch: Rows per step; an epoch's last batch is dropped if it is not full.
         seed: Seed of initialisation and order.
 
     Returns:

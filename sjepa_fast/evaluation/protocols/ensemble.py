@@ -39,14 +39,7 @@ class Member:
 
 
 def read_member(run: Path, beginning: str) -> Member:
-    """Read the one result of a run whose name begins so.
-
-    Args:
-        run: Run folder.
-        beginning: Of the result's file name.
-
-    Returns:
-        The result.
+    """Read the one result of a run whose file name starts with `beginning`.
 
     Raises:
         InputError: If none or several fit.
@@ -65,9 +58,6 @@ def read_member(run: Path, beginning: str) -> Member:
 
 def run_ensemble(request: EnsembleRequest) -> Result:
     """Average the softmax of the members, seed by seed, with equal weights (our choice).
-
-    Args:
-        request: Runs, and which of their results.
 
     Returns:
         The result, for the first run and with its conditions.

@@ -88,10 +88,6 @@ def run_transfer(subject: Subject, request: TransferRequest) -> Outcome:
 
     Clips of any length are resized to the run's T frames; joints are matched by body part.
 
-    Args:
-        subject: Run and clips of the other store.
-        request: Recipe and seeds.
-
     Returns:
         As for fine-tuning.
 

@@ -27,10 +27,6 @@ class KnnRequest(Request):
 def run_knn(subject: Subject, request: KnnRequest) -> Outcome:
     """Predict by the nearest training clips; deterministic, so there are no seeds.
 
-    Args:
-        subject: Run and clips.
-        request: Encoder, pooling and neighbour counts.
-
     Returns:
         Accuracy for each k; the predictions are those of the first.
 

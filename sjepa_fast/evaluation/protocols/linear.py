@@ -78,10 +78,6 @@ def _epoch_features(
 def run_linear(subject: Subject, request: LinearRequest) -> Outcome:
     """Train the probe of the recipe on cached features, or on new views of every epoch.
 
-    Args:
-        subject: Run and clips.
-        request: Encoder, pooling, recipe and seeds.
-
     Returns:
         Accuracy after the last epoch (the headline) and at the best one, over seeds.
 

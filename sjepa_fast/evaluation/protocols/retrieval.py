@@ -26,10 +26,6 @@ class RetrievalRequest(Request):
 def run_retrieval(subject: Subject, request: RetrievalRequest) -> Outcome:
     """Rank the training clips for each test clip; deterministic, so there are no seeds.
 
-    Args:
-        subject: Run and clips.
-        request: Encoder and pooling.
-
     Returns:
         rank1 and map in percent; the predictions are the labels of the first ranks.
     """

@@ -243,7 +243,7 @@ def test_mediapipe_json(tmp_path: Path, key: str):
     [
         ("coco17", "{", "Expecting"),
         ("coco17", "[1]", "not the JSON of coco17"),
-        ("coco17", '[{"image_id": 1, "keypoints": [1, 2, 3]}]', "3 numbers for a person"),
+        ("coco17", '[{"image_id": 1, "keypoints": [1, 2, 3]}]', "3 numbers per person"),
         ("coco17", '[{"image_id": 1, "keypoints": "x"}]', "could not convert"),
         ("coco17", "[]", "nobody"),
         ("openpose18", '{"people": 3}', "not the JSON of openpose18"),

@@ -99,7 +99,7 @@ def test_bad_recordings_and_labels_are_named(tmp_path: Path):
         "0002-L-004": "label line '1,x,9'",
         "0002-L-005": "label line '2'",
         "0002-L-006": "frames -3 to 5",
-        "0003-L-000": "75 numbers a frame",
+        "0003-L-000": "75 numbers per frame",
         "0004-L-001": "no usable skeleton",
         "0004-L-002": "NaN",
         "0005-L-000": "empty",

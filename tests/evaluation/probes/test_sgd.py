@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sjepa_fast.evaluation.probes.logistic import fit_logistic, objective
+from sjepa_fast.evaluation.probes.logistic import fit_logistic, penalised_loss
 from sjepa_fast.evaluation.probes.sgd import linear_probe
 
 
@@ -23,7 +23,7 @@ def test_logistic_is_at_the_optimum(c: float):
     fitted = fit_logistic(x, labels, 3, c)
     weight = fitted.weight_DC.clone().requires_grad_()
     bias = fitted.bias_C.clone().requires_grad_()
-    loss = objective(x.double(), labels, weight, bias, c)
+    loss = penalised_loss(x.double(), labels, weight, bias, c)
     gradients = torch.autograd.grad(loss, (weight, bias))
     assert max(g.abs().max().item() for g in gradients) < 1e-4
 
@@ -32,7 +32,7 @@ def test_logistic_on_more_features_than_rows():
     x, labels = data(rows=30, width=200)
     fitted = fit_logistic(x, labels, 3, 0.1)
     weight = fitted.weight_DC.clone().requires_grad_()
-    loss = objective(x.double(), labels, weight, fitted.bias_C, 0.1)
+    loss = penalised_loss(x.double(), labels, weight, fitted.bias_C, 0.1)
     (gradient,) = torch.autograd.grad(loss, weight)
     assert gradient.abs().max().item() < 1e-4
     assert (fitted.predict(x) == labels).float().mean() > 0.95
