@@ -85,7 +85,7 @@ def copy_records(sink: StoreWriter | ClipTable, source: Source, done: int = 0) -
     """Copy all records into a store or a table, with a bar on a terminal and lines elsewhere.
 
     What the sink refuses (a name that occurs twice, a label out of range) is skipped with the
-    reason, as a file is that cannot be read.
+    reason, as an unreadable file is.
 
     Args:
         sink: Takes clips and skipped inputs.

@@ -1,1 +1,1 @@
-"""Frozen-feature protocols (kNN, linear), their metrics, and the collapse panel."""
+"""Scores of an encoder: protocols, probes, features, metrics, and the collapse panel."""

@@ -51,7 +51,7 @@ def _gap(pose_V4: Array, last_V4: Array) -> float:
 def link_bodies(frames: list[list[Person]], most: int = MAX_BODIES) -> Array:
     """Follow people from frame to frame and keep those who are seen most.
 
-    With identities each is one body. Without, a person goes on as the body whose last pose is
+    With identities each is one body. Without, a person continues the body whose last pose is
     nearest, if that is within the body's own height, the nearest pair first. Frames without anybody
     are dropped, as in NTU data.
 

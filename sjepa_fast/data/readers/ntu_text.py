@@ -1,7 +1,7 @@
 """NTU RGB+D `.skeleton` text to tracks: the definition of the format, and its fast twin in C++.
 
-`parse_skeleton` defines what a file means. The C++ reader (csrc/skeleton_text.cpp) takes the files
-that need no judgement, gives the same bits, and leaves every other file to `parse_skeleton`.
+`parse_skeleton` defines what a file means. The C++ reader (csrc/skeleton_text.cpp) reads
+well-formed files to the same bits, and leaves every other file to `parse_skeleton`.
 """
 
 from __future__ import annotations

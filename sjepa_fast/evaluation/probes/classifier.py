@@ -1,8 +1,8 @@
 """Training of encoder and head on labels: the papers' fine-tuning, and training from scratch.
 
 The same fast path as pre-training: clips on the device, fused crops and views, bfloat16 where the
-device has it, no wait for the device between two scores. Shapes: B clips, M bodies, N tokens,
-P numbers per token, Q test clips, C classes.
+device has it, no synchronisation with the device between two scores. Shapes: B clips, M bodies, N
+tokens, P numbers per token, Q test clips, C classes.
 """
 
 from __future__ import annotations

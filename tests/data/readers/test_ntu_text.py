@@ -77,14 +77,8 @@ def odd_files() -> list[bytes]:
     whole = text_of([["1"], ["1", "2"]])
     cuts = [whole[:n] for n in (0, 1, 2, 5, 60, len(whole) // 2, len(whole) - 1200)]
     changes = [
-        (b"25\n", b"24\n"),
-        (b"25\n", b"26\n"),
-        (b"25\n", b"\n"),
-        (b"25\n", b"2 5\n"),
-        (b"2\n", b"-1\n"),
-        (b"2\n", b"99999999999999999999\n"),
-        (b"2\n", b"1_0\n"),
-        (b"2\n", b"+2\n"),
+        *((b"25\n", joints) for joints in (b"24\n", b"26\n", b"\n", b"2 5\n")),
+        *((b"2\n", bodies) for bodies in (b"-1\n", b"9" * 20 + b"\n", b"1_0\n", b"+2\n")),
         (b" 277", b"\xff277"),
         (b" 277", b"\x00277"),
         (b"1 0 1", b"\x0b1 0 1"),
