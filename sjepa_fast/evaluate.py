@@ -74,17 +74,16 @@ def parse_request(protocol: str, arguments: list[str]) -> Any:
     return dataclasses.replace(request, recipe=dataclasses.replace(request.recipe, name=base.name))
 
 
-def evaluate(protocol: str, arguments: list[str]) -> int:
+def evaluate(request: Any, protocol: str) -> int:
     """Score by a protocol, write the result with its conditions and a picture, and return 0.
 
     Args:
+        request: What to score, on what; the protocol's own dataclass.
         protocol: One of `PROTOCOLS`.
-        arguments: Run folder and flags.
 
     Raises:
-        InputError: If the flags, the run, the store or the split do not fit.
+        InputError: If the run, the store or the split does not fit.
     """
-    request = parse_request(protocol, arguments)
     world = environment_world()
     if world.size > 1:
         raise InputError("WORLD_SIZE", world.size, "evaluate in one process, without a launcher")
@@ -114,7 +113,7 @@ def run(arguments: list[str]) -> int:
     protocol = arguments[0]
     if protocol not in PROTOCOLS:
         raise InputError("protocol", protocol, nearest(protocol, list(PROTOCOLS)))
-    return evaluate(protocol, arguments[1:])
+    return evaluate(parse_request(protocol, arguments[1:]), protocol)
 
 
 def main(argv: list[str] | None = None) -> None:
