@@ -29,7 +29,7 @@ from sjepa_fast.config.files import (
     read_config,
     to_dict,
 )
-from sjepa_fast.config.schema import TrainConfig, nearest, validate
+from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.config.validation import validate
 from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.runtime.checkpoint import latest_checkpoint
