@@ -5,15 +5,8 @@ from __future__ import annotations
 import math
 
 from sjepa_fast.config.schema import TrainConfig, kept_tokens
+from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.errors import InputError
-
-# Target normalisations that an objective has.
-TARGET_NORMS = {
-    "sjepa": ("none", "layernorm"),
-    "skeleton2vec": ("instance", "layernorm", "none"),
-    "mamp": ("patch", "temporal", "none"),
-    "skeletonmae": ("patch", "temporal", "none"),
-}
 
 
 def validate(config: TrainConfig) -> None:
@@ -124,7 +117,7 @@ def validate(config: TrainConfig) -> None:
 def _validate_objective(config: TrainConfig) -> None:
     """Check what must fit between the objective, its masks, its view and the networks."""
     objective, mask = config.objective, config.mask
-    norms = TARGET_NORMS[objective.kind]
+    norms = TRAITS[objective.kind].target_norms
     if objective.target_norm not in norms:
         value = f"{objective.target_norm} with objective.kind {objective.kind}"
         raise InputError("objective.target_norm", value, f"choose one of {', '.join(norms)}")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sjepa_fast.config.schema import TrainConfig
+from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.data.clips import ResidentClips, augmentation
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.predictor import Predictor
@@ -60,7 +61,6 @@ class Objective(nn.Module):
     Args:
         config: Sizes and settings.
         layout: Joints of the store.
-        outputs: Numbers predicted for each masked token.
         embed_mask_token: Whether the mask token passes the predictor's input layer (S-JEPA).
     """
 
@@ -71,7 +71,6 @@ class Objective(nn.Module):
         self,
         config: TrainConfig,
         layout: SkeletonLayout,
-        outputs: int,
         *,
         embed_mask_token: bool = False,
     ) -> None:
@@ -94,7 +93,7 @@ class Objective(nn.Module):
             model.width,
             model.predictor_depth,
             model.heads,
-            outputs=outputs,
+            outputs=TRAITS[config.objective.kind].outputs(model),
             embed_mask_token=embed_mask_token,
             layer_scale=model.layer_scale,
             cross=model.predictor == "cross",
@@ -163,7 +162,7 @@ def make_step_input(
     Returns:
         The inputs of an objective, with bodies folded into sequences.
     """
-    with_clip = config.objective.kind == "sjepa"
+    with_clip = TRAITS[config.objective.kind].masks_from == "clip"
     told = augmentation(config, clips.max_bodies)
     view, clip = clips.train_tokens(ids_B, seed, step, told, with_clip=with_clip)
     if not with_clip:

@@ -29,10 +29,9 @@ class SJEPA(Objective):
     center: Tensor
 
     def __init__(self, config: TrainConfig, layout: SkeletonLayout) -> None:
-        width = config.model.width
-        super().__init__(config, layout, outputs=width, embed_mask_token=True)
+        super().__init__(config, layout, embed_mask_token=True)
         self.target_encoder = copy.deepcopy(self.view_encoder).requires_grad_(False)
-        self.center = torch.zeros(width)
+        self.center = torch.zeros(config.model.width)
 
     def forward(self, batch: StepInput) -> StepOutput:
         """Loss of one step.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.models.encoder import SkeletonTransformer
-from sjepa_fast.objectives.numbers import mean_squared_error, rows_at
+from sjepa_fast.objectives.coordinates import mean_squared_error, rows_at
 from sjepa_fast.objectives.objective import Objective, StepInput, StepOutput
 from sjepa_fast.skeletons import SkeletonLayout
 from sjepa_kernels import ContextualizedTargets
@@ -34,7 +34,7 @@ class Skeleton2vec(Objective):
     target_encoder: SkeletonTransformer
 
     def __init__(self, config: TrainConfig, layout: SkeletonLayout) -> None:
-        super().__init__(config, layout, outputs=config.model.width)
+        super().__init__(config, layout)
         _init_as_authors(self)
         self.target_encoder = copy.deepcopy(self.view_encoder).requires_grad_(False)
 

@@ -13,9 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sjepa_fast.config.schema import TrainConfig, kept_tokens, predicted_tokens
-
-# Objectives whose targets are features of a target encoder, and not the clip's own numbers.
-WITH_TARGET_ENCODER = ("sjepa", "skeleton2vec")
+from sjepa_fast.config.traits import TRAITS
 
 
 @dataclass(frozen=True)
@@ -98,12 +96,11 @@ def step_flops(
     Returns:
         The counts of the whole batch.
     """
-    model, width, kind = config.model, config.model.width, config.objective.kind
+    model, width, traits = config.model, config.model.width, TRAITS[config.objective.kind]
     size = model.segment_length * 3
     tokens = config.data.frames // model.segment_length * joints
     kept = kept_tokens(config.mask, tokens, joints)
     predicted = predicted_tokens(config.mask, tokens - kept)
-    outputs = width if kind in WITH_TARGET_ENCODER else size
     whitening = linear_flops(1, size, size) if config.data.whiten > 0 else 0
     embedding = linear_flops(1, size, width)
 
@@ -118,9 +115,13 @@ def step_flops(
         blocks = (model.predictor_depth - 1) * block_flops(both, width)
         blocks += block_flops(both, width, wanted)
         predicted = wanted
-    guess = linear_flops(kept, width, width) + blocks + linear_flops(predicted, width, outputs)
+    guess = (
+        linear_flops(kept, width, width)
+        + blocks
+        + linear_flops(predicted, width, traits.outputs(model))
+    )
     target = 0
-    if kind in WITH_TARGET_ENCODER:
+    if traits.target_encoder:
         target = tokens * (whitening + embedding) + model.depth * block_flops(tokens, width)
     sequences = sequences_per_step(config)
     masks = sequences * config.mask.num_masked_views

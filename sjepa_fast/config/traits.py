@@ -1,0 +1,62 @@
+"""What each objective is made of, for all who must know it without building the networks.
+
+Configuration, data path, validation and FLOP count read this table and nothing else, so that a new
+objective is known to all of them or to none (method 5.4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sjepa_fast.config.schema import ModelConfig
+
+
+@dataclass(frozen=True)
+class ObjectiveTraits:
+    """Composition of one objective.
+
+    Attributes:
+        target_encoder: Whether an EMA encoder, which sees the whole clip, makes the targets.
+        predicts: features: D numbers per masked token; numbers: the P of its tubelet.
+        masks_from: clip: masks and targets come from the crop before its view (S-JEPA); view: the
+            view is the clip.
+        target_norms: Values of `objective.target_norm`.
+    """
+
+    target_encoder: bool
+    predicts: Literal["features", "numbers"]
+    masks_from: Literal["clip", "view"]
+    target_norms: tuple[str, ...]
+
+    def outputs(self, model: ModelConfig) -> int:
+        """Return how many numbers are predicted for each masked token."""
+        return model.width if self.predicts == "features" else model.segment_length * 3
+
+
+TRAITS = {
+    "sjepa": ObjectiveTraits(
+        target_encoder=True,
+        predicts="features",
+        masks_from="clip",
+        target_norms=("none", "layernorm"),
+    ),
+    "skeleton2vec": ObjectiveTraits(
+        target_encoder=True,
+        predicts="features",
+        masks_from="view",
+        target_norms=("instance", "layernorm", "none"),
+    ),
+    "mamp": ObjectiveTraits(
+        target_encoder=False,
+        predicts="numbers",
+        masks_from="view",
+        target_norms=("patch", "temporal", "none"),
+    ),
+    "skeletonmae": ObjectiveTraits(
+        target_encoder=False,
+        predicts="numbers",
+        masks_from="view",
+        target_norms=("patch", "temporal", "none"),
+    ),
+}

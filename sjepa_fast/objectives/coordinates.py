@@ -1,0 +1,69 @@
+"""Objectives whose targets are numbers of the clip itself: coordinates or motion, normalised.
+
+Shapes: B sequences (clips x bodies), R masks of each, V joints, N tokens, P numbers per token,
+K kept, Q masked, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sjepa_fast.objectives.objective import Objective, StepInput, StepOutput
+from sjepa_kernels.tubelets import to_frames, to_tubelets
+
+_EPS = 1e-6
+
+
+class CoordinateObjective(Objective):
+    """View encoder and a predictor of a token's numbers; no target encoder.
+
+    L = mean over masked tokens and their P numbers of (prediction - target)^2; what the target is,
+    `numbers` says.
+    """
+
+    def numbers(self, view_BNP: Tensor) -> Tensor:
+        """Target numbers of every token before normalisation, (B, N, P)."""
+        raise NotImplementedError
+
+    def forward(self, batch: StepInput) -> StepOutput:
+        """Loss of one step, and the features of the visible tokens (B*R, K, D)."""
+        visible = self.encode_visible(batch)
+        prediction = self.predictor(visible, batch.ids_keep_BK, batch.ids_mask_BQ)
+        with torch.no_grad():
+            numbers = self.numbers(batch.view_BNP)
+            target = normalized(numbers, self.joints, self.objective.target_norm)
+            target = rows_at(target, batch.ids_by_sequence())
+        return StepOutput(mean_squared_error(prediction, target), visible.detach())
+
+
+def normalized(tubelets_BNP: Tensor, joints: int, norm: str) -> Tensor:
+    """Subtract the mean, divide by sqrt(unbiased variance + 1e-6).
+
+    Args:
+        tubelets_BNP: Target numbers.
+        joints: V.
+        norm: patch: over the P numbers of a token (MAMP, method 5.1); temporal: over the T frames
+            of a joint's coordinate (method 5.2; its variance and epsilon are our choice); none.
+
+    Returns:
+        The normalised numbers, same shape.
+    """
+    if norm == "none":
+        return tubelets_BNP
+    x = to_frames(tubelets_BNP, joints) if norm == "temporal" else tubelets_BNP
+    dim = 1 if norm == "temporal" else 2
+    var, mean = torch.var_mean(x, dim=dim, keepdim=True)
+    x = (x - mean) / (var + _EPS).sqrt()
+    return to_tubelets(x, tubelets_BNP.shape[2] // 3) if norm == "temporal" else x
+
+
+def rows_at(rows_BNP: Tensor, ids_BQ: Tensor) -> Tensor:
+    """Rows of each sequence at `ids`, (B, Q, P)."""
+    return rows_BNP.gather(1, ids_BQ.long()[:, :, None].expand(-1, -1, rows_BNP.shape[2]))
+
+
+def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean over all numbers, in float32 whatever the prediction was computed in."""
+    target = target.view(prediction.shape)
+    return torch.nn.functional.mse_loss(prediction.float(), target.float())
