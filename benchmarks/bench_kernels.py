@@ -123,7 +123,7 @@ def measure_loss(
     inputs: list[Tensor],
     regime: str,
 ) -> None:
-    """Check loss, centre sum and gradient of a loss of (student, teacher, centre), then time it."""
+    """Check loss, center sum and gradient of a loss of (student, teacher, center), then time it."""
     student, teacher, _ = inputs
 
     def step() -> tuple[Tensor, Tensor]:
@@ -155,7 +155,7 @@ def plain_loss_and_center(
     return plain_centered_ce(student, teacher, center), teacher.sum(0)
 
 
-@pytest.mark.benchmark(group="centred cross-entropy, forward, gradient and centre sum")
+@pytest.mark.benchmark(group="centered cross-entropy, forward, gradient and center sum")
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize(
     "shape", [(172800, 256), (8192, 65536)] if ON_GPU else [(16384, 256), (1024, 4096)], ids=str
@@ -187,7 +187,7 @@ def plain_crop_loss(student: Tensor, teacher: Tensor, center: Tensor) -> tuple[T
     return total / pairs, teacher.sum((0, 1))
 
 
-@pytest.mark.benchmark(group="DINO over pairs of crops, forward, gradient and centre sum")
+@pytest.mark.benchmark(group="DINO over pairs of crops, forward, gradient and center sum")
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize(
     "shape", [(10, 2, 64, 65536), (2, 2, 1024, 4096)] if ON_GPU else [(10, 2, 8, 4096)], ids=str

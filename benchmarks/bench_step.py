@@ -111,7 +111,7 @@ def test_ours(
     dtype: torch.dtype,
     compiled: bool,
 ) -> None:
-    """The library's step, with crop, view, mask, clipping, AdamW, EMA and centre in the time."""
+    """The library's step, with crop, view, mask, clipping, AdamW, EMA and center in the time."""
     _, step = our_step(replace(config, runtime={"compile": compiled}), clips, device, dtype)
     timed(
         lambda: step(batch_ids),

@@ -33,7 +33,7 @@ class DinoLoss(nn.Module):
     def forward(
         self, student: list[Tensor], teacher: list[Tensor], temp_teacher: float | Tensor
     ) -> Tensor:
-        """Return the loss with the centre as it was before, and move the centre.
+        """Return the loss with the center as it was before, and move the center.
 
         Args:
             student: One (B, D) a crop, the teacher's crops first and in the same order. A head

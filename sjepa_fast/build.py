@@ -13,7 +13,7 @@ from sjepa_fast.objectives.objective import Objective
 from sjepa_fast.objectives.sjepa import SJEPA
 from sjepa_fast.objectives.skeleton2vec import Skeleton2vec
 from sjepa_fast.objectives.skeletonmae import SkeletonMAE
-from sjepa_fast.runtime.guard import go_on_eagerly
+from sjepa_fast.runtime.guard import fall_back_to_eager
 from sjepa_kernels.tubelets import to_tubelets
 
 OBJECTIVES = {
@@ -100,5 +100,5 @@ def compile_blocks(model: Objective, config: TrainConfig) -> None:
             try:
                 block.compile(dynamic=False)
             except Exception as error:
-                go_on_eagerly(error)
+                fall_back_to_eager(error)
                 return

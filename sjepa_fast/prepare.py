@@ -20,7 +20,8 @@ from sjepa_fast.data.clip_table import ClipTable
 from sjepa_fast.data.readers import READERS, options_of
 from sjepa_fast.data.readers.published import compare, split_sizes
 from sjepa_fast.data.readers.record import Record, Source, Splits
-from sjepa_fast.data.store import Store, StoreWriter
+from sjepa_fast.data.store import Store
+from sjepa_fast.data.store_writer import StoreWriter
 from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.runtime.files import write_text
 

@@ -212,7 +212,7 @@ KINECT20 = _known(
     spine_top="shoulder_center",
 )
 
-# OpenNI / NiTE (SBU Interaction, Florence 3D): there is no pelvis, so the torso is the centre.
+# OpenNI / NiTE (SBU Interaction, Florence 3D): there is no pelvis, so the torso is the center.
 KINECT15 = _known(
     "kinect15",
     "head neck torso "

@@ -7,7 +7,8 @@ import pytest
 
 from sjepa_fast.data.ctrgcn_writer import padded_row
 from sjepa_fast.data.readers.ctrgcn_npz import open_ctrgcn
-from sjepa_fast.data.store import Store, StoreWriter
+from sjepa_fast.data.store import Store
+from sjepa_fast.data.store_writer import StoreWriter
 from sjepa_fast.errors import InputError
 from sjepa_fast.export import ExportConfig, export
 from sjepa_fast.skeletons import KINECT20, NTU25, SkeletonLayout

@@ -21,7 +21,8 @@ from sjepa_fast import cli
 from sjepa_fast import prepare as prepare_module
 from sjepa_fast.data.readers import READERS, options_of
 from sjepa_fast.data.readers.record import Record, Source
-from sjepa_fast.data.store import Store, StoreWriter, open_store
+from sjepa_fast.data.store import Store, open_store
+from sjepa_fast.data.store_writer import StoreWriter
 from sjepa_fast.errors import InputError
 from sjepa_fast.prepare import PrepareConfig, prepare
 from sjepa_fast.skeletons import NTU25
@@ -123,7 +124,7 @@ def test_a_row_of_the_table_is_a_reader(tmp_path: Path, monkeypatch: pytest.Monk
     assert open_store(tmp_path / "out").name == "mine"
     said = call(*arguments, "--split-name", "a").stderr
     assert "split_name" in said and "ctrgcn only" in said
-    assert "nearest: still" in call("stil", *arguments[1:]).stderr
+    assert "nearest: still" in call("stills", *arguments[1:]).stderr
 
 
 def test_every_option_of_a_reader_is_a_flag():
@@ -159,7 +160,7 @@ def start_long_run(tmp_path: Path, clips: int = 400) -> subprocess.Popen[str]:
     arguments = ["ntu60", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out")]
     path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
     code = (
-        "import sjepa_fast.data.store as s, sjepa_fast.prepare as p, time\n"
+        "import sjepa_fast.data.store_writer as s, sjepa_fast.prepare as p, time\n"
         "s.SYNC_SECONDS = 0.01\n"
         "add = s.StoreWriter.add\n"
         "s.StoreWriter.add = lambda *a: (time.sleep(0.002), add(*a))[1]\n"

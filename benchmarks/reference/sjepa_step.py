@@ -60,7 +60,7 @@ RUNGS = {
 
 
 class ReferenceStep(nn.Module):
-    """View encoder, predictor, target encoder, centre and optimiser behind one `step`.
+    """View encoder, predictor, target encoder, center and optimiser behind one `step`.
 
     State dict names: `view_encoder.*`, `target_encoder.*`, `predictor.*` and `center`, the names of
     `sjepa_fast.objectives.sjepa.SJEPA`; positions, mask token and the tubelet kernel differ in
@@ -178,7 +178,7 @@ class ReferenceStep(nn.Module):
         view_BMTVC: Tensor | None = None,
         ids_keep: Tensor | None = None,
     ) -> Tensor:
-        """One training step: view, mask, three forwards, backward, AdamW, EMA, centre.
+        """One training step: view, mask, three forwards, backward, AdamW, EMA, center.
 
         Args:
             x_BMTVC: Cropped clips in metres, on the step's device.

@@ -62,7 +62,7 @@ def _converter() -> cattrs.Converter:
     return converter
 
 
-def _say(error: BaseException, kind: type[Any] | None) -> str:
+def _message(error: BaseException, kind: type[Any] | None) -> str:
     return str(error) if isinstance(error, ValueError) else format_exception(error, kind)
 
 
@@ -226,7 +226,7 @@ def apply_values(config: TrainConfig, values: dict[str, Any], source: Path | str
     try:
         return _converter().structure(tree, TrainConfig)
     except (cattrs.BaseValidationError, ForbiddenExtraKeysError) as error:
-        reason = "; ".join(cattrs.transform_error(error, format_exception=_say))
+        reason = "; ".join(cattrs.transform_error(error, format_exception=_message))
         raise InputError("config", f"{source}: {reason}", "correct the value") from error
 
 

@@ -59,7 +59,7 @@ def sjepa(name: str) -> TrainConfig:
     """S-JEPA, method 3: the paper's values are the dataclass defaults.
 
     Ours, because the paper does not say: view ranges and pivot, 75 visible tokens, order of the
-    centre's use and update, predictor layout, evaluation pooling; for sets other than NTU-60 that
+    center's use and update, predictor layout, evaluation pooling; for sets other than NTU-60 that
     nothing but the mask's temperature changes (0.75 for NTU-120, MAMP's).
     """
     found = _SETS[name]

@@ -54,9 +54,9 @@ class DataConfig(CropRanges):
     skip_empty_bodies: bool = False
     """Train on single present bodies, `optim.batch_size` of them a step, instead of on clips."""
     eval_crop: float = 0.9
-    """Share of the clip that the centred evaluation crop keeps."""
+    """Share of the clip that the centered evaluation crop keeps."""
     center: bool = False
-    """Subtract the first frame's root joint (NTU stores are centred when prepared)."""
+    """Subtract the first frame's root joint (NTU stores are centered when prepared)."""
     align_spine: bool = False
     """Turn each clip so that its first frame's spine is vertical and its shoulders point to x."""
     align_yaw: bool = False
@@ -133,7 +133,7 @@ class ObjectiveConfig:
     """What is predicted at the masked tokens, by which loss, and what follows by EMA."""
 
     kind: Literal["sjepa", "skeleton2vec", "mamp", "skeletonmae"] = "sjepa"
-    """sjepa: the target encoder's centred softmax; skeleton2vec: the mean of its layers; mamp:
+    """sjepa: the target encoder's centered softmax; skeleton2vec: the mean of its layers; mamp:
     motion; skeletonmae: coordinates."""
     target_norm: Literal["none", "layernorm", "instance", "patch", "temporal"] = "none"
     """sjepa: none, or layernorm of the target features before centring. skeleton2vec: instance
@@ -144,7 +144,7 @@ class ObjectiveConfig:
     temp_target: float = 0.06
     """sjepa: temperature of the target's softmax."""
     center_momentum: float = 0.9
-    """sjepa: EMA factor of the centre, which starts at 0; the old centre is used, then updated
+    """sjepa: EMA factor of the center, which starts at 0; the old center is used, then updated
     (our choice). 1 is no centring."""
     target_layers: int = 8
     """skeleton2vec: K, how many of the last blocks are averaged."""
@@ -195,7 +195,7 @@ class EvalConfig:
     online_pool: Literal["mean", "joint", "full"] = "mean"
     """Pooling of the online kNN and of the before/after figures."""
     knn_scaling: Literal["none", "fitted"] = "none"
-    """none: plain cosine (STARS protocol); fitted: centre, or standardise pooled features."""
+    """none: plain cosine (STARS protocol); fitted: center, or standardise pooled features."""
     knn_clips: int = 4096
     """At most this many training clips in the online kNN and the before/after figures."""
     recipe: Literal["paper", "small"] = "paper"

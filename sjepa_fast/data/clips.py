@@ -66,7 +66,7 @@ class ResidentClips:
     def crop_resize(self, ids_B: Tensor, start_B: Tensor, length_B: Tensor, frames: int) -> Tensor:
         """Cut [start, start + length) from each clip and resize it linearly to `frames`.
 
-        Half-pixel centres without anti-aliasing, source = (t + 0.5) length / T - 0.5, clamped
+        Half-pixel centers without anti-aliasing, source = (t + 0.5) length / T - 0.5, clamped
         (method 1.5). Absent bodies are zero.
 
         Args:
@@ -149,7 +149,7 @@ class ResidentClips:
         )
 
     def eval_crop(self, ids_B: Tensor, data: DataConfig) -> Tensor:
-        """Centred crop of `eval_crop` of each clip as the run's stream, (B, M, T, V, C)."""
+        """Centered crop of `eval_crop` of each clip as the run's stream, (B, M, T, V, C)."""
         valid = self.frames_N[ids_B]
         start = ((1 - data.eval_crop) * valid / 2).floor().long()
         length = (valid - 2 * start).clamp_min(1)

@@ -6,8 +6,6 @@ side by side with zero frames at the end, y is one-hot. N clips, T frames.
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from sjepa_fast.data.store import Store
 from sjepa_fast.errors import InputError
+from sjepa_fast.runtime.files import new_file
 
 JOINTS, BODIES = 25, 2
 
@@ -82,18 +81,13 @@ def write_ctrgcn(store: Store, split: str, out: Path, frames: int, twin: bool) -
     for ids in parts.values():
         _check(store, ids, frames)
     one_hot = np.eye(len(store.class_names))
-    handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+    with new_file(out) as temporary:
+        with zipfile.ZipFile(temporary, "w") as archive:
             for part, ids in parts.items():
                 rows = (padded_row(store.clip(i), frames, twin) for i in ids)
                 shape = (len(ids), frames, BODIES * JOINTS * 3)
                 _member(archive, f"x_{part}", shape, "<f4", rows)
                 labels = (one_hot[store.labels[i]] for i in ids)
                 _member(archive, f"y_{part}", (len(ids), len(one_hot)), "<f8", labels)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(out)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        temporary.chmod(0o644)
     return len(parts["train"]), len(parts["test"])

@@ -18,7 +18,7 @@ from torch.utils.dlpack import from_dlpack
 
 from sjepa_fast.config.schema import DataConfig
 from sjepa_fast.data.order import BatchOrder
-from sjepa_fast.data.rows import PackedRows, RowReader
+from sjepa_fast.data.rows import PackedRows, RowReader, worker_failed
 from sjepa_fast.errors import InputError
 
 # Of Linux's prctl: the signal that a process gets when its parent ends.
@@ -81,21 +81,7 @@ class _Source:
 def dali_batches(
     reader: RowReader, order: BatchOrder, steps: range, data: DataConfig, device: torch.device
 ) -> Generator[PackedRows, None, None]:
-    """Yield the packed rows of each step's batch; closing the generator ends the workers.
-
-    Args:
-        reader: Reads rows of samples.
-        order: Which samples each step has.
-        steps: Steps to read for.
-        data: `workers` and `prefetch`.
-        device: Batches for a GPU come in pinned memory, so that copies need not wait.
-
-    Yields:
-        One batch a step, in order; on a CPU, valid until the next is taken.
-
-    Raises:
-        OSError: If the store cannot be read any more, or a worker was killed.
-    """
+    """Do what `disk_batches` does; on a CPU, a batch is valid until the next is taken."""
     from nvidia.dali import Pipeline, fn, types
 
     rows_type = {torch.float16: types.FLOAT16, torch.float32: types.FLOAT}[reader.rows_dtype]
@@ -123,9 +109,7 @@ def dali_batches(
         try:
             parts = [from_dlpack(output[0]) for output in pipeline.run()]
         except RuntimeError as error:
-            said = str(error).strip().splitlines()[-1]
-            fix = "if memory ran out, lower data.workers or data.prefetch"
-            raise ChildProcessError(f"a data worker failed: {said}; {fix}") from error
+            raise worker_failed(str(error).strip().splitlines()[-1]) from error
         said = bytes(parts.pop().tolist()).decode().strip()
         if said:
             raise OSError(said)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sjepa_fast.config.schema import DataConfig
 from sjepa_fast.data.order import BatchOrder
-from sjepa_fast.data.rows import PackedRows, RowReader
+from sjepa_fast.data.rows import PackedRows, RowReader, worker_failed
 
 # Seconds that a worker lives on after SIGTERM, for the trainer to finish its step and to save.
 GRACE = 30
@@ -36,7 +36,7 @@ class _Batches(Dataset[PackedRows | str]):
             return str(error)
 
 
-def _leave_signals_to_the_trainer(_: int) -> None:
+def _ignore_signals(_: int) -> None:
     # Ctrl-C and a cluster's SIGTERM reach the whole group of processes, but the trainer still
     # needs the batch of its last step; it then saves and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -44,7 +44,7 @@ def _leave_signals_to_the_trainer(_: int) -> None:
 
 
 @contextlib.contextmanager
-def _child_handler_kept() -> Iterator[None]:
+def _keep_child_handler() -> Iterator[None]:
     # The loader's handler raises in the middle of whatever the trainer does when a worker dies;
     # without it, that is noticed when the next batch is due.
     before = signal.getsignal(signal.SIGCHLD)
@@ -78,20 +78,18 @@ def disk_batches(
         num_workers=data.workers,
         prefetch_factor=data.prefetch if data.workers else None,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_leave_signals_to_the_trainer,
+        worker_init_fn=_ignore_signals,
         # One of its own: the loader must not draw from the generator that initialises weights.
         generator=torch.Generator(),
     )
-    with _child_handler_kept():
+    with _keep_child_handler():
         ready = iter(batches)
     while True:
         try:
             batch = next(ready, None)
         except (RuntimeError, OSError, EOFError) as error:
             # A worker that was killed is noticed by the loader, or by what it had begun to send.
-            said = " ".join(str(error).split())
-            fix = "if memory ran out, lower data.workers or data.prefetch"
-            raise ChildProcessError(f"a data worker failed: {said}; {fix}") from error
+            raise worker_failed(" ".join(str(error).split())) from error
         if batch is None:
             return
         if isinstance(batch, str):

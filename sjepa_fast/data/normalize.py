@@ -94,7 +94,7 @@ def normalize_clip(
     size: bool,
     spine: bool = False,
 ) -> Clip:
-    """Apply the chosen normalisations in the order centre, spine, heading, size.
+    """Apply the chosen normalisations in the order center, spine, heading, size.
 
     Args:
         clip_MTVC: One clip.

@@ -193,3 +193,9 @@ class RowReader:
                     "during the run; prepare it again and add --resume auto"
                 )
             done += got
+
+
+def worker_failed(said: str) -> ChildProcessError:
+    """Return the error of a process that read rows and died, from what was heard of it."""
+    fix = "if memory ran out, lower data.workers or data.prefetch"
+    return ChildProcessError(f"a data worker failed: {said}; {fix}")

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sjepa_fast.data.store import Store, StoreWriter
+from sjepa_fast.data.store import Store
+from sjepa_fast.data.store_writer import StoreWriter
 from sjepa_fast.data.synthetic_actions import PAIRS, SOLO, Action, Motion, Series, bump
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import NTU25

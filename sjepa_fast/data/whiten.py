@@ -26,8 +26,8 @@ def fit_whitening(tubelets_RP: Tensor, power: float) -> tuple[Tensor, Tensor]:
     """
     x = tubelets_RP.double()
     mean = x.mean(dim=0)
-    centred = x - mean
-    values, vectors = torch.linalg.eigh(centred.T @ centred / len(x))
+    centered = x - mean
+    values, vectors = torch.linalg.eigh(centered.T @ centered / len(x))
     values = values.clamp_min(values[-1] * 1e-6)
     # eigh fixes each vector up to its sign; the sign of its largest entry makes it repeatable.
     largest = vectors.abs().argmax(dim=0, keepdim=True)

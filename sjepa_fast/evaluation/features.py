@@ -97,7 +97,7 @@ def scale_features(
 ) -> tuple[Tensor, Tensor]:
     """Scale features by statistics of the training part.
 
-    none leaves them; fitted standardises pooled features and only centres un-pooled ones and
+    none leaves them; fitted standardises pooled features and only centers un-pooled ones and
     raw coordinates, where a division by tiny deviations would amplify noise.
     """
     if scaling == "none":

@@ -45,7 +45,7 @@ class StepOutput:
         loss: Scalar.
         features: Rows (..., D) in whose spread a collapse would show: the target encoder's
             features of all tokens, or without one the view encoder's of the visible tokens.
-        center_sum: Sum over masked tokens that the centre moves towards (D,), if there is one.
+        center_sum: Sum over masked tokens that the center moves towards (D,), if there is one.
         center_count: Rows in that sum.
     """
 
@@ -56,7 +56,7 @@ class StepOutput:
 
 
 class Objective(nn.Module):
-    """View encoder and predictor, to which an objective may add a target encoder and a centre.
+    """View encoder and predictor, to which an objective may add a target encoder and a center.
 
     Args:
         config: Sizes and settings.

@@ -1,4 +1,4 @@
-"""S-JEPA: predict, at the masked tokens, the target encoder's centred softmax of latents.
+"""S-JEPA: predict, at the masked tokens, the target encoder's centered softmax of latents.
 
 Shapes: B sequences (clips x bodies), N tokens, Q masked, D width.
 """
@@ -18,7 +18,7 @@ from sjepa_kernels import centered_softmax_cross_entropy
 
 
 class SJEPA(Objective):
-    """View encoder, predictor, EMA target encoder and centre (method section 3).
+    """View encoder, predictor, EMA target encoder and center (method section 3).
 
     Args:
         config: Sizes and objective settings.
@@ -37,7 +37,7 @@ class SJEPA(Objective):
         """Loss of one step.
 
         p1 = softmax(R_p / temp_student), p2 = softmax((R_t - c) / temp_target),
-        L = -mean over masked tokens of sum_d p2 log p1 (method 3.2), with the centre as it was
+        L = -mean over masked tokens of sum_d p2 log p1 (method 3.2), with the center as it was
         before this batch.
 
         Args:
@@ -45,7 +45,7 @@ class SJEPA(Objective):
 
         Returns:
             The loss; the target features (B, N, D); and the sum of R_t over the masked tokens of
-            this process, for the centre.
+            this process, for the center.
         """
         # First, so that its memory does not pile on what the others keep for the backward.
         with torch.no_grad():

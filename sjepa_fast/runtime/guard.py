@@ -56,7 +56,7 @@ def out_of_memory(batch: int, fitting: int, device: str, total_bytes: int) -> In
     return InputError("optim.batch_size", value, fix)
 
 
-def go_on_eagerly(error: Exception) -> None:
+def fall_back_to_eager(error: Exception) -> None:
     """Say in one warning why nothing is compiled, and run what is marked to be compiled eagerly."""
     # Of pages of advice; the first line may only name the compiler that the second quotes.
     lines = str(error).strip().splitlines()[:2]
@@ -98,9 +98,9 @@ class GuardedStep(Generic[T]):
             pass
         except Exception as error:
             # Compilation happens in the first call, and so do its failures.
-            if self.succeeded or not _of_the_compiler(error):
+            if self.succeeded or not _is_compiler_error(error):
                 raise
-            go_on_eagerly(error)
+            fall_back_to_eager(error)
             self.succeeded = True
             return self(ids)
         else:
@@ -122,7 +122,7 @@ class GuardedStep(Generic[T]):
         return out_of_memory(self.batch, size, properties.name, properties.total_memory)
 
 
-def _of_the_compiler(error: Exception) -> bool:
+def _is_compiler_error(error: Exception) -> bool:
     # Imported where it is needed: the compiler's modules take seconds to load.
     from torch._dynamo.exc import TorchDynamoException
 

@@ -8,7 +8,6 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from rich.console import Console
@@ -102,12 +101,7 @@ class RunLog:
             self.live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Stop the live line and close the files."""
         if self.live is not None:
             self.live.stop()

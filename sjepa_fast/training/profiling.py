@@ -37,7 +37,7 @@ class PassClock:
     """Times the passes of eager steps: data, student, predictor, teacher, loss, backward and so on.
 
     A pass lasts until the next one begins. "backward" includes the norm of the gradients, and
-    "EMA, centre" everything after the optimiser. On a GPU the times are the device's own.
+    "EMA, center" everything after the optimiser. On a GPU the times are the device's own.
 
     Args:
         model: The objective; its parts are known by their attributes.
@@ -81,7 +81,7 @@ class PassClock:
                 handles.append(network.register_forward_hook(begins("loss")))
         handles.append(self.model.register_forward_hook(begins("backward")))
         handles.append(self.optimizer.register_step_pre_hook(begins("optimiser")))
-        handles.append(self.optimizer.register_step_post_hook(begins("EMA, centre")))
+        handles.append(self.optimizer.register_step_post_hook(begins("EMA, center")))
         try:
             yield
         finally:

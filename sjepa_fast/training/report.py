@@ -17,9 +17,10 @@ from sjepa_fast.runtime.logging import read_metrics
 from sjepa_fast.viz.confusion import plot_confusion
 from sjepa_fast.viz.curves import plot_curves
 from sjepa_fast.viz.skeleton import plot_clip_mask
+from sjepa_kernels.tubelets import to_frames
 
 
-def draw_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> None:
+def picture_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> None:
     """Picture the crop and the mask that step 0 would give the first training clip."""
     device = clips.joints_RVC.device
     ids = torch.from_numpy(store.ids(config.data.split, "train")[:1]).to(device)
@@ -34,8 +35,7 @@ def draw_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> None:
     # The same crop as coordinates, whatever stream the mask was drawn from.
     joint_config = replace(config, data={"stream": "joint"})
     shown = make_step_input(clips, ids, seed, torch.zeros_like(seed), joint_config)
-    tokens = shown.clip_BNP[:bodies].view(bodies, -1, joints, length, 3)
-    clip = tokens.transpose(2, 3).reshape(bodies, -1, joints, 3)
+    clip = to_frames(shown.clip_BNP[:bodies], joints)
     plot_clip_mask(
         clip.cpu().numpy(),
         store.layout,
@@ -63,7 +63,7 @@ def write_report(
     """
     device = clips.joints_RVC.device
     plot_curves(read_metrics(config.run), config.run / "curves.png")
-    draw_mask(config, store, clips)
+    picture_mask(config, store, clips)
     lines = [f"pictures: {config.run}/curves.png, {config.run}/mask.png"]
     test = torch.from_numpy(store.ids(config.data.split, "test")).to(device)
     if len(test) == 0:

@@ -1,4 +1,4 @@
-"""One training step: crop, view, mask, forwards, loss, backward, AdamW, EMA, centre.
+"""One training step: crop, view, mask, forwards, loss, backward, AdamW, EMA, center.
 
 Everything it reads and writes is on the device, also its counter and the schedules, and nothing in
 it waits for the device: it can be captured as one CUDA graph.

@@ -144,7 +144,7 @@ def numpy_loss(
 
 
 def test_one_step_is_the_written_equations() -> None:
-    """Loss, centre, EMA and AdamW of one step against NumPy and against the update formulas."""
+    """Loss, center, EMA and AdamW of one step against NumPy and against the update formulas."""
     step = ReferenceStep(2, 1, **TINY, seed=3).double()
     with torch.no_grad():
         step.center.normal_(std=0.3)

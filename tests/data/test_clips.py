@@ -79,7 +79,7 @@ def test_training_tokens_are_the_crop_in_tubelets_and_a_view_of_it(clips):
     assert moved.view(4, -1, 3).std(dim=1).max() < 1e-5 and moved.abs().max() > 0.05
 
 
-def test_eval_crop_is_centred(clips):
+def test_eval_crop_is_centered(clips):
     resident, arrays = clips
     out = resident.eval_crop(torch.tensor([2]), DataConfig(frames=36, eval_crop=0.9))
     torch.testing.assert_close(out[0, 0], arrays[2][0, 2:38])

@@ -25,7 +25,8 @@ from sjepa_fast.config.schema import (
 )
 from sjepa_fast.data.clips import ResidentClips, augmentation
 from sjepa_fast.data.feed import check_backend, open_clips, open_feed
-from sjepa_fast.data.store import Store, StoreWriter, open_store
+from sjepa_fast.data.store import Store, open_store
+from sjepa_fast.data.store_writer import StoreWriter
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.recipes import Views
 from sjepa_fast.objectives.objective import make_step_input

@@ -9,7 +9,7 @@ import torch
 from sjepa_fast.config.schema import DataConfig, ModelConfig, TrainConfig, ViewConfig
 from sjepa_fast.data.clips import augmentation, load_resident
 from sjepa_fast.data.normalize import align_heading, body_size, heading
-from sjepa_fast.data.store import StoreWriter
+from sjepa_fast.data.store_writer import StoreWriter
 from sjepa_fast.skeletons import LAYOUTS, SkeletonLayout
 
 RNG = np.random.default_rng(0)
@@ -34,7 +34,7 @@ def tokens(layout: SkeletonLayout, folder: Path, view: ViewConfig) -> tuple[np.n
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_a_flipped_view_mirrors_about_the_centre_and_swaps_the_sides(
+def test_a_flipped_view_mirrors_about_the_center_and_swaps_the_sides(
     layout: SkeletonLayout, tmp_path: Path
 ):
     view = ViewConfig(rotation=0, translation=0, flip=1)
@@ -49,15 +49,15 @@ def test_a_flipped_view_mirrors_about_the_centre_and_swaps_the_sides(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_a_rotated_view_keeps_bone_lengths_and_the_centre(layout: SkeletonLayout, tmp_path: Path):
+def test_a_rotated_view_keeps_bone_lengths_and_the_center(layout: SkeletonLayout, tmp_path: Path):
     turned, clip = tokens(
         layout, tmp_path / "s", ViewConfig(rotation=0.5, tilt=0.2, translation=0, flip=0)
     )
     child, parent = np.array(layout.bones).T
     lengths = [np.linalg.norm(x[:, child] - x[:, parent], axis=-1) for x in (turned, clip)]
     np.testing.assert_allclose(lengths[0], lengths[1], rtol=1e-4)
-    centres = [x[:, layout.center].mean(axis=0) for x in (turned, clip)]
-    np.testing.assert_allclose(centres[0], centres[1], atol=1e-5)
+    centers = [x[:, layout.center].mean(axis=0) for x in (turned, clip)]
+    np.testing.assert_allclose(centers[0], centers[1], atol=1e-5)
     assert np.abs(turned - clip).max() > 0.05
 
 

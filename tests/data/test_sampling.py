@@ -123,7 +123,7 @@ def test_evaluation_crop_by_index():
     clips, data = resident(), DataConfig(frames=FRAMES, sampling="index", eval_crop=0.5)
     x = clips.eval_crop(torch.tensor([1, 2]), data)
     assert x.shape == (2, 2, FRAMES, 20, 3)
-    # 12 frames, centred half: 3..8, six frames that wrap around; 40: 10..29, bins of 20 / 9.
+    # 12 frames, centered half: 3..8, six frames that wrap around; 40: 10..29, bins of 20 / 9.
     for t in range(FRAMES):
         for m in range(2):
             np.testing.assert_array_equal(x[0, m, t], frame(clips, 1, m, 3 + t % 6))

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sjepa_fast.data.store import MANIFEST, Store, StoreWriter, open_store
+from sjepa_fast.data.store import MANIFEST, Store, open_store
+from sjepa_fast.data.store_writer import StoreWriter
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import KINECT20
 

@@ -55,9 +55,9 @@ def test_effective_rank_of_equal_directions_is_their_number():
 
 def test_center_enters_the_entropy_and_the_norm():
     x = rows("one-hot")
-    centred = collapse_panel(x, x.mean(dim=0), 0.06)
-    assert centred["target_entropy"] > 0.9 * math.log(WIDTH)
-    assert centred["center_norm"] == pytest.approx(10, rel=1e-3)
+    centered = collapse_panel(x, x.mean(dim=0), 0.06)
+    assert centered["target_entropy"] > 0.9 * math.log(WIDTH)
+    assert centered["center_norm"] == pytest.approx(10, rel=1e-3)
 
 
 def test_panel_reads_the_device_once():

@@ -240,7 +240,7 @@ def test_training_equals_a_plain_loop(tmp_path: Path):
                 group["lr"] = rate * group["factor"]
             optimizer.step()
             step += 1
-    # No gradient but rounding: biases of keys (softmax) and of what BatchNorm centres.
+    # No gradient but rounding: biases of keys (softmax) and of what BatchNorm centers.
     void = (
         "head.fc1.bias",
         "encoder.norm.bias",

@@ -18,7 +18,8 @@ import torch
 
 from sjepa_fast import evaluate
 from sjepa_fast.config.files import parse_train
-from sjepa_fast.data.store import Store, StoreWriter, open_store
+from sjepa_fast.data.store import Store, open_store
+from sjepa_fast.data.store_writer import StoreWriter
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.outcome import Outcome

@@ -78,7 +78,7 @@ def test_each_pass_gets_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
         "teacher": 5.0,
         "backward": 7.0,
         "optimiser": 0.0,
-        "EMA, centre": 0.125,
+        "EMA, center": 0.125,
     }
     step()
     assert len(passes.marks) == 11, "the hooks are gone"

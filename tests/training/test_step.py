@@ -115,7 +115,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", OTHERS)
 def test_steady_state_step_has_no_host_wait(kind: str, monkeypatch: pytest.MonkeyPatch):
     # On a CPU, the fused ops read the values of ids and scalars to check them; on a GPU not.
-    for module in ("_checks", "_augment_checks"):
+    for module in ("_checks", "augment.checks"):
         path = f"sjepa_kernels.{module}.readable"
         monkeypatch.setattr(path, lambda _: False, raising=False)
     step = make_step(**OTHERS[kind])
@@ -145,7 +145,7 @@ def test_step_moves_each_part_by_its_own_rule():
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_centre_is_updated_after_use_with_the_mean_of_masked_targets():
+def test_center_is_updated_after_use_with_the_mean_of_masked_targets():
     step = make_step(0.0, 1.0, objective=ObjectiveConfig(center_momentum=0.7))
     ids = torch.arange(6)
     batch = make_step_input(step.clips, ids, step.seed, step.step, step.config)

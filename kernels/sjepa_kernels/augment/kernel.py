@@ -140,7 +140,7 @@ def _pose(
     joints, row, length, count, T: tl.constexpr, WIDTH: tl.constexpr,
     CENTER: tl.constexpr, TOP: tl.constexpr, COMPUTE: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
-    """Clip means of the first body's centre and of what leads from there to its spine's top."""
+    """Clip means of the first body's center and of what leads from there to its spine's top."""
     center_x = tl.zeros((BT,), COMPUTE)
     center_y = tl.zeros((BT,), COMPUTE)
     center_z = tl.zeros((BT,), COMPUTE)

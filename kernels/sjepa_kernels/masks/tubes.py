@@ -32,6 +32,7 @@ from sjepa_kernels.masks.shared import (
     vector_width,
 )
 from sjepa_kernels.philox import uniform
+from sjepa_kernels.tubelets import forward_difference, to_frames
 
 
 def tube_keys(
@@ -43,13 +44,10 @@ def tube_keys(
     coords: int,
 ) -> Tensor:
     """Sort keys of `tube_mask`, float32 (B, U, V)."""
-    batch, tokens, size = tubelets_BNP.shape
-    segments, length = tokens // joints, size // coords
-    grid = tubelets_BNP.float().reshape(batch, segments, joints, length, coords)
-    frames = grid.transpose(2, 3).reshape(batch, segments * length, joints, coords)
-    change = torch.zeros_like(frames)
-    change[:, :-1] = (frames[:, 1:] - frames[:, :-1]).abs()
-    by_tube = change.view(batch, segments // tube_length, length * tube_length, joints, coords)
+    change = forward_difference(to_frames(tubelets_BNP.float(), joints, coords)).abs()
+    batch, frames = change.shape[:2]
+    tubes = tubelets_BNP.shape[1] // joints // tube_length
+    by_tube = change.view(batch, tubes, frames // tubes, joints, coords)
     motion = by_tube.mean(dim=(2, 4))
     share = motion / (motion.amax(dim=2, keepdim=True) + 1e-6)
     return uniform(words_BUV) + scale * share

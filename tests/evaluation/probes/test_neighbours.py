@@ -43,9 +43,9 @@ def test_cosine_ignores_length():
 def test_scaling_uses_training_statistics_only():
     train, test = torch.randn(50, 3) * 5 + 2, torch.randn(20, 3)
     train[:, 2] = 7.0
-    centred, shifted = center_features(train, test)
+    centered, shifted = center_features(train, test)
     torch.testing.assert_close(shifted, test - train.mean(dim=0))
-    assert centred.mean(dim=0).abs().max() < 1e-5
+    assert centered.mean(dim=0).abs().max() < 1e-5
     scaled, _ = standardize_features(train, test)
     torch.testing.assert_close(scaled[:, :2].std(dim=0), torch.ones(2))
     assert torch.isfinite(scaled).all() and (scaled[:, 2] == 0).all()
