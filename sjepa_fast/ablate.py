@@ -122,11 +122,7 @@ def _take_list(args: list[str], flag: str) -> list[str]:
 def parse_ablation(argv: list[str]) -> Ablation:
     """Resolve the command line to the configuration of every run, all of them checked.
 
-    Returns:
-        The grid.
-
-    Raises:
-        InputError: On anything that cannot work, before any run begins.
+    Returns the grid. Raises InputError on anything that cannot work, before any run begins.
     """
     args = list(argv)
     if "--help" in args or "-h" in args:
@@ -173,8 +169,7 @@ def _nested(base: TrainConfig, axis: str, text: str) -> dict[str, Any]:
 def finished(config: TrainConfig) -> bool:
     """Whether a run has been trained and scored with this configuration.
 
-    Raises:
-        InputError: If the folder holds a run with other settings.
+    Raises InputError if the folder holds a run with other settings.
     """
     if not (config.run / _SCORE).is_file():
         return False
@@ -243,11 +238,8 @@ def table(axis: str, cells: dict[str, list[dict[str, Any]]]) -> str:
 def ablate(ablation: Ablation) -> int:
     """Run what has not finished, then write the table, its numbers and the plot.
 
-    Returns:
-        0, or 130 when it was interrupted; the same command resumes there.
-
-    Raises:
-        InputError: If it runs under a launcher, or the split has no clips to score.
+    Returns 0, or 130 when it was interrupted; the same command resumes there. Raises InputError if
+    it runs under a launcher, or the split has no clips to score.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         fix = "run it in one process, without a launcher"

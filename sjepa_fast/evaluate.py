@@ -75,14 +75,10 @@ def parse_request(protocol: str, arguments: list[str]) -> Any:
 
 
 def evaluate(request: Any, protocol: str) -> int:
-    """Score by a protocol, write the result with its conditions and a picture, and return 0.
+    """Score by one of `PROTOCOLS`, write the result with its conditions and a picture, return 0.
 
-    Args:
-        request: What to score, on what; the protocol's own dataclass.
-        protocol: One of `PROTOCOLS`.
-
-    Raises:
-        InputError: If the run, the store or the split does not fit.
+    The request is the protocol's own dataclass. Raises InputError if the run, the store or the
+    split does not fit.
     """
     world = environment_world()
     if world.size > 1:

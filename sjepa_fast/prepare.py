@@ -59,8 +59,7 @@ class PrepareConfig:
 def open_source(request: PrepareConfig) -> Source:
     """Open the raw data with the reader of its name.
 
-    Raises:
-        InputError: If an option belongs to another reader, or the raw data is unusable.
+    Raises InputError if an option belongs to another reader, or the raw data is unusable.
     """
     own = options_of(request.name)
     for field in dataclasses.fields(request):
@@ -120,8 +119,7 @@ def splits_of(table: ClipTable, source: Source) -> Splits:
 def write_store(source: Source, request: PrepareConfig, out: Path) -> tuple[Store, ClipTable]:
     """Copy all records into a store.
 
-    Returns:
-        The finished store, and what is known of its clips and of what was left out.
+    Returns the finished store, and what is known of its clips and of what was left out.
     """
     command = " ".join(["prepare", request.name, "--dtype", request.dtype])
     settings = {**dataclasses.asdict(request), "out": "", "overwrite": False}
@@ -158,8 +156,7 @@ def _report_skipped(table: ClipTable, out: Path | None) -> None:
 def prepare(request: PrepareConfig) -> int:
     """Prepare one data set, print what came of it, and return 0.
 
-    Raises:
-        InputError: If the name is unknown or the raw data is unusable.
+    Raises InputError if the name is unknown or the raw data is unusable.
     """
     if request.name not in READERS:
         raise InputError("name", request.name, nearest(request.name, list(READERS)))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
-from functools import cache
 from importlib.metadata import requires, version
 from pathlib import Path
 
@@ -23,6 +23,7 @@ SOURCES = ("sjepa_fast", "kernels", "csrc", "tests", "benchmarks", "examples")
 UPPER = {"models", "objectives", "evaluation", "train", "evaluate", "training", "build"}
 MAY_NOT_IMPORT = {
     "data": UPPER | {"viz", "prepare"},
+    "config": UPPER | {"data", "runtime", "viz", "prepare"},
     "viz": UPPER | {"prepare"},
     "runtime": UPPER | {"viz", "prepare"},
     "models": UPPER - {"models"} | {"viz"},
@@ -95,6 +96,17 @@ def test_dependencies_point_one_way(package: str) -> None:
         parts = [name.split(".") for name in imported_modules(path)]
         used = {part[1] for part in parts if part[0] == "sjepa_fast" and len(part) > 1}
         assert not used & MAY_NOT_IMPORT[package], f"{path}: {used & MAY_NOT_IMPORT[package]}"
+
+
+def test_privates_of_the_kernels_stay_inside() -> None:
+    """No `sjepa_kernels._x` and no `sjepa_kernels.<family>._x` but in the package and its tests."""
+    private = re.compile(r"sjepa_kernels(\.\w+)*\._(?!_)")
+    assert private.match("sjepa_kernels._dispatch") and private.match("sjepa_kernels.masks.op._op")
+    for path in source_files(".py"):
+        if path.is_relative_to(ROOT / "kernels") or path.is_relative_to(ROOT / "tests/kernels"):
+            continue
+        for name in imported_modules(path) if path.name != "setup.py" else ():
+            assert not private.match(name), f"{path}: {name}"
 
 
 def test_setup_does_not_import_torch() -> None:
@@ -203,19 +215,35 @@ def module_file(module: str) -> Path:
     return ROOT / (module.replace(".", "/") + ".py")
 
 
-@cache
-def help_of(module: str) -> str:
+# Prints the help of each module named on the command line, as JSON: one process start for all.
+HELP = """
+import contextlib, io, json, runpy, sys
+found = {}
+for module in sys.argv[1:]:
+    sys.argv, text = [module, "--help"], io.StringIO()
+    with contextlib.redirect_stdout(text):
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            assert not end.code, (module, end.code)
+    found[module] = text.getvalue()
+print(json.dumps(found))
+"""
+
+
+def helps_of(modules: set[str]) -> dict[str, str]:
     environment = {**os.environ, "COLUMNS": "400", "NO_COLOR": "1", "TERM": "dumb"}
     done = subprocess.run(
-        [sys.executable, "-m", module, "--help"],
+        [sys.executable, "-W", "ignore", "-c", HELP, *sorted(modules)],
         capture_output=True,
         text=True,
         cwd=ROOT,
         env=environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"},
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    helps: dict[str, str] = json.loads(done.stdout)
+    return helps
 
 
 def test_documented_commands_exist() -> None:
@@ -241,20 +269,21 @@ def test_documented_commands_exist() -> None:
 
 def test_documented_flags_are_accepted() -> None:
     """Each long option written after one of our modules is one that the module's help names."""
-    checked = 0
+    used: list[tuple[str, str, list[str]]] = []
     scripts = project()["project"]["scripts"]  # type: ignore[index]
     for document, words in documented_commands():
         if words[0] in scripts:
-            module, options = scripts[words[0]].split(":")[0], words[1:]
+            used.append((document, scripts[words[0]].split(":")[0], words[1:]))
         elif "-m" in words and words[words.index("-m") + 1].startswith("sjepa_fast."):
             start = words.index("-m")
-            module, options = words[start + 1], words[start + 2 :]
-        else:
-            continue
+            used.append((document, words[start + 1], words[start + 2 :]))
+    helps = helps_of({module for _, module, _ in used})
+    checked = 0
+    for document, module, options in used:
         for option in options:
             if option.startswith("--"):
                 name = option.split("=")[0]
                 pattern = rf"(?<![\w-]){re.escape(name)}(?![\w.-])"
-                assert re.search(pattern, help_of(module)), f"{document}: {module} has no {name}"
+                assert re.search(pattern, helps[module]), f"{document}: {module} has no {name}"
                 checked += 1
     assert checked > 0

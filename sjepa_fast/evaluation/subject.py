@@ -96,8 +96,7 @@ def _trained_layout(run: Path, own_root: Path | None) -> SkeletonLayout:
 def open_subject(request: Request) -> Subject:
     """Open the run and the data of a request.
 
-    Raises:
-        InputError: If the run, the store or the split does not fit.
+    Raises InputError if the run, the store or the split does not fit.
     """
     trained = read_run(request.run)
     data = dataclasses.replace(

@@ -29,8 +29,7 @@ def clip_from_row(row: NDArray[np.floating[Any]]) -> NDArray[np.float32] | None:
     Trailing zero frames go. A second body that is all zero (NTU-60) or an exact copy of the first
     (one actor in NTU-120) is no second body.
 
-    Returns:
-        The clip, or None if every frame is zero.
+    Returns the clip, or None if every frame is zero.
     """
     filled = np.nonzero((row != 0).any(axis=1))[0]
     if len(filled) == 0:

@@ -58,11 +58,7 @@ def _parse_batch(files: list[Path], threads: int) -> list[Tracks | str]:
 
 
 def parse_files(files: list[Path]) -> Iterator[tuple[Path, Tracks | str]]:
-    """Read `.skeleton` files in order, one batch ahead of the caller.
-
-    Yields:
-        Each file with its tracks, or with why it cannot be used.
-    """
+    """Read `.skeleton` files in order, one batch ahead of the caller."""
     threads = os.cpu_count() or 1
     batches = [files[i : i + BATCH] for i in range(0, len(files), BATCH)]
     with ThreadPoolExecutor(1) as ahead:

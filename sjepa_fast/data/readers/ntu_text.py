@@ -29,11 +29,8 @@ def parse_skeleton(text: str) -> Tracks:
     Frames without a body are dropped; a body id's interval starts at the valid-frame index of its
     first appearance and grows by one with each appearance.
 
-    Returns:
-        One track for each body id, in order of appearance, and the number of valid frames.
-
-    Raises:
-        ValueError: If the text ends early or has a field that is no number.
+    Returns one track for each body id, in order of appearance, and the number of valid frames.
+    Raises ValueError if the text ends early or has a field that is no number.
     """
     lines = iter(text.split("\n"))
 
@@ -75,8 +72,7 @@ def _tracks(joints: list[NDArray[np.float64]], starts: list[int]) -> list[Track]
 def parse_bytes(data: bytes) -> Tracks | str:
     """Read one file with the Python reader.
 
-    Returns:
-        Its tracks, or why it cannot be used.
+    Returns its tracks, or why it cannot be used.
     """
     try:
         # Only numbers and ids are looked at, so any bytes may stand in the other columns.

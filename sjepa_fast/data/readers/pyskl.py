@@ -50,11 +50,8 @@ class _NumpyOnly(pickle.Unpickler):
 def load_restricted(path: Path) -> Any:
     """Unpickle a file that may hold plain containers and numpy arrays only.
 
-    Returns:
-        Its content.
-
-    Raises:
-        InputError: If the file is missing, damaged, or asks for anything else.
+    Returns its content. Raises InputError if the file is missing, damaged, or asks for anything
+    else.
     """
     try:
         with path.open("rb") as file:
@@ -103,12 +100,8 @@ def _clip(
 def open_pyskl(raw: Path) -> Source:
     """Open a pyskl pickle.
 
-    Returns:
-        The opened set; `xsub_train` and `xsub_val` become the split xsub, and so on;
-        plain `train` and `val` become the split default.
-
-    Raises:
-        InputError: If the content has another form.
+    Returns the opened set; `xsub_train` and `xsub_val` become the split xsub, and so on; plain
+    `train` and `val` become the split default. Raises InputError if the content has another form.
     """
     content = load_restricted(raw)
     try:

@@ -41,8 +41,7 @@ class Member:
 def read_member(run: Path, beginning: str) -> Member:
     """Read the one result of a run whose file name starts with `beginning`.
 
-    Raises:
-        InputError: If none or several fit.
+    Raises InputError if none or several fit.
     """
     fitting = sorted((run / "results").glob(f"{beginning}*.scores.npz"))
     if len(fitting) != 1:
@@ -59,11 +58,8 @@ def read_member(run: Path, beginning: str) -> Member:
 def run_ensemble(request: EnsembleRequest) -> Result:
     """Average the softmax of the members, seed by seed, with equal weights (our choice).
 
-    Returns:
-        The result, for the first run and with its conditions.
-
-    Raises:
-        InputError: If there are fewer than two runs or they differ in data or in seeds.
+    Returns the result, for the first run and with its conditions. Raises InputError if there are
+    fewer than two runs or they differ in data or in seeds.
     """
     if len(request.runs) < 2:
         raise InputError("runs", len(request.runs), "name two runs or more")

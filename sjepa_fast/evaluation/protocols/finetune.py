@@ -88,11 +88,7 @@ def run_transfer(subject: Subject, request: TransferRequest) -> Outcome:
 
     Clips of any length are resized to the run's T frames; joints are matched by body part.
 
-    Returns:
-        As for fine-tuning.
-
-    Raises:
-        InputError: If the store is the run's own.
+    Returns as for fine-tuning. Raises InputError if the store is the run's own.
     """
     if request.data.root is None:
         raise InputError("data.root", "not given", "add --data.root STORE with the other data")

@@ -27,11 +27,8 @@ class KnnRequest(Request):
 def run_knn(subject: Subject, request: KnnRequest) -> Outcome:
     """Predict by the nearest training clips; deterministic, so there are no seeds.
 
-    Returns:
-        Accuracy for each k; the predictions are those of the first.
-
-    Raises:
-        InputError: If a neighbour count is below 1.
+    Returns accuracy for each k; the predictions are those of the first. Raises InputError if a
+    neighbour count is below 1.
     """
     if not request.k or min(request.k) < 1:
         raise InputError("k", request.k, "count at least 1 neighbour")

@@ -78,11 +78,8 @@ def _epoch_features(
 def run_linear(subject: Subject, request: LinearRequest) -> Outcome:
     """Train the probe of the recipe on cached features, or on new views of every epoch.
 
-    Returns:
-        Accuracy after the last epoch (the headline) and at the best one, over seeds.
-
-    Raises:
-        InputError: If parts of the request contradict each other.
+    Returns accuracy after the last epoch (the headline) and at the best one, over seeds. Raises
+    InputError if parts of the request contradict each other.
     """
     _check(request)
     name = result_name("linear", request.encoder, request.pool)

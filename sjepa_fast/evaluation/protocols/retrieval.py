@@ -26,8 +26,7 @@ class RetrievalRequest(Request):
 def run_retrieval(subject: Subject, request: RetrievalRequest) -> Outcome:
     """Rank the training clips for each test clip; deterministic, so there are no seeds.
 
-    Returns:
-        rank1 and map in percent; the predictions are the labels of the first ranks.
+    Returns rank1 and map in percent; the predictions are the labels of the first ranks.
     """
     pool = request.pool or subject.config.eval.online_pool
     gallery, query, recipe = cosine_features(subject, request.encoder, pool)
