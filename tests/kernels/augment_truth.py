@@ -29,7 +29,7 @@ class Packed:
     bodies: Tensor
     skeleton: SkeletonTables
 
-    def args(self) -> tuple[Tensor, ...]:
+    def args(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.joints, self.offsets, self.frames, self.bodies
 
 

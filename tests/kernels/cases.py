@@ -73,6 +73,26 @@ def assert_within_budget(
     assert error <= allowed, f"{what}: error {error:.3e} exceeds {allowed:.3e}"
 
 
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return a tensor without memory, for a launch that is recorded and never run."""
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def leaves_of(
+    place: Place, *shapes: tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    """Return normal numbers of these shapes that require gradients."""
+    made = [torch.randn(shape).to(place.device, dtype) for shape in shapes]
+    return [x.requires_grad_() for x in made]
+
+
+def with_gradients(outputs: Tensor | tuple[Tensor, ...], leaves: list[Tensor]) -> list[Tensor]:
+    """Return the outputs, and the leaves' gradients for some gradient of each output."""
+    found = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    learning = [y for y in found if y.requires_grad]
+    return [*found, *torch.autograd.grad(learning, leaves, [y.detach().cos() for y in learning])]
+
+
 def gradients(outputs: Tensor, leaves: list[Tensor], grad: Tensor) -> list[Tensor]:
     """Return the gradient of each leaf that requires one, in order."""
     wanted = [x for x in leaves if x.requires_grad]

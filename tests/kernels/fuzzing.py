@@ -1,4 +1,4 @@
-"""What the fuzz tests share: settings, random shapes, numbers in random strides, comparisons.
+"""What the random calls of `ops/` share: settings, shapes, numbers in random strides, comparisons.
 
 Shapes include 0 and 1; strides are dense, turned, sliced out of NaN, or expanded. The examples are
 the same in every run. The place `cpu-triton` runs the kernels themselves, interpreted.
@@ -13,30 +13,68 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sjepa_kernels._triton import INTERPRETED
 from tests.kernels.cases import Place, assert_within_budget, gradients
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 HALVES = FLOATS[2:]
 LAYOUTS = ["dense", "turned", "sliced", "expanded"]
 
-fuzz = settings(
+FUZZ = settings(
     derandomize=True,
     deadline=None,
-    max_examples=40 if INTERPRETED else 80,
-    # `place` is the same for all examples of a test, so it may be a fixture.
     phases=(Phase.generate, Phase.shrink),
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    suppress_health_check=[HealthCheck.too_slow],
 )
-Draw = st.DataObject
 
 
-def one_of(data: Draw, *values: Any) -> Any:
-    return data.draw(st.sampled_from(values))
+class Draw:
+    """The choices of one random call at a place."""
 
+    def __init__(self, place: Place, data: st.DataObject) -> None:
+        self.place, self.data = place, data
+        self.device, self.impl = place.device, place.impl
 
-def size(data: Draw, least: int = 0, most: int = 4) -> int:
-    return data.draw(st.integers(least, most))
+    def one_of(self, *values: Any) -> Any:
+        return self.data.draw(st.sampled_from(values))
+
+    def flag(self) -> bool:
+        return self.data.draw(st.booleans())
+
+    def integer(self, least: int, most: int) -> int:
+        return self.data.draw(st.integers(least, most))
+
+    def int64(self) -> int:
+        return self.integer(-(2**63), 2**63 - 1)
+
+    def size(self, least: int = 0, most: int = 4) -> int:
+        return self.integer(least, most)
+
+    def permutation(self, count: int) -> list[int]:
+        return self.data.draw(st.permutations(range(count)))
+
+    def seed_torch(self) -> None:
+        torch.manual_seed(self.size(0, 99))
+
+    def lay_out(self, values: Tensor) -> Tensor:
+        return laid_out(values, self.one_of(*LAYOUTS))
+
+    def whole(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Whole numbers: a sum of a few is exact in any dtype, but for the last rounding."""
+        self.seed_torch()
+        return self.lay_out(torch.randint(-8, 9, shape).to(self.device, dtype))
+
+    def normal(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        self.seed_torch()
+        return self.lay_out(torch.randn(shape).to(self.device, dtype))
+
+    def ids(self, shape: tuple[int, int], bound: int, *, distinct: bool = False) -> Tensor:
+        self.seed_torch()
+        if distinct:
+            rows = [torch.randperm(bound)[: shape[1]] for _ in range(shape[0])]
+            ids = torch.stack(rows) if rows else torch.empty(shape, dtype=torch.int64)
+        else:
+            ids = torch.randint(max(bound, 1), shape)
+        return self.lay_out(ids.to(self.device, self.one_of(torch.int32, torch.int64)))
 
 
 def laid_out(values: Tensor, layout: str) -> Tensor:
@@ -49,19 +87,6 @@ def laid_out(values: Tensor, layout: str) -> Tensor:
     if layout == "expanded" and values.ndim > 1 and values.shape[0] > 0:
         return values[:1].expand(values.shape)
     return values
-
-
-def whole(data: Draw, place: Place, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Whole numbers: a sum of a few is exact in every dtype, so only the last rounding is left."""
-    torch.manual_seed(size(data, 0, 99))
-    values = torch.randint(-8, 9, shape).to(place.device, dtype)
-    return laid_out(values, one_of(data, *LAYOUTS))
-
-
-def normal(data: Draw, place: Place, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    torch.manual_seed(size(data, 0, 99))
-    values = torch.randn(shape).to(place.device, dtype)
-    return laid_out(values, one_of(data, *LAYOUTS))
 
 
 def assert_rounded(ours: Tensor, truth: Tensor, what: str, extra: float = 0.0) -> None:
@@ -79,14 +104,30 @@ def assert_all_rounded(
         assert_rounded(got, true, f"gradient {k}")
 
 
-def random_ids(
-    data: Draw, place: Place, shape: tuple[int, int], bound: int, *, distinct: bool
-) -> Tensor:
-    torch.manual_seed(size(data, 0, 99))
-    if distinct:
-        rows = [torch.randperm(bound)[: shape[1]] for _ in range(shape[0])]
-        ids = torch.stack(rows) if rows else torch.empty(shape, dtype=torch.int64)
-    else:
-        ids = torch.randint(max(bound, 1), shape)
-    ids = ids.to(place.device, one_of(data, torch.int32, torch.int64))
-    return laid_out(ids, one_of(data, *LAYOUTS))
+def assert_norms_close(found: list[Tensor], truth: list[Tensor], eps: float, spread: float) -> None:
+    """Each tensor within rounding: a norm multiplies that of its input by `spread` each way."""
+    for k, (ours, true) in enumerate(zip(found, truth, strict=True)):
+        assert ours.shape == true.shape, k
+        if true.numel():
+            allowed = 8 * eps * spread * max(float(true.detach().abs().max()), 1.0)
+            assert ((ours.double() - true).abs() <= allowed).all(), k
+
+
+def spread_of(x: Tensor, *axes: int) -> float:
+    """The largest of |x| / sqrt(var + 1e-5): how much a norm magnifies a rounding of x."""
+    if x.numel() == 0:
+        return 1.0
+    deviation = (x.var(axes, correction=0, keepdim=True) + 1e-5).sqrt()
+    return max(float((x.abs() / deviation).max()), 1.0)
+
+
+def philox_in_integers(seed: int, counter: list[int]) -> list[int]:
+    """The definition in Python's integers."""
+    mask = 2**32 - 1
+    k0, k1 = seed & mask, seed >> 32 & mask
+    c0, c1, c2, c3 = (c & mask for c in counter)
+    for _ in range(10):
+        high, low = divmod(c0 * 0xD2511F53, 2**32), divmod(c2 * 0xCD9E8D57, 2**32)
+        c0, c1, c2, c3 = low[0] ^ c1 ^ k0, low[1], high[0] ^ c3 ^ k1, high[1]
+        k0, k1 = k0 + 0x9E3779B9 & mask, k1 + 0xBB67AE85 & mask
+    return [c0, c1, c2, c3]

@@ -20,14 +20,7 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels._triton import HAVE_TRITON, INTERPRETED
-from tests.kernels import (
-    launches_augment,
-    launches_crops,
-    launches_fused_mlp,
-    launches_masks,
-    launches_residual_norm,
-    launches_targets,
-)
+from tests.kernels.op_case import Absent, all_cases
 
 if not HAVE_TRITON or INTERPRETED:
     pytest.skip("needs Triton's compiler", allow_module_level=True)
@@ -39,14 +32,14 @@ from triton.compiler import ASTSource
 from tests.kernels import aot_table
 
 ARCHITECTURES = [80, 90, 100]
-HALF, FULL = torch.bfloat16, torch.float32
-NAMES = {HALF: "bf16", torch.float16: "fp16", FULL: "fp32", torch.int64: "i64", torch.int32: "i32"}
+NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+NAMES |= {torch.int64: "i64", torch.int32: "i32"}
 
 
 class Launch:
     """One recorded launch: a kernel with its arguments."""
 
-    def __init__(self, kernel: Any, args: tuple, options: dict[str, Any]) -> None:
+    def __init__(self, kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         self.kernel = kernel
         self.values = dict(zip(kernel.arg_names, args, strict=False)) | options
         self.options = {"num_warps": self.values.pop("num_warps", 4)}
@@ -73,7 +66,9 @@ class Launch:
         return triton.compile(source, target=target, options=self.options)
 
 
-def record(module: ModuleType, run: Callable[[], Any], patch: pytest.MonkeyPatch) -> list[Launch]:
+def record(
+    module: ModuleType, run: Callable[[Any], object], patch: pytest.MonkeyPatch
+) -> list[Launch]:
     """Return what `run` launches of the module's kernels."""
     launches: list[Launch] = []
 
@@ -89,75 +84,16 @@ def record(module: ModuleType, run: Callable[[], Any], patch: pytest.MonkeyPatch
     for name, value in vars(module).copy().items():
         if isinstance(value, triton.JITFunction) and name.endswith("_kernel"):
             patch.setattr(module, name, Recorder(value))
-    run()
+    run(module)
     return launches
 
 
-def meta(*shape: int, dtype: torch.dtype = FULL) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
-
-
-def token_calls(name: str, dtype: torch.dtype, odd: bool) -> Callable[[], Any]:
-    module = importlib.import_module(f"sjepa_kernels.tokens.{name}")
-    batch, segments, joints, width, kept = (3, 7, 25, 100, 17) if odd else (256, 30, 25, 256, 75)
-    tokens = segments * joints
-    ids = [meta(batch, n, dtype=torch.int64) for n in (kept, tokens - kept)]
-    ids = ids[: 1 if name == "scatter" else 2]
-    tables = [meta(n, width, dtype=dtype) for n in (segments, joints)]
-
-    def run() -> None:
-        module._forward(
-            meta(batch, kept, width, dtype=dtype), meta(width, dtype=dtype), *ids, *tables
-        )
-        sizes = (True, True) if name == "scatter" else (segments, joints)
-        module._sums(meta(batch, tokens, width, dtype=dtype), *ids, *sizes)
-
-    return run
-
-
-def ce_calls(rows: int, width: int, dtype: torch.dtype, full: bool) -> Callable[[], Any]:
-    module = importlib.import_module("sjepa_kernels.losses.centered_ce")
-    index = meta(rows, dtype=torch.int64) if full else None
-    weights = meta(rows) if full else None
-    student, teacher = meta(rows, width, dtype=dtype), meta(rows, width, dtype=dtype)
-    return lambda: module._launch(
-        student, teacher, meta(width), meta(), meta(), index, weights, full
-    )
-
-
-def ema_calls(shadow: bool, aligned: bool) -> Callable[[], Any]:
-    module = importlib.import_module("sjepa_kernels.ema")
-    start = 0 if aligned else 1
-    targets, sources = torch.zeros(2, 5000)[:, start:4096].unbind()
-    shadows = [torch.zeros(5000, dtype=HALF)[start:4096]] if shadow else []
-    return lambda: module._launch([targets], [sources], shadows, torch.zeros(()))
-
-
 CASES = {
-    f"{name}-{NAMES[dtype]}{'-odd' * odd}": (f"tokens.{name}", token_calls(name, dtype, odd))
-    for name in ("scatter", "pack")
-    for dtype in (HALF, FULL)
-    for odd in (False, True)
-} | {
-    f"ce-{rows}x{width}-{NAMES[dtype]}{'-all' * full}": (
-        "losses.centered_ce",
-        ce_calls(rows, width, dtype, full),
-    )
-    for rows, width in ((172800, 256), (90112, 1024), (4096, 4096), (8192, 65536), (77, 100))
-    for dtype in (HALF, FULL)
-    for full in (False, True)
+    name: launch
+    for case in all_cases().values()
+    if not isinstance(case.launches, Absent)
+    for name, launch in case.launches.items()
 }
-CASES |= launches_masks.CASES
-CASES |= {
-    f"ema{'-shadow' * shadow}{'' if aligned else '-unaligned'}": ("ema", ema_calls(shadow, aligned))
-    for shadow in (False, True)
-    for aligned in (False, True)
-}
-CASES |= launches_augment.CASES
-CASES |= launches_crops.CASES
-CASES |= launches_fused_mlp.CASES
-CASES |= launches_residual_norm.CASES
-CASES |= launches_targets.CASES
 
 
 def is_odd(case: str) -> bool:

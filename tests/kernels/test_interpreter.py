@@ -16,25 +16,13 @@ from pathlib import Path
 import pytest
 
 from sjepa_kernels._triton import HAVE_TRITON, INTERPRETED
+from tests.kernels.op_case import all_cases
 
 HERE = Path(__file__).parent
-OPS = [
-    "test_augment.py",
-    "test_centered_ce.py",
-    "test_crops.py",
-    "test_ema.py",
-    "test_fused_mlp.py",
-    "test_fuzz_blocks.py",
-    "test_fuzz_draws.py",
-    "test_fuzz_losses.py",
-    "test_masks.py",
-    "test_modules_blocks.py",
-    "test_philox.py",
-    "test_poisoned.py",
-    "test_residual_norm.py",
-    "test_targets.py",
-    "test_tokens.py",
-]
+OPS = sorted(
+    {file for case in all_cases().values() if case.in_triton for file in case.tests}
+    | {"test_fuzz.py", "test_poisoned.py"}
+)
 
 
 def interpret(name: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,37 @@
+"""One normalised layer added to a weighted total."""
+
+from __future__ import annotations
+
+import torch
+
+from sjepa_kernels import accumulate_normalized_
+from tests.kernels.op_case import Absent, Arguments, OpCase, normals
+from tests.kernels.spoils import FLOAT, INF, NAN, WRONG_CHOICE
+
+
+def arguments() -> Arguments:
+    made = normals(total=(2, 3, 4), hidden=(2, 3, 4))
+    return made | {"weight": 0.5, "norm": "layer", "impl": "auto"}
+
+
+CASE = OpCase(
+    op=accumulate_normalized_,
+    tests=["test_targets.py"],
+    arguments=arguments,
+    spoils={
+        "total": FLOAT
+        | {
+            "half": lambda x: x.half(),
+            "expanded": lambda x: x[:1].expand(2, 3, 4),
+            "a leaf": lambda x: x.requires_grad_(),
+        },
+        "hidden": FLOAT | {"float64": lambda x: x.double()},
+        "weight": [NAN, INF, torch.tensor(NAN), torch.ones(2)],
+        "norm": ["", "batch"],
+        "impl": WRONG_CHOICE,
+    },
+    poison=Absent("poisoned with ContextualizedTargets, which calls it for each layer"),
+    launches=Absent("compiled with ContextualizedTargets, which launches the same kernel"),
+    fuzz=Absent("called at the end of each random call of ContextualizedTargets"),
+    checked_with="ContextualizedTargets",
+)

@@ -1,0 +1,61 @@
+"""Attention of queries to keys, on a CPU in our own code for bfloat16."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from sjepa_kernels import attention
+from sjepa_kernels.attention.cpu import PROCESSOR_HAS_CODE
+from tests.kernels.cases import Place, gradients, leaves_of, with_gradients
+from tests.kernels.fuzzing import FLOATS, Draw
+from tests.kernels.op_case import Absent, Arguments, Fuzz, OpCase, normals
+from tests.kernels.spoils import FLOAT, WRONG_CHOICE, Ways
+
+
+def arguments() -> Arguments:
+    return normals(**dict.fromkeys("qkv", (2, 2, 3, 4))) | {"impl": "auto"}
+
+
+def poisoned(place: Place) -> list[Tensor]:
+    if not PROCESSOR_HAS_CODE:
+        pytest.skip("the processor does not multiply bfloat16")
+    shapes = (2, 3, 37, 16), (2, 3, 41, 16), (2, 3, 41, 16)
+    leaves = leaves_of(Place("cpu", "cpu"), *shapes, dtype=torch.bfloat16)
+    return with_gradients(attention(*leaves, impl="cpu"), leaves)
+
+
+def random_call(draw: Draw) -> None:
+    batch, heads, queries = draw.size(), draw.size(), draw.size(0, 9)
+    keys, width = draw.size(1, 9), draw.one_of(1, 3, 8, 16)
+    dtype = draw.one_of(*FLOATS)
+    leaves = [
+        draw.normal((batch, heads, n, width), dtype).requires_grad_() for n in (queries, keys, keys)
+    ]
+    out = attention(*leaves, impl=draw.one_of("auto", "sdpa", "explicit"))
+    exact = [x.detach().double().requires_grad_() for x in leaves]
+    scores = torch.einsum("bhnd,bhmd->bhnm", *exact[:2]) / width**0.5
+    truth = (scores - scores.logsumexp(-1, keepdim=True)).exp() @ exact[2]
+    grad = draw.normal(tuple(out.shape), dtype)
+    assert out.shape == truth.shape and out.dtype == dtype
+    bound = {torch.float64: 1e-13, torch.float32: 4e-6, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+    scale = max(truth.norm(), grad.double().norm(), *(x.norm() for x in exact))
+    pairs = zip(gradients(out, leaves, grad), gradients(truth, exact, grad.double()), strict=True)
+    for got, true in [(out, truth), *pairs]:
+        assert (got.double() - true).norm() <= bound[dtype] * scale
+
+
+TENSOR: Ways = FLOAT | {"bfloat16": lambda x: x.bfloat16()}
+CASE = OpCase(
+    op=attention,
+    tests=["test_attention.py"],
+    arguments=arguments,
+    spoils={**dict.fromkeys("qkv", TENSOR), "impl": [*WRONG_CHOICE, "xformers"]},
+    also_named=["q, k, v"],
+    poison=[poisoned],
+    launches=Absent("no Triton code: SDPA on a GPU, C++ on a CPU"),
+    fuzz=Fuzz(random_call),
+    in_cpp=True,
+    in_triton=False,
+)

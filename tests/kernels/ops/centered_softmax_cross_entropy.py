@@ -1,0 +1,112 @@
+"""Cross-entropy of centered, sharpened targets, with rows chosen and weighted."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sjepa_kernels import centered_softmax_cross_entropy
+from tests.kernels.cases import Place, leaves_of, meta, with_gradients
+from tests.kernels.fuzzing import FLOATS, Draw
+from tests.kernels.op_case import Arguments, Fuzz, Launch, OpCase, normals
+from tests.kernels.ops import _losses
+from tests.kernels.spoils import FLOAT, IDS, VECTOR, without
+
+
+def arguments() -> Arguments:
+    return normals(student=(4, 6), teacher=(9, 6), center=(6,)) | {
+        "temp_student": 0.1,
+        "temp_target": 0.06,
+        "teacher_index": torch.randint(9, (4,)),
+        "row_weights": torch.rand(4),
+        "impl": "auto",
+    }
+
+
+def poisoned(place: Place, width: int) -> list[Tensor]:
+    (student,) = leaves_of(place, (7, width))
+    teacher, center = torch.randn(9, width), torch.randn(width)
+    rows, weights = torch.randint(9, (7,)), torch.rand(7) + 0.1
+    found = centered_softmax_cross_entropy(
+        student,
+        *(x.to(place.device) for x in (teacher, center)),
+        teacher_index_R=rows.to(place.device),
+        row_weights_R=weights.to(place.device),
+        impl=place.impl,
+    )
+    return with_gradients(found, [student])
+
+
+def launch(rows: int, width: int, dtype: torch.dtype, full: bool) -> Launch:
+    index = meta(rows, dtype=torch.int64) if full else None
+    weights = meta(rows) if full else None
+    student, teacher = meta(rows, width, dtype=dtype), meta(rows, width, dtype=dtype)
+    return "losses.centered_ce", lambda module: module._launch(
+        student, teacher, meta(width), meta(), meta(), index, weights, full
+    )
+
+
+def scale(dtype: torch.dtype) -> Launch:
+    """The backward of both losses."""
+    return "losses.scale", lambda module: module._scale_(meta(1 << 20, dtype=dtype), meta())
+
+
+LAUNCHES = {
+    f"ce-{rows}x{width}-{label}{'-all' * full}": launch(rows, width, dtype, full)
+    for rows, width in ((172800, 256), (90112, 1024), (4096, 4096), (8192, 65536), (77, 100))
+    for label, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
+    for full in (False, True)
+}
+LAUNCHES |= {f"scale-{str(dtype)[6:]}": scale(dtype) for dtype in (torch.bfloat16, torch.float32)}
+
+
+# In lanes beyond the row, whose values are thrown away.
+@np.errstate(over="ignore")
+def random_call(draw: Draw) -> None:
+    rows, width = draw.size(1, 20), draw.one_of(1, 2, 7, 16, 33, 100, 257)
+    indexed, weighted = draw.flag(), draw.flag()
+    teacher_rows = draw.size(1, 30) if indexed else rows
+    spread = draw.one_of(0.01, 1.0, 20.0)
+    student, teacher = (
+        (spread * draw.normal((n, width), draw.one_of(*FLOATS))).detach()
+        for n in (rows, teacher_rows)
+    )
+    student = draw.lay_out(student).requires_grad_()
+    center = draw.normal((width,), draw.one_of(*FLOATS))
+    weights = draw.normal((rows,), draw.one_of(*FLOATS)).abs() + 0.1 if weighted else None
+    index = None
+    if indexed:
+        index = draw.ids((1, rows), teacher_rows)[0]
+    temps, passed = _losses.temperatures(draw)
+
+    def plain(s: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        t = (teacher if index is None else teacher[index.long()]).to(dtype)
+        y, x = (t - center.to(dtype)) / temps[1], s.to(dtype) / temps[0]
+        loss = -(torch.softmax(y, 1) * torch.log_softmax(x, 1)).sum(1)
+        w = torch.ones_like(loss) if weights is None else weights.to(dtype)
+        return (w * loss).sum() / w.sum(), t.sum(0)
+
+    options = passed | {"teacher_index_R": index, "row_weights_R": weights, "impl": draw.impl}
+    found = centered_softmax_cross_entropy(student, teacher, center, **options)
+    shifted = teacher.double() - center.double()
+    _losses.assert_loss_close(student, *found, plain, shifted, temps, draw.one_of(1.0, 3.0))
+
+
+CASE = OpCase(
+    op=centered_softmax_cross_entropy,
+    tests=["test_centered_ce.py"],
+    arguments=arguments,
+    spoils=_losses.SPOILS
+    | {
+        "student": FLOAT | {"no rows": lambda x: x[:0], "no columns": lambda x: x[:, :0]},
+        "teacher": FLOAT | {"no rows": lambda x: x[:0]},
+        "teacher_index": without(IDS, "one axis"),
+        "row_weights": VECTOR,
+    },
+    # Of one tile, and of more than fits into one.
+    poison=[lambda place: poisoned(place, 100), lambda place: poisoned(place, 4500)],
+    launches=LAUNCHES,
+    fuzz=Fuzz(random_call),
+    in_cpp=True,
+)
