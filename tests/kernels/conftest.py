@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -13,6 +15,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "place" in metafunc.fixturenames:
         found = places(getattr(metafunc.module, "HAS_CPP", False))
         metafunc.parametrize("place", found, ids=str, indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a share of the tests ("0/2": every second one), for processes that share the work."""
+    share, of = map(int, os.environ.get("SJEPA_TEST_SHARE", "0/1").split("/"))
+    items[:] = items[share::of]
 
 
 @pytest.fixture
