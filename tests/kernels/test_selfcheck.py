@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import sjepa_kernels
 from sjepa_kernels._triton import HAVE_TRITON
 from sjepa_kernels.augment import reference
 from sjepa_kernels.masks import tokens
 from sjepa_kernels.native import LIBRARY
 from sjepa_kernels.selfcheck import checks
 from tests.kernels.cases import SLACK
+from tests.kernels.op_case import all_cases
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 # As on a machine without it: no finder knows the name, so an import says that it is missing.
@@ -36,21 +36,6 @@ class Hiding:
 sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
 """
 RUN = "import runpy; runpy.run_module('sjepa_kernels', run_name='__main__', alter_sys=True)"
-# State holders, settings and helpers: what they do is done by the ops that are checked.
-NOT_OPS = {
-    "Augmentation",
-    "CenteredCropCrossEntropy",
-    "CenteredCrossEntropy",
-    "FusedMlp",
-    "MaskTokens",
-    "ResidualLayerNorm",
-    "SkeletonTables",
-    "TokenMask",
-    "accumulate_normalized_",
-    "clip_uniforms",
-    "crop_resize",
-    "use",
-}
 
 
 def python(code: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -72,7 +57,8 @@ def table(printed: str) -> dict[tuple[str, str, str], tuple[float, float, str]]:
 
 def test_every_public_op_is_checked() -> None:
     named = {name.split()[0] for key in checks.CHECKS for name in key.split(", ")}
-    assert named == set(sjepa_kernels.__all__) - NOT_OPS
+    checked = {case.checked_with or name for name, case in all_cases().items()}
+    assert named == checked | {"EmaPlan"}
     assert SLACK[torch.float32] == checks.SLACK
 
 
