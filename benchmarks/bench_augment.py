@@ -69,16 +69,15 @@ def test_augment(timed: Timed, clips: ResidentClips, device: torch.device, varia
     ids = torch.randperm(CLIPS)[:BATCH].to(device)
     seed, step = torch.tensor(0, device=device), torch.tensor(0, device=device)
     told = augmentation(CONFIG, clips.max_bodies)
-    store = clips.joints_RVC, clips.offsets_N, clips.frames_N, clips.bodies_N
-    args = *store, ids, seed, step, clips.tables, told
+    store, args = clips.store, (ids, seed, step, clips.tables, told)
     compiled = torch.compile(augment_clips_ref, dynamic=False)
     variants: dict[str, Callable[[], Tokens]] = {
         "per clip": lambda: per_clip(clips, ids, seed, step),
-        "eager": lambda: augment_clips_ref(*args),
-        "compiled": lambda: compiled(*args),
-        "ours": lambda: augment_clips(*args),
+        "eager": lambda: augment_clips_ref(store, *args),
+        "compiled": lambda: compiled(store, *args),
+        "ours": lambda: augment_clips(*store, *args),
     }
-    exact = augment_clips_ref(store[0].double(), *args[1:])
+    exact = augment_clips_ref(store._replace(joints_RVC=store.joints_RVC.double()), *args)
     for what, ours, true in zip(("view", "clip"), variants[variant](), exact, strict=True):
         # The loader draws a view of its own.
         if what == "clip" or variant != "per clip":

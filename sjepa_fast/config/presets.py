@@ -1,7 +1,7 @@
 """Named configurations: every published pre-training setting, and recipes for small sets.
 
 A preset named after a paper's data set follows the paper; what the papers leave open, and so is
-our choice, is said below and in the fields of `config.py`.
+our choice, is said below and in the fields of `schema.py`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from sjepa_fast.config import schema
 from sjepa_fast.config.presets_small import SMALL, demo, small
-from sjepa_fast.config.schema import (
-    DataConfig,
-    LogConfig,
-    MaskConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    OptimConfig,
-    TrainConfig,
-    ViewConfig,
-)
 from sjepa_fast.errors import InputError, nearest
 
 
@@ -30,7 +21,7 @@ class Preset:
     """A configuration by name: what it is, in one line, and the function that makes it."""
 
     about: str
-    make: Callable[[], TrainConfig]
+    make: Callable[[], schema.TrainConfig]
 
 
 @dataclass(frozen=True)
@@ -51,11 +42,11 @@ _SETS = {
     "pku2": _Published("PKU-MMD II cross-subject", "xsub"),
 }
 # MAMP turns the clip about all three axes and neither shifts nor mirrors it (method 1.5).
-_AXES = ViewConfig(form="axes", rotation=0.3, translation=0.0, flip=0.0)
-_LOG = LogConfig(knn_every=10_000)
+_AXES = schema.ViewConfig(form="axes", rotation=0.3, translation=0.0, flip=0.0)
+_LOG = schema.LogConfig(knn_every=10_000)
 
 
-def sjepa(name: str) -> TrainConfig:
+def sjepa(name: str) -> schema.TrainConfig:
     """S-JEPA, method 3: the paper's values are the dataclass defaults.
 
     Ours, because the paper does not say: view ranges and pivot, 75 visible tokens, order of the
@@ -63,34 +54,34 @@ def sjepa(name: str) -> TrainConfig:
     nothing but the mask's temperature changes (0.75 for NTU-120, MAMP's).
     """
     found = _SETS[name]
-    return TrainConfig(
+    return schema.TrainConfig(
         run=Path(f"runs/sjepa-{name}"),
-        data=DataConfig(split=found.split),
-        mask=MaskConfig(tau=0.75 if found.large else 0.8),
+        data=schema.DataConfig(split=found.split),
+        mask=schema.MaskConfig(tau=0.75 if found.large else 0.8),
         log=_LOG,
     )
 
 
-def mamp(name: str) -> TrainConfig:
+def mamp(name: str) -> schema.TrainConfig:
     """MAMP, method 5.1, from its public configuration files.
 
     Ours: bfloat16 where the device has it (theirs is float32), and on two devices or more the
     batch of 128 is the one of all of them, as with their four.
     """
     found = _SETS[name]
-    return TrainConfig(
+    return schema.TrainConfig(
         run=Path(f"runs/mamp-{name}"),
-        data=DataConfig(split=found.split, eval_crop=0.95),
-        model=ModelConfig(predictor_depth=3 if name.startswith("ntu60") else 5),
-        mask=MaskConfig(tau=0.75 if found.large else 0.8, mamp_count=True),
+        data=schema.DataConfig(split=found.split, eval_crop=0.95),
+        model=schema.ModelConfig(predictor_depth=3 if name.startswith("ntu60") else 5),
+        mask=schema.MaskConfig(tau=0.75 if found.large else 0.8, mamp_count=True),
         view=_AXES,
-        objective=ObjectiveConfig(kind="mamp", target_norm="patch"),
-        optim=OptimConfig(batch_size=128, length=400),
+        objective=schema.ObjectiveConfig(kind="mamp", target_norm="patch"),
+        optim=schema.OptimConfig(batch_size=128, length=400),
         log=_LOG,
     )
 
 
-def skeletonmae(name: str) -> TrainConfig:
+def skeletonmae(name: str) -> schema.TrainConfig:
     """SkeletonMAE on MAMP's transformer, method 5.2: random masks, coordinates; the rest is MAMP's.
 
     Ours: that sets other than NTU-60 take MAMP's values for them. The temporal normalisation of
@@ -100,12 +91,12 @@ def skeletonmae(name: str) -> TrainConfig:
     return replace(
         base,
         run=Path(f"runs/skeletonmae-{name}"),
-        mask=MaskConfig(kind="random", mamp_count=True),
-        objective=ObjectiveConfig(kind="skeletonmae", target_norm="patch"),
+        mask=schema.MaskConfig(kind="random", mamp_count=True),
+        objective=schema.ObjectiveConfig(kind="skeletonmae", target_norm="patch"),
     )
 
 
-def skeleton2vec(name: str) -> TrainConfig:
+def skeleton2vec(name: str) -> schema.TrainConfig:
     """Skeleton2vec, table of method 4.5, from the first author's code.
 
     Ours: every visible feature in its place (their decoder misplaces most, see
@@ -117,9 +108,9 @@ def skeleton2vec(name: str) -> TrainConfig:
     found = _SETS[name]
     # Their PKU-I run has 1,600 epochs, with the momentum's way of 800.
     twice = name == "pku1"
-    return TrainConfig(
+    return schema.TrainConfig(
         run=Path(f"runs/skeleton2vec-{name}"),
-        data=DataConfig(
+        data=schema.DataConfig(
             split=found.split,
             frames=90,
             sampling="index",
@@ -127,17 +118,17 @@ def skeleton2vec(name: str) -> TrainConfig:
             center=name.startswith("pku"),
             align_spine=name == "ntu60-xview",
         ),
-        model=ModelConfig(segment_length=3, predictor_depth=3, layer_scale=1e-4),
-        mask=MaskConfig(kind="tube", tube_length=5, tube_scale=0.2 if found.large else 0.1),
+        model=schema.ModelConfig(segment_length=3, predictor_depth=3, layer_scale=1e-4),
+        mask=schema.MaskConfig(kind="tube", tube_length=5, tube_scale=0.2 if found.large else 0.1),
         view=_AXES,
-        objective=ObjectiveConfig(
+        objective=schema.ObjectiveConfig(
             kind="skeleton2vec",
             target_norm="instance",
             target_layers=8,
             ema_schedule="linear",
             ema_length=800 if twice else 0,
         ),
-        optim=OptimConfig(
+        optim=schema.OptimConfig(
             batch_size=128,
             length=1600 if twice else 800,
             lr_end=5e-4 if twice else 1e-5,
@@ -173,7 +164,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def preset(name: str) -> TrainConfig:
+def preset(name: str) -> schema.TrainConfig:
     """Return the configuration of a preset.
 
     Args:

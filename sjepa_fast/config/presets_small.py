@@ -6,19 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sjepa_fast.config.schema import (
-    CheckpointConfig,
-    DataConfig,
-    EvalConfig,
-    LogConfig,
-    MaskConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    OptimConfig,
-    TrainConfig,
-    ViewConfig,
-    replace,
-)
+from sjepa_fast.config import schema
 
 
 @dataclass(frozen=True)
@@ -87,10 +75,10 @@ def _recipe(
     knn: int = 400,
     pool: Literal["mean", "full"] = "full",
     synthetic: bool = False,
-) -> TrainConfig:
-    return TrainConfig(
+) -> schema.TrainConfig:
+    return schema.TrainConfig(
         run=Path(run),
-        data=DataConfig(
+        data=schema.DataConfig(
             synthetic=synthetic,
             split=found.split,
             frames=32,
@@ -104,11 +92,11 @@ def _recipe(
             normalize_size=True,
             whiten=found.whiten,
         ),
-        model=ModelConfig(segment_length=4, width=64, depth=3, heads=2, predictor_depth=2),
-        mask=MaskConfig(ratio=found.mask_ratio),
-        view=ViewConfig(rotation=1.2, tilt=0.2, translation=0.0, flip=0.0),
-        objective=ObjectiveConfig(ema_start=0.99, ema_end=1.0),
-        optim=OptimConfig(
+        model=schema.ModelConfig(segment_length=4, width=64, depth=3, heads=2, predictor_depth=2),
+        mask=schema.MaskConfig(ratio=found.mask_ratio),
+        view=schema.ViewConfig(rotation=1.2, tilt=0.2, translation=0.0, flip=0.0),
+        objective=schema.ObjectiveConfig(ema_start=0.99, ema_end=1.0),
+        optim=schema.OptimConfig(
             batch_size=found.batch_size,
             unit="steps",
             length=found.steps,
@@ -117,13 +105,13 @@ def _recipe(
             lr_end=1e-4,
             clip_grad=3.0,
         ),
-        eval=EvalConfig(online_pool=pool, knn_scaling="fitted", recipe="small"),
-        log=LogConfig(every=20, panel_every=100, knn_every=knn),
-        checkpoint=CheckpointConfig(every=500),
+        eval=schema.EvalConfig(online_pool=pool, knn_scaling="fitted", recipe="small"),
+        log=schema.LogConfig(every=20, panel_every=100, knn_every=knn),
+        checkpoint=schema.CheckpointConfig(every=500),
     )
 
 
-def small(method: str, name: str) -> TrainConfig:
+def small(method: str, name: str) -> schema.TrainConfig:
     """An objective on one of `SMALL`: aligned, size-normalised, whitened tokens.
 
     The targets of MAMP and SkeletonMAE are those of the clip before the whitening.
@@ -135,11 +123,11 @@ def small(method: str, name: str) -> TrainConfig:
     Returns:
         The configuration.
     """
-    config = replace(_recipe(f"runs/{method}-{name}", SMALL[name]), **_CHANGES[method])
-    return replace(config, **_TUNED.get((method, name), {}))
+    config = schema.replace(_recipe(f"runs/{method}-{name}", SMALL[name]), **_CHANGES[method])
+    return schema.replace(config, **_TUNED.get((method, name), {}))
 
 
-def demo() -> TrainConfig:
+def demo() -> schema.TrainConfig:
     """S-JEPA on the embedded synthetic skeletons, scored across views."""
     views = SmallSet("synthetic skeletons", "xview", steps=1350, batch_size=32, mask_ratio=0.9)
     return _recipe("runs/demo", views, bodies=2, knn=450, pool="mean", synthetic=True)

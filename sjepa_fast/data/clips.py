@@ -22,7 +22,7 @@ from sjepa_fast.skeletons import SkeletonLayout
 from sjepa_kernels import Augmentation, SkeletonTables, augment_clips, crop_resize
 from sjepa_kernels.augment.frames import even_frames
 from sjepa_kernels.augment.reference import take_frames
-from sjepa_kernels.augment.settings import CropRanges, ViewRanges
+from sjepa_kernels.augment.settings import CropRanges, PackedStore, ViewRanges
 from sjepa_kernels.tubelets import to_stream
 
 
@@ -44,9 +44,9 @@ class ResidentClips:
     reader: RowReader | None = None
 
     @property
-    def store(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def store(self) -> PackedStore:
         """Rows and tables, as the operations of `sjepa_kernels` take them."""
-        return self.joints_RVC, self.offsets_N, self.frames_N, self.bodies_N
+        return PackedStore(self.joints_RVC, self.offsets_N, self.frames_N, self.bodies_N)
 
     def with_rows(self, ids_B: Tensor) -> ResidentClips:
         """Return clips whose rows are on the device: these, or the ones of `ids_B` read now."""
@@ -138,15 +138,8 @@ class ResidentClips:
             Two (B*M, N, P) float32.
         """
         clips = self.with_rows(ids_B)
-        return augment_clips(
-            *clips.store,
-            ids_B,
-            seed,
-            step,
-            self.tables,
-            augmentation,
-            with_clip=with_clip,
-        )
+        keys = ids_B, seed, step
+        return augment_clips(*clips.store, *keys, self.tables, augmentation, with_clip=with_clip)
 
     def eval_crop(self, ids_B: Tensor, data: DataConfig) -> Tensor:
         """Centered crop of `eval_crop` of each clip as the run's stream, (B, M, T, V, C)."""
@@ -155,7 +148,7 @@ class ResidentClips:
         length = (valid - 2 * start).clamp_min(1)
         if data.sampling == "index":
             index = start[:, None] + even_frames(length, data.frames)
-            crop = take_frames(*self.with_rows(ids_B).store, ids_B, index, self.max_bodies)
+            crop = take_frames(self.with_rows(ids_B).store, ids_B, index, self.max_bodies)
         else:
             crop = self.crop_resize(ids_B, start, length, data.frames)
         return to_stream(crop, self.tables.parents_V, data.stream)

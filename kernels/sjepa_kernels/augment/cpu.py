@@ -18,7 +18,7 @@ from sjepa_kernels.augment.reference import (
     crop_bounds,
     view_matrix,
 )
-from sjepa_kernels.augment.settings import Augmentation, SkeletonTables
+from sjepa_kernels.augment.settings import Augmentation, PackedStore, SkeletonTables
 from sjepa_kernels.native import LIBRARY
 from sjepa_kernels.purposes import CROP, VIEW
 
@@ -36,10 +36,7 @@ def has_cpu_code(joints_RVC: Tensor, augmentation: Augmentation) -> bool:
 
 
 def augment_clips_cpu(
-    joints_RVC: Tensor,
-    offsets_N: Tensor,
-    frames_N: Tensor,
-    bodies_N: Tensor,
+    store: PackedStore,
     ids_B: Tensor,
     seed: Tensor,
     step: Tensor,
@@ -49,28 +46,29 @@ def augment_clips_cpu(
 ) -> tuple[Tensor, Tensor]:
     """Return the tokens of views and of clips, as `augment_clips_ref` does."""
     assert LIBRARY is not None
-    a, store = augmentation, joints_RVC.contiguous()
-    batch, joints = len(ids_B), joints_RVC.shape[1]
+    a, rows = augmentation, store.joints_RVC.contiguous()
+    batch, joints = len(ids_B), rows.shape[1]
+    frames_B = store.frames_N[ids_B]
     segments = a.frames // a.segment_length
     draws = clip_uniforms(seed, step, ids_B, CROP, 2)
-    start, valid = crop_bounds(draws, frames_N[ids_B], a.crop_min, a.crop_min_frames)
+    start, valid = crop_bounds(draws, frames_B, a.crop_min, a.crop_min_frames)
     body = torch.arange(a.bodies)
-    first = (offsets_N[ids_B] + start)[:, None] + body * frames_N[ids_B][:, None]
-    first = torch.where(body < bodies_N[ids_B][:, None], first, -1).contiguous()
+    first = (store.offsets_N[ids_B] + start)[:, None] + body * frames_B[:, None]
+    first = torch.where(body < store.bodies_N[ids_B][:, None], first, -1).contiguous()
     sizes = [ctypes.c_int64(n) for n in (batch, a.bodies, a.frames, joints, a.segment_length)]
     threads = ctypes.c_int(torch.get_num_threads())
     shape = (batch * a.bodies, segments * joints, a.segment_length * 3)
-    clip, view = store.new_empty(shape), store.new_empty(shape)
-    pointers = [_pointer(x) for x in (store, first, valid.contiguous())]
+    clip, view = rows.new_empty(shape), rows.new_empty(shape)
+    pointers = [_pointer(x) for x in (rows, first, valid.contiguous())]
     # Axis and pivot are of two joints of the first body.
-    two = store.new_empty(batch, 1, a.frames, 2, 3)
+    two = rows.new_empty(batch, 1, a.frames, 2, 3)
     spine = (ctypes.c_int64 * 2)(skeleton.center, skeleton.spine_top)
     LIBRARY.sjepa_crop_tokens_f32(*pointers, *sizes, spine, _pointer(clip), _pointer(two), threads)
 
     uniforms = clip_uniforms(seed, step, ids_B, VIEW, DRAWS)
     axis = dataclasses.replace(skeleton, center=0, spine_top=1)
     matrix = view_matrix(two, uniforms, axis, a).contiguous()
-    pivot = store.new_zeros(batch, 3)
+    pivot = rows.new_zeros(batch, 3)
     if a.form == "body":
         pivot = two[:, 0, :, 0].mean(dim=1).contiguous()
     shift = ((uniforms[:, SHIFT:FLIP] * 2 - 1) * a.translation).contiguous()

@@ -5,6 +5,8 @@ T frames, V joints, C = 3 coordinates, l frames a segment, S = T/l segments, P =
 token.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ from sjepa_kernels.augment.checks import check_keys, check_store
 from sjepa_kernels.augment.cpu import augment_clips_cpu, has_cpu_code
 from sjepa_kernels.augment.kernel import launch
 from sjepa_kernels.augment.reference import augment_clips_ref
-from sjepa_kernels.augment.settings import Augmentation, SkeletonTables
+from sjepa_kernels.augment.settings import Augmentation, PackedStore, SkeletonTables
 
 
 def _outputs(
@@ -52,22 +54,8 @@ def _forward(
     return view, clip
 
 
-def _forward_fake(
-    joints_RVC: Tensor,
-    offsets_N: Tensor,
-    frames_N: Tensor,
-    bodies_N: Tensor,
-    ids_B: Tensor,
-    seed: Tensor,
-    step: Tensor,
-    flip_V: Tensor,
-    parents_V: Tensor,
-    sizes: list[int],
-    ranges: list[float],
-    form: str,
-    stream: str,
-    with_clip: bool,
-) -> tuple[Tensor, Tensor]:
+def _forward_fake(*inputs: Any) -> tuple[Tensor, Tensor]:
+    joints_RVC, ids_B, sizes, with_clip = inputs[0], inputs[4], inputs[9], inputs[13]
     return _outputs(joints_RVC, ids_B, sizes, with_clip)
 
 
@@ -121,7 +109,7 @@ def augment_clips(
         TypeError: A dtype is not usable.
         ValueError: A shape, device, id or `impl` is not usable.
     """
-    store = joints_RVC, offsets_N, frames_N, bodies_N
+    store = PackedStore(joints_RVC, offsets_N, frames_N, bodies_N)
     check_store(*store, ids_B)
     check_keys(joints_RVC.device, seed, step)
     for name, table in (("flip", skeleton.flip_V), ("parents", skeleton.parents_V)):
@@ -129,18 +117,15 @@ def augment_clips(
         check_int64(f"skeleton.{name}", table)
         check_same_device(joints_RVC.device, **{f"skeleton.{name}": table})
     chosen = choose(impl, joints_RVC.device, cpu=has_cpu_code(joints_RVC, augmentation))
+    keys = ids_B, seed, step
     if chosen == "cpu":
-        return augment_clips_cpu(
-            *store, ids_B, seed, step, skeleton, augmentation, with_clip=with_clip
-        )
+        return augment_clips_cpu(store, *keys, skeleton, augmentation, with_clip)
     if chosen == "torch" or augmentation.sampling == "index":
-        return augment_clips_ref(
-            *store, ids_B, seed, step, skeleton, augmentation, with_clip=with_clip
-        )
+        return augment_clips_ref(store, *keys, skeleton, augmentation, with_clip)
     a = augmentation
     sizes = [a.frames, a.bodies, a.segment_length, a.crop_min_frames]
     sizes += [skeleton.center, skeleton.spine_top]
     ranges = [a.crop_min, a.rotation, a.tilt, a.translation, a.scale, a.shear, a.flip]
     tables = skeleton.flip_V, skeleton.parents_V
-    view, clip = _op(*store, ids_B, seed, step, *tables, sizes, ranges, a.form, a.stream, with_clip)
+    view, clip = _op(*store, *keys, *tables, sizes, ranges, a.form, a.stream, with_clip)
     return view, clip

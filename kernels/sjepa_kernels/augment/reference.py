@@ -11,7 +11,7 @@ from sjepa_kernels._checks import bad_value, check_integers, check_purpose
 from sjepa_kernels._triton import compute_dtype
 from sjepa_kernels.augment.checks import check_crops, check_keys, check_store
 from sjepa_kernels.augment.frames import random_frames
-from sjepa_kernels.augment.settings import Augmentation, SkeletonTables
+from sjepa_kernels.augment.settings import Augmentation, PackedStore, SkeletonTables
 from sjepa_kernels.philox import philox4x32, uniform
 from sjepa_kernels.purposes import CROP, VIEW
 from sjepa_kernels.tubelets import to_stream, to_tubelets
@@ -119,30 +119,19 @@ def crop_resize(
     source = torch.minimum(source.clamp_min(0), last)
     lower = source.floor()
     weight = (source - lower)[:, None, :, None, None]
-    store = joints_RVC, offsets_N, frames_N, bodies_N
+    store = PackedStore(joints_RVC, offsets_N, frames_N, bodies_N)
     low, high = (
-        take_frames(*store, ids_B, start_B[:, None] + frame.long(), bodies)
+        take_frames(store, ids_B, start_B[:, None] + frame.long(), bodies)
         for frame in (lower, torch.minimum(lower + 1, last))
     )
     return low + (high - low) * weight
 
 
-def take_frames(
-    joints_RVC: Tensor,
-    offsets_N: Tensor,
-    frames_N: Tensor,
-    bodies_N: Tensor,
-    ids_B: Tensor,
-    index_BT: Tensor,
-    bodies: int,
-) -> Tensor:
+def take_frames(store: PackedStore, ids_B: Tensor, index_BT: Tensor, bodies: int) -> Tensor:
     """Frames of each clip by number; absent bodies are zero.
 
     Args:
-        joints_RVC: The store, as in `crop_resize`.
-        offsets_N: First row of each clip, int64.
-        frames_N: Frames of each clip, int64.
-        bodies_N: Bodies of each clip, int64.
+        store: The clips.
         ids_B: Clip ids, int32 or int64.
         index_BT: Frame numbers below the clip's count, int64.
         bodies: M.
@@ -150,6 +139,7 @@ def take_frames(
     Returns:
         (B, M, T, V, C) in float32, or float64 for float64.
     """
+    joints_RVC, offsets_N, frames_N, bodies_N = store
     dtype = compute_dtype(joints_RVC.dtype)
     body = torch.arange(bodies, device=joints_RVC.device)
     present = (body < bodies_N[ids_B][:, None])[:, :, None]
@@ -254,10 +244,7 @@ def random_view(
 
 
 def augment_clips_ref(
-    joints_RVC: Tensor,
-    offsets_N: Tensor,
-    frames_N: Tensor,
-    bodies_N: Tensor,
+    store: PackedStore,
     ids_B: Tensor,
     seed: Tensor,
     step: Tensor,
@@ -266,14 +253,14 @@ def augment_clips_ref(
     with_clip: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Plain PyTorch form of `augment_clips`."""
-    a, store = augmentation, (joints_RVC, offsets_N, frames_N, bodies_N)
+    a, frames_B = augmentation, store.frames_N[ids_B]
     if a.sampling == "index":
         draws = clip_uniforms(seed, step, ids_B, CROP, a.frames + 1)
-        index = random_frames(draws, frames_N[ids_B], a.frames)
-        clip = take_frames(*store, ids_B, index, a.bodies)
+        index = random_frames(draws, frames_B, a.frames)
+        clip = take_frames(store, ids_B, index, a.bodies)
     else:
         draws = clip_uniforms(seed, step, ids_B, CROP, 2)
-        start, length = crop_bounds(draws, frames_N[ids_B], a.crop_min, a.crop_min_frames)
+        start, length = crop_bounds(draws, frames_B, a.crop_min, a.crop_min_frames)
         clip = crop_resize(*store, ids_B, start, length, a.frames, a.bodies)
     view = random_view(clip, clip_uniforms(seed, step, ids_B, VIEW, DRAWS), skeleton, a)
 

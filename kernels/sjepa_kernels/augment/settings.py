@@ -6,7 +6,7 @@ Shapes: V joints.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,19 @@ from sjepa_kernels.tubelets import STREAMS, Stream
 
 FORMS = ("body", "axes")
 SAMPLINGS = ("resize", "index")
+
+
+class PackedStore(NamedTuple):
+    """Clips of any length behind each other; body m of frame t of clip i is a row of joints."""
+
+    joints_RVC: Tensor
+    """Row offset + m * frames + t; floating point."""
+    offsets_N: Tensor
+    """First row of each clip, int64."""
+    frames_N: Tensor
+    """Frames of each clip, int64."""
+    bodies_N: Tensor
+    """Bodies of each clip, int64."""
 
 
 @dataclass(frozen=True)
