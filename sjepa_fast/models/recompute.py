@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu, layer_norm, linear
 
+from sjepa_kernels.blocks.fused_mlp import product_dtype
+
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, layer: nn.Linear) -> Tensor:
     """Return `layer(norm(x))`; x and two numbers a row are kept for the backward.
@@ -51,14 +53,6 @@ def gelu_linear(x: Tensor, layer: nn.Linear) -> Tensor:
     return out
 
 
-def _product_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype a linear layer would multiply in."""
-    device = x.device.type
-    if x.dtype != torch.float64 and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return x.dtype
-
-
 def _normalisable(x: Tensor, scale: Tensor) -> Tensor:
     """Return x in the dtype in which its norm is computed.
 
@@ -81,7 +75,7 @@ class _NormLinear(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> Tensor:
-        dot = _product_dtype(x)
+        dot = product_dtype(x)
         rows = _normalisable(x, scale)
         normal, mean, rstd = torch.native_layer_norm(rows, scale.shape, scale, shift, eps)
         ctx.save_for_backward(x, mean, rstd, scale, shift, weight, bias)
@@ -107,7 +101,7 @@ class _NormLinear(torch.autograd.Function):
 class _GeluLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        dot = _product_dtype(x)
+        dot = product_dtype(x)
         ctx.save_for_backward(x, weight, bias)
         return linear(gelu(x).to(dot), weight.to(dot), bias.to(dot))
 

@@ -5,6 +5,8 @@ Shapes: B clips, M bodies, N = S*V tokens, P numbers a token, K kept, Q masked.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from sjepa_fast.config.schema import MaskConfig, kept_joints, kept_tokens, predicted_tokens
@@ -42,17 +44,14 @@ def draw_mask(
     """
     sequences, tokens = clip_BNP.shape[:2]
     keep = kept_tokens(mask, tokens, joints)
+    draws: dict[str, Any] = {
+        "step": step,
+        "clip_ids_C": ids_B,
+        "bodies": bodies,
+        "purpose": purpose,
+    }
     if mask.kind == "random":
-        return random_mask(
-            sequences,
-            tokens,
-            keep,
-            seed,
-            step=step,
-            clip_ids_C=ids_B,
-            bodies=bodies,
-            purpose=purpose,
-        )
+        return random_mask(sequences, tokens, keep, seed, **draws)
     if mask.kind == "tube":
         return tube_mask(
             clip_BNP,
@@ -61,22 +60,9 @@ def draw_mask(
             joints=joints,
             tube_length=mask.tube_length,
             scale=mask.tube_scale,
-            step=step,
-            clip_ids_C=ids_B,
-            bodies=bodies,
-            purpose=purpose,
+            **draws,
         )
-    return motion_aware_mask(
-        clip_BNP,
-        keep,
-        seed,
-        joints=joints,
-        tau=mask.tau,
-        step=step,
-        clip_ids_C=ids_B,
-        bodies=bodies,
-        purpose=purpose,
-    )
+    return motion_aware_mask(clip_BNP, keep, seed, joints=joints, tau=mask.tau, **draws)
 
 
 def draw_predicted(

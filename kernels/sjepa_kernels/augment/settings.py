@@ -51,11 +51,13 @@ class ViewRanges:
     rotation: float = 0.3
     """Angle, or with form axes each of the three angles, U(-rotation, rotation) rad."""
     tilt: float = 0.0
-    """body: angles about the two horizontal axes, U(-tilt, tilt) rad; off in paper presets."""
+    """body: angles about the two horizontal axes after that turn, U(-tilt, tilt) rad; off in the
+    papers' presets."""
     translation: float = 0.0
     """Shift of each axis, U(-translation, translation) m."""
     scale: float = 0.0
-    """Factor of all coordinates, U(1 - scale, 1 + scale)."""
+    """One factor for all coordinates of the clip, U(1 - scale, 1 + scale); the pivot stays where
+    it is."""
     shear: float = 0.0
     """Each of the six off-diagonal entries of the shear, U(-shear, shear)."""
     flip: float = 0.0

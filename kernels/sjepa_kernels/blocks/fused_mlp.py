@@ -284,7 +284,7 @@ def fused_mlp(
     check_float("x", x)
     check_tensors(x.device, parameters)
     check_positive("eps", eps)
-    args = x, norm_weight_D, norm_bias_D, w1_HD, b1_H, w2_DH, b2_D, eps, _dot_dtype(x)
+    args = x, norm_weight_D, norm_bias_D, w1_HD, b1_H, w2_DH, b2_D, eps, product_dtype(x)
     if choose(impl, x.device) == "torch":
         return fused_mlp_ref(*args)
     if width > _WIDEST_ROW:
@@ -293,8 +293,8 @@ def fused_mlp(
     return out
 
 
-def _dot_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype a linear layer would multiply in."""
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype a linear layer would multiply in: autocast's, except for float64."""
     device = x.device.type
     if x.dtype != torch.float64 and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
