@@ -7,7 +7,11 @@ import os
 import pytest
 import torch
 
+from sjepa_kernels._triton import HAVE_TRITON, INTERPRETED
 from tests.kernels.cases import Place, places
+from tests.kernels.interpreted import Run, start
+
+RUNS = pytest.StashKey[list[Run]]()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -21,6 +25,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a share of the tests ("0/2": every second one), for processes that share the work."""
     share, of = map(int, os.environ.get("SJEPA_TEST_SHARE", "0/1").split("/"))
     items[:] = items[share::of]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start what runs in the interpreter, on the core that the other tests leave idle."""
+    parameters = [getattr(item, "callspec", None) for item in session.items]
+    files = [str(p.params["interpreted"]) for p in parameters if p and "interpreted" in p.params]
+    if files and HAVE_TRITON and not INTERPRETED and not session.config.option.collectonly:
+        alone = len(files) == len(session.items)
+        session.stash[RUNS] = start(files, processes=2 if alone else 1)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End the processes of a session that did not wait for them."""
+    for run in session.stash.get(RUNS, []):
+        run.process.kill()
+        run.process.wait()
+        run.output.close()
+
+
+@pytest.fixture
+def interpreter(request: pytest.FixtureRequest) -> list[Run]:
+    """The processes that run the tests of the selected files on interpreted kernels."""
+    return request.session.stash[RUNS]
 
 
 @pytest.fixture
