@@ -14,13 +14,14 @@ from sjepa_fast.config.schema import (
     ViewConfig,
     replace,
 )
+from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.objectives.objective import Objective, StepInput, make_step_input
 from sjepa_fast.objectives.skeleton2vec import Skeleton2vec, legacy_places
 from sjepa_fast.skeletons import NTU25
 from sjepa_kernels import tube_mask
 
-NORMS = {"sjepa": "none", "skeleton2vec": "instance", "mamp": "patch", "skeletonmae": "patch"}
+NORMS = {kind: traits.target_norms[0] for kind, traits in TRAITS.items()}
 KINDS = tuple(NORMS)
 CLIPS, BODIES, FRAMES, LENGTH, JOINTS = 3, 2, 12, 3, 25
 SEGMENTS = FRAMES // LENGTH
@@ -260,7 +261,6 @@ def test_predictions_belong_to_their_tokens_in_both_layouts(legacy: bool):
         ("skeletonmae", (120, 4, 3, 0.0), 6_336_000, 8_789_004 - 6_336_000),
         ("skeleton2vec", (90, 3, 3, 1e-4), 6_339_328, 2_517_248),
     ],
-    ids=KINDS,
 )
 def test_parameter_counts_of_the_papers(
     kind: str, sizes: tuple[int, int, int, float], encoder: int, predictor: int

@@ -15,6 +15,7 @@ from sjepa_fast.config.schema import (
     predicted_tokens,
     replace,
 )
+from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.config.validation import validate
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.errors import InputError
@@ -22,7 +23,7 @@ from sjepa_fast.objectives.masking import draw_predicted
 from sjepa_fast.objectives.objective import Objective, StepInput, make_step_input
 from sjepa_fast.skeletons import NTU25
 
-NORMS = {"sjepa": "none", "skeleton2vec": "instance", "mamp": "patch", "skeletonmae": "patch"}
+NORMS = {kind: traits.target_norms[0] for kind, traits in TRAITS.items()}
 CLIPS, BODIES, FRAMES = 3, 2, 12
 
 

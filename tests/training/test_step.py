@@ -18,7 +18,9 @@ from sjepa_fast.config.schema import (
     OptimConfig,
     TrainConfig,
     ViewConfig,
+    replace,
 )
+from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.objectives.objective import make_step_input
 from sjepa_fast.runtime.dist import World
@@ -112,13 +114,15 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("kind", TRAITS)
 def test_steady_state_step_has_no_host_wait(kind: str, monkeypatch: pytest.MonkeyPatch):
     # On a CPU, the fused ops read the values of ids and scalars to check them; on a GPU not.
     for module in ("_checks", "augment.checks"):
         path = f"sjepa_kernels.{module}.readable"
         monkeypatch.setattr(path, lambda _: False, raising=False)
-    step = make_step(**OTHERS[kind])
+    plain = {"kind": kind, "target_norm": TRAITS[kind].target_norms[0]}
+    sections = {"objective": replace(CONFIG, objective=plain).objective}
+    step = make_step(**OTHERS.get(kind, sections))
     ids = torch.arange(6)
     step(ids)
     with HostWaits() as waits:
