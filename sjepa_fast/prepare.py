@@ -30,14 +30,14 @@ PLAIN_SECONDS = 10.0
 SHOWN = 20
 
 
+_NAMES = f"What the raw data are, see docs/data.md: {', '.join(READERS)}."
+
+
 @dataclass(frozen=True)
 class PrepareConfig:
     """Turn raw skeleton files into a store."""
 
-    name: Annotated[str, tyro.conf.Positional]
-    """ntu60, ntu120 (raw .skeleton files), pku1, pku2 (recordings and labels as text), nucla,
-    msr_action3d, sbu, utkinect, florence3d (ragged .npz), ctrgcn (CTR-GCN or MAMP .npz), pyskl
-    (.pkl) or generic (a folder of .npy or pose .json files with a labels.csv); see docs/data.md."""
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=_NAMES)]
     raw: Path
     """Folder or file of the raw data."""
     out: Path | None = None

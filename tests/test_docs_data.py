@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sjepa_fast.data.readers import READERS
 from sjepa_fast.data.store import open_store
 from sjepa_fast.skeletons import LAYOUTS
 
@@ -33,14 +34,6 @@ def write_ntu(folder: Path) -> None:
     for number in (60, 120):
         names = "S001C001P001R001A099\n"
         Path(f"missing{number}.txt").write_text(f"missing skeletons:\n{names}")
-
-
-def write_pku(folder: Path, stems: tuple[str, ...]) -> None:
-    for kind in ("skeleton", "label"):
-        (folder / kind).mkdir(parents=True)
-    for stem in stems:
-        np.savetxt(folder / "skeleton" / f"{stem}.txt", RNG.normal(size=(20, 150)))
-        (folder / "label" / f"{stem}.txt").write_text("1,0,9,2\n51,9,20,1\n")
 
 
 def write_small_sets(folder: Path) -> None:
@@ -128,8 +121,6 @@ def write_own_folders() -> None:
 def raw_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_ntu(Path("nturgb+d_skeletons"))
-    write_pku(Path("PKUMMD/part1"), ("0002-L", "0300-M"))
-    write_pku(Path("PKUMMD/part2"), ("A01N01-L", "A01N02-R"))
     write_small_sets(Path("small"))
     write_pickles()
     write_own_folders()
@@ -138,9 +129,19 @@ def raw_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def documented_by_readers() -> dict[str, int]:
+    """Let the tests of readers write what the commands read; return the clips of each store."""
+    sizes: dict[str, int] = {}
+    for file in sorted((ROOT / "tests" / "data" / "readers").glob("test_*.py")):
+        module = importlib.import_module(f"tests.data.readers.{file.stem}")
+        sizes |= module.documented() if hasattr(module, "documented") else {}
+    return sizes
+
+
 def test_commands_run_one_after_another(raw_files: Path, capsys):
+    from_readers = documented_by_readers()
     lines = [line for block in blocks("sh") for line in block.splitlines()]
-    assert len(lines) == 20
+    assert len(lines) >= 20
     for line in lines:
         words = shlex.split(line)
         assert words[:2] == ["python", "-m"]
@@ -162,16 +163,20 @@ def test_commands_run_one_after_another(raw_files: Path, capsys):
         "ntu60_pyskl": 2,
         "nucla": 4,
         "openpose": 2,
-        "pku1": 4,
-        "pku2": 4,
         "sbu": 4,
         "stick_clips": 2,
         "utkinect": 4,
+        **from_readers,
     }
     listed = (raw_files / "stores" / "ntu60.skipped.txt").read_text()
     assert listed == "S001C003P002R001A100\taction 100 is not one of 60\n"
     with np.load(raw_files / "exported_CS.npz") as file:
         assert file["x_train"].shape == (1, 300, 150)
+
+
+def test_every_reader_has_a_command():
+    lines = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
+    assert {words[3] for words in lines if words[2] == "sjepa_fast.prepare"} == set(READERS)
 
 
 def test_the_named_layouts_are_all_there_are():

@@ -20,6 +20,15 @@ def write(raw: Path, stem: str, frames: np.ndarray, labels: str | None) -> None:
         (raw / "Label_PKU" / f"{stem}.txt").write_text(labels)
 
 
+def documented() -> dict[str, int]:
+    """Write what the commands of docs/data.md read; return how many clips their stores get."""
+    parts = {"part1": ("0002-L", "0300-M"), "part2": ("A01N01-L", "A01N02-R")}
+    for part, stems in parts.items():
+        for stem in stems:
+            write(Path("PKUMMD", part), stem, RNG.normal(size=(20, 150)), "1,0,9,2\n51,9,20,1\n")
+    return {"pku1": 4, "pku2": 4}
+
+
 def recording(frames: int) -> np.ndarray:
     data = RNG.normal(size=(frames, 150)).round(6)
     data[:50, 75:] = 0
