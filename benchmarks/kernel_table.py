@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from benchmarks.tables import RESULTS, ROOT
+from benchmarks.tables import RESULTS, ROOT, wrapped
 
 README = ROOT / "kernels" / "README.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -77,7 +77,7 @@ def measured() -> str:
         ]
     if not any(path.parent.name.startswith("gpu") for path in paths):
         parts.append("No GPU has been measured yet.")
-    return "\n\n".join(parts)
+    return wrapped("\n\n".join(parts))
 
 
 def with_measured(readme: str) -> str:
