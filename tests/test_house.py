@@ -69,6 +69,30 @@ def test_no_file_is_longer_than_500_lines() -> None:
     assert len((ROOT / "setup.py").read_text().splitlines()) <= 80
 
 
+def long_prose(text: str) -> list[int]:
+    """Numbers of the lines over 120 columns that are no table, no code and no address alone."""
+    long, code = [], False
+    for number, line in enumerate(text.splitlines(), 1):
+        code ^= line.lstrip().startswith("```")
+        address = re.fullmatch(r"[ *-]*\S*https?://\S+", line)
+        if len(line) > 120 and not (code or line.startswith("|") or address):
+            long.append(number)
+    return long
+
+
+def test_prose_of_documents_has_at_most_120_columns() -> None:
+    folders = [ROOT, ROOT / "docs", *(ROOT / folder for folder in SOURCES)]
+    documents = [path for folder in folders for path in folder.glob("*.md")]
+    assert len(documents) > 10
+    found = {str(path.relative_to(ROOT)): long_prose(path.read_text()) for path in documents}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+    wide = "x " * 61
+    assert long_prose(f"{wide}\n| {wide}\n```\n{wide}\n```\n* https://{'x' * 120}\n{wide}") == [
+        1,
+        7,
+    ]
+
+
 @pytest.mark.parametrize("folder", ["kernels", "tests", "benchmarks", "csrc", "examples"])
 def test_plain_folders_are_not_packages(folder: str) -> None:
     assert not (ROOT / folder / "__init__.py").exists()
