@@ -45,7 +45,7 @@ struct Head {
 
 // ---- forward ------------------------------------------------------------------------------------
 
-// 32-bit words of scratch a thread needs.
+// 32-bit words of scratch per thread.
 int64_t forward_words(const Shape& s) {
   const int64_t padded = padded_to(s.keys, 16);
   return padded * s.width / 2 * 2 + kTileForward * (padded + padded / 2 + s.width) + 64;

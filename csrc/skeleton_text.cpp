@@ -1,5 +1,5 @@
 // Reads NTU RGB+D `.skeleton` text: frame count; per frame a body count; per body a header line
-// whose first field is the body's id, a joint count, and one line a joint that begins with x y z.
+// whose first field is the body's id, a joint count, and one line per joint that begins with x y z.
 //
 // Only text that needs no judgement is read here. Whatever looks odd (a short file, a field that is
 // no plain decimal number, another joint count, no room) makes the call say so, and the Python

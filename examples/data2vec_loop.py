@@ -1,8 +1,8 @@
 """A data2vec step (Baevski et al. 2022): regress averaged layers of a moving-average teacher.
 
 `ContextualizedTargets` adds up the normalised layers one at a time, so that the mean needs no copy
-of them all; `EmaPlan` checks the parameter lists once and then moves all of them in one call a
-step.
+of them all; `EmaPlan` checks the parameter lists once and then moves all of them in one call
+per step.
 
 Shapes: B sequences, N tokens, D width.
 """
@@ -18,7 +18,7 @@ from sjepa_kernels import ContextualizedTargets, EmaPlan
 
 
 class Encoder(Protocol):
-    """A transformer that returns what each block puts out, on inputs masked where told."""
+    """A transformer that masks its inputs at `masked_BN` and returns the output of each block."""
 
     def __call__(self, x: Tensor, masked_BN: Tensor | None) -> list[Tensor]: ...
 

@@ -36,10 +36,10 @@ class DinoLoss(nn.Module):
         """Return the loss with the center as it was before, and move the center.
 
         Args:
-            student: One (B, D) a crop, the teacher's crops first and in the same order. A head
+            student: One (B, D) per crop, the teacher's crops first and in the same order. A head
                 that puts out all crops in one tensor spares the copy: pass `.view(crops, B, D)` to
                 the op below instead of stacking.
-            teacher: One (B, D) a global crop.
+            teacher: One (B, D) per global crop.
             temp_teacher: Float, or a 0-dim tensor that a captured graph follows.
 
         Returns:

@@ -28,7 +28,7 @@ class PackedPredictor(nn.Module):
 
     Args:
         context_width: Width of the context features and of the predictions.
-        tables: Position tables (S, D) and (V, D), summed to one position a token.
+        tables: Position tables (S, D) and (V, D), summed to one position per token.
         blocks: Transformer blocks of width D, without an order of tokens of their own.
     """
 

@@ -44,7 +44,7 @@ def use(impl: str) -> Iterator[None]:
 
 
 def default_impl() -> str:
-    """Return what `use(...)` or else `SJEPA_IMPL` asks for where a call names nothing itself."""
+    """Return the implementation that `use(...)` or else `SJEPA_IMPL` sets for calls without one."""
     return _default
 
 
@@ -52,7 +52,7 @@ def choose(impl: str, device: torch.device, *, cpu: bool = False) -> str:
     """Return the implementation to run: "triton", "cpu" or "torch".
 
     Args:
-        impl: What the caller asked for.
+        impl: The `impl` argument of the op.
         device: Where the tensors are.
         cpu: Whether the op has C++ code for these inputs; where it has none, "cpu" means the
             reference.
@@ -61,7 +61,7 @@ def choose(impl: str, device: torch.device, *, cpu: bool = False) -> str:
         The choice.
 
     Raises:
-        ValueError: The name is unknown, or what was asked for cannot run here.
+        ValueError: The name is unknown, or the implementation cannot run here.
     """
     asked = _default if impl == "auto" else impl
     if asked not in IMPLS:

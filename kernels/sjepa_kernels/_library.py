@@ -1,4 +1,4 @@
-"""Registration of fused ops with torch, and the short way around the dispatcher in eager mode.
+"""Registers fused ops with torch, and bypasses the dispatcher in eager mode.
 
 A registered op is `torch.library.custom_op` with a fake and an autograd formula, which is what
 `torch.compile` needs. In eager mode the dispatcher costs more than some kernels, so each call runs

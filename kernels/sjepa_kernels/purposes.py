@@ -1,7 +1,7 @@
-"""What random numbers are for: the last Philox counter, which keeps the draws of a clip apart.
+"""Purposes of random numbers: the last Philox counter, which keeps the draws of a clip apart.
 
-Every purpose is here, so that no two uses can share numbers. A clip's further masks take the
-numbers behind the first one's.
+All purposes are listed here, so that no two uses share random numbers. Further masks of a clip have
+the numbers after that of its first.
 """
 
 # Frames of the training crop: `augment_clips`.

@@ -1,7 +1,7 @@
 """Tubelets and frames, and the streams: what a token holds, and in which order.
 
-Shapes: B sequences, T frames, V joints, C coordinates, l frames a segment, S = T/l segments,
-N = S*V tokens (index segment * V + joint), P = l*C numbers of a token (frame, coordinate).
+Shapes: B sequences, T frames, V joints, C coordinates, l frames per segment, S = T/l segments,
+N = S*V tokens (index segment * V + joint), P = l*C numbers per token (frame, coordinate).
 """
 
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Checks of a packed store, and of what keys a draw.
+"""Checks of a packed store, and of the seed and step of a draw.
 
 Shapes: R rows (all bodies' frames packed), N clips of the store, B clips of a batch, V joints,
 C coordinates.
@@ -23,7 +23,7 @@ def check_store(
 ) -> None:
     """Check the store's tensors, and that the clips of a batch lie inside it.
 
-    Like ids, what the tables hold is read where that costs no device sync.
+    Like ids, the values of the tables are read where that costs no device sync.
     """
     check_float("joints", joints_RVC)
     if joints_RVC.ndim != 3 or joints_RVC.shape[2] != 3:

@@ -1,6 +1,6 @@
 """Frames by index instead of by interpolation, as Skeleton2vec samples them (method 1.4).
 
-Shapes: B clips, T frames wanted, L frames a clip has.
+Shapes: B clips, T frames wanted, L frames that a clip has.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `augment_clips` is told: the ranges of a view, and the skeleton.
+"""Settings of `augment_clips`: the ranges of crop and view, and the skeleton.
 
 Shapes: V joints.
 """
@@ -66,7 +66,7 @@ class ViewRanges:
 
 @dataclass(frozen=True)
 class Augmentation(ViewRanges, CropRanges):
-    """What a training clip goes through: frames, crop, view, stream and tubelets.
+    """How a training clip becomes tokens: frames, crop, view, stream and tubelets.
 
     With (x - pivot) for a joint, A = shear * scale * rotation and F the mirror, the view is
     F A (x - pivot) + pivot + shift. The rotation of form "body" is about the first body's own axis,
@@ -82,8 +82,8 @@ class Augmentation(ViewRanges, CropRanges):
     """l, frames in a tubelet; divides `frames`."""
     sampling: Literal["resize", "index"] = "resize"
     """resize: a random crop, resized linearly; index: frames of the whole clip by number, without
-    interpolation (Skeleton2vec, method 1.4), where the crop's ranges have no part. The latter has
-    no code of its own in Triton and C++: every `impl` runs the reference."""
+    interpolation (Skeleton2vec, method 1.4); the crop's ranges are then not used, and every `impl`
+    runs the reference."""
     stream: Stream = "joint"
     """What the tokens hold, of the clip and of the view: bones, then motion (method 1.5)."""
 
@@ -119,7 +119,7 @@ class Augmentation(ViewRanges, CropRanges):
 
 @dataclass(frozen=True)
 class SkeletonTables:
-    """What the op must know of a skeleton, on the device of the store. Made by `of`."""
+    """The tables of a skeleton that the op reads, on the device of the store; made by `of`."""
 
     flip_V: Tensor
     parents_V: Tensor

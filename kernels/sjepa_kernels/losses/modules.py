@@ -20,7 +20,7 @@ def all_reduce_if_distributed(total: Tensor) -> None:
 
 
 class _CenteredLoss(nn.Module):
-    """What holds the center of a loss and moves it."""
+    """Base of the losses: holds the center and moves it."""
 
     center: Tensor
 

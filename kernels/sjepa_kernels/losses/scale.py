@@ -1,4 +1,4 @@
-"""Multiplies a gradient computed in the forward by what reaches the loss, most often exactly 1."""
+"""Multiplies a gradient computed in the forward by the gradient of the loss, most often 1."""
 
 import ctypes
 
@@ -28,12 +28,12 @@ def _scale_(grad: Tensor, factor: Tensor) -> None:
 
 
 def scaled(grad: Tensor, factor: Tensor | None, impl: str) -> Tensor | None:
-    """Return factor * grad inside a backward, where `grad` is saved memory nobody else holds.
+    """Return factor * grad inside a backward, where `grad` is saved memory with no other user.
 
     Args:
         grad: The saved gradient, contiguous. Its memory is reused unless the graph is kept for
             another backward, which would read it again.
-        factor: What reaches the loss, 0-dim; None where nothing does.
+        factor: Gradient of the loss, 0-dim, or None.
         impl: The implementation that made the gradient.
 
     Returns:

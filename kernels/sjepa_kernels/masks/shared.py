@@ -39,7 +39,7 @@ class TokenMask(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """What keys the draws of C clips, in the order in which the registered ops take it."""
+    """Seed and counters of the draws of C clips, in the argument order of the registered ops."""
 
     seed: Tensor
     step: Tensor
@@ -140,7 +140,7 @@ def block_and_warps(size: int) -> tuple[int, int]:
 
 
 def vector_width(size: int) -> int:
-    """Return how many of a token's numbers a thread loads at once: 4, 2 or 1."""
+    """Return how many numbers of a token one thread loads at once: 4, 2 or 1."""
     return math.gcd(size, 4)
 
 
@@ -162,7 +162,7 @@ def checked_draws(
     bodies: int,
     purpose: int,
 ) -> Draws:
-    """Check what keys the draws of `batch` sequences; clip ids are 0..C-1 where none are given."""
+    """Check seed and counters of `batch` sequences; clip ids are 0..C-1 where none are given."""
     check_int64("seed", seed)
     check_shape("seed", seed, (), "a 0-dim tensor")
     if bodies < 1 or batch % bodies:

@@ -35,7 +35,7 @@ from sjepa_kernels.tokens.scatter import scatter_mask_tokens
 
 # An error may be twice eager's plus this, in the Euclidean norm relative to the truth.
 SLACK = 5e-7
-# Whatever eager does: beyond this a result is not the op's at all.
+# Upper limit, whatever the error of eager: a larger one means a wrong result.
 MOST = 0.05
 
 Triple = tuple[Tensor, Tensor, Tensor]
@@ -181,7 +181,7 @@ def _augment(impl: str, device: str) -> list[Triple]:
         for kind, made in zip(truth, (definition.viewed(x, view, flip, 0, 2, a), x), strict=True):
             kind.append(torch.cat([definition.tubelets(made, 4), absent]))
     exact = [torch.cat(kind).to(device) for kind in truth]
-    # Plain PyTorch here is the op's own reference, whose error would excuse itself.
+    # Plain PyTorch is the op's own reference here, so its error must not set the budget.
     return [(mine, true.float(), true) for mine, true in zip(ours, exact, strict=True)]
 
 

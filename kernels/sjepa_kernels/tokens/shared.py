@@ -13,7 +13,7 @@ from sjepa_kernels._triton import compute_dtype, next_power_of_two
 
 
 def position_table(tables: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Return pos[s V + v] = temporal[s] + spatial[v], (N, D), of these two, summed in `dtype`."""
+    """Return pos[s V + v] = temporal[s] + spatial[v], (N, D), summed in `dtype`."""
     temporal_SD, spatial_VD = tables
     table = temporal_SD.to(dtype)[:, None] + spatial_VD.to(dtype)[None]
     return table.flatten(0, 1)
