@@ -4,8 +4,8 @@ python -m benchmarks.accuracy real-data  --data DATA    S-JEPA on N-UCLA, MSR Ac
 python -m benchmarks.accuracy protocols  --data DATA    S-JEPA by four protocols on four sets
 python -m benchmarks.accuracy objectives --data DATA    the presets of the four objectives
 
-DATA holds a folder for each set. What the work folder has is not done again, so that an interrupted
-call can go on and seeds can be added; `protocols` takes the runs of `real-data` as they are.
+DATA holds a folder for each set. Results in the work folder are not made again, so that an
+interrupted call can be repeated and seeds can be added; `protocols` uses the runs of `real-data`.
 Committed results name the shell scripts that gave the same commands before this file did.
 """
 
@@ -30,7 +30,7 @@ MANY = Path(__file__).with_name("evaluate_many.py")
 # Importing torch takes longer than most evaluations, so that several share a process.
 EVALUATIONS_PER_PROCESS = 6
 OURS, BEFORE, MINUTES = "S-JEPA", "1-NN before", "minutes"
-# Folders of DATA that are not called like their store.
+# Folders of DATA whose names differ from their stores'.
 FOLDERS = {"sbu": "sbu_interaction"}
 
 # What is scored, by the beginning of its result file's name.
@@ -65,7 +65,7 @@ CONDITIONS = (
     *("threads", "top1_per_seed", "top1_best_epoch_per_seed"),
 )
 
-# By set, row and column: one figure a seed.
+# By set, row and column: one figure per seed.
 Scores = dict[str, dict[str, dict[str, list[float]]]]
 
 
@@ -112,7 +112,7 @@ class Comparison:
 
     name: str
     note: str
-    """What stands above the table."""
+    """The text above the table."""
     lines: tuple[Line, ...]
     train: str
     """Flags of all its runs."""
@@ -129,7 +129,7 @@ class Comparison:
     titles: dict[str, str] = field(default_factory=dict)
     """Sets in the table, where the JSON has one key for set and row."""
     timed: bool = False
-    """Whether the table says what training took and where 1-NN stood before it."""
+    """Whether the table has the training time and the 1-NN before training."""
 
 
 # The recipe of the two older tables masked nine tenths; the preset's share has been tuned since.
@@ -283,9 +283,9 @@ def commands(comparison: Comparison, data: Path, work: Path) -> dict[str, list[l
 
 
 def execute(module: str, wanted: list[list[str]], jobs: int) -> None:
-    """Run the commands of a module, so many processes of one thread at a time.
+    """Run the commands of a module, `jobs` processes of one thread at a time.
 
-    One that fails ends the program, after the others have been tried.
+    If one fails, the program ends after the others have run.
     """
     calls = [[sys.executable, "-m", module, *words] for words in wanted]
     if module == "sjepa_fast.evaluate":
@@ -385,7 +385,7 @@ def table(comparison: Comparison, content: dict[str, Any]) -> str:
     ]
 
     def place(name: str) -> int:
-        # The name may go on with how many clips there are.
+        # The name may be followed by the number of clips.
         return next(i for i, known in enumerate(names) if name.startswith(known))
 
     for name in sorted(scores, key=place):
@@ -397,7 +397,7 @@ def table(comparison: Comparison, content: dict[str, Any]) -> str:
 
 
 def page(comparison: Comparison, content: dict[str, Any]) -> str:
-    """Return the table below what a reader has to know about it."""
+    """Return the note and the table below it."""
     took = ""
     if "seconds" in content:
         seeds, minutes = " ".join(map(str, content["timed_seeds"])), content["seconds"] / 60

@@ -68,8 +68,8 @@ def test_augment(timed: Timed, clips: ResidentClips, device: torch.device, varia
     torch.manual_seed(1)
     ids = torch.randperm(CLIPS)[:BATCH].to(device)
     seed, step = torch.tensor(0, device=device), torch.tensor(0, device=device)
-    told = augmentation(CONFIG, clips.max_bodies)
-    store, args = clips.store, (ids, seed, step, clips.tables, told)
+    settings = augmentation(CONFIG, clips.max_bodies)
+    store, args = clips.store, (ids, seed, step, clips.tables, settings)
     compiled = torch.compile(augment_clips_ref, dynamic=False)
     variants: dict[str, Callable[[], Tokens]] = {
         "per clip": lambda: per_clip(clips, ids, seed, step),
@@ -84,7 +84,7 @@ def test_augment(timed: Timed, clips: ResidentClips, device: torch.device, varia
             torch.testing.assert_close(ours.double(), true, rtol=0, atol=1e-5)
     draws = clip_uniforms(seed, step, ids, CROP, 2)
     valid = clips.frames_N[ids]
-    length = crop_bounds(draws, valid, told.crop_min, told.crop_min_frames)[1]
+    length = crop_bounds(draws, valid, settings.crop_min, settings.crop_min_frames)[1]
     read = int((length * clips.bodies_N[ids]).sum()) * 75
     numbers = read + 2 * exact[0].numel()
     timed(

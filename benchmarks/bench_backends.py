@@ -2,7 +2,7 @@
 
 `pytest benchmarks/bench_backends.py --benchmark-only`. A row is one batch: taking the next ids
 (for `disk` and `dali`: with the rows brought to the window) and crops, views and tokens of the
-128 clips. `clips` over the median time and over `cores` is clips a second for each core; rows
+128 clips. `clips` over the median time and over `cores` is clips per second per core; rows
 with a worker have its core as well. Each row first compares its tokens with the resident store's.
 """
 

@@ -19,7 +19,7 @@ from sjepa_kernels import ContextualizedTargets, fused_mlp, residual_layer_norm
 
 ON_GPU = torch.cuda.is_available()
 DTYPE = torch.bfloat16 if ON_GPU else torch.float32
-# What one rounding of the result to the dtype leaves room for.
+# Tolerance: one rounding of the result to the dtype.
 CLOSE = 2e-2 if ON_GPU else 1e-5
 SEQUENCES, TOKENS = (256, 750) if ON_GPU else (4, 750)
 VARIANTS = [

@@ -1,7 +1,7 @@
 """The data path: a batch of crops and views from the family's feeder, and from resident clips.
 
 `pytest benchmarks/bench_data.py --benchmark-only`. On one core each; on a GPU ours runs there.
-`clips` of a row over its median time are its clips a second, for each core.
+`clips` of a row over its median time are its clips per second, on one core.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ def test_centered_ce(benchmark: Any, variant: str, shape: tuple[int, int], regim
 
 
 def plain_crop_loss(student: Tensor, teacher: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
-    """DINO as published: softmaxes once a crop, a product and sums for each pair."""
+    """DINO as published: softmaxes once per crop, a product and sums per pair."""
     targets = torch.softmax((teacher - center) / 0.04, dim=-1)
     log_p = torch.log_softmax(student / 0.1, dim=-1)
     total, pairs = student.new_zeros(()), 0

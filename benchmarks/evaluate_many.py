@@ -1,4 +1,4 @@
-"""Run several `sjepa_fast.evaluate` command lines, one an argument, in one process."""
+"""Run several `sjepa_fast.evaluate` command lines, one per argument, in one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only a fresh process can tell on a CPU: memory from its first import on, and cold starts.
+"""Measurements that need a fresh process, on a CPU: memory from the imports on, and cold starts.
 
 python -m benchmarks.fresh memory OUT.json        peak memory of a step, ours and rung A
 python -m benchmarks.fresh cold-start OUT.json    seconds to the first step of `train --compile`

@@ -7,8 +7,8 @@ Into `benchmarks/results/DEVICE/` it writes `report.json`, `report.md` and pictu
 without a GPU the shapes are scaled down: such a report shows that the command works, and its
 figures are no claim.
 
-Sections run in a worker process. One that fails, hangs, or loses the device ends its worker alone:
-what it had measured is in the file, and a new worker goes on with the next section.
+Sections run in a worker process. One that fails, hangs, or loses the device ends only its worker:
+its rows so far are in the file, and a new worker continues with the next section.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ features. Parameter names equal those of `sjepa_fast.models`, so that weights ca
 (`ReferenceStep.load_weights`).
 
 Shapes: B sequences (clips x bodies), T frames, V joints, C coordinates, S segments, N = S*V
-tokens, K kept tokens, D width, H heads, l frames a segment.
+tokens, K kept tokens, D width, H heads, l frames per segment.
 """
 
 from __future__ import annotations

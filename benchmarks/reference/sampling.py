@@ -1,7 +1,7 @@
 """Masks and views of the plain S-JEPA step, drawn with torch's own generator.
 
 Shapes: B clips, M bodies, T frames, V joints, C = 3 coordinates, S segments, N = S*V tokens,
-P = l*C numbers a token, K kept tokens.
+P = l*C numbers per token, K kept tokens.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def random_view(x_BMTVC: Tensor, angle: float, shift: float, flip: float) -> Ten
 
     Rotation about the first body's pelvis-to-mid-shoulder axis by U(-angle, angle) rad (Rodrigues),
     about its clip-mean pelvis; mirror in x with left and right joints swapped, with probability
-    `flip`; translation by U(-shift, shift) metres an axis. Absent (all-zero) bodies stay zero.
+    `flip`; translation by U(-shift, shift) metres per axis. Absent (all-zero) bodies stay zero.
     """
     batch, device = x_BMTVC.shape[0], x_BMTVC.device
     swap, sign = _mirror(x_BMTVC.shape[3], device)

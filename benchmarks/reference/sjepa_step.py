@@ -67,8 +67,8 @@ class ReferenceStep(nn.Module):
     shape alone (`load_weights` reshapes them).
 
     Args:
-        batch_clips: B, clips a step.
-        bodies: M, bodies a clip; each is a sequence of its own.
+        batch_clips: B, clips per step.
+        bodies: M, bodies per clip; each is a sequence of its own.
         frames: T; a multiple of `length`.
         joints: V.
         width: D.
@@ -76,7 +76,7 @@ class ReferenceStep(nn.Module):
         predictor_depth: Blocks of the predictor.
         heads: Attention heads.
         seed: Of the initialisation and of all draws.
-        length: l, frames a segment.
+        length: l, frames per segment.
         mask_ratio: Share of tokens that are hidden.
         device: Where the step runs.
         rung: One of `RUNGS`.

@@ -1,7 +1,7 @@
-"""The report's file, and what every section is given: the device, the sizes, the time it has.
+"""The report's file, and the input of every section: device, sizes, time limit.
 
-`report.json` is replaced as a whole after every row, so that whatever ends a section, a crash of
-the device or the clock, what was measured before it stays.
+`report.json` is replaced as a whole after every row, so that the rows measured before a crash or a
+time-out are kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from sjepa_fast.runtime.files import write_json
 
 Row = dict[str, Any]
-# How a section ended; "running" is what a section that died leaves behind.
+# How a section ended; one whose process died stays at "running".
 DONE, RUNNING, FAILED, LATE = "done", "running", "failed", "out of time"
 
 
@@ -120,7 +120,7 @@ def timed(
         most: Seconds.
 
     Returns:
-        Median, least and largest milliseconds a call, the rounds, and on a GPU the peak MiB
+        Median, least and largest milliseconds per call, the rounds, and on a GPU the peak MiB
         allocated.
     """
     import torch

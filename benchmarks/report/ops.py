@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.report.book import Book
 from benchmarks.tables import ROOT, condense
 
-# Files, and their shares of the section's time; what one leaves over, the next ones get.
+# Files, and their shares of the section's time; the next files get the time that one leaves.
 FILES = {"bench_kernels": 0.5, "bench_augment": 0.12, "bench_masks": 0.13, "bench_blocks": 0.25}
 # The project's own settings name plugins that a bare machine does not have.
 SETTINGS = "[pytest]\npython_files = bench_*.py\naddopts = --import-mode=importlib\n"
@@ -57,13 +57,15 @@ def ops(book: Book) -> None:
                     timeout=budget + 15,
                     check=False,
                 )
-                said, code = done.stdout, done.returncode
+                output, code = done.stdout, done.returncode
             except subprocess.TimeoutExpired:
-                said, code = "out of time", -1
+                output, code = "out of time", -1
             if raw.exists() and raw.stat().st_size:
                 for row in condense(json.loads(raw.read_text()))["rows"]:
                     book.row(file=name, **row)
             if code != 0:
-                lines = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
-                last = said.strip().splitlines()[-1:]
+                lines = [
+                    line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))
+                ]
+                last = output.strip().splitlines()[-1:]
                 book.row(file=name, error="; ".join([*lines[:8], *last])[:1500])

@@ -76,7 +76,7 @@ def draw(report: Row, out: Path) -> list[str] | str:
             plt.plot(at, row["chunks_ms"], label=row["row"])
         plt.ylim(0, 1.08 * max(max(row["chunks_ms"]) for row in runs))
         plt.xlabel("step")
-        plt.ylabel("ms a step")
+        plt.ylabel("ms per step")
         plt.legend()
         plt.title(f"consecutive steps, {title}")
         save("long_run.png")

@@ -94,7 +94,7 @@ def measured_step(
 
 
 def rates(config: TrainConfig, layout: SkeletonLayout, ms: float) -> Row:
-    """Clips a second, and FLOP/s by the model's own count."""
+    """Clips per second, and FLOP/s by the model's own count."""
     flops = step_flops(config, layout.num_joints).total
     return {
         "clips": config.optim.batch_size,
@@ -181,7 +181,7 @@ def breakdown(book: Book) -> None:
             ids = torch.arange(config.optim.batch_size, device=device)
             while not written.exists():
                 step(ids)
-            # Megabytes, and `--profile` makes one for who wants to look.
+            # The trace takes megabytes; `--profile` makes one where it is wanted.
             (folder / "trace.json.gz").unlink()
             facts: Row = json.loads(written.read_text())
             return facts
