@@ -1,7 +1,7 @@
 """`python -m sjepa_fast.ablate PRESET --axis KEY --values A B --run DIR`: runs and their table.
 
-Every value and seed is a run of its own under DIR, as `sjepa_fast.train` would make it, and is
-scored by what the trainer scores with. Runs that have finished are not repeated.
+Every value and seed is trained as `sjepa_fast.train` trains it, in a run folder of its own under
+DIR, and scored by the trainer's 1-NN. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ All other flags are those of sjepa_fast.train and hold for every run:
 
 # Keys that name a run instead of setting it up.
 _NOT_AN_AXIS = ("run", "resume", "seed")
-# What a finished run leaves last.
+# The file that a run writes last.
 _SCORE = Path("results/knn-before-after.json")
 
 
@@ -73,7 +73,7 @@ def axis_named(name: str) -> str:
         The dotted key.
 
     Raises:
-        InputError: If it means none, with the nearest names, or several.
+        InputError: If no key has this name (the nearest are listed), or several have.
     """
     keys = [key for key in _leaves(to_dict(TrainConfig())) if key not in _NOT_AN_AXIS]
     wanted = name.replace("-", "_")
@@ -157,7 +157,7 @@ def _nested(base: TrainConfig, axis: str, text: str) -> dict[str, Any]:
     now: Any = to_dict(base)
     for part in axis.split("."):
         now = now[part]
-    # YAML would make a truth of `on`, which some keys take as a word.
+    # YAML would read `on` as true, but for some keys it is a word.
     tree: Any = text if isinstance(now, str) else yaml.safe_load(text)
     if isinstance(tree, dict | list):
         raise InputError("values", text, "give plain values")
@@ -202,7 +202,7 @@ def measured(config: TrainConfig) -> dict[str, object]:
 
 
 def spread(numbers: list[float], digits: int) -> str:
-    """Return the mean, and behind it the range where there are several numbers."""
+    """Return the mean, followed by the range where there are several numbers."""
     mean = f"{statistics.mean(numbers):.{digits}f}"
     if len(numbers) == 1:
         return mean
@@ -236,7 +236,7 @@ def table(axis: str, cells: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def ablate(ablation: Ablation) -> int:
-    """Run what has not finished, then write the table, its numbers and the plot.
+    """Train the runs that are not finished, then write the table, its numbers and the plot.
 
     Returns 0, or 130 when it was interrupted; the same command resumes there. Raises InputError if
     it runs under a launcher, or the split has no clips to score.

@@ -1,4 +1,4 @@
-"""From a configuration to networks and optimiser; the same for training and evaluation."""
+"""Builds networks and optimiser from a configuration, for training and for evaluation."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def build_optimizer(model: Objective, config: TrainConfig) -> torch.optim.AdamW:
     optimizer = torch.optim.AdamW(
         groups, lr=0.0, betas=(optim.beta1, optim.beta2), fused=True, capturable=on_gpu
     )
-    # Its moments now, not in the first step: there they would land between freed activations, and
-    # no later step could have that memory in one piece.
+    # Allocate the moments now: in the first step they would land between freed activations and
+    # fragment the memory for all later steps.
     for trained in (*decayed, *free):
         optimizer.state[trained] = {
             "step": torch.zeros((), device=trained.device),
@@ -79,14 +79,10 @@ def build_optimizer(model: Objective, config: TrainConfig) -> torch.optim.AdamW:
 def compile_blocks(model: Objective, config: TrainConfig) -> None:
     """Compile the transformer blocks of a step; blocks of one shape share one compilation.
 
-    On a CPU the view encoder stays as it is if it sees a fifth of the tokens or less: its blocks
-    took as long compiled, and compiling them five seconds. An encoder that only scores during the
-    run use is not compiled for them. Where PyTorch cannot compile at all, all blocks stay as they
-    are, with a warning.
-
-    Args:
-        model: The objective.
-        config: Its configuration.
+    On a CPU the view encoder is not compiled if it sees a fifth of the tokens or less: its blocks
+    took as long compiled, and compiling them five seconds. An encoder that only the scores during
+    the run use is not compiled either. Where PyTorch cannot compile, all blocks stay eager, with a
+    warning.
     """
     networks: list[nn.Module] = [model.predictor]
     if model.teacher is not None:

@@ -1,4 +1,4 @@
-"""The command lines' shared manners: typed flags, one-line errors, exit codes 0, 1, 2 and 130."""
+"""What all commands share: typed flags, one-line errors, exit codes 0, 1, 2 and 130."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def parse(config_type: type[T], args: list[str], *, default: T | None = None, pr
         SystemExit: With code 0 after printing `--help`.
     """
     start = tyro.MISSING_NONPROP if default is None else default
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(output):
             return tyro.cli(config_type, args=args, prog=f"python -m {prog}", default=start)
     except SystemExit as stop:
         if stop.code == 0:
             raise
-    text = _plain(said.getvalue())
+    text = _plain(output.getvalue())
     unknown = re.search(r"Unrecognized options?: (--[^\s,]+)", text)
     if unknown:
         known = ["--compile", "--config", "--profile", *_flags(config_type)]
@@ -94,7 +94,7 @@ def run_main(body: Callable[[], int]) -> None:
         print("interrupted", file=sys.stderr)
         code = 130
     except BrokenPipeError:
-        # The reader of a pipe has left; Python must not complain about it at exit.
+        # The reader of the pipe has closed it; Python must not report that again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:

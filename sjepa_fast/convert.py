@@ -1,10 +1,10 @@
-"""`python -m sjepa_fast.convert mamp FILE.pth OUT`: a foreign checkpoint to a run folder.
+"""`python -m sjepa_fast.convert mamp FILE.pth OUT`: makes a run folder from a MAMP checkpoint.
 
-Read are MAMP's PyTorch checkpoints; of those that its fine-tuning or linear evaluation wrote, and
-of other code that kept its names, the encoder. The folder answers to `sjepa_fast.evaluate` like a
-run of our own.
+Reads MAMP's PyTorch pre-training checkpoints. From checkpoints of its fine-tuning or linear
+evaluation, and of other code with the same names, it takes the encoder only. `sjepa_fast.evaluate`
+scores the folder like any run.
 
-Shapes: S segments, V joints, l frames a segment, C coordinates, D width.
+Shapes: S segments, V joints, l frames per segment, C coordinates, D width.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from sjepa_fast.objectives.mamp import MAMP
 from sjepa_fast.runtime.files import new_folder, write_json, write_text
 from sjepa_fast.skeletons import NTU25
 
-# Our names of the encoder's and the predictor's parts outside their blocks, and MAMP's.
+# Encoder and predictor parts outside the blocks: our names to MAMP's.
 _ENCODER = {
     "embed.proj.weight": "joints_embed.proj.weight",
     "embed.proj.bias": "joints_embed.proj.bias",
@@ -59,7 +59,7 @@ _PREDICTOR = {
     "proj_out.weight": "decoder_pred.weight",
     "proj_out.bias": "decoder_pred.bias",
 }
-# The layers of a block, likewise.
+# Layers of a block: our names to MAMP's.
 _LAYERS = {
     "norm1": "norm1",
     "qkv": "attn.qkv",
@@ -81,7 +81,7 @@ class ConvertConfig:
     out: Annotated[Path, tyro.conf.Positional]
     """Run folder to make."""
     heads: int = 8
-    """Attention heads, which the weights do not tell; MAMP has 8."""
+    """Attention heads, which the weights do not show; MAMP has 8."""
     split: str = "xsub"
     """Split on which the checkpoint was trained."""
 
@@ -120,7 +120,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
 
 
 def _sizes(state: dict[str, Tensor], heads: int) -> tuple[ModelConfig, int, int]:
-    """Return the model's sizes, frames and joints, as the weights' shapes tell them."""
+    """Return the model's sizes, frames and joints, read from the weights' shapes."""
     needed = ("joints_embed.proj.weight", "temp_embed", "pos_embed", "blocks.0.norm1.weight")
     for name in needed:
         if name not in state:
@@ -150,7 +150,7 @@ def _depth(state: dict[str, Tensor], blocks: str) -> int:
 
 
 def _names(parts: dict[str, str], blocks: str, depth: int) -> dict[str, str]:
-    """Return our names of a network's tensors with MAMP's."""
+    """Map our names of a network's tensors to MAMP's."""
     names = dict(parts)
     for i in range(depth):
         for ours, theirs in _LAYERS.items():
@@ -212,16 +212,9 @@ def predictor_weights(state: dict[str, Tensor], predictor: Predictor) -> dict[st
 
 
 def convert(request: ConvertConfig) -> int:
-    """Convert, say what was and what was not taken over, and write the run folder.
+    """Convert, print which tensors were and were not used, write the run folder, and return 0.
 
-    Args:
-        request: What to convert, and where to.
-
-    Returns:
-        0.
-
-    Raises:
-        InputError: If the folder exists or the checkpoint does not fit.
+    Raises InputError if the folder exists or the checkpoint does not fit.
     """
     if request.heads < 1:
         raise InputError("heads", request.heads, "give the number of attention heads")

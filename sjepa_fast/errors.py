@@ -1,4 +1,4 @@
-"""The one exception type for input that a user can mend."""
+"""The exception type for input that a user can correct."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ PROG = "sjepa_fast.evaluate"
 
 
 def write_result(result: Result, protocol: str) -> None:
-    """Write the scores, the subsets, the picture and last the figures, and print one line."""
+    """Write scores, subsets, picture and, last, figures; print one line."""
     outcome, labels_Q, class_names = result.outcome, result.labels_Q, result.class_names
     folder, name = result.run / "results", f"{outcome.name}-{result.data}"
     guess = outcome.predicted_SQ
@@ -55,7 +55,7 @@ def write_result(result: Result, protocol: str) -> None:
 
 
 def parse_request(protocol: str, arguments: list[str]) -> Any:
-    """Parse the flags of a protocol; those of its recipe have the recipe's values as defaults.
+    """Parse the flags of a protocol; the defaults of its recipe flags are the recipe's values.
 
     Args:
         protocol: One of `PROTOCOLS`.
@@ -102,7 +102,7 @@ def _help() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the protocol named first on what the other arguments say."""
+    """Run the protocol named first, with the other arguments as its run folder and flags."""
     if not arguments or arguments[0] in ("-h", "--help"):
         _help()
         return 0

@@ -34,16 +34,9 @@ class ExportConfig:
 
 
 def export(request: ExportConfig) -> int:
-    """Export a store and say what was written.
+    """Export a store, print what was written, and return 0.
 
-    Args:
-        request: The parsed command line.
-
-    Returns:
-        0.
-
-    Raises:
-        InputError: If the format is unknown or the store does not fit it.
+    Raises InputError if the format is unknown or the store does not fit it.
     """
     if request.format != "ctrgcn":
         raise InputError("format", request.format, nearest(request.format, ["ctrgcn"]))

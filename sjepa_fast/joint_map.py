@@ -1,9 +1,9 @@
-"""Which joint of one skeleton stands for which of another, by the body part that it names.
+"""Maps the joints of one skeleton to those of another, by the body part in their names.
 
-An encoder knows joints by the rows of its spatial position table. To read another skeleton it
-needs a row for each of that skeleton's joints: the row of the same body part, or of the nearest
-one that it was trained on; a middle part may stand between a left and a right joint, as the pelvis
-between the hips of a skeleton without one.
+An encoder has one row of its spatial position table per joint. To read another skeleton it needs a
+row for each of that skeleton's joints: the row of the same body part, or of the nearest part that
+it was trained on. A middle part may be the mean of a left and a right joint, such as the pelvis of
+the hips.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import SkeletonLayout
 
-# Names of the formats for one body part, sides left out.
+# Names that the formats use for one body part, without the side.
 PARTS = {
     "pelvis": ("pelvis", "hip_center", "spine_base", "mid_hip", "hips", "root"),
     "spine": ("spine", "spine_mid", "torso", "spine_navel", "belly"),
@@ -39,7 +39,7 @@ PARTS = {
     "ankle": ("ankle", "heel"),
     "foot": ("foot", "foot_index", "toe", "toes", "big_toe", "small_toe"),
 }
-# Where to look when the other skeleton lacks the part; each list ends at a part that all have.
+# Parts to use in turn if the other skeleton lacks one; each list ends at a part that all have.
 INSTEAD = {
     "pelvis": ("spine", "hip"),
     "spine": ("pelvis", "chest", "hip"),
@@ -78,7 +78,7 @@ def body_part(joint: str) -> tuple[str, str]:
 
 
 def map_joints(trained: SkeletonLayout, other: SkeletonLayout) -> tuple[tuple[int, ...], ...]:
-    """Return, for each joint of `other`, the joints of `trained` that stand for it.
+    """Return, for each joint of `other`, the joints of `trained` whose positions it uses.
 
     Args:
         trained: The skeleton of the encoder.

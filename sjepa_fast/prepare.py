@@ -1,4 +1,4 @@
-"""`python -m sjepa_fast.prepare NAME --raw PATH --out STORE`: raw skeleton files to a store."""
+"""`python -m sjepa_fast.prepare NAME --raw PATH --out STORE`: makes a store from raw files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.runtime.files import write_text
 
 PLAIN_SECONDS = 10.0
-# Skipped inputs that are printed; the written list has all.
+# How many skipped inputs are printed; the written list has all.
 SHOWN = 20
 
 
@@ -57,7 +57,7 @@ class PrepareConfig:
 
 
 def open_source(request: PrepareConfig) -> Source:
-    """Open the raw data with the reader of its name.
+    """Open the raw data with the reader that `request.name` names.
 
     Raises InputError if an option belongs to another reader, or the raw data is unusable.
     """
@@ -73,10 +73,10 @@ def open_source(request: PrepareConfig) -> Source:
 
 def _plain_progress(records: Iterable[Record], source: Source, done: int) -> Iterator[Record]:
     # A log file gets one line every `PLAIN_SECONDS` instead of a bar.
-    said = time.monotonic()
+    printed = time.monotonic()
     for count, record in enumerate(records, done + 1):
-        if time.monotonic() - said >= PLAIN_SECONDS:
-            said = time.monotonic()
+        if time.monotonic() - printed >= PLAIN_SECONDS:
+            printed = time.monotonic()
             print(f"{source.name}: {count} of {source.count}", file=sys.stderr, flush=True)
         yield record
 
@@ -84,8 +84,8 @@ def _plain_progress(records: Iterable[Record], source: Source, done: int) -> Ite
 def copy_records(sink: StoreWriter | ClipTable, source: Source, done: int = 0) -> None:
     """Copy all records into a store or a table, with a bar on a terminal and lines elsewhere.
 
-    What the sink refuses (a name that occurs twice, a label out of range) is skipped with the
-    reason, as an unreadable file is.
+    A clip that the sink refuses (a name that occurs twice, a label out of range) is skipped with
+    the reason, like an unreadable file.
 
     Args:
         sink: Takes clips and skipped inputs.
@@ -119,7 +119,7 @@ def splits_of(table: ClipTable, source: Source) -> Splits:
 def write_store(source: Source, request: PrepareConfig, out: Path) -> tuple[Store, ClipTable]:
     """Copy all records into a store.
 
-    Returns the finished store, and what is known of its clips and of what was left out.
+    Returns the finished store, and the table of its clips and skipped inputs.
     """
     command = " ".join(["prepare", request.name, "--dtype", request.dtype])
     settings = {**dataclasses.asdict(request), "out": "", "overwrite": False}
@@ -154,7 +154,7 @@ def _report_skipped(table: ClipTable, out: Path | None) -> None:
 
 
 def prepare(request: PrepareConfig) -> int:
-    """Prepare one data set, print what came of it, and return 0.
+    """Prepare one data set, print a summary, and return 0.
 
     Raises InputError if the name is unknown or the raw data is unusable.
     """
@@ -181,9 +181,9 @@ def prepare(request: PrepareConfig) -> int:
         f"{len(table.skipped)} skipped; train/test: {parts}; {size / 2**20:.1f} MiB in "
         f"{time.perf_counter() - began:.1f} s {where}"
     )
-    said = compare(source.name, source.count, len(table.names), splits)
-    if said:
-        print(said)
+    comparison = compare(source.name, source.count, len(table.names), splits)
+    if comparison:
+        print(comparison)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What a skeleton layout is, and the known ones. One of your own takes ten lines.
+"""The class of skeleton layouts, and the known layouts.
 
 Kinect data are metric and have a joint at or near the pelvis. The image-based sets (coco17,
 openpose18, mediapipe33) have none, so their center is the left hip and the head of their body axis
@@ -17,8 +17,8 @@ from sjepa_fast.errors import InputError, nearest
 class SkeletonLayout:
     """The joints of one skeleton format, 0-based, in the order of the data's joint axis.
 
-    Coordinates that go with a layout are metres in a right-handed frame with y up, so somebody
-    who faces the sensor has the own left side at smaller x.
+    Coordinates that go with a layout are metres in a right-handed frame with y up, so the left
+    side of a person who faces the sensor is at smaller x.
 
     A layout of your own (here a toy one) takes ten lines:
 

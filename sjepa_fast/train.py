@@ -1,4 +1,4 @@
-"""`python -m sjepa_fast.train`: pre-train an encoder, one readable loop from data to scored run."""
+"""`python -m sjepa_fast.train`: pre-trains an encoder, in one loop from data to scored run."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def open_data(config: TrainConfig, world: World) -> tuple[TrainConfig, Store]:
 
 
 def prepare_run(config: TrainConfig, store: Store) -> None:
-    """Make the run folder and settle whether this start may write into it."""
+    """Make the run folder, and check that this start may write into it."""
     try:
         (config.run / "results").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -107,13 +107,9 @@ def run_lengths(config: TrainConfig, clips: int) -> tuple[int, int]:
 
 
 def train(config: TrainConfig) -> int:
-    """Train, checkpoint, score and picture one run.
+    """Train one run with checkpoints, score it and draw its pictures.
 
-    Args:
-        config: The resolved configuration.
-
-    Returns:
-        0 when the run is complete, 130 when it was interrupted and saved.
+    Returns 0 when the run is complete, 130 when it was interrupted and saved.
     """
     validate(config)
     check_backend(config.data)
@@ -205,7 +201,7 @@ def train(config: TrainConfig) -> int:
                 stop = asked
             panel_due = step % config.log.panel_every == 0 or step == total
             knn_due = config.log.knn_every > 0 and step % config.log.knn_every == 0
-            # The loss is looked at before every save, so that no broken weights replace good ones.
+            # The loss is checked before every save: broken weights must not replace good ones.
             save_due = step % config.checkpoint.every == 0 or step == total or stop
             if step % config.log.every == 0 or panel_due or knn_due or save_due:
                 recent = train_step.recent(step, step - logged_step)
@@ -237,7 +233,7 @@ def train(config: TrainConfig) -> int:
                     log.line(progress_line(step, total, panel | values, seconds * (total - step)))
                 logged_step, clock = step, time.perf_counter()
                 if world.size > 1:
-                    # One process may have been told to stop; all must leave at the same step.
+                    # One process may have got the signal to stop; all must stop at the same step.
                     stop = bool(world.sum_(torch.tensor(float(asked), device=device)).item())
             if log is not None and (save_due or stop):
                 save_checkpoint(config.run, step, model, optimizer, config.checkpoint.keep)

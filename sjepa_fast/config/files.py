@@ -1,4 +1,4 @@
-"""Configurations from preset, YAML and command line (in that order), and back to YAML."""
+"""Reads configurations from preset, YAML and command line (in that order), and writes YAML."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sjepa_fast.config.presets import PRESETS, preset
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.errors import InputError, nearest
 
-# What may differ between a run and its continuation: it changes no weight.
+# Keys that may differ when a run is resumed: they change no weight.
 FREE_ON_RESUME = (
     "run",
     "resume",
@@ -32,13 +32,13 @@ FREE_ON_RESUME = (
 
 @dataclasses.dataclass(frozen=True)
 class Renamed:
-    """What a key of older versions is called now, and its values where they changed too."""
+    """The present name of a key of older versions, and new names of its values, if any."""
 
     key: str
     values: dict[str, str]
 
 
-# By section and key. Run folders and YAML of before are read; a flag gets a hint.
+# By section and key. Old names are read in run folders and YAML; an old flag gets a hint.
 RENAMED = {
     ("eval", "linear"): Renamed("recipe", {"sgd": "paper", "logistic": "small"}),
     ("data", "backend"): Renamed("backend", {"stream": "disk"}),
@@ -120,7 +120,7 @@ def with_new_names(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     changes = []
     for (section, old), new in RENAMED.items():
         part = tree.get(section)
-        # Where old and new key stand side by side, the old one is left to be refused.
+        # If both the old and the new key are given, the old one stays and is refused later.
         if not isinstance(part, dict) or old not in part or (new.key != old and new.key in part):
             continue
         before = part.pop(old)
@@ -174,10 +174,10 @@ def _merge(
 
 
 def apply_yaml(config: TrainConfig, file: Path) -> TrainConfig:
-    """Return the configuration with the values of a YAML file over it.
+    """Return the configuration, overridden by the values of a YAML file.
 
     Args:
-        config: What the file's values are laid over.
+        config: The configuration that the file overrides.
         file: A YAML mapping with the same sections and keys.
 
     Returns:
@@ -204,12 +204,12 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def apply_values(config: TrainConfig, values: dict[str, Any], source: Path | str) -> TrainConfig:
-    """Return the configuration with nested values over it.
+    """Return the configuration, overridden by nested values.
 
     Names of older versions are understood, with a note.
 
     Args:
-        config: What they are laid over.
+        config: The configuration that they override.
         values: Sections, keys and values; any part of the tree.
         source: Where they come from, for messages.
 
@@ -265,8 +265,8 @@ def _describe_presets() -> list[str]:
 def parse_train(argv: list[str]) -> TrainConfig:
     """Resolve `[PRESET] [--config FILE] [--section.key value ...]`: preset < YAML < flags.
 
-    Without preset and file, `--run DIR --resume auto` takes up the run's own configuration.
-    Without `--run`, the preset's folder is used, with a number behind it if it exists.
+    Without preset and file, `--run DIR --resume auto` uses the run's own configuration.
+    Without `--run`, the preset's folder is used, with a number appended if it exists.
 
     Args:
         argv: Arguments after the program name.

@@ -18,7 +18,7 @@ from sjepa_kernels.tubelets import Stream
 def _flag(name: str) -> object:
     """Mark a field whose flag has no section in front, such as `--compile`.
 
-    Only a command line reads the mark, so a machine without its library gets none.
+    Only the command line reads the mark; without its library (tyro) there is none.
     """
     try:
         from tyro.conf import arg
@@ -39,7 +39,7 @@ class DataConfig(CropRanges):
     """resident: the whole store on the device; disk: batches of its rows, read ahead by worker
     processes, for stores that do not fit; dali: the same through NVIDIA DALI."""
     workers: int = 2
-    """Processes of this process's own that read batches ahead (disk, dali); 0 reads in line."""
+    """Worker processes per training process that read batches ahead (disk, dali); 0: none."""
     prefetch: int = 4
     """Batches that each worker reads ahead."""
     split: str = "xsub"
@@ -48,11 +48,11 @@ class DataConfig(CropRanges):
     """T, frames of a clip as the networks see it."""
     sampling: Literal["resize", "index"] = "resize"
     """resize: a random crop, resized linearly; index: T frames of the whole clip by number, without
-    interpolation (Skeleton2vec), where crop_min and crop_min_frames have no part."""
+    interpolation (Skeleton2vec); crop_min and crop_min_frames are then not used."""
     bodies: int = 2
-    """M, persons a clip; absent ones are zero bodies, as in the paper's pipeline."""
+    """M, persons per clip; absent ones are zero bodies, as in the paper's pipeline."""
     skip_empty_bodies: bool = False
-    """Train on single present bodies, `optim.batch_size` of them a step, instead of on clips."""
+    """Train on single present bodies, `optim.batch_size` of them per step, instead of on clips."""
     eval_crop: float = 0.9
     """Share of the clip that the centered evaluation crop keeps."""
     center: bool = False
@@ -111,15 +111,15 @@ class MaskConfig:
     """Share of the masked tokens that are predicted, drawn anew in each step without regard to
     motion; the others are left out of predictor and loss."""
     num_masked_views: int = 1
-    """Masks drawn of each clip in a step; all share one pass of the target encoder (data2vec 2)."""
+    """Masks drawn per clip and step; all share one pass of the target encoder (data2vec 2)."""
 
 
 @dataclass(frozen=True)
 class ViewConfig(ViewRanges):
     """The geometric view; ranges are our choice for S-JEPA, whose paper gives none.
 
-    S-JEPA shows the view to the view encoder alone. The others take it for the clip: masks and
-    targets come from it too.
+    In S-JEPA only the view encoder sees the view. In the other objectives masks and targets come
+    from the view too.
     """
 
     translation: float = 0.1
@@ -149,15 +149,15 @@ class ObjectiveConfig:
     target_layers: int = 8
     """skeleton2vec: K, how many of the last blocks are averaged."""
     legacy_tube_layout: bool = False
-    """skeleton2vec: misplace visible features as the authors' decoder does (method 4.2)."""
+    """skeleton2vec: place visible features as the authors' decoder does, wrongly (method 4.2)."""
     ema_start: float = 0.9999
     """sjepa, skeleton2vec: momentum of the target encoder at the first step."""
     ema_end: float = 1.0
     """sjepa, skeleton2vec: momentum at the end of its schedule."""
     ema_schedule: Literal["cosine", "linear"] = "cosine"
-    """sjepa, skeleton2vec: the way from ema_start to ema_end."""
+    """sjepa, skeleton2vec: shape of the schedule from ema_start to ema_end."""
     ema_length: int = 0
-    """sjepa, skeleton2vec: length of that way in `optim.unit`; 0 is the whole run."""
+    """sjepa, skeleton2vec: length of that schedule in `optim.unit`; 0 is the whole run."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class OptimConfig:
     """AdamW and its schedule."""
 
     batch_size: int = 256
-    """Clips a step over all processes."""
+    """Clips per step over all processes."""
     length: int = 1200
     """Length of the run, in `unit`."""
     warmup: int = 20
@@ -216,7 +216,7 @@ class LogConfig:
     tensorboard: bool = True
     """Also write TensorBoard events."""
     profile: Annotated[bool, _flag("profile")] = False
-    """Look at a few steps after warm-up; trace and summary go to the run's folder `profile`."""
+    """Profile a few steps after warm-up; trace and summary go to the run's folder `profile`."""
 
 
 @dataclass(frozen=True)

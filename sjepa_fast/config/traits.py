@@ -1,7 +1,7 @@
-"""What each objective is made of, for all who must know it without building the networks.
+"""What each objective consists of, for code that must know it without building the networks.
 
-Configuration, data path, validation and FLOP count read this table and nothing else, so that a new
-objective is known to all of them or to none (method 5.4).
+Configuration, data path, validation and FLOP count all read this one table, so that none of them
+can miss a new objective (method 5.4).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class ObjectiveTraits:
     Attributes:
         target_encoder: Whether an EMA encoder, which sees the whole clip, makes the targets.
         predicts: features: D numbers per masked token; numbers: the P of its tubelet.
-        masks_from: clip: masks and targets come from the crop before its view (S-JEPA); view: the
-            view is the clip.
+        masks_from: Source of masks and targets. clip: the crop before the view is made (S-JEPA);
+            view: the view.
         target_norms: Values of `objective.target_norm`.
     """
 

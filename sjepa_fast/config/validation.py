@@ -1,4 +1,4 @@
-"""What a configuration must satisfy before anything is built."""
+"""Checks of a configuration before anything is built."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def validate(config: TrainConfig) -> None:
 
 
 def _validate_objective(config: TrainConfig) -> None:
-    """Check what must fit between the objective, its masks, its view and the networks."""
+    """Check that the objective, its masks, its view and the networks fit together."""
     objective, mask = config.objective, config.mask
     norms = TRAITS[objective.kind].target_norms
     if objective.target_norm not in norms:

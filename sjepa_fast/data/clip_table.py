@@ -1,4 +1,4 @@
-"""What a store knows of its clips beside the joints, and which clips it admits."""
+"""The table of a store's clips (names, sizes, labels), and the checks of a new clip."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ClipTable:
 
     Args:
         layout: Joints of every clip.
-        class_names: One name a label.
+        class_names: One name per label.
         dtype: Stored precision.
     """
 
@@ -78,11 +78,11 @@ class ClipTable:
         self.append((name, *clip_MTVC.shape[:2], label, meta))
 
     def skip(self, name: str, reason: str) -> None:
-        """Record an input that is left out, so that it is never silent."""
+        """Record an input that is left out, with the reason."""
         self.skipped.append((name, " ".join(reason.split())))
 
     def columns(self) -> dict[str, NDArray[np.int64]]:
-        """The columns as arrays, one value a clip."""
+        """The columns as arrays, one value per clip."""
         return {key: np.array(values, dtype=np.int64) for key, values in self.meta.items()}
 
     def joint_bytes(self) -> int:

@@ -1,7 +1,7 @@
-"""Clips on the device, and crops of them without a loader; or their tables alone, rows on disk.
+"""Clips on the device, cropped there without a data loader; their rows may stay on disk.
 
 Shapes: R rows (all bodies' frames packed), N clips, B clips of a batch, M bodies, T frames,
-V joints, C coordinates, N tokens, P numbers a token.
+V joints, C coordinates, N tokens, P numbers per token.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from sjepa_kernels.tubelets import to_stream
 class ResidentClips:
     """A store on one device, ready to be cropped.
 
-    With a `reader` only the tables are resident: the rows of the clips that are asked for are
-    read from the store's file and sent to the device, for that call.
+    With a `reader` only the tables are resident: each call reads the rows of its clips from the
+    store's file and sends them to the device.
     """
 
     joints_RVC: Tensor
@@ -110,7 +110,7 @@ class ResidentClips:
 
     @cached_property
     def tables(self) -> SkeletonTables:
-        """The layout's tables on the device, copied once: a copy in every step would wait."""
+        """The layout's tables on the device; copied once, because a copy synchronises."""
         return skeleton_tables(self.layout, self.joints_RVC.device)
 
     def train_tokens(
@@ -122,10 +122,9 @@ class ResidentClips:
         *,
         with_clip: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Tokens of a random view, and of the random crop it was made of.
+        """Tokens of a random view, and of the random crop from which it was made.
 
-        The one way from clips to what a network trains on: pre-training, fine-tuning and linear
-        probes with augmentation.
+        Pre-training, fine-tuning and linear probes with augmentation all get their tokens here.
 
         Args:
             ids_B: Clip ids, int64.
@@ -142,7 +141,7 @@ class ResidentClips:
         return augment_clips(*clips.store, *keys, self.tables, augmentation, with_clip=with_clip)
 
     def eval_crop(self, ids_B: Tensor, data: DataConfig) -> Tensor:
-        """Centered crop of `eval_crop` of each clip as the run's stream, (B, M, T, V, C)."""
+        """Centered crop (`data.eval_crop`) of each clip in the run's stream, (B, M, T, V, C)."""
         valid = self.frames_N[ids_B]
         start = ((1 - data.eval_crop) * valid / 2).floor().long()
         length = (valid - 2 * start).clamp_min(1)
@@ -155,7 +154,7 @@ class ResidentClips:
 
 
 def skeleton_tables(layout: SkeletonLayout, device: torch.device) -> SkeletonTables:
-    """Copy what the fused augmentation needs of a layout to the device."""
+    """Copy the tables that the fused augmentation needs of a layout to the device."""
     return SkeletonTables.of(
         layout.flip_permutation(), layout.parents, layout.center, layout.spine_top, device
     )
@@ -168,7 +167,7 @@ def augmentation(
     crop: CropRanges | None = None,
     view: ViewRanges | None = None,
 ) -> Augmentation:
-    """Return what training clips go through.
+    """Return the settings by which training clips are cropped and turned into views.
 
     The ranges of S-JEPA's view and its pivot, the clip-mean center of the first body, are our
     choice (method 3.3).
@@ -219,7 +218,7 @@ def load_resident(store: Store, data: DataConfig, device: torch.device) -> Resid
 
 
 def load_tables(store: Store, data: DataConfig, device: torch.device) -> ResidentClips:
-    """Copy all but the rows of a store to the device; those are read when they are asked for.
+    """Copy all but the rows of a store to the device; those are read when they are used.
 
     Args:
         store: An open store.
@@ -231,7 +230,7 @@ def load_tables(store: Store, data: DataConfig, device: torch.device) -> Residen
 
     Raises:
         InputError: If clips have more bodies than `data.bodies` admits, or this system cannot
-            read that way.
+            read at a position of a file.
     """
     _check_bodies(store, data)
     reader = RowReader.of(store, data)

@@ -27,8 +27,8 @@ def padded_row(clip_MTVC: NDArray[Any], frames: int, twin: bool) -> NDArray[np.f
     Args:
         clip_MTVC: One or two bodies of 25 joints, at most `frames` frames.
         frames: Length of the row.
-        twin: Give a clip of one body that body twice, as the field's NTU-120 files do, and not a
-            second body of zeros, as its NTU-60 files do.
+        twin: Write the body of a one-body clip twice, as the field's NTU-120 files do; else the
+            second body is zeros, as in its NTU-60 files.
 
     Returns:
         The padded row.

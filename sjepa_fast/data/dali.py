@@ -1,8 +1,8 @@
 """Batches read ahead by the worker processes of an NVIDIA DALI pipeline (optional dependency).
 
-DALI has no operator for a ragged crop of joint sequences, so what it does here is what it does
-for any source of one's own: it runs the reader in its processes and keeps batches ready. The
-pipeline is of its CPU kind; rows go to the device as those of `disk` do.
+DALI has no operator for a ragged crop of joint sequences, so the reader is an external source: DALI
+runs it in its worker processes and keeps batches ready. The pipeline is a CPU one; rows go to the
+device as those of `disk` do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sjepa_fast.data.order import BatchOrder
 from sjepa_fast.data.rows import PackedRows, RowReader, worker_failed
 from sjepa_fast.errors import InputError
 
-# Of Linux's prctl: the signal that a process gets when its parent ends.
+# Option of Linux's prctl: the signal that a process gets when its parent ends.
 PR_SET_PDEATHSIG = 1
 
 
@@ -41,10 +41,10 @@ def require_dali() -> None:
         )
 
 
-def _settle_worker() -> None:
+def _set_worker_signals() -> None:
     # Ctrl-C reaches the whole group of processes, but the trainer still needs the batch of its
-    # last step. SIGTERM must end a worker, though it was forked from a trainer that handles it,
-    # and so must the trainer's sudden end, which DALI's workers do not notice.
+    # last step. SIGTERM must end a worker, although it inherits the trainer's handler. A worker
+    # must also end when the trainer is killed, which DALI's workers do not notice.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -53,28 +53,29 @@ def _settle_worker() -> None:
 class _Source:
     """What DALI calls in its worker processes: the arrays of one step, as batches of one sample.
 
-    An error is an array of text beside a row of zeros, because DALI prints one that is raised.
+    An error is returned as an array of text beside a row of zeros, because DALI would print an
+    exception.
     """
 
     def __init__(self, reader: RowReader, order: BatchOrder, steps: range, parallel: bool) -> None:
         self.reader, self.order, self.steps = reader, order, steps
-        self.settled = not parallel
+        self.signals_set = not parallel
 
     def __call__(self, iteration: int) -> tuple[list[np.ndarray], ...]:
-        if not self.settled:
-            _settle_worker()
-            self.settled = True
+        if not self.signals_set:
+            _set_worker_signals()
+            self.signals_set = True
         if iteration >= len(self.steps):
             raise StopIteration
-        said = ""
+        failure = ""
         try:
             packed = self.reader.read(self.order.ids(self.steps[iteration]))
         except OSError as error:
-            said = str(error)
+            failure = str(error)
             none = torch.zeros(1, dtype=torch.int64)
             rows = torch.zeros(1, self.reader.layout.num_joints, 3, dtype=self.reader.rows_dtype)
             packed = PackedRows(rows, none, none)
-        text = np.frombuffer(f"{said}\n".encode(), np.uint8)
+        text = np.frombuffer(f"{failure}\n".encode(), np.uint8)
         return tuple([array] for array in (*(part.numpy() for part in packed), text))
 
 
@@ -110,10 +111,10 @@ def dali_batches(
             parts = [from_dlpack(output[0]) for output in pipeline.run()]
         except RuntimeError as error:
             raise worker_failed(str(error).strip().splitlines()[-1]) from error
-        said = bytes(parts.pop().tolist()).decode().strip()
-        if said:
-            raise OSError(said)
+        failure = bytes(parts.pop().tolist()).decode().strip()
+        if failure:
+            raise OSError(failure)
         if device.type == "cuda":
-            # DALI writes its memory anew while a copy from it may still be under way.
+            # DALI reuses its memory while a copy from it may still be under way.
             parts = [torch.empty_like(part, pin_memory=True).copy_(part) for part in parts]
         yield PackedRows(*parts)

@@ -16,14 +16,14 @@ from sjepa_fast.config.schema import DataConfig
 from sjepa_fast.data.order import BatchOrder
 from sjepa_fast.data.rows import PackedRows, RowReader, worker_failed
 
-# Seconds that a worker lives on after SIGTERM, for the trainer to finish its step and to save.
+# Seconds that a worker stays alive after SIGTERM, so that the trainer can finish its step and save.
 GRACE = 30
 
 
 class _Batches(Dataset[PackedRows | str]):
-    """One item is one whole batch, or what went wrong.
+    """One item is one whole batch, or the message of the error.
 
-    An error that a worker raises would bring its traceback into the message.
+    If a worker raised the error, its traceback would become part of the message.
     """
 
     def __init__(self, reader: RowReader) -> None:
@@ -45,8 +45,8 @@ def _ignore_signals(_: int) -> None:
 
 @contextlib.contextmanager
 def _keep_child_handler() -> Iterator[None]:
-    # The loader's handler raises in the middle of whatever the trainer does when a worker dies;
-    # without it, that is noticed when the next batch is due.
+    # When a worker dies, the loader's handler raises in the middle of whatever the trainer does;
+    # with the old handler the death is reported when the next batch is due.
     before = signal.getsignal(signal.SIGCHLD)
     yield
     if threading.current_thread() is threading.main_thread():
@@ -66,7 +66,7 @@ def disk_batches(
         device: Batches for a GPU come in pinned memory, so that copies need not wait.
 
     Yields:
-        One batch a step, in order.
+        One batch per step, in order.
 
     Raises:
         OSError: If the store cannot be read any more, or a worker was killed.
@@ -79,7 +79,7 @@ def disk_batches(
         prefetch_factor=data.prefetch if data.workers else None,
         pin_memory=device.type == "cuda",
         worker_init_fn=_ignore_signals,
-        # One of its own: the loader must not draw from the generator that initialises weights.
+        # A generator of its own: the loader must not draw from the one that initialises weights.
         generator=torch.Generator(),
     )
     with _keep_child_handler():
@@ -88,7 +88,7 @@ def disk_batches(
         try:
             batch = next(ready, None)
         except (RuntimeError, OSError, EOFError) as error:
-            # A worker that was killed is noticed by the loader, or by what it had begun to send.
+            # A worker was killed: the loader noticed it, or got only a part of a batch.
             raise worker_failed(" ".join(str(error).split())) from error
         if batch is None:
             return

@@ -1,8 +1,8 @@
 """What the training step reads: clips at fixed addresses, and the ids of each step's batch.
 
-The three backends hand over the same thing. For `resident` the clips are the whole store; for
-`disk` and `dali` they are a window, which holds the rows of the current batch alone. The ids,
-and with them every random draw, are the same, so the backends train to equal weights.
+All three backends yield clips and ids. For `resident` the clips are the whole store; for `disk` and
+`dali` they are a window, which holds the rows of the current batch only. The ids, and with them
+every random draw, are the same, so the backends train to equal weights.
 
 Shapes: R rows, N clips (or single bodies), B samples of this process in a batch, V joints, C
 coordinates.
@@ -29,7 +29,7 @@ from sjepa_fast.runtime.dist import World
 
 
 def check_backend(data: DataConfig) -> None:
-    """Raise InputError, with what to install, if the backend that a run asks for is missing."""
+    """Raise InputError, with what to install, if the configured backend is not installed."""
     if data.backend == "dali":
         require_dali()
 
@@ -65,8 +65,8 @@ def open_feed(
         part: Ids of the training samples.
         config: Backend, batch size and seed.
         world: This process among all; each reads its own share of a batch.
-        steps: Steps still to do; a resumed run begins after 0 and gets the batches that the
-            uninterrupted one would have.
+        steps: Steps still to do; a resumed run gets the batches that the uninterrupted one would
+            have had.
 
     Yields:
         The clips that the step crops, and the ids (B,) of each step's batch, int64, on the
@@ -96,7 +96,7 @@ def _resident_ids(order: BatchOrder, steps: range, device: torch.device) -> Iter
 
 
 def _window(clips: ResidentClips, share: int) -> ResidentClips:
-    """Room on the device for the longest batch there can be, with an offset for every id."""
+    """Clips with room on the device for the longest possible batch, and an offset per id."""
     assert clips.reader is not None
     longest = int(np.sort(clips.reader.rows_S)[-share:].sum())
     rows = clips.joints_RVC.new_zeros(longest, *clips.joints_RVC.shape[1:])
@@ -108,7 +108,7 @@ def _fill(
     window: ResidentClips, batches: Generator[PackedRows, None, None], device: torch.device
 ) -> Iterator[Tensor]:
     for packed in batches:
-        # Copies run in the order of the stream: after the work that reads the batch before.
+        # Copies run in the order of the CUDA stream: after the work that reads the last batch.
         ids = packed.ids_B.to(device, non_blocking=True)
         first = packed.first_B.to(device, non_blocking=True)
         window.joints_RVC[: len(packed.rows_RVC)].copy_(packed.rows_RVC, non_blocking=True)

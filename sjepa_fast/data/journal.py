@@ -1,4 +1,4 @@
-"""The diary of an unfinished store: what was taken in so far, so that a killed run can go on.
+"""The journal of an unfinished store: its inputs so far, so that a killed run can be resumed.
 
 One JSON line for the job (any other job starts afresh), then one for each clip or skipped input,
 written only after the clip's rows have reached the disk.
@@ -22,7 +22,7 @@ class Journal:
 
     Args:
         folder: Folder of the unfinished store.
-        key: Says which job this is: raw data, settings, version.
+        key: Identifies the job: raw data, settings, version.
 
     Raises:
         InputError: If another process works on the folder.
@@ -37,11 +37,11 @@ class Journal:
             raise InputError("out", f"another run is writing {folder}", "wait for it, or end it")
 
     def replay(self, table: ClipTable, rows_on_disk: int) -> int:
-        """Fill a table with what an earlier run of the same job took in.
+        """Fill a table with the inputs that an earlier run of the same job has written or skipped.
 
         Args:
             table: An empty table.
-            rows_on_disk: Rows of joints that are there.
+            rows_on_disk: Rows of joints that were written.
 
         Returns:
             The number of inputs that need not be read again.
@@ -72,14 +72,14 @@ class Journal:
         self.waiting.append(json.dumps(entry))
 
     def sync(self) -> None:
-        """Write what was remembered; call it when the rows are on disk."""
+        """Write the remembered inputs; call it when their rows are on disk."""
         self.file.write("".join(f"{line}\n" for line in self.waiting))
         self.file.flush()
         os.fsync(self.file.fileno())
         self.waiting.clear()
 
     def close(self) -> None:
-        """Give up the lock."""
+        """Release the lock."""
         self.file.close()
 
     def _head(self) -> str:

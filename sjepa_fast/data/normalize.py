@@ -1,6 +1,6 @@
 """Clip normalisations applied once when a store is loaded: centring, heading and body size.
 
-All are named options, off in paper presets; they are what makes small sets learnable in minutes.
+All are options, off in the papers' presets; with them small sets can be learned in minutes.
 Shapes: M bodies, T frames, V joints, 3 coordinates (metres, y up).
 """
 
@@ -63,8 +63,8 @@ def align_spine(clip_MTVC: Clip, layout: SkeletonLayout) -> Clip:
     """Turn all bodies: in the first body's first frame the spine points up, the shoulders to +x.
 
     Method 1.4, from the root to the joint above it and from the left shoulder to the right one; up
-    is y here where the authors turn it to z, one rotation of all clips apart. The shoulders' turn
-    comes last, so it may tip the spine a little.
+    is y here and z in the authors' code, which differs by one rotation of all clips. The shoulders
+    are turned last, which may tilt the spine a little.
     """
     first = clip_MTVC[0, 0].astype(np.float64)
     above = layout.spine_top

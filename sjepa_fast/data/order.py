@@ -18,7 +18,7 @@ class BatchOrder:
     Args:
         part: Ids of the training samples.
         seed: The run's seed.
-        batch_size: Samples a step over all processes.
+        batch_size: Samples per step over all processes.
         rank: This process.
         size: Processes; they share a batch evenly.
     """

@@ -1,7 +1,7 @@
 """Rows of chosen clips, read from a store's file into one packed array, in any process.
 
-Positional reads instead of page faults: no process's memory grows with the store, and a file that
-is cut short is an error with a name, where a mapped one would kill the reader with a signal.
+Positional reads, not memory mapping: no process's memory grows with the store, and a truncated file
+raises an error that names it, where a mapped one would kill the reader with a signal.
 
 Shapes: R rows (all bodies' frames packed), N clips of the store, S samples (clips, or single
 bodies of them), B samples of a batch, V joints, C coordinates.
@@ -64,8 +64,7 @@ def normalize_rows(
 class RowReader:
     """Reads rows of samples; a sample is a run of rows inside those of its clip.
 
-    It can be pickled, and is small: the file is opened anew in each process that does not inherit
-    it.
+    It can be pickled, and is small: a process that does not inherit the open file opens it again.
 
     Attributes:
         path: The file of all rows.
@@ -123,7 +122,7 @@ class RowReader:
             first_S=clips[:-1],
             rows_S=np.diff(clips),
         )
-        # Opened before any worker is forked: all read one file, even if its name goes away.
+        # Opened before any worker is forked: all read this file, even if it is removed meanwhile.
         _ = reader._file
         return reader
 
@@ -145,7 +144,7 @@ class RowReader:
 
     @property
     def rows_dtype(self) -> torch.dtype:
-        """Precision of the rows that are handed out."""
+        """Precision of the rows that `read` returns."""
         stored = np.zeros(0, np.float32 if normalizes(self.data) else self.dtype)
         return torch.from_numpy(stored).dtype
 
@@ -195,7 +194,7 @@ class RowReader:
             done += got
 
 
-def worker_failed(said: str) -> ChildProcessError:
-    """Return the error of a process that read rows and died, from what was heard of it."""
+def worker_failed(reason: str) -> ChildProcessError:
+    """Return the error to raise when a data worker process died, with the loader's reason."""
     fix = "if memory ran out, lower data.workers or data.prefetch"
-    return ChildProcessError(f"a data worker failed: {said}; {fix}")
+    return ChildProcessError(f"a data worker failed: {reason}; {fix}")

@@ -35,7 +35,7 @@ class Store:
         root: Its folder.
         name: Name of the data set.
         layout: Joints.
-        class_names: One name a label.
+        class_names: One name per label.
         joints: (R, V, 3) float32 or float16, metres, y up.
         offsets: (N + 1,) first row of each clip, and the end.
         frames: (N,) T of each clip.

@@ -1,4 +1,4 @@
-"""Writing of a store: clip by clip, with bounded memory, and going on after an interruption."""
+"""Writes a store clip by clip, with bounded memory; an interrupted writer can be resumed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from sjepa_fast.errors import InputError
 from sjepa_fast.runtime.files import sync
 from sjepa_fast.skeletons import SkeletonLayout
 
-# How much work a killed run may lose.
+# At most this much work is lost when a run is killed.
 SYNC_SECONDS = 5.0
 
 
@@ -39,21 +39,21 @@ class StoreWriter:
     """Writes a store clip by clip with bounded memory; use it in a `with` block.
 
     Leaving the block without `finish` (or by an exception) leaves nothing behind, unless a `job` is
-    named: then an interrupted or killed run leaves a hidden folder, and a writer of the same job
-    goes on from it.
+    named: then an interrupted or killed run leaves a hidden folder, from which a writer of the
+    same job resumes.
 
     Args:
         out: Folder to make.
         name: Name of the data set.
         layout: Joints of every clip.
-        class_names: One name a label.
+        class_names: One name per label.
         dtype: float32 or float16, the stored precision.
         overwrite: Replace an existing store.
         job: Names raw data and settings; empty for a store that is always begun afresh.
 
     Attributes:
-        table: What is known of the clips so far.
-        done: Inputs that an earlier run of the same job took in, to be passed over.
+        table: The clips and skipped inputs so far.
+        done: Inputs that an earlier run of the same job has written or skipped.
 
     Raises:
         InputError: If `out` exists and may not be replaced, or cannot be written.
@@ -111,7 +111,7 @@ class StoreWriter:
 
     def __exit__(self, *raised: object) -> None:
         error = raised[1]
-        # What stops a run from outside keeps the work done so far; bad input does not.
+        # An interruption keeps the work done so far; bad input does not.
         outside = isinstance(error, KeyboardInterrupt | OSError | SystemExit)
         keep = self.journal is not None and outside
         if keep and isinstance(error, KeyboardInterrupt | SystemExit):
@@ -132,7 +132,7 @@ class StoreWriter:
         self._note(entry)
 
     def skip(self, name: str, reason: str) -> None:
-        """Record an input that is left out, so that it is never silent."""
+        """Record an input that is left out, with the reason."""
         self.table.skip(name, reason)
         self._note((name, reason))
 
@@ -203,7 +203,7 @@ class StoreWriter:
             "skipped": table.skipped,
             "files": files,
         }
-        # As JSON will give it back, so that the checksum is of what a reader sees.
+        # As JSON gives it back, so that the checksum covers what a reader sees.
         manifest = json.loads(json.dumps(manifest))
         manifest["checksum"] = fingerprint_of(manifest)
         (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -215,11 +215,11 @@ class StoreWriter:
         return open_store(self.out, verify=False)
 
     def _move_into_place(self) -> None:
-        # The old store steps aside first, so that no moment has neither of the two on disk.
+        # The old store is renamed first, so that one of the two is on disk at every moment.
         old = self.folder.with_name(f"{self.folder.name}.old")
         replaced = self.out.exists()
         if replaced:
-            shutil.rmtree(old, ignore_errors=True)  # of a run that was killed right here
+            shutil.rmtree(old, ignore_errors=True)  # left by a run that was killed here
             self.out.replace(old)
         self.folder.replace(self.out)
         sync(self.out.parent)

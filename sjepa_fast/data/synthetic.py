@@ -1,4 +1,4 @@
-"""Synthetic skeletons: class-structured 3-D motion for demo, tests and benchmarks, at any size.
+"""Synthetic skeletons: 3-D motion of action classes for demo, tests and benchmarks.
 
 Forward kinematics on the 25-joint NTU tree: subjects have their own limb lengths, tempo, range and
 posture; a performance is seen by several cameras at once; a depth sensor adds noise and sometimes
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sjepa_fast.data.store import Store
 from sjepa_fast.data.store_writer import StoreWriter
-from sjepa_fast.data.synthetic_actions import PAIRS, SOLO, Action, Motion, Series, bump
+from sjepa_fast.data.synthetic_actions import PAIRS, SOLO, Action, Motion, Series, rise_and_fall
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import NTU25
 
@@ -53,7 +53,7 @@ _MOVING = (1, 20, 4, 5, 8, 9, 12, 13, 16, 17)
 
 @dataclass(frozen=True)
 class Subject:
-    """What stays with a person over all performances."""
+    """The properties of a person, the same in all performances."""
 
     offsets: NDArray[np.float64]
     tempo: float
@@ -111,20 +111,22 @@ def pose(subject: Subject, motion: Motion) -> NDArray[np.float64]:
 
 
 def _drift(rng: np.random.Generator, frames: int, scale: float) -> Series:
-    # Slow sway: three sines with random periods of one to four seconds at 30 frames a second.
+    # Slow sway: three sines with random periods of one to four seconds at 30 frames per second.
     time = np.arange(frames)[:, None] / 30
     waves = np.sin(2 * np.pi * (time / rng.uniform(1, 4, size=3) + rng.random(3)))
     return scale * waves @ rng.normal(size=3) / 3
 
 
-def _fidget(rng: np.random.Generator, motion: Motion) -> None:
-    # Half of the time people do something else besides: an arm, the neck or the trunk moves.
+def _add_side_motion(rng: np.random.Generator, motion: Motion) -> None:
+    # In half of the clips something unrelated moves too: an arm, the neck or the trunk.
     if rng.random() < 0.5:
         joint = int(rng.choice([1, 4, 5, 8, 9, 20]))
         time = np.linspace(0, 1, motion.frames)
         start = rng.uniform(0, 0.5)
         length = rng.uniform(0.2, 0.5)
-        shape = bump(time, start, start + 0.3 * length, start + 0.7 * length, start + length)
+        shape = rise_and_fall(
+            time, start, start + 0.3 * length, start + 0.7 * length, start + length
+        )
         size = rng.uniform(0.3, 1.0) * (0.4 if joint in (1, 20) else 1.0)
         motion.turn(joint, int(rng.integers(0, 3)), size * shape)
 
@@ -141,7 +143,7 @@ def _perform(
         own += subject.posture[joint] + rng.normal(0, 0.04, size=3)
         for axis in range(3):
             own[:, axis] += _drift(rng, len(phase), 0.2)
-    _fidget(rng, motion)
+    _add_side_motion(rng, motion)
     motion.path += np.stack([_drift(rng, len(phase), 0.03) for _ in range(3)], axis=1)
     return pose(subject, motion)
 

@@ -41,17 +41,17 @@ def ramp(phase: Series, start: float, end: float) -> Series:
     return x * x * (3 - 2 * x)
 
 
-def bump(phase: Series, start: float, top: float, leave: float, end: float) -> Series:
+def rise_and_fall(phase: Series, start: float, top: float, leave: float, end: float) -> Series:
     """Smooth 0 -> 1 -> 0 that stays at 1 between `top` and `leave`."""
     return ramp(phase, start, top) - ramp(phase, leave, end)
 
 
-def beats(phase: Series, count: float) -> Series:
+def oscillation(phase: Series, count: float) -> Series:
     """Sine with `count` periods inside the motion, faded in and out."""
-    return np.sin(2 * np.pi * count * phase) * bump(phase, 0.1, 0.25, 0.8, 0.95)
+    return np.sin(2 * np.pi * count * phase) * rise_and_fall(phase, 0.1, 0.25, 0.8, 0.95)
 
 
-def _lift(motion: Motion, side: int, height: Series, style: float) -> None:
+def _lift_arm(motion: Motion, side: int, height: Series, style: float) -> None:
     # People lift an arm partly forward and partly sideways; `style` in [0, 1] mixes the two.
     motion.turn(SHOULDER[side], 0, height * (1 - 0.5 * style))
     motion.turn(SHOULDER[side], 2, side * height * 0.5 * style)
@@ -59,25 +59,25 @@ def _lift(motion: Motion, side: int, height: Series, style: float) -> None:
 
 def raise_arm(m: Motion, p: Series, side: int, style: float) -> None:
     """Arm from the side to overhead, and it stays there."""
-    _lift(m, side, 2.6 * ramp(p, 0.1, 0.8), style)
+    _lift_arm(m, side, 2.6 * ramp(p, 0.1, 0.8), style)
 
 
 def lower_arm(m: Motion, p: Series, side: int, style: float) -> None:
     """Arm from overhead to the side."""
-    _lift(m, side, 2.6 * (1 - ramp(p, 0.1, 0.8)), style)
+    _lift_arm(m, side, 2.6 * (1 - ramp(p, 0.1, 0.8)), style)
 
 
 def wave(m: Motion, p: Series, side: int, style: float) -> None:
     """Arm up, forearm to and fro."""
-    up = bump(p, 0, 0.2, 0.8, 1)
-    _lift(m, side, 1.7 * up, style)
+    up = rise_and_fall(p, 0, 0.2, 0.8, 1)
+    _lift_arm(m, side, 1.7 * up, style)
     m.turn(ELBOW[side], 0, 1.0 * up)
-    m.turn(ELBOW[side], 2, 0.7 * beats(p, 3 + style))
+    m.turn(ELBOW[side], 2, 0.7 * oscillation(p, 3 + style))
 
 
 def punch(m: Motion, p: Series, side: int, style: float) -> None:
     """Fist drawn back, then thrust forward and back, with the trunk."""
-    guard, thrust = bump(p, 0, 0.25, 0.75, 1), bump(p, 0.3, 0.45, 0.5, 0.75)
+    guard, thrust = rise_and_fall(p, 0, 0.25, 0.75, 1), rise_and_fall(p, 0.3, 0.45, 0.5, 0.75)
     m.turn(SHOULDER[side], 0, 0.5 * guard + 1.0 * thrust)
     m.turn(ELBOW[side], 0, 2.0 * guard - 1.8 * thrust)
     m.turn(SPINE, 1, side * (0.3 + 0.3 * style) * thrust)
@@ -85,7 +85,7 @@ def punch(m: Motion, p: Series, side: int, style: float) -> None:
 
 def clap(m: Motion, p: Series, side: int, style: float) -> None:
     """Both forearms forward, hands meeting several times."""
-    up, swing = bump(p, 0, 0.2, 0.8, 1), beats(p, 4 + style)
+    up, swing = rise_and_fall(p, 0, 0.2, 0.8, 1), oscillation(p, 4 + style)
     for arm in (-1, 1):
         m.turn(SHOULDER[arm], 0, 0.7 * up)
         m.turn(ELBOW[arm], 0, 1.2 * up)
@@ -94,14 +94,14 @@ def clap(m: Motion, p: Series, side: int, style: float) -> None:
 
 def kick(m: Motion, p: Series, side: int, style: float) -> None:
     """Leg drawn back, then swung forward."""
-    back, front = bump(p, 0, 0.25, 0.3, 0.5), bump(p, 0.3, 0.55, 0.6, 0.95)
+    back, front = rise_and_fall(p, 0, 0.25, 0.3, 0.5), rise_and_fall(p, 0.3, 0.55, 0.6, 0.95)
     m.turn(HIP[side], 0, -0.4 * back + (1.0 + 0.4 * style) * front)
     m.turn(KNEE[side], 0, -1.2 * back - 0.2 * front)
     m.turn(SHOULDER[-side], 0, 0.5 * front)
     m.turn(SPINE, 0, 0.15 * front)
 
 
-def _seat(m: Motion, depth: Series, lean: Series) -> None:
+def _sit(m: Motion, depth: Series, lean: Series) -> None:
     m.path[:, 1] -= 0.42 * depth
     m.path[:, 2] += 0.3 * depth
     for leg in (-1, 1):
@@ -112,25 +112,25 @@ def _seat(m: Motion, depth: Series, lean: Series) -> None:
 
 def sit_down(m: Motion, p: Series, side: int, style: float) -> None:
     """From standing to sitting, leaning forward on the way."""
-    _seat(m, ramp(p, 0.15, 0.85), bump(p, 0.1, 0.4, 0.6, 0.95) * (0.7 + 0.6 * style))
+    _sit(m, ramp(p, 0.15, 0.85), rise_and_fall(p, 0.1, 0.4, 0.6, 0.95) * (0.7 + 0.6 * style))
 
 
 def stand_up(m: Motion, p: Series, side: int, style: float) -> None:
     """From sitting to standing, leaning forward on the way."""
-    _seat(m, 1 - ramp(p, 0.15, 0.85), bump(p, 0.05, 0.4, 0.6, 0.9) * (0.7 + 0.6 * style))
+    _sit(m, 1 - ramp(p, 0.15, 0.85), rise_and_fall(p, 0.05, 0.4, 0.6, 0.9) * (0.7 + 0.6 * style))
 
 
 def bow(m: Motion, p: Series, side: int, style: float) -> None:
     """Trunk forward and up again."""
-    down = bump(p, 0.05, 0.4, 0.6, 0.95)
+    down = rise_and_fall(p, 0.05, 0.4, 0.6, 0.95)
     m.turn(SPINE, 0, -(0.8 + 0.4 * style) * down)
     m.turn(NECK, 0, -0.4 * down)
 
 
 def jump(m: Motion, p: Series, side: int, style: float) -> None:
     """Crouch, leap with arms up, land."""
-    crouch = bump(p, 0, 0.25, 0.3, 0.42) + 0.7 * bump(p, 0.62, 0.7, 0.75, 1)
-    leap = bump(p, 0.35, 0.5, 0.52, 0.68)
+    crouch = rise_and_fall(p, 0, 0.25, 0.3, 0.42) + 0.7 * rise_and_fall(p, 0.62, 0.7, 0.75, 1)
+    leap = rise_and_fall(p, 0.35, 0.5, 0.52, 0.68)
     m.path[:, 1] += 0.35 * leap - 0.25 * crouch
     for half in (-1, 1):
         m.turn(HIP[half], 0, 0.9 * crouch)
@@ -140,15 +140,15 @@ def jump(m: Motion, p: Series, side: int, style: float) -> None:
 
 def drink(m: Motion, p: Series, side: int, style: float) -> None:
     """Hand to the mouth, a short stay, and down."""
-    up = bump(p, 0.05, 0.35, 0.7, 0.95)
+    up = rise_and_fall(p, 0.05, 0.35, 0.7, 0.95)
     m.turn(SHOULDER[side], 0, (0.7 + 0.2 * style) * up)
     m.turn(ELBOW[side], 0, 2.2 * up)
-    m.turn(NECK, 0, 0.3 * bump(p, 0.35, 0.5, 0.6, 0.75))
+    m.turn(NECK, 0, 0.3 * rise_and_fall(p, 0.35, 0.5, 0.6, 0.75))
 
 
 def throw(m: Motion, p: Series, side: int, style: float) -> None:
     """Arm wound up behind the head, then swung forward with trunk and a step."""
-    wind, release = bump(p, 0, 0.35, 0.4, 0.55), bump(p, 0.4, 0.6, 0.65, 1)
+    wind, release = rise_and_fall(p, 0, 0.35, 0.4, 0.55), rise_and_fall(p, 0.4, 0.6, 0.65, 1)
     m.turn(SHOULDER[side], 0, 2.2 * wind + 1.1 * release)
     m.turn(ELBOW[side], 0, 1.6 * wind + 0.1 * release)
     m.turn(SPINE, 1, side * (-0.5 * wind + (0.3 + 0.3 * style) * release))
@@ -158,14 +158,14 @@ def throw(m: Motion, p: Series, side: int, style: float) -> None:
 
 def handshake(m: Motion, p: Series, side: int, style: float) -> None:
     """One of two people: right hand out, small shakes."""
-    out = bump(p, 0.1, 0.35, 0.75, 0.95)
-    m.turn(SHOULDER[1], 0, 0.8 * out + 0.12 * beats(p, 4 + style))
-    m.turn(ELBOW[1], 0, 0.7 * out + 0.15 * beats(p, 4 + style))
+    out = rise_and_fall(p, 0.1, 0.35, 0.75, 0.95)
+    m.turn(SHOULDER[1], 0, 0.8 * out + 0.12 * oscillation(p, 4 + style))
+    m.turn(ELBOW[1], 0, 0.7 * out + 0.15 * oscillation(p, 4 + style))
 
 
 def push(m: Motion, p: Series, side: int, style: float) -> None:
     """One of two people: both arms thrust forward with a step."""
-    ready, thrust = bump(p, 0, 0.3, 0.7, 1), bump(p, 0.3, 0.5, 0.6, 0.8)
+    ready, thrust = rise_and_fall(p, 0, 0.3, 0.7, 1), rise_and_fall(p, 0.3, 0.5, 0.6, 0.8)
     for arm in (-1, 1):
         m.turn(SHOULDER[arm], 0, 0.6 * ready + 0.8 * thrust)
         m.turn(ELBOW[arm], 0, 1.8 * ready - 1.6 * thrust)
@@ -175,7 +175,7 @@ def push(m: Motion, p: Series, side: int, style: float) -> None:
 
 def stagger(m: Motion, p: Series, side: int, style: float) -> None:
     """The other of two people in a push: bends back and steps away."""
-    hit = bump(p, 0.4, 0.55, 0.65, 1)
+    hit = rise_and_fall(p, 0.4, 0.55, 0.65, 1)
     m.turn(SPINE, 0, 0.35 * hit)
     for arm in (-1, 1):
         m.turn(SHOULDER[arm], 0, 0.5 * hit)

@@ -24,8 +24,8 @@ def effective_rank(x_RD: Tensor) -> Tensor:
 
 
 def _sample(rows_RD: Tensor) -> Tensor:
-    # Golden-section steps reach all clips; a step coprime to the row count, which the joint count
-    # divides, meets every joint equally often and no row twice.
+    # Steps of the golden section reach all clips. A step coprime to the row count, a multiple of
+    # the joint count, takes every joint equally often and no row twice.
     count = len(rows_RD)
     if count <= MAX_ROWS:
         return rows_RD
@@ -48,8 +48,8 @@ def collapse_panel(
 
     Returns:
         effective_rank (1..D), channel_std (mean over channels), channel_std_min, mean_cosine of
-        the rows with each other as they are (1: all point one way), and collapsed (1 or 0), from
-        rank and deviation alone; with a center also center_norm, target_entropy in nats (0..ln D),
+        the rows with each other as they are (1: all point one way), and collapsed (1 or 0, from
+        rank and deviation alone); with a center also center_norm, target_entropy in nats (0..ln D),
         argmax_share of the most frequent channel and argmax_perplexity.
     """
     rows = _sample(features.detach().reshape(-1, features.shape[-1]).float())
@@ -78,8 +78,8 @@ def collapse_panel(
 
 
 def is_collapsed(panel: dict[str, float]) -> bool:
-    """Whether rank or deviation say that the rows carry next to nothing (our limits).
+    """Whether rank or deviation is so low that the rows hardly differ (our limits).
 
-    A high cosine alone may be a constant offset, which centering takes away.
+    A high cosine alone may come from a constant offset, which centering removes.
     """
     return panel["effective_rank"] < 2.0 or panel["channel_std"] < 1e-3

@@ -79,7 +79,7 @@ def pooled_features(
     dtype: torch.dtype,
     pools: tuple[Pool, ...],
 ) -> dict[Pool, Tensor]:
-    """Encode to_tubelets, whose rows are clips x bodies, and pool the tokens of each clip."""
+    """Encode tubelets, whose rows are clips x bodies, and pool the tokens of each clip."""
     with autocast(tokens_BNP.device, dtype):
         features = encoder(tokens_BNP)
     features = features.float().view(-1, clips.max_bodies, *features.shape[1:])
@@ -88,7 +88,7 @@ def pooled_features(
 
 @torch.no_grad()
 def raw_features(clips: ResidentClips, ids: Tensor, config: TrainConfig) -> Tensor:
-    """Coordinates of the evaluation crop as features, (len(ids), M*T*V*C): the floor to beat."""
+    """Coordinates of the evaluation crop as features, (len(ids), M*T*V*C): the baseline."""
     return torch.cat([clips.eval_crop(c, config.data).flatten(1) for c in torch.split(ids, 256)])
 
 

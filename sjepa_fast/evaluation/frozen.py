@@ -1,4 +1,4 @@
-"""Frozen features of a run's training and test part, and the names of results made from them."""
+"""Frozen features of the training and test part, and names of results made from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sjepa_fast.evaluation.subject import Subject, make_encoder
 
 
 def frozen_features(subject: Subject, encoder: str, pool: Pool) -> tuple[Tensor, Tensor]:
-    """Return features of the training and the test part, by the encoder named or raw."""
+    """Return features of the training and the test part, from the named encoder, or raw."""
     parts = (subject.train_ids, subject.test_ids)
     if encoder == "raw":
         train, test = (raw_features(subject.clips, ids, subject.config) for ids in parts)
@@ -27,7 +27,7 @@ def frozen_features(subject: Subject, encoder: str, pool: Pool) -> tuple[Tensor,
 def cosine_features(
     subject: Subject, encoder: str, pool: Pool
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Return scaled features of both parts for ranking by cosine, and the recipe to state."""
+    """Return scaled features of both parts for ranking by cosine, and the recipe to record."""
     scaling = subject.config.eval.knn_scaling
     features = frozen_features(subject, encoder, pool)
     train, test = scale_features(*features, scaling, "raw" if encoder == "raw" else pool)

@@ -1,4 +1,4 @@
-"""What a protocol returns: predictions and scores of each seed, and how to sum them up.
+"""What a protocol returns: predictions and scores of each seed, and their mean over seeds.
 
 Shapes: S seeds, Q test clips, C classes.
 """
@@ -19,9 +19,9 @@ class Outcome:
     """What a protocol measured.
 
     Attributes:
-        name: What tells it from other results of the run: protocol, encoder, pooling.
+        name: Distinguishes it from other results of the run: protocol, encoder, pooling.
         figures: Accuracies in percent and other figures.
-        recipe: Everything that was chosen.
+        recipe: All settings of the protocol.
         predicted_SQ: Labels predicted after the last epoch.
         scores_SQC: Class scores (logits), for ensembles; None where a protocol has none.
         ids: Training clips of each seed, by name, where they are a subset.
@@ -42,8 +42,8 @@ class Result:
     Attributes:
         outcome: What was measured.
         run: Run folder that gets the result.
-        data: Store and split, as they stand in the file names.
-        conditions: What the figures hold for: weights, data, device.
+        data: Store and split, as in the file names.
+        conditions: Weights, data and device that the figures belong to.
         labels_Q: True labels of the test clips.
         clip_names: Names of the test clips.
         class_names: Names of the labels.

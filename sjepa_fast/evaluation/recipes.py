@@ -1,7 +1,7 @@
 """Recipes of the protocols that train: linear probe and fine-tuning.
 
 A recipe's defaults are the papers' values (method 6); `small` ones are our choice for sets of a few
-hundred clips, taken for runs of the small-data presets (`eval.recipe: small`).
+hundred clips, used for runs of the small-data presets (`eval.recipe: small`).
 """
 
 from __future__ import annotations
@@ -82,15 +82,15 @@ class FinetuneRecipe:
 
 
 def is_small(config: TrainConfig) -> bool:
-    """Whether a run is of the small-data family."""
+    """Whether a run's preset names the small recipes."""
     return config.eval.recipe == "small"
 
 
 def training_views(config: TrainConfig, *, small: bool) -> Views:
     """Return the views of training clips; short clips keep the run's shortest crop.
 
-    The small ones are those of the small S-JEPA preset, for all runs, so that objectives can be
-    compared.
+    The small recipes use the views of the small S-JEPA preset for all runs, so that objectives can
+    be compared.
     """
     shortest = config.data.crop_min_frames
     if small:

@@ -1,4 +1,4 @@
-"""What every request to `sjepa_fast.evaluate` holds; each protocol's own is in its file."""
+"""Options that all protocols of `sjepa_fast.evaluate` share; further ones are in their files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class EvalData:
 
 @dataclass(frozen=True)
 class EvalRuntime:
-    """Where and in which precision to compute, whatever the run did."""
+    """Device and precision of the evaluation; the run's own are not used."""
 
     device: str = "auto"
     """auto, cpu, cuda or cuda:0."""
@@ -42,13 +42,13 @@ class EvalRuntime:
 
 @dataclass(frozen=True)
 class Request:
-    """What every protocol of one run needs."""
+    """Options of every protocol that scores one run."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""
     data: EvalData = field(default_factory=EvalData)
     encoder: Encoder = "target"
-    """target: the EMA encoder, or the view encoder where there is no other; view; random: the
+    """target: the EMA encoder, or the view encoder where there is none; view; random: the
     run's own initialisation; raw: no encoder, the coordinates themselves (frozen protocols)."""
     runtime: EvalRuntime = field(default_factory=EvalRuntime)
 
@@ -58,5 +58,5 @@ class RecipeRequest(Request):
     """A request of a protocol that trains; it has a field `recipe`."""
 
     def default_recipe(self, config: TrainConfig) -> LinearRecipe | FinetuneRecipe:
-        """Return the recipe that holds where no flag changes it, for a run's configuration."""
+        """Return the recipe to start from, for a run's configuration; flags change it."""
         raise NotImplementedError

@@ -35,7 +35,7 @@ class Subject:
 
     Attributes:
         run: Run folder.
-        config: The run's configuration with the data that was asked for.
+        config: The run's configuration with the requested data.
         store: The data.
         clips: The data on the device.
         train_ids: Training part, int64 on the device.

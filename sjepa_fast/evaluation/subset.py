@@ -1,7 +1,7 @@
 """The labelled subsets of the semi-supervised protocol (method 6.3).
 
-The official code draws another subset in every process and the same ones in every repetition. Here
-a subset is a pure function of data, split, ratio and seed, whichever process asks.
+The official code draws a different subset in every process, and the same ones in every repetition.
+Here a subset is a pure function of data, split, ratio and seed, the same in every process.
 """
 
 from __future__ import annotations

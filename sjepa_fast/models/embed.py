@@ -1,7 +1,8 @@
 """Tubelet embedding: a clip cut into (segment x joint) tokens, plus factored positions.
 
 Shapes: B sequences, T frames, V joints, C coordinates, S segments, N = S*V tokens (index
-segment*V + joint), l frames a segment, P = l*C numbers a token, K kept tokens, D width.
+segment*V + joint), l frames per segment, P = l*C numbers per token, K kept tokens,
+D width.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class TubeletEmbed(nn.Module):
 
     embed(x)[n] = W x[n] + b + temporal[n // V] + spatial[n % V] (S-JEPA keeps the two tables
     apart). An optional fixed whitening (x - mean) @ matrix goes first; it is fitted on the
-    training data (`data.whiten`, our choice for small sets) and travels with the weights.
+    training data (`data.whiten`, our choice for small sets) and is saved with the weights.
 
     Args:
         segments: S, number of time segments.

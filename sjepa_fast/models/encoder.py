@@ -1,6 +1,7 @@
 """The skeleton transformer: view encoder on visible tokens, target encoder on all of them.
 
-Shapes: B sequences (clips x bodies), N = S*V tokens, P numbers a token, K kept tokens, D width.
+Shapes: B sequences (clips x bodies), N = S*V tokens, P numbers per token, K kept tokens,
+D width.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class SkeletonTransformer(nn.Module):
     Args:
         segments: S, time segments of a clip.
         joints: V.
-        token_size: P = frames a segment x coordinates.
+        token_size: P = frames per segment x coordinates.
         width: D.
         depth: Number of blocks.
         heads: Attention heads.
@@ -60,7 +61,7 @@ class SkeletonTransformer(nn.Module):
         Args:
             tubelets_BNP: Tubelets of whole sequences.
             ids_keep_BK: Visible token ids, or None for the unmasked clip.
-            layers: Is given the output of each of the last blocks that it asks for.
+            layers: Gets the outputs of its last `layers.layers` blocks.
 
         Returns:
             Features (B, K, D), in the order of `ids_keep_BK`, or (B, N, D).

@@ -1,6 +1,7 @@
 """The classifier that fine-tuning trains: the encoder and the papers' action head.
 
-Shapes: B clips, M bodies, S segments, V joints, N = S*V tokens, P numbers a token, D width.
+Shapes: B clips, M bodies, S segments, V joints, N = S*V tokens, P numbers per token, D
+width.
 """
 
 from __future__ import annotations

@@ -31,9 +31,9 @@ class Predictor(nn.Module):
         outputs: Numbers predicted for a token; D if not given.
         embed_mask_token: Whether the mask token passes the input layer.
         layer_scale: First value of the factors on residual branches; 0 is none.
-        cross: Whether mask tokens attend to the visible tokens alone, which then stay as the input
-            layer and their positions make them (our choice, after cross-attention decoders of
-            masked autoencoders), instead of all tokens to all (the papers).
+        cross: Whether mask tokens attend to the visible tokens alone, which no block then changes
+            (our choice, after cross-attention decoders of masked autoencoders), instead of all
+            tokens to all (the papers).
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Predictor(nn.Module):
         *early, last = self.blocks
         for block in early:
             x = block(x)
-        # What the visible tokens would become in the last block, nobody reads.
+        # The last block's output at the visible tokens is not used.
         first = kept if masked_only else 0
         out: Tensor = self.proj_out(self.norm(last(x, first)))
         return out

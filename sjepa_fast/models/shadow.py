@@ -1,4 +1,4 @@
-"""A twin of an encoder whose linear layers hold half-precision copies of its weights."""
+"""A copy of an encoder whose linear layers hold its weights in half precision."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sjepa_fast.models.encoder import SkeletonTransformer
 def shadow_encoder(
     encoder: SkeletonTransformer, dtype: torch.dtype
 ) -> tuple[SkeletonTransformer, dict[str, Tensor]]:
-    """Make the twin that a target encoder computes with under autocast.
+    """Make the half-precision copy that computes for a target encoder under autocast.
 
-    Autocast would round every float32 weight anew in each step; whoever updates the weights can
-    write the rounded copy in the same pass, with the same values. Norms, position tables and
+    Autocast would round every float32 weight again in each step; the EMA update can write the
+    rounded copy in the same pass, with the same values. Norms, position tables and
     whitening stay shared, as autocast leaves them in float32.
 
     Args:
@@ -24,7 +24,7 @@ def shadow_encoder(
         dtype: Precision of autocast.
 
     Returns:
-        The twin, and by parameter name the half-precision tensors to keep up to date.
+        The copy, and by parameter name the half-precision tensors to keep up to date.
     """
     twin = copy.deepcopy(encoder)
     shadows: dict[str, Tensor] = {}

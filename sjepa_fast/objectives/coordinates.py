@@ -18,8 +18,8 @@ _EPS = 1e-6
 class CoordinateObjective(Objective):
     """View encoder and a predictor of a token's numbers; no target encoder.
 
-    L = mean over masked tokens and their P numbers of (prediction - target)^2; what the target is,
-    `numbers` says.
+    L = mean over masked tokens and their P numbers of (prediction - target)^2; a
+    subclass defines the target in `numbers`.
     """
 
     def numbers(self, view_BNP: Tensor) -> Tensor:

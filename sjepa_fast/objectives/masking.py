@@ -1,6 +1,6 @@
 """Which tokens the view encoder sees, drawn for each body from the clip itself.
 
-Shapes: B clips, M bodies, N = S*V tokens, P numbers a token, K kept, Q masked.
+Shapes: B clips, M bodies, N = S*V tokens, P numbers per token, K kept, Q masked.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def draw_predicted(
 ) -> Tensor:
     """Draw which masked tokens of each sequence are predicted, each with the same probability.
 
-    So the loss is, on average over draws, that of all masked tokens. Our choice, after the partial
-    targets of masked autoencoders; all of them with `mask.predict_ratio` 1, as in the papers.
+    The expected loss is that of all masked tokens. Our choice, after the partial targets of masked
+    autoencoders; with `mask.predict_ratio` 1 all are predicted, as in the papers.
 
     Args:
         ids_mask_BQ: Masked ids.

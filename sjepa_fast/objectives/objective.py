@@ -1,7 +1,7 @@
-"""What the objectives share: their networks, what a step gives them and what they give back.
+"""What the objectives share: their networks, and their input and output in a step.
 
-Shapes: B sequences (clips x bodies), R masks of each, N = S*V tokens, P numbers a token, K kept,
-Q masked, D width. Rows of masks are sequence-major: row b * R + r is mask r of sequence b.
+Shapes: B sequences (clips x bodies), R masks of each, N = S*V tokens, P numbers per token, K
+kept, Q masked, D width. Rows of masks are sequence-major: row b * R + r is mask r of sequence b.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sjepa_kernels.purposes import MASK, PREDICT
 
 @dataclass(frozen=True)
 class StepInput:
-    """What the networks read in one step; the ids have R rows for each row of tokens."""
+    """The networks' input in one step; the ids have R rows per row of tokens."""
 
     view_BNP: Tensor
     clip_BNP: Tensor
@@ -39,13 +39,13 @@ class StepInput:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What an objective makes of a step.
+    """The output of an objective in one step.
 
     Attributes:
         loss: Scalar.
-        features: Rows (..., D) in whose spread a collapse would show: the target encoder's
-            features of all tokens, or without one the view encoder's of the visible tokens.
-        center_sum: Sum over masked tokens that the center moves towards (D,), if there is one.
+        features: Features (..., D) for the collapse panel: the target encoder's of all tokens, or,
+            without one, the view encoder's of the visible tokens.
+        center_sum: Sum of the target features over masked tokens (D,), if there is a center.
         center_count: Rows in that sum.
     """
 
@@ -99,7 +99,7 @@ class Objective(nn.Module):
             cross=model.predictor == "cross",
         )
         self.target_encoder = None
-        # In a tuple, so that it is no part of the module: the checkpoint holds the original.
+        # In a tuple, so that it is no submodule: the checkpoint holds the original.
         self._twin: tuple[SkeletonTransformer, ...] = ()
         self.register_buffer("center", None)
         self.objective = config.objective
@@ -107,17 +107,17 @@ class Objective(nn.Module):
 
     @property
     def teacher(self) -> SkeletonTransformer | None:
-        """What computes the targets: the target encoder, its half-precision twin, or nothing."""
+        """The encoder of the targets: the target encoder, its half-precision copy, or None."""
         return self._twin[0] if self._twin else self.target_encoder
 
     def shadow_teacher(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Let a half-precision twin of the target encoder compute the targets.
+        """Let a half-precision copy of the target encoder compute the targets.
 
         Args:
             dtype: Precision of autocast.
 
         Returns:
-            The twin's own tensors by parameter name, to be written at every EMA update.
+            The copy's own tensors by parameter name, to be written at every EMA update.
         """
         assert self.target_encoder is not None
         twin, shadows = shadow_encoder(self.target_encoder, dtype)
@@ -154,7 +154,7 @@ def make_step_input(
 
     Args:
         clips: Resident clips.
-        ids_B: Clip ids, int64; they key the random draws.
+        ids_B: Clip ids, int64; they enter the random draws.
         seed: 0-dim int64.
         step: 0-dim int64.
         config: Crop, view, mask and token settings.
@@ -163,8 +163,8 @@ def make_step_input(
         The inputs of an objective, with bodies folded into sequences.
     """
     with_clip = TRAITS[config.objective.kind].masks_from == "clip"
-    told = augmentation(config, clips.max_bodies)
-    view, clip = clips.train_tokens(ids_B, seed, step, told, with_clip=with_clip)
+    settings = augmentation(config, clips.max_bodies)
+    view, clip = clips.train_tokens(ids_B, seed, step, settings, with_clip=with_clip)
     if not with_clip:
         clip = view
     bodies, joints, views = clips.max_bodies, clips.layout.num_joints, config.mask.num_masked_views

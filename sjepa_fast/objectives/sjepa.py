@@ -47,7 +47,7 @@ class SJEPA(Objective):
             The loss; the target features (B, N, D); and the sum of R_t over the masked tokens of
             this process, for the center.
         """
-        # First, so that its memory does not pile on what the others keep for the backward.
+        # First, so that its memory is free before the others keep activations for the backward.
         with torch.no_grad():
             teacher = self.teacher
             assert teacher is not None

@@ -17,14 +17,14 @@ from sjepa_fast.objectives.objective import Objective, StepInput, StepOutput
 from sjepa_fast.skeletons import SkeletonLayout
 from sjepa_kernels import ContextualizedTargets
 
-# Names of `objective.target_norm` in the library of fused operations.
+# `objective.target_norm` to the names that `sjepa_kernels` uses.
 _LAYER_NORMS = {"instance": "instance", "layernorm": "layer", "none": "none"}
 
 
 class Skeleton2vec(Objective):
     """View encoder, predictor and EMA target encoder.
 
-    The authors' EMA copy holds the predictor too, which nothing reads; ours does not.
+    The authors' EMA copy includes the predictor, which is never used; ours does not.
 
     Args:
         config: Sizes and objective settings.
@@ -53,7 +53,7 @@ class Skeleton2vec(Objective):
         """
         norm = _LAYER_NORMS[self.objective.target_norm]
         layers = ContextualizedTargets(self.objective.target_layers, norm)
-        # First, so that its memory does not pile on what the others keep for the backward.
+        # First, so that its memory is free before the others keep activations for the backward.
         with torch.no_grad():
             teacher = self.teacher
             assert teacher is not None
@@ -76,10 +76,10 @@ class Skeleton2vec(Objective):
 def legacy_places(ids_keep_BK: Tensor, ids_mask_BQ: Tensor, joints: int) -> tuple[Tensor, Tensor]:
     """Where the authors' decoder puts the visible features, and where the mask tokens.
 
-    It lays all visible features, then all mask tokens, out as (segments, joints) before it
+    It reshapes the visible features, followed by the mask tokens, to (segments, joints) before it
     reorders each segment to [visible joints, masked joints]; so the features fill the first
-    segments (method 4.2). Within a segment our joints are in rising order, the authors' in that of
-    their random keys.
+    segments (method 4.2). Within a segment our joints are in rising order, the authors' in the
+    order of their random keys.
 
     Args:
         ids_keep_BK: Visible tokens of tubes, in rising order.
@@ -99,7 +99,7 @@ def legacy_places(ids_keep_BK: Tensor, ids_mask_BQ: Tensor, joints: int) -> tupl
 def _init_as_authors(module: nn.Module) -> None:
     """Linear truncated normal of 0.02, LayerNorm eps 1e-6 (method 2).
 
-    The authors' encoder starts with a temporal table of zeros, an evident slip; ours is drawn like
+    The authors' temporal position table starts at zero, evidently by mistake; ours is drawn like
     the others.
     """
     for part in module.modules():

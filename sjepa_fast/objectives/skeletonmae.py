@@ -1,7 +1,7 @@
 """SkeletonMAE on a plain transformer: regress the masked tokens' normalised coordinates.
 
-Method 5.2; neither of the two papers of that name (method 5.3), but the row "SkeletonMAE
-(Transformer)" of the comparisons.
+Method 5.2: the row "SkeletonMAE (Transformer)" of the papers' tables, which is neither of the two
+papers of that name (method 5.3).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Checkpoints: `model.safetensors` for the weights, `state.pt` for what resuming needs.
 
-All randomness is counter-based, so the step is all there is to know about it.
+All randomness is counter-based, so the step is the whole state of the random numbers.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def pick_device(runtime: RuntimeConfig, local_rank: int) -> torch.device:
         The device, with an index for CUDA.
 
     Raises:
-        InputError: If the name is unknown or CUDA is asked for and absent.
+        InputError: If the name is unknown or CUDA is requested and absent.
     """
     name = runtime.device
     if name == "auto":

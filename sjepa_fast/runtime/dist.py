@@ -1,4 +1,4 @@
-"""One process, or several under torchrun; the same code path for both."""
+"""One process, or several under torchrun, by the same code."""
 
 from __future__ import annotations
 

@@ -11,20 +11,20 @@ from torch import Tensor
 
 Result = TypeVar("Result")
 
-# Steps before the capture: the first compiles, the second settles the allocator.
+# Eager steps before the capture: the first compiles, the second warms the allocator.
 _WARMUP = 3
 
 
 class StepGraph(Generic[Result]):
-    """Runs a step as it is for the first calls, then captures it and replays the capture.
+    """Runs the first steps eagerly, then captures one as a CUDA graph and replays it.
 
-    The step must read all that changes from memory that stays where it is: its counter, its
-    schedules, the parameters; this class keeps such a place for the clip ids. What the step
-    returns is overwritten by the next call.
+    Everything that changes between steps (counter, schedules, parameters) must lie at fixed
+    addresses; this class copies the clip ids to one. The next call overwrites what the step
+    returns.
 
     Args:
         step: From clip ids (B,), int64 on the GPU, to tensors.
-        required: Whether a failed capture is an error; else the step goes on without, and says so.
+        required: Whether a failed capture is an error; else the steps stay eager, with a warning.
     """
 
     def __init__(self, step: Callable[[Tensor], Result], *, required: bool) -> None:
@@ -39,7 +39,7 @@ class StepGraph(Generic[Result]):
         if not self.usable:
             return self.step(ids_B)
         if self.calls <= _WARMUP:
-            return self._aside(ids_B)
+            return self._on_side_stream(ids_B)
         if self.graph is None:
             self._capture(ids_B)
             if not self.usable:
@@ -49,8 +49,8 @@ class StepGraph(Generic[Result]):
         self.graph.replay()
         return self.result
 
-    def _aside(self, ids_B: Tensor) -> Result:
-        # On a stream of its own, as the capture will be: what is built lazily is built for it.
+    def _on_side_stream(self, ids_B: Tensor) -> Result:
+        # A capture runs on a side stream, so what is built lazily must be built on one.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -62,7 +62,7 @@ class StepGraph(Generic[Result]):
         self.ids_B = ids_B.clone()
         graph = torch.cuda.CUDAGraph()
         try:
-            # Only this thread is held to what a capture allows: the loader's pins memory meanwhile.
+            # Restrict this thread only: the loader's thread pins memory meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self.result = self.step(self.ids_B)
         except RuntimeError as error:

@@ -1,7 +1,7 @@
-"""A training step that explains the two failures a user can do something about.
+"""A training step that handles the two failures about which a user can do something.
 
-A batch that does not fit into the GPU's memory ends the run with the size that would; a compiler
-that fails costs the run its speed-up and nothing else.
+If a batch does not fit into the GPU's memory, the run ends with a message that names a size that
+fits. If the compiler fails, the run continues without it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def largest_batch(batch: int, fits: Callable[[int], bool], multiple: int = 1) ->
 
     Args:
         batch: The size that does not fit.
-        fits: Whether a size does; it is tried.
+        fits: Tries a size and returns whether it fits.
         multiple: What the result must be divisible by.
 
     Returns:
@@ -37,18 +37,18 @@ def largest_batch(batch: int, fits: Callable[[int], bool], multiple: int = 1) ->
 
 
 def out_of_memory(batch: int, fitting: int, device: str, total_bytes: int) -> InputError:
-    """Return the one line that a user sees instead of a traceback.
+    """Return the one-line error that a user sees instead of a traceback.
 
     Args:
-        batch: Clips a step that did not fit.
-        fitting: Clips a step that do, 0 for none.
+        batch: Clips per step that did not fit.
+        fitting: Clips per step that do, 0 for none.
         device: Name of the device.
         total_bytes: Its memory.
 
     Returns:
         The error to raise.
     """
-    value = f"{batch} clips a step do not fit into the {total_bytes // MIB} MiB of {device}"
+    value = f"{batch} clips per step do not fit into the {total_bytes // MIB} MiB of {device}"
     if fitting == 0:
         fix = "not even one does; choose a smaller model, or another device"
     else:
@@ -57,8 +57,8 @@ def out_of_memory(batch: int, fitting: int, device: str, total_bytes: int) -> In
 
 
 def fall_back_to_eager(error: Exception) -> None:
-    """Say in one warning why nothing is compiled, and run what is marked to be compiled eagerly."""
-    # Of pages of advice; the first line may only name the compiler that the second quotes.
+    """Warn once why nothing is compiled, and run all compiled code eagerly from here on."""
+    # The first lines of pages of advice; the first alone may only name the compiler.
     lines = str(error).strip().splitlines()[:2]
     reason = " ".join(lines) or type(error).__name__
     text = f"compiling failed, so the run goes on without: {reason}"
@@ -67,13 +67,13 @@ def fall_back_to_eager(error: Exception) -> None:
 
 
 class GuardedStep(Generic[T]):
-    """A step that explains a lack of memory, and that survives its compiler.
+    """A step that explains a lack of memory, and continues if its compiler fails.
 
     Args:
         step: The training step, from the clips' ids.
-        eager: The same without a CUDA graph, whose number of clips may vary.
-        batch: Clips a step over all processes.
-        processes: How many share them.
+        eager: The same without a CUDA graph; its number of clips may vary.
+        batch: Clips per step over all processes.
+        processes: How many processes share the batch.
         device: Where it runs.
     """
 
@@ -94,7 +94,7 @@ class GuardedStep(Generic[T]):
         try:
             result = self.step(ids)
         except torch.OutOfMemoryError:
-            # Answered outside of this block: the traceback keeps the step's tensors alive.
+            # Handled outside of this block, whose traceback keeps the step's tensors alive.
             pass
         except Exception as error:
             # Compilation happens in the first call, and so do its failures.

@@ -1,4 +1,4 @@
-"""What a run leaves behind while it trains: a live line, `metrics.jsonl` and TensorBoard."""
+"""The log of a run while it trains: a live line, `metrics.jsonl` and TensorBoard."""
 
 from __future__ import annotations
 
@@ -72,16 +72,16 @@ def environment(device: torch.device, dtype: torch.dtype, reason: str) -> dict[s
 
 
 class RunLog:
-    """Writer of a run's rows; a continued run drops the rows of steps it will do again.
+    """Writes a run's metric rows; a resumed run drops the rows of steps that it repeats.
 
     Args:
         run: Run folder.
-        start_step: Rows at or above this step are from a lost tail and are removed.
+        start_step: Rows at or above this step are removed: they were lost with the interruption.
         tensorboard: Also write TensorBoard events.
     """
 
     def __init__(self, run: Path, start_step: int, tensorboard: bool) -> None:
-        # A fresh start keeps nothing: not even step 0 of a run that never reached a checkpoint.
+        # A fresh start keeps no row, not even step 0 of a run that never reached a checkpoint.
         kept = [row for row in read_metrics(run) if row["step"] <= start_step] if start_step else []
         path = run / "metrics.jsonl"
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
@@ -127,7 +127,7 @@ class RunLog:
             print(text, flush=True)
 
     def note(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a permanent line."""
         if self.live is not None:
             self.console.print(text, markup=False, highlight=False)
         else:

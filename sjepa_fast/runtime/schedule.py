@@ -50,7 +50,7 @@ def ema_momentum(
         total: T, steps of the schedule; the end value stays after them.
         start: Momentum at step 0.
         end: Momentum after the last step.
-        form: The way between them.
+        form: Shape of the schedule between them.
 
     Returns:
         The momentum to use in this step.

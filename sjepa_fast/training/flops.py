@@ -1,11 +1,11 @@
 """Floating-point operations of a training step, from the configuration alone.
 
 A multiplication with its addition counts as 2. Matrix products are all that is counted: norms,
-softmax, GELU, loss, optimiser, EMA, rotations and the mask token's one row a batch are left out. So
-is what a kernel computes again in its backward: divided by a measured time and by a device's peak,
-the count gives the model FLOPs utilisation (MFU) as it is usually meant.
+softmax, GELU, loss, optimiser, EMA, rotations and the mask token's one row per batch are left
+out. So is what a kernel computes again in its backward: the count divided by a measured time and by
+a device's peak is the model FLOPs utilisation (MFU) as it is usually defined.
 
-Shapes: N tokens, K visible, Q masked that are predicted, D width, P numbers a token.
+Shapes: N tokens, K visible, Q masked that are predicted, D width, P numbers per token.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class StepFlops:
 
     @property
     def total(self) -> int:
-        """Everything that one step multiplies and adds."""
+        """All FLOPs of one step."""
         return self.view_encoder + self.predictor + self.target_encoder + self.backward
 
 
@@ -109,7 +109,7 @@ def step_flops(
         blocks = model.predictor_depth * cross_block_flops(predicted, kept, width)
     else:
         both = kept + predicted
-        # The authors' misplaced features are wanted back too.
+        # With the authors' layout, outputs at places of visible tokens are needed too.
         whole = visible_to_the_end or config.objective.legacy_tube_layout
         wanted = both if whole else predicted
         blocks = (model.predictor_depth - 1) * block_flops(both, width)

@@ -1,7 +1,7 @@
-"""`--profile`: where a step's time goes, on one page and as a trace, without touching the step.
+"""`--profile`: the time of each pass of a step, as one page and as a trace.
 
-The passes of a step follow each other, so a stamp where each begins is enough. Hooks that PyTorch
-has on networks and optimisers set the stamps: nothing is in the step's way when nobody looks.
+The passes of a step follow each other, so a time stamp where each begins is enough. PyTorch's hooks
+on networks and optimisers set the stamps; without `--profile` there are no hooks.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from sjepa_fast.runtime.files import write_json, write_text
 T = TypeVar("T")
 
 WARMUP, CLOCKED, TRACED = 10, 5, 2
-# Which pass begins when a network of the objective does.
+# The pass that begins with the forward of a network of the objective.
 NETWORKS = {"view_encoder": "student", "predictor": "predictor", "teacher": "teacher"}
-# Names under which PyTorch's profiler counts launches and waits.
+# Names of launches and waits in PyTorch's profiler.
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
 GRAPHS = ("cudaGraphLaunch",)
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
@@ -40,7 +40,7 @@ class PassClock:
     "EMA, center" everything after the optimiser. On a GPU the times are the device's own.
 
     Args:
-        model: The objective; its parts are known by their attributes.
+        model: The objective; its networks are found by attribute.
         optimizer: Its optimiser.
         device: Where the step runs.
     """
@@ -89,7 +89,7 @@ class PassClock:
                 handle.remove()
 
     def step(self, run: Callable[[], T]) -> T:
-        """Run one step under the hooks and note what its passes took."""
+        """Run one step with the hooks and keep the times of its passes."""
         self.marks.clear()
         self._mark("data")
         result = run()
@@ -116,7 +116,7 @@ class PassClock:
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure the FLOP/s of large square matrix products: the most that a step could reach."""
+    """Measure the FLOP/s of large square matrix products: an upper bound for a step."""
     size = 8192 if device.type == "cuda" else 768
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     seconds = []
@@ -133,7 +133,7 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def op_counts(profile: torch.profiler.profile, steps: int) -> dict[str, float]:
-    """Return how often each step launched, waited and called, from a finished profile."""
+    """Return launches, host waits and reads per step, from a finished profile."""
     events = {event.key: event for event in profile.key_averages()}
 
     def count(names: tuple[str, ...]) -> float:
@@ -157,17 +157,17 @@ def peak_rss_mib() -> float:
 
 
 class ProfiledStep(Generic[T]):
-    """A training step that looks at itself once: after warm-up it clocks and traces a few steps.
+    """A training step that times and traces a few steps once, after warm-up.
 
-    The steps that it looks at train like any other. Passes cannot be told apart in a CUDA graph, so
-    they are clocked in steps without one; the time of a step as the run has it is taken before.
+    These steps train like any other. Passes cannot be separated in a CUDA graph, so they are timed
+    in steps without one; the time of a step as the run has it is measured before.
 
     Args:
         step: The training step.
         eager: The same without a CUDA graph.
-        clock: Its passes.
+        clock: Times its passes.
         flops: FLOP of one step, by the sizes of its networks.
-        dtype: Compute precision, for the ceiling.
+        dtype: Compute precision of the matrix products to compare with.
         folder: Where trace and summary go; made when there is something to write.
     """
 
@@ -233,7 +233,7 @@ class ProfiledStep(Generic[T]):
         write_text(self.folder / "profile.md", summary(facts, str(top)))
 
     def facts(self) -> dict[str, Any]:
-        """Return everything the summary says, as plain values."""
+        """Return all figures of the summary as plain values."""
         assert self.profile is not None
         device, seconds = self.clock.device, self.clock.seconds()
         on_gpu = device.type == "cuda"
@@ -267,7 +267,7 @@ def summary(facts: dict[str, Any], top: str) -> str:
         f"# Profile of a training step: {facts['device']}, {facts['dtype']}, "
         f"torch {facts['torch']}",
         "",
-        f"{1000 * run:.2f} ms a step as the run has it, mean of {CLOCKED}. Clocked pass by pass, "
+        f"{1000 * run:.2f} ms per step as the run has it, mean of {CLOCKED}. Clocked pass by pass, "
         f"and without a CUDA graph: {1000 * total:.2f} ms, medians of {CLOCKED}.",
         "",
         "| pass | ms | share |",

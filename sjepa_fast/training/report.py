@@ -1,4 +1,4 @@
-"""What every finished run leaves to look at: kNN before and after, and three pictures."""
+"""The report of a finished run: kNN before and after training, and three pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sjepa_kernels.tubelets import to_frames
 
 
 def picture_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> None:
-    """Picture the crop and the mask that step 0 would give the first training clip."""
+    """Draw the crop and the mask of the first training clip at step 0."""
     device = clips.joints_RVC.device
     ids = torch.from_numpy(store.ids(config.data.split, "train")[:1]).to(device)
     seed = torch.tensor(config.seed, device=device)

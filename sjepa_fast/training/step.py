@@ -1,7 +1,7 @@
 """One training step: crop, view, mask, forwards, loss, backward, AdamW, EMA, center.
 
-Everything it reads and writes is on the device, also its counter and the schedules, and nothing in
-it waits for the device: it can be captured as one CUDA graph.
+All its tensors, also the step counter and the schedules, are on the device, and it never
+synchronises: it can be captured as one CUDA graph.
 Shapes: B clips of this process, M bodies, N tokens, D width, S steps of the run.
 """
 
@@ -46,7 +46,7 @@ class TrainStep:
         dtype: Compute precision.
         world: This process among all.
         schedule: Learning rate and momentum of every step.
-        step: Steps already done; keys the random draws.
+        step: Steps already done; enters the random draws.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class TrainStep:
         for group in optimizer.param_groups:
             group["lr"] = self.rate
         self.weights = [p for p in model.parameters() if p.requires_grad]
-        # Ring buffer of (loss, gradient norm): the steps between two looks at it fit in.
+        # Ring buffer of (loss, gradient norm), long enough for the steps between two log lines.
         self.history_W2 = torch.zeros(config.log.every, 2, device=device)
         self.ema = [] if model.target_encoder is None else plan_ema(model, dtype)
         if config.runtime.compile:
@@ -95,7 +95,7 @@ class TrainStep:
         return self.history_W2[slots]
 
     def eager(self, ids_B: Tensor) -> StepResult:
-        """Do the step launch by launch, also where calls replay a graph."""
+        """Do one step eagerly, also where calls replay a graph."""
         config, model = self.config, self.model
         at = self.step.view(1)
         batch = make_step_input(self.clips, ids_B, self.seed, self.step, config)
@@ -124,7 +124,7 @@ class TrainStep:
 
 
 def plan_ema(model: Objective, dtype: torch.dtype) -> list[EmaPlan]:
-    """Plan the update of the target encoder: of what has a half-precision shadow, and the rest.
+    """Plan the EMA of the target encoder: tensors with a half-precision shadow, and the others.
 
     Args:
         model: An objective with a target encoder.
@@ -157,7 +157,7 @@ def wants_graph(config: TrainConfig, device: torch.device, world: World) -> bool
         The decision.
 
     Raises:
-        InputError: If it is asked for where it cannot be.
+        InputError: If it is on where a graph cannot be captured.
     """
     possible = device.type == "cuda" and world.size == 1
     if config.runtime.cuda_graph == "on" and not possible:

@@ -18,7 +18,7 @@ def plot_confusion(matrix_CC: Tensor, class_names: Sequence[str], out: Path, tit
 
     Args:
         matrix_CC: Counts, row is the true class.
-        class_names: One name a class.
+        class_names: One name per class.
         out: PNG to write.
         title: Shown above.
     """

@@ -1,4 +1,4 @@
-"""One way to make a figure and to save it whole."""
+"""Makes figures and saves them atomically."""
 
 from __future__ import annotations
 

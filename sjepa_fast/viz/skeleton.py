@@ -1,6 +1,6 @@
-"""One picture of a clip and of its mask.
+"""Draws a clip and its mask as one picture.
 
-Shapes: M bodies, T frames, V joints, S segments, l frames a segment.
+Shapes: M bodies, T frames, V joints, S segments, l frames per segment.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def plot_clip_mask(
     figure = new_figure(11, 3.2 + 0.17 * joints)
     grid = figure.add_gridspec(2, poses, height_ratios=[2.4, 0.17 * joints])
     figure.suptitle(f"{title}; filled: what the view encoder sees", fontsize=11)
-    # Each pose is drawn about its own center, all at one scale, so that walking wastes no paper.
+    # Each pose is drawn about its own center, all at one scale, so that walking takes no space.
     middle_T2 = clip_MTVC[..., :2].mean(axis=(0, 2))
     reach = np.abs(clip_MTVC[..., :2] - middle_T2[:, None]).max(axis=(0, 1, 2)) * 1.1
     for column, segment in enumerate(chosen):

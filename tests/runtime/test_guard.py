@@ -57,7 +57,8 @@ def test_out_of_memory_is_one_line_with_the_fix(
     with pytest.raises(InputError) as caught:
         failing_above(most)(torch.arange(32))
     text = str(caught.value)
-    assert text.startswith("optim.batch_size: 64 clips a step do not fit into the 81920 MiB of Toy")
+    start = "optim.batch_size: 64 clips per step do not fit into the 81920 MiB of Toy"
+    assert text.startswith(start)
     assert advice in text and "\n" not in text
     assert caught.value.__context__ is None, "the failed step's tensors are let go"
 

@@ -155,6 +155,6 @@ def test_the_page_says_what_was_measured() -> None:
     }
     page = summary(facts, "TABLE")
     assert "| student | 100.00 | 25.0 % |" in page
-    assert "200.00 ms a step as the run has it" in page
+    assert "200.00 ms per step as the run has it" in page
     assert "5.00 TFLOP/s: 25 % of the 20.00" in page
     assert "512 MiB" in page and "100 operators, 0 host waits" in page and "TABLE" in page

@@ -26,8 +26,8 @@ WIDTH = 150
 def clip_from_row(row: NDArray[np.floating[Any]]) -> NDArray[np.float32] | None:
     """Turn one padded row (300, 150) into a clip (M, T, 25, 3).
 
-    Trailing zero frames go. A second body that is all zero (NTU-60) or an exact copy of the first
-    (one actor in NTU-120) is no second body.
+    Trailing zero frames are dropped, and so is a second body that is all zero (NTU-60) or an exact
+    copy of the first (one actor in NTU-120).
 
     Returns the clip, or None if every frame is zero.
     """

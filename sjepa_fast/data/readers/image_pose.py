@@ -1,8 +1,8 @@
-"""Poses that were estimated from images: people linked over frames, and 2-D made metric.
+"""Poses estimated from images: links people over frames and scales 2-D joints to metres.
 
 All of it is our choice. A store holds three coordinates in metres with y up, so image poses get
-z = 0, not the confidence: views turn clips in space, and a confidence would be turned with them.
-Confidence is used once, to find joints that were not seen.
+z = 0. The confidence is not stored in z, because views rotate clips in space and would mix it with
+x and y; it is only used to find joints that were not seen.
 
 Shapes: M bodies, T frames, V joints; a pose (V, 4) is x, y, z, confidence.
 """
@@ -51,9 +51,9 @@ def _gap(pose_V4: Array, last_V4: Array) -> float:
 def link_bodies(frames: list[list[Person]], most: int = MAX_BODIES) -> Array:
     """Follow people from frame to frame and keep those who are seen most.
 
-    With identities each is one body. Without, a person continues the body whose last pose is
-    nearest, if that is within the body's own height, the nearest pair first. Frames without anybody
-    are dropped, as in NTU data.
+    With track identities, each identity is one body. Without, a person continues the body whose
+    last pose is nearest, if that is within the body's own height; nearest pairs are linked first.
+    Frames without anybody are dropped, as in NTU data.
 
     Args:
         frames: Detected people.
@@ -123,8 +123,8 @@ def clip_from_poses(
 ) -> tuple[NDArray[np.float32] | None, str]:
     """Make a clip of estimated poses.
 
-    Estimators look along z with x to the right and y down; the clip's frame is half a turn from
-    that, (-x, -y, z). Image coordinates are divided by the first body's median torso length and
+    Estimators have x to the right, y down and z away from the camera; the clip's coordinates are
+    (-x, -y, z). Image coordinates are divided by the first body's median torso length and
     multiplied by 0.5 m. The first body's center joint in its first frame becomes the origin.
 
     Args:

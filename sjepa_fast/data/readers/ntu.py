@@ -1,4 +1,4 @@
-"""Raw NTU RGB+D `.skeleton` text files (Kinect v2: 25 joints, up to six body ids a file)."""
+"""Raw NTU RGB+D `.skeleton` text files (Kinect v2: 25 joints, up to six body ids per file)."""
 
 from __future__ import annotations
 

@@ -35,13 +35,13 @@ class Track:
 
 def track_motion(joints_TV3: Joints) -> float:
     """Sum over x, y, z of the variance over all frames and joints together."""
-    # Each coordinate as one run of memory: NumPy is several times slower along the other axis.
+    # Each coordinate contiguous in memory: NumPy is several times slower along the other axis.
     xyz = np.ascontiguousarray(joints_TV3.reshape(-1, 3).T)
     return float(xyz.var(axis=1).sum())
 
 
 def drop_short(tracks: list[Track]) -> list[Track]:
-    """Of several tracks, drop those of 11 frames or fewer."""
+    """If there are several tracks, drop those of 11 frames or fewer."""
     if len(tracks) < 2:
         return tracks
     return [track for track in tracks if len(track.joints_TV3) > MIN_FRAMES]
@@ -56,7 +56,7 @@ def good_frames(joints_TV3: Joints) -> NDArray[np.bool_]:
 def drop_spread(tracks: list[Track]) -> list[Track]:
     """While two or more remain, drop tracks with too many wide frames (furniture, reflections).
 
-    A track that stays takes the smaller of its motion and the motion of its good frames.
+    The motion of a track that stays becomes the smaller of its motion and that of its good frames.
     """
     kept = list(tracks)
     for track in tracks:
@@ -74,10 +74,10 @@ def drop_spread(tracks: list[Track]) -> list[Track]:
 def assign_actors(tracks: list[Track]) -> list[list[Track]]:
     """Give tracks to at most two actors.
 
-    The most moving track is actor 1. Each further one, by falling motion, joins actor 1 where it
-    overlaps none of that actor's span, else actor 2 likewise, else it is dropped. As in the
-    field's scripts a single shared frame is no overlap (the later track wins it), and actor 2's
-    span begins at frame 0 even when its first track begins later.
+    The track with most motion is actor 1. Each further track, in order of falling motion, joins
+    actor 1 if it does not overlap that actor's span, else actor 2 on the same condition, else it is
+    dropped. As in the field's scripts, a single shared frame is no overlap (the later track takes
+    it), and actor 2's span begins at frame 0 even when its first track begins later.
     """
     first, *others = sorted(tracks, key=lambda t: -t.motion)
     actors: list[list[Track]] = [[first], []]

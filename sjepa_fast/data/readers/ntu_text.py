@@ -1,4 +1,4 @@
-"""NTU RGB+D `.skeleton` text to tracks: the definition of the format, and its fast twin in C++.
+"""NTU RGB+D `.skeleton` text to tracks: the defining Python reader, and the fast C++ one.
 
 `parse_skeleton` defines what a file means. The C++ reader (csrc/skeleton_text.cpp) reads
 well-formed files to the same bits, and leaves every other file to `parse_skeleton`.
@@ -59,7 +59,7 @@ def parse_skeleton(text: str) -> Tracks:
 
 
 def _tracks(joints: list[NDArray[np.float64]], starts: list[int]) -> list[Track]:
-    # Motion only chooses among several bodies; for a lone one it would be computed for nothing.
+    # Motion only chooses among several bodies; a single one does not need it.
     several = len(joints) > 1
     # Text may say inf; what is not finite is refused later, by name.
     with np.errstate(all="ignore"):
@@ -75,7 +75,7 @@ def parse_bytes(data: bytes) -> Tracks | str:
     Returns its tracks, or why it cannot be used.
     """
     try:
-        # Only numbers and ids are looked at, so any bytes may stand in the other columns.
+        # Only numbers and ids are read, so the other columns may hold any bytes.
         return parse_skeleton(data.decode("latin-1"))
     except (ValueError, IndexError) as error:
         return str(error)

@@ -41,7 +41,7 @@ NAMES = {
     "pku2": r"A(?P<group>\d+)N(?P<subject>\d+)-(?P<view>[LMR])",
 }
 CUT_NAME = r"F(?P<video>\d{3})V(?P<view>\d{3})C(?P<label>\d{3})L\d{3}"
-# method 1.2: recordings (part I) and subjects (part II) that test.
+# Method 1.2: recordings (part I) and subjects (part II) of the test parts.
 TEST_VIDEOS = range(291, 335)
 TEST_SUBJECTS = (2, 3, 7)
 

@@ -1,4 +1,4 @@
-"""JSON of pose estimators: COCO-17, OpenPose-18 and MediaPipe-33, one clip a file or folder.
+"""JSON of pose estimators: COCO-17, OpenPose-18 and MediaPipe-33, one clip per file or folder.
 
 - coco17: a list of detections `{"image_id", "keypoints": [x, y, score, ...], "track_id"?}`, or an
   object with that list under "annotations" (COCO results, AlphaPose, RTMPose and YOLO exports).

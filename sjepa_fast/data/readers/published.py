@@ -1,4 +1,4 @@
-"""Published sizes of data sets, to set beside what a preparation found (method 1.2)."""
+"""Published sizes of data sets, to compare with a prepared store (method 1.2)."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class RaggedSet:
-    """What is particular about one set.
+    """How one set differs from the others.
 
     Attributes:
         file: File name inside the raw folder.
@@ -46,7 +46,7 @@ class RaggedSet:
     order: tuple[str, ...] = ()
 
 
-def _as_is(x: Array) -> Array:
+def _already_metres(x: Array) -> Array:
     return x
 
 
@@ -88,14 +88,14 @@ SETS = {
         KINECT20,
         ("subject", "camera", "trial", "leaked_test"),
         _nucla_splits,
-        _as_is,
+        _already_metres,
     ),
     "msr_action3d": RaggedSet(
         "msr_action3d.npz",
         KINECT20,
         ("subject", "trial"),
         _odd_subjects,
-        _as_is,
+        _already_metres,
         used="used_cvpr12",
         order=(
             *("hip_center", "spine", "shoulder_center", "head"),
@@ -112,7 +112,9 @@ SETS = {
         _five_folds,
         _sbu_to_metres,
     ),
-    "utkinect": RaggedSet("utkinect.npz", KINECT20, ("subject", "trial"), _odd_subjects, _as_is),
+    "utkinect": RaggedSet(
+        "utkinect.npz", KINECT20, ("subject", "trial"), _odd_subjects, _already_metres
+    ),
     "florence3d": RaggedSet(
         "florence3d.npz", KINECT15, ("subject",), _odd_subjects, _florence_to_metres
     ),

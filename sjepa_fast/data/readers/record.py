@@ -1,4 +1,4 @@
-"""What every reader yields, and what it says about its data set."""
+"""The records that every reader yields, and the description of its data set."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Source:
         class_names: One name per label.
         count: Records to expect, for the progress bar.
         records: Yields them.
-        identity: Changes with the raw files, so that no run resumes another one's work.
+        identity: Changes with the raw files, so that a run cannot resume one with other files.
         splits: Makes the splits from the names and columns of the clips that were kept.
     """
 

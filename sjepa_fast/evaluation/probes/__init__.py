@@ -1,1 +1,1 @@
-"""What is fitted to features: neighbours, linear layers, classifiers."""
+"""Classifiers fitted to features: nearest neighbours, linear layers, fine-tuning."""

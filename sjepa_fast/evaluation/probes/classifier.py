@@ -161,13 +161,13 @@ def train_classifier(
     seed: int,
     log: RunLog,
 ) -> Finetuned:
-    """Train by the recipe, and score the test part now and then.
+    """Train by the recipe, and score the test part every `score_every`.
 
     Args:
         model: Encoder and head on the device, drop path set; trained in place.
         clips: The resident store.
         train_ids: Labelled clips.
-        test_ids: Test clips; they decide nothing but which score is the best.
+        test_ids: Test clips; used for the scores alone.
         config: Frames, crops, stream and segment length.
         recipe: All settings of the training.
         dtype: Compute precision.
@@ -185,7 +185,7 @@ def train_classifier(
     batch, lengths = recipe_lengths(recipe, len(train_ids))
     optimizer = build_finetune_optimizer(model, recipe)
     test_labels = clips.labels_N[test_ids]
-    # On the device, where they key the draws of the views.
+    # On the device, because they seed the draws of the views.
     key, done = torch.tensor(seed, device=device), torch.tensor(0, device=device)
     loss_sum, best, scores = torch.zeros((), device=device), (0.0, 0), torch.empty(0)
     clock, logged = time.perf_counter(), 0

@@ -24,7 +24,7 @@ from sjepa_fast.evaluation.subject import Subject, describe, open_subject
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is asked, as a dataclass that the command line fills, and what answers it."""
+    """A protocol: its request, a dataclass that the command line fills, and its function."""
 
     request: type[Any]
     run: Callable[[Any], Result]
@@ -35,7 +35,7 @@ def of_one_run(request_type: type[Any], run: Callable[[Subject, Any], Outcome]) 
 
     Args:
         request_type: A `Request`.
-        run: Gets the opened run and clips, and the request.
+        run: Called with the opened run and clips, and the request.
 
     Returns:
         The protocol; its results state run, data and device.

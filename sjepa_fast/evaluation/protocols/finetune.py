@@ -35,7 +35,7 @@ class FinetuneRequest(RecipeRequest):
     """Keep the trained classifiers."""
 
     def default_recipe(self, config: TrainConfig) -> FinetuneRecipe:
-        """Return the recipe of the family that was named, or else of the run's."""
+        """Return the defaults of the named recipe, or of the one that the run's preset names."""
         return finetune_recipe(self.recipe.name, config, scratch=self.encoder == "random")
 
 
@@ -60,7 +60,7 @@ def run_finetune(subject: Subject, request: FinetuneRequest) -> Outcome:
 
 
 def run_semi(subject: Subject, request: SemiRequest) -> Outcome:
-    """Fine-tune on a subset of the labels; each seed has its own, whichever process asks."""
+    """Fine-tune on a subset of the labels; each seed has its own, the same in every process."""
 
     def labelled(seed: int) -> Tensor:
         ids = draw_subset(
@@ -88,7 +88,7 @@ def run_transfer(subject: Subject, request: TransferRequest) -> Outcome:
 
     Clips of any length are resized to the run's T frames; joints are matched by body part.
 
-    Returns as for fine-tuning. Raises InputError if the store is the run's own.
+    Raises InputError if the store is the run's own.
     """
     if request.data.root is None:
         raise InputError("data.root", "not given", "add --data.root STORE with the other data")
