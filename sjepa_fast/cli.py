@@ -75,11 +75,7 @@ def _plain(text: str) -> str:
 def run_main(body: Callable[[], int]) -> None:
     """Run a command and exit: its code, 2 for bad input, 130 for Ctrl-C, 1 for a failure.
 
-    Args:
-        body: The command; returns its exit code.
-
-    Raises:
-        SystemExit: Always.
+    `body` returns its exit code. Always raises SystemExit.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A pipe may have a narrower encoding than the names that are printed.

@@ -160,21 +160,11 @@ def _names(parts: dict[str, str], blocks: str, depth: int) -> dict[str, str]:
 
 
 def encoder_weights(state: dict[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
-    """Rename and reshape MAMP's encoder weights into our encoder's state dict.
+    """Rename and reshape MAMP's encoder weights into the state dict of our `SkeletonTransformer`.
 
     MAMP embeds by a convolution, whose weight (D, C, l, 1) numbers a tubelet coordinate first; our
     linear layer numbers it frame first (method section 2). Its position tables are (1, S, 1, D)
-    and (1, 1, V, D), ours (S, D) and (V, D).
-
-    Args:
-        state: MAMP's state dict.
-        model: Sizes.
-
-    Returns:
-        The state dict of a `SkeletonTransformer`.
-
-    Raises:
-        InputError: If a tensor is missing.
+    and (1, 1, V, D), ours (S, D) and (V, D). Raises InputError if a tensor is missing.
     """
     names = _names(_ENCODER, "blocks", model.depth)
     missing = [theirs for theirs in names.values() if theirs not in state]

@@ -55,14 +55,10 @@ def write_result(result: Result, protocol: str) -> None:
 
 
 def parse_request(protocol: str, arguments: list[str]) -> Any:
-    """Parse the flags of a protocol; the defaults of its recipe flags are the recipe's values.
+    """Parse the run folder and flags of one of `PROTOCOLS` into its request.
 
-    Args:
-        protocol: One of `PROTOCOLS`.
-        arguments: Run folder and flags.
-
-    Returns:
-        The protocol's request; its recipe has the name of the one that was chosen.
+    The defaults of its recipe flags are the recipe's values; the recipe has the name of the one
+    that was chosen.
     """
     kind, prog = PROTOCOLS[protocol].request, f"{PROG} {protocol}"
     request = cli.parse(kind, arguments, prog=prog)

@@ -64,13 +64,9 @@ _PART_OF = {name: part for part, names in PARTS.items() for name in names}
 
 
 def body_part(joint: str) -> tuple[str, str]:
-    """Split a joint's name into body part and side (left, right or nothing).
+    """Split a joint's name, such as hand_tip_left or left_wrist, into body part and side.
 
-    Args:
-        joint: Such as hand_tip_left or left_wrist.
-
-    Returns:
-        The part, empty when it is not known, and the side.
+    The part is empty when it is not known; the side is left, right or empty.
     """
     words = [{"l": "left", "r": "right"}.get(word, word) for word in joint.lower().split("_")]
     side = next((word for word in words if word in ("left", "right")), "")
@@ -78,18 +74,10 @@ def body_part(joint: str) -> tuple[str, str]:
 
 
 def map_joints(trained: SkeletonLayout, other: SkeletonLayout) -> tuple[tuple[int, ...], ...]:
-    """Return, for each joint of `other`, the joints of `trained` whose positions it uses.
+    """Return, for each joint of the data (`other`), the joints of the encoder (`trained`) it uses.
 
-    Args:
-        trained: The skeleton of the encoder.
-        other: The skeleton of the data.
-
-    Returns:
-        For each joint of `other` one index into `trained`, or a left and a right one to be
-        averaged; the identity for equal joints.
-
-    Raises:
-        InputError: If a joint's part is not known or has no counterpart.
+    That is one index into `trained`, or a left and a right one to be averaged; the identity for
+    equal joints. Raises InputError if a joint's part is not known or has no counterpart.
     """
     if trained.joints == other.joints:
         return tuple((joint,) for joint in range(other.num_joints))

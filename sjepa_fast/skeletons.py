@@ -120,16 +120,10 @@ class SkeletonLayout:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> SkeletonLayout:
-        """Build a layout from what `to_dict` gave, also after a pass through JSON.
+        """Build a layout from what `to_dict` returned, also after a pass through JSON.
 
-        Args:
-            values: One entry per attribute.
-
-        Returns:
-            The layout.
-
-        Raises:
-            InputError: If entries are missing, unknown, of another type, or contradict each other.
+        Raises InputError if entries are missing, unknown, of another type, or contradict each
+        other.
         """
         try:
             return SkeletonLayout(
@@ -289,16 +283,9 @@ LAYOUTS = (NTU25, KINECT20, KINECT15, COCO17, OPENPOSE18, MEDIAPIPE33, H36M17)
 
 
 def layout_named(name: str) -> SkeletonLayout:
-    """Return the layout with that name.
+    """Return the layout with that name, one of `LAYOUTS`, such as ntu25 or coco17.
 
-    Args:
-        name: One of `LAYOUTS`, such as ntu25 or coco17.
-
-    Returns:
-        The layout.
-
-    Raises:
-        InputError: With the nearest names.
+    Raises InputError, with the nearest names, if there is none.
     """
     for layout in LAYOUTS:
         if layout.name == name:

@@ -108,13 +108,9 @@ def to_yaml(config: TrainConfig) -> str:
 
 
 def with_new_names(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Give keys and values of older versions their names of today.
+    """Replace keys and values of older versions by their present names, in any part of the tree.
 
-    Args:
-        values: Sections, keys and values; any part of the tree.
-
-    Returns:
-        A new tree, and one sentence for each change.
+    Returns a new tree, and one sentence for each change.
     """
     tree = {k: dict(part) if isinstance(part, dict) else part for k, part in values.items()}
     changes = []
@@ -176,15 +172,8 @@ def _merge(
 def apply_yaml(config: TrainConfig, file: Path) -> TrainConfig:
     """Return the configuration, overridden by the values of a YAML file.
 
-    Args:
-        config: The configuration that the file overrides.
-        file: A YAML mapping with the same sections and keys.
-
-    Returns:
-        The new configuration.
-
-    Raises:
-        InputError: If the file is missing, is not YAML, or has an unknown key or a bad value.
+    The file is a mapping with the same sections and keys. Raises InputError if it is missing, is
+    not YAML, or has an unknown key or a bad value.
     """
     return apply_values(config, _load(file), file)
 
@@ -268,14 +257,8 @@ def parse_train(argv: list[str]) -> TrainConfig:
     Without preset and file, `--run DIR --resume auto` uses the run's own configuration.
     Without `--run`, the preset's folder is used, with a number appended if it exists.
 
-    Args:
-        argv: Arguments after the program name.
-
-    Returns:
-        The resolved configuration, not yet validated.
-
-    Raises:
-        SystemExit: With code 0 after `--help` or `--print-config`.
+    Returns the resolved configuration, not yet validated. Raises SystemExit with code 0 after
+    `--help` or `--print-config`.
     """
     args = _flags_with_new_names(argv)
     if "--help" in args or "-h" in args:
@@ -313,14 +296,9 @@ def _free_folder(run: Path) -> Path:
 
 
 def check_resumable(now: TrainConfig, before: TrainConfig) -> None:
-    """Refuse to continue a run with other settings.
+    """Raise InputError if a run would be resumed with other settings, for the first that differs.
 
-    Args:
-        now: Configuration of this start.
-        before: Configuration the run folder holds.
-
-    Raises:
-        InputError: Naming the first key that differs.
+    `now` is the configuration of this start, `before` the one in the run folder.
     """
     _compare(to_dict(now), to_dict(before), "")
 

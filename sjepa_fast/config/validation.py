@@ -10,13 +10,9 @@ from sjepa_fast.errors import InputError
 
 
 def validate(config: TrainConfig) -> None:
-    """Check everything that needs no data.
+    """Check everything in a resolved configuration that needs no data.
 
-    Args:
-        config: The resolved configuration.
-
-    Raises:
-        InputError: On the first value that cannot work, with the fix.
+    Raises InputError on the first value that cannot work, with the fix.
     """
     data, model, optim, mask = config.data, config.model, config.optim, config.mask
     for name, value in (
@@ -141,14 +137,9 @@ def _validate_objective(config: TrainConfig) -> None:
 
 
 def validate_tokens(config: TrainConfig, joints: int) -> None:
-    """Check the mask count once the layout is known.
+    """Check the mask count for a layout of V joints.
 
-    Args:
-        config: The resolved configuration.
-        joints: V of the store's layout.
-
-    Raises:
-        InputError: If no token would stay visible, or none would be masked.
+    Raises InputError if no token would stay visible, or none would be masked.
     """
     tokens = config.data.frames // config.model.segment_length * joints
     kept = kept_tokens(config.mask, tokens, joints)

@@ -86,11 +86,7 @@ class ResidentClips:
 
         Our choice: the estimator differs from the papers', who feed and score zero bodies.
 
-        Args:
-            ids: Clip ids.
-
-        Returns:
-            The same memory as clips of one body, and the ids in it of the bodies of `ids`.
+        Returns the same memory as clips of one body, and the ids in it of the bodies of `ids`.
         """
         of_body = torch.repeat_interleave(self.bodies_N)
         first_N = self.bodies_N.cumsum(0) - self.bodies_N

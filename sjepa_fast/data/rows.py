@@ -92,17 +92,9 @@ class RowReader:
 
     @staticmethod
     def of(store: Store, data: DataConfig) -> RowReader:
-        """Open the file of a store's rows; every clip is a sample.
+        """Open the file of a store's rows for reading; every clip is a sample.
 
-        Args:
-            store: An open store.
-            data: Normalisation switches.
-
-        Returns:
-            The reader.
-
-        Raises:
-            InputError: If this system cannot read at a position of a file.
+        Raises InputError if this system cannot read at a position of a file.
         """
         if not hasattr(os, "preadv"):
             fix = "use --data.backend resident"
@@ -149,16 +141,10 @@ class RowReader:
         return torch.from_numpy(stored).dtype
 
     def read(self, ids_B: Ids) -> PackedRows:
-        """Read samples and normalise them as configured.
+        """Read samples, which may repeat, and normalise them as configured.
 
-        Args:
-            ids_B: Samples; they may repeat.
-
-        Returns:
-            Their rows, packed in this order.
-
-        Raises:
-            OSError: If the file cannot be read or has become too short.
+        Returns their rows, packed in this order. Raises OSError if the file cannot be read or has
+        become too short.
         """
         rows_B = self.rows_S[ids_B]
         first_B = np.cumsum(rows_B) - rows_B

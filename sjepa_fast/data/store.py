@@ -78,17 +78,9 @@ class Store:
         return np.asarray(rows).reshape(shape)
 
     def ids(self, split: str, part: str) -> NDArray[np.int64]:
-        """Return the clip indices of one part of a split.
+        """Return the clip indices of one part (train or test) of a split, in rising order.
 
-        Args:
-            split: One of `splits`.
-            part: train or test.
-
-        Returns:
-            Indices in rising order.
-
-        Raises:
-            InputError: If split or part does not exist, or the training part is empty.
+        Raises InputError if split or part does not exist, or the training part is empty.
         """
         if part not in _PARTS:
             raise InputError("part", part, f"use {' or '.join(_PARTS)}")

@@ -18,12 +18,7 @@ from sjepa_kernels import centered_softmax_cross_entropy
 
 
 class SJEPA(Objective):
-    """View encoder, predictor, EMA target encoder and center (method section 3).
-
-    Args:
-        config: Sizes and objective settings.
-        layout: Joints of the store.
-    """
+    """View encoder, predictor, EMA target encoder and center (method section 3)."""
 
     target_encoder: SkeletonTransformer
     center: Tensor

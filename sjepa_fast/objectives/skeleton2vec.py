@@ -25,10 +25,6 @@ class Skeleton2vec(Objective):
     """View encoder, predictor and EMA target encoder.
 
     The authors' EMA copy includes the predictor, which is never used; ours does not.
-
-    Args:
-        config: Sizes and objective settings.
-        layout: Joints of the store.
     """
 
     target_encoder: SkeletonTransformer

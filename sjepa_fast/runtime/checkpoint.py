@@ -34,17 +34,7 @@ def list_checkpoints(run: Path) -> list[Checkpoint]:
 
 
 def latest_checkpoint(run: Path) -> Checkpoint:
-    """Return the newest checkpoint of a run.
-
-    Args:
-        run: Run folder.
-
-    Returns:
-        The newest complete checkpoint.
-
-    Raises:
-        InputError: If the run has none.
-    """
+    """Return the newest complete checkpoint of a run; raises InputError if it has none."""
     found = list_checkpoints(run)
     if not found:
         raise InputError("run", f"{run} has no checkpoint", "train first, or name another run")
@@ -79,12 +69,8 @@ def save_checkpoint(
 def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
     """Load a checkpoint's weights into the objective that wrote them.
 
-    Args:
-        checkpoint: Where they are.
-        model: The objective; every tensor must be there with the same shape.
-
-    Raises:
-        InputError: If the file is damaged or belongs to another configuration.
+    Every tensor must be there with the same shape. Raises InputError if the file is damaged or
+    belongs to another configuration.
     """
     path = checkpoint.path / "model.safetensors"
     try:
@@ -96,14 +82,9 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
 
 
 def load_state(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
-    """Load the optimiser's state; nothing in the file can run code.
+    """Load a checkpoint's optimiser state into the optimiser; nothing in the file can run code.
 
-    Args:
-        checkpoint: Where it is.
-        optimizer: The optimiser to fill.
-
-    Raises:
-        InputError: If the file is damaged.
+    Raises InputError if the file is damaged.
     """
     path = checkpoint.path / "state.pt"
     try:

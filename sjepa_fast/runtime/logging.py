@@ -20,16 +20,10 @@ from sjepa_fast.runtime.files import write_text
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """Read a run's `metrics.jsonl`.
+    """Return the rows of a run's `metrics.jsonl`, oldest first.
 
-    Args:
-        run: Run folder.
-
-    Returns:
-        The rows, oldest first. A torn last line, which a killed process may leave, is not a row.
-
-    Raises:
-        InputError: If another line is not a row.
+    A torn last line, which a killed process may leave, is not a row. Raises InputError if another
+    line is not a row.
     """
     path = run / "metrics.jsonl"
     if not path.exists():

@@ -253,14 +253,10 @@ class ProfiledStep(Generic[T]):
 
 
 def summary(facts: dict[str, Any], top: str) -> str:
-    """Write a profile's facts as one page of Markdown.
+    """Write a profile as one page of Markdown.
 
-    Args:
-        facts: As `ProfiledStep.facts` gives them.
-        top: The profiler's own table of the costliest operators.
-
-    Returns:
-        The page.
+    `facts` come from `ProfiledStep.facts`; `top` is the profiler's table of the costliest
+    operators.
     """
     total, run, flops = facts["step_seconds"], facts["run_seconds"], facts["flops"]
     lines = [

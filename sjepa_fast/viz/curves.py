@@ -20,12 +20,7 @@ PANELS = (
 
 
 def plot_curves(rows: Sequence[dict[str, float]], out: Path) -> None:
-    """Draw one panel for each metric that the run recorded.
-
-    Args:
-        rows: Metric rows, each with `step`.
-        out: PNG to write.
-    """
+    """Draw a panel for each metric in the rows, which also have `step`, and write the PNG `out`."""
     shown = [(key, title) for key, title in PANELS if any(key in row for row in rows)]
     columns = min(3, max(1, len(shown)))
     lines = max(1, -(-len(shown) // columns))

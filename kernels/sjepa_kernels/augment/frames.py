@@ -38,14 +38,8 @@ def random_frames(uniforms_BU: Tensor, valid_B: Tensor, frames: int) -> Tensor:
 def even_frames(valid_B: Tensor, frames: int) -> Tensor:
     """The middles of T equal bins, or all frames again and again where there are fewer.
 
-    For evaluation, where the authors draw at random (our choice).
-
-    Args:
-        valid_B: L, int64.
-        frames: T.
-
-    Returns:
-        Frame numbers in [0, L), int64 (B, T).
+    For evaluation, where the authors draw at random (our choice). Returns frame numbers in [0, L),
+    int64 (B, T), for the lengths L in `valid_B`, int64.
     """
     time = torch.arange(frames, device=valid_B.device)
     length = valid_B[:, None]

@@ -85,17 +85,10 @@ def _labels(archive: zipfile.ZipFile, part: str) -> NDArray[np.int64]:
 
 
 def open_ctrgcn(raw: Path, *, split_name: str = "xsub") -> Source:
-    """Open a CTR-GCN / MAMP file.
+    """Open the `.npz` of CTR-GCN or MAMP and call its split `split_name`.
 
-    Args:
-        raw: The `.npz`.
-        split_name: What to call the file's split.
-
-    Returns:
-        The opened set; clips are named train-000000, test-000000 and so on.
-
-    Raises:
-        InputError: If the file is missing, damaged or of another layout.
+    Returns the opened set; clips are named train-000000, test-000000 and so on. Raises InputError
+    if the file is missing, damaged or of another layout.
     """
     try:
         with zipfile.ZipFile(raw) as archive:

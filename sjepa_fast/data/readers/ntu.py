@@ -24,16 +24,10 @@ BATCH = 32
 
 
 def read_missing(file: Path | None) -> set[str]:
-    """Return the clip names of a list of samples without usable skeletons, one per line.
+    """Return the clip names of a published list of samples without usable skeletons, one per line.
 
-    Args:
-        file: The list as published, or None.
-
-    Returns:
-        The names, without the header lines.
-
-    Raises:
-        InputError: If the file cannot be read.
+    Header lines are left out; without a file the set is empty. Raises InputError if the file cannot
+    be read.
     """
     if file is None:
         return set()
@@ -70,13 +64,9 @@ def parse_files(files: list[Path]) -> Iterator[tuple[Path, Tracks | str]]:
 
 
 def clip_of(parsed: Tracks | str) -> tuple[NDArray[np.float32] | None, str]:
-    """Denoise what was read of one file (method 1.3).
+    """Denoise the tracks of one file (method 1.3).
 
-    Args:
-        parsed: Its tracks, or why there are none.
-
-    Returns:
-        The clip (M, T, 25, 3), at most 300 frames, or None and the reason.
+    Returns the clip (M, T, 25, 3), at most 300 frames, or None and the reason.
     """
     if isinstance(parsed, str):
         return None, parsed

@@ -122,14 +122,9 @@ def center_clip(clip_MTV3: Joints) -> Joints:
 
 
 def denoise(tracks: list[Track], frames: int) -> Joints | None:
-    """Run all steps.
+    """Run all steps on the tracks, one per body id, of a file with so many valid frames.
 
-    Args:
-        tracks: One for each body id.
-        frames: Number of valid frames.
-
-    Returns:
-        (M, T, 25, 3) with M 1 or 2, or None if nothing is left.
+    Returns (M, T, 25, 3) with M 1 or 2, or None if nothing is left.
     """
     several = len(tracks) > 1
     kept = drop_spread(drop_short(tracks)) if several else tracks

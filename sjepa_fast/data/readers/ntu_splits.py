@@ -31,16 +31,9 @@ class NtuName:
 
 
 def parse_ntu_name(name: str) -> NtuName:
-    """Read the five numbers of an NTU clip name.
+    """Read the five numbers of an NTU clip name, such as S001C002P003R002A013.
 
-    Args:
-        name: Such as S001C002P003R002A013.
-
-    Returns:
-        The numbers.
-
-    Raises:
-        InputError: If the name has another form.
+    Raises InputError if the name has another form.
     """
     found = re.fullmatch(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})", name)
     if found is None:

@@ -106,11 +106,7 @@ def _frames(file: Path) -> NDArray[np.float64] | str:
 def clip_of(frames_TN: NDArray[np.float64]) -> tuple[NDArray[np.float32] | None, str]:
     """Turn frames of 150 numbers into a clip; a second body that is all zero is none.
 
-    Args:
-        frames_TN: (T, 150).
-
-    Returns:
-        (M, T, 25, 3) of at most 300 frames, or None and the reason.
+    Returns (M, T, 25, 3) of at most 300 frames, or None and the reason.
     """
     if not np.isfinite(frames_TN).all():
         return None, "NaN or infinite joints"
@@ -122,16 +118,9 @@ def clip_of(frames_TN: NDArray[np.float64]) -> tuple[NDArray[np.float32] | None,
 
 
 def parse_cut(text: str) -> NDArray[np.float64]:
-    """Read one clip of the cut form: frames; bodies; one header; joint count; joints of all bodies.
+    """Read an FxxxVxxxCxxxLxxx file: frames; bodies; one header; joint count; joints of all bodies.
 
-    Args:
-        text: Contents of an FxxxVxxxCxxxLxxx file.
-
-    Returns:
-        (T, 150).
-
-    Raises:
-        ValueError: If the text ends early or has a field that is no number.
+    Returns (T, 150). Raises ValueError if the text ends early or has a field that is no number.
     """
     lines = iter(text.split("\n"))
     try:

@@ -148,17 +148,10 @@ def _check(path: Path, data: dict[str, Array], spec: RaggedSet) -> None:
 
 
 def open_ragged(name: str, raw: Path) -> Source:
-    """Open one of the small sets.
+    """Open the set of `SETS` with this name, from its `.npz` or the folder that holds it.
 
     All-zero frames are dropped and sequences with NaN or without any frame are skipped with a
     reason.
-
-    Args:
-        name: Key of `SETS`.
-        raw: The `.npz`, or the folder that holds it.
-
-    Returns:
-        The opened set.
     """
     spec = SETS[name]
     path = raw / spec.file if raw.is_dir() else raw

@@ -50,17 +50,10 @@ class Lengths:
 
 
 def recipe_lengths(recipe: FinetuneRecipe, clips: int) -> tuple[int, Lengths]:
-    """Return clips per step and the lengths; an epoch's last batch is dropped if it is not full.
+    """Return clips per step, and the recipe's lengths in steps, for a number of training clips.
 
-    Args:
-        recipe: Batch, unit and lengths.
-        clips: Number of training clips.
-
-    Returns:
-        Clips per step, and the lengths in steps.
-
-    Raises:
-        InputError: If a number is out of range, or there are too few clips for BatchNorm.
+    An epoch's last batch is dropped if it is not full. Raises InputError if a number is out of
+    range, or there are too few clips for BatchNorm.
     """
     for name in ("length", "score_every", "batch_size", "hidden"):
         if getattr(recipe, name) < 1:
