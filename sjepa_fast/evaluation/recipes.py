@@ -82,7 +82,7 @@ class FinetuneRecipe:
 
 
 def is_small(config: TrainConfig) -> bool:
-    """Whether a run's preset names the small recipes."""
+    """Whether a run's configuration names the small recipes."""
     return config.eval.recipe == "small"
 
 

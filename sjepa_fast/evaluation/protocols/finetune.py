@@ -35,7 +35,7 @@ class FinetuneRequest(RecipeRequest):
     """Keep the trained classifiers."""
 
     def default_recipe(self, config: TrainConfig) -> FinetuneRecipe:
-        """Return the defaults of the named recipe, or of the one that the run's preset names."""
+        """Return the defaults of the named recipe, or of the one in the run's configuration."""
         return finetune_recipe(self.recipe.name, config, scratch=self.encoder == "random")
 
 

@@ -37,7 +37,7 @@ class LinearRequest(RecipeRequest):
     recipe: LinearRecipe = field(default_factory=LinearRecipe)
 
     def default_recipe(self, config: TrainConfig) -> LinearRecipe:
-        """Return the defaults of the named recipe, or of the one that the run's preset names."""
+        """Return the defaults of the named recipe, or of the one in the run's configuration."""
         return linear_recipe(self.recipe.name, config)
 
 
