@@ -17,7 +17,7 @@ class SmallSet:
         title: Its name.
         split: Its split.
         steps: Length of the run.
-        batch_size: Bodies a step.
+        batch_size: Bodies per step.
         mask_ratio: Share of tokens masked. The papers' 0.9 leaves 16 of 160 tokens
             (20 joints).
         whiten: Power of the whitening; full strength magnifies the noise of MSR Action3D.

@@ -19,7 +19,7 @@ from sjepa_kernels.blocks.fused_mlp import product_dtype
 
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, layer: nn.Linear) -> Tensor:
-    """Return `layer(norm(x))`; x and two numbers a row are kept for the backward.
+    """Return `layer(norm(x))`; x and two numbers per row are kept for the backward.
 
     Args:
         x: The residual stream, (..., D).

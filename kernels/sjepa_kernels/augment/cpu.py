@@ -1,6 +1,6 @@
 """Calls the C++ form of the crops and views (csrc/augment.cpp).
 
-Draws, bounds and matrices are a few numbers a clip; they come from the reference's own functions.
+Draws, bounds and matrices are a few numbers per clip; they come from the reference's own functions.
 Shapes: B clips of a batch, M bodies, T frames, V joints.
 """
 

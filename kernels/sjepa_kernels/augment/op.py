@@ -1,7 +1,7 @@
 """From a packed store to tokens in one launch: crop, resize, view, stream and tubelets.
 
 Shapes: R rows (all bodies' frames packed), N clips of the store, B clips of a batch, M bodies,
-T frames, V joints, C = 3 coordinates, l frames a segment, S = T/l segments, P = l*C numbers a
+T frames, V joints, C = 3 coordinates, l frames per segment, S = T/l segments, P = l*C numbers per
 token.
 """
 

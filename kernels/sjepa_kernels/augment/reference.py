@@ -1,7 +1,7 @@
 """Crops and views in plain PyTorch: the reference of `augment_clips`, piece by piece.
 
 Shapes: R rows (all bodies' frames packed), N clips of the store, B clips of a batch, M bodies,
-T frames, V joints, C = 3 coordinates, l frames a segment, U draws a clip.
+T frames, V joints, C = 3 coordinates, l frames per segment, U draws per clip.
 """
 
 import torch
@@ -30,7 +30,7 @@ def clip_uniforms(seed: Tensor, step: Tensor, ids_B: Tensor, purpose: int, count
         step: 0-dim int64.
         ids_B: Clip ids, int32 or int64.
         purpose: What the numbers are for, 0 to 2^32 - 1.
-        count: Numbers a clip.
+        count: Numbers per clip.
 
     Returns:
         (B, count) float32.
