@@ -64,16 +64,9 @@ class Ablation:
 
 
 def axis_named(name: str) -> str:
-    """Return the dotted configuration key that a name means.
+    """Return the dotted key that a name means: `mask.ratio`, `mask_ratio`, or `ratio` where unique.
 
-    Args:
-        name: Dotted (`mask.ratio`), joined (`mask_ratio`), or the last part where it is unique.
-
-    Returns:
-        The dotted key.
-
-    Raises:
-        InputError: If no key has this name (the nearest are listed), or several have.
+    Raises InputError if no key has this name (the nearest are listed), or several have.
     """
     keys = [key for key in _leaves(to_dict(TrainConfig())) if key not in _NOT_AN_AXIS]
     wanted = name.replace("-", "_")

@@ -28,20 +28,10 @@ def _flags(config_type: Any, prefix: str = "") -> Iterator[str]:
 
 
 def parse(config_type: type[T], args: list[str], *, default: T | None = None, prog: str) -> T:
-    """Parse typed command-line flags into a dataclass.
+    """Parse command-line flags into a dataclass; nested ones give dotted flags (`--data.root`).
 
-    Args:
-        config_type: The dataclass; nested ones give dotted flags (`--data.root`).
-        args: Arguments after the program name.
-        default: Values of the flags that are not given.
-        prog: Program name for the help text.
-
-    Returns:
-        The filled dataclass.
-
-    Raises:
-        InputError: On an unknown flag (with the nearest ones) or a value of the wrong type.
-        SystemExit: With code 0 after printing `--help`.
+    `default` has the values of the flags that are not given. Raises InputError on an unknown flag
+    (with the nearest ones) or a value of the wrong type, and SystemExit with code 0 after `--help`.
     """
     start = tyro.MISSING_NONPROP if default is None else default
     output = io.StringIO()

@@ -87,16 +87,10 @@ class ConvertConfig:
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
-    """Read the state dict of a PyTorch checkpoint without running anything that it holds.
+    """Read a state dict, bare or under the key `model`, without running what the file holds.
 
-    Args:
-        file: A `.pth` with a state dict, bare or under the key `model`.
-
-    Returns:
-        Its tensors by name, without the prefix of DistributedDataParallel.
-
-    Raises:
-        InputError: If the file cannot be read, would run code, or holds no state dict.
+    Returns its tensors by name, without the prefix of DistributedDataParallel. Raises InputError if
+    the file cannot be read, would run code, or holds no state dict.
     """
     try:
         # The authors' scripts keep their parsed arguments, plain values, beside the weights.
@@ -182,14 +176,8 @@ def encoder_weights(state: dict[str, Tensor], model: ModelConfig) -> dict[str, T
 def predictor_weights(state: dict[str, Tensor], predictor: Predictor) -> dict[str, Tensor] | None:
     """Rename and reshape MAMP's decoder weights into our predictor's state dict.
 
-    MAMP's decoder numbers a token's outputs frame first, as we do.
-
-    Args:
-        state: MAMP's state dict.
-        predictor: The predictor to fill; its state dict names the tensors and their sizes.
-
-    Returns:
-        The state dict; None where the checkpoint has no whole decoder of the encoder's width.
+    MAMP's decoder numbers a token's outputs frame first, as we do. Returns None where the
+    checkpoint has no whole decoder of the encoder's width.
     """
     names = _names(_PREDICTOR, "decoder_blocks", len(predictor.blocks))
     weights = {}

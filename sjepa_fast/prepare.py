@@ -82,15 +82,10 @@ def _plain_progress(records: Iterable[Record], source: Source, done: int) -> Ite
 
 
 def copy_records(sink: StoreWriter | ClipTable, source: Source, done: int = 0) -> None:
-    """Copy all records into a store or a table, with a bar on a terminal and lines elsewhere.
+    """Copy all records but the first `done`, with a bar on a terminal and lines elsewhere.
 
     A clip that the sink refuses (a name that occurs twice, a label out of range) is skipped with
     the reason, like an unreadable file.
-
-    Args:
-        sink: Takes clips and skipped inputs.
-        source: The opened raw data.
-        done: Records at the beginning that the sink has already.
     """
     on_terminal = sys.stdout.isatty()
     with Progress(disable=not on_terminal, transient=True) as progress:

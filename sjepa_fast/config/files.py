@@ -193,20 +193,10 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def apply_values(config: TrainConfig, values: dict[str, Any], source: Path | str) -> TrainConfig:
-    """Return the configuration, overridden by nested values.
+    """Return the configuration, overridden by nested values: any part of the tree, from `source`.
 
-    Names of older versions are understood, with a note.
-
-    Args:
-        config: The configuration that they override.
-        values: Sections, keys and values; any part of the tree.
-        source: Where they come from, for messages.
-
-    Returns:
-        The new configuration.
-
-    Raises:
-        InputError: On an unknown key or a bad value.
+    Names of older versions are understood, with a note. Raises InputError on an unknown key or a
+    bad value.
     """
     renamed, changes = with_new_names(values)
     for change in changes:

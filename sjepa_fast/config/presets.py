@@ -165,16 +165,9 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str) -> schema.TrainConfig:
-    """Return the configuration of a preset.
+    """Return a fresh configuration of one of `PRESETS`.
 
-    Args:
-        name: One of `PRESETS`.
-
-    Returns:
-        A fresh configuration.
-
-    Raises:
-        InputError: If there is no such preset, with the nearest names and all the others.
+    Raises InputError if there is no such preset, with the nearest names and all the others.
     """
     if name not in PRESETS:
         near = nearest(name, list(PRESETS))

@@ -11,24 +11,15 @@ from sjepa_fast.config import schema
 
 @dataclass(frozen=True)
 class SmallSet:
-    """What changes with the data set.
-
-    Attributes:
-        title: Its name.
-        split: Its split.
-        steps: Length of the run.
-        batch_size: Bodies per step.
-        mask_ratio: Share of tokens masked. The papers' 0.9 leaves 16 of 160 tokens
-            (20 joints).
-        whiten: Power of the whitening; full strength magnifies the noise of MSR Action3D.
-    """
+    """What changes with the data set."""
 
     title: str
     split: str
-    steps: int
-    batch_size: int = 64
+    steps: int  # length of the run
+    batch_size: int = 64  # bodies per step
+    # Share of tokens masked. The papers' 0.9 leaves 16 of 160 tokens (20 joints).
     mask_ratio: float = 0.7
-    whiten: float = 1.0
+    whiten: float = 1.0  # power of the whitening; full strength magnifies the noise of MSR Action3D
 
 
 SMALL = {
@@ -112,16 +103,9 @@ def _recipe(
 
 
 def small(method: str, name: str) -> schema.TrainConfig:
-    """An objective on one of `SMALL`: aligned, size-normalised, whitened tokens.
+    """An objective (`method`) on one of `SMALL`: aligned, size-normalised, whitened tokens.
 
     The targets of MAMP and SkeletonMAE are those of the clip before the whitening.
-
-    Args:
-        method: sjepa, skeleton2vec, mamp or skeletonmae.
-        name: One of `SMALL`.
-
-    Returns:
-        The configuration.
     """
     config = schema.replace(_recipe(f"runs/{method}-{name}", SMALL[name]), **_CHANGES[method])
     return schema.replace(config, **_TUNED.get((method, name), {}))

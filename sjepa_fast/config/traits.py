@@ -14,20 +14,14 @@ from sjepa_fast.config.schema import ModelConfig
 
 @dataclass(frozen=True)
 class ObjectiveTraits:
-    """Composition of one objective.
+    """Composition of one objective."""
 
-    Attributes:
-        target_encoder: Whether an EMA encoder, which sees the whole clip, makes the targets.
-        predicts: features: D numbers per masked token; numbers: the P of its tubelet.
-        masks_from: Source of masks and targets. clip: the crop before the view is made (S-JEPA);
-            view: the view.
-        target_norms: Values of `objective.target_norm`.
-    """
-
-    target_encoder: bool
+    target_encoder: bool  # whether an EMA encoder, which sees the whole clip, makes the targets
+    # features: D numbers per masked token; numbers: the P of its tubelet.
     predicts: Literal["features", "numbers"]
+    # Source of masks and targets; clip: the crop before the view is made (S-JEPA).
     masks_from: Literal["clip", "view"]
-    target_norms: tuple[str, ...]
+    target_norms: tuple[str, ...]  # values of `objective.target_norm`
 
     def outputs(self, model: ModelConfig) -> int:
         """Return how many numbers are predicted for each masked token."""

@@ -14,13 +14,7 @@ Entry = tuple[str, int, int, int, dict[str, int]]
 
 
 class ClipTable:
-    """Names, sizes, labels and columns of the clips so far, and what was left out.
-
-    Args:
-        layout: Joints of every clip.
-        class_names: One name per label.
-        dtype: Stored precision.
-    """
+    """Names, sizes, labels and columns of the clips so far, and what was left out."""
 
     def __init__(self, layout: SkeletonLayout, class_names: tuple[str, ...], dtype: str) -> None:
         self.layout, self.class_names, self.dtype = layout, class_names, np.dtype(dtype)
@@ -33,17 +27,7 @@ class ClipTable:
         self.rows = 0
 
     def check(self, name: str, clip_MTVC: NDArray[Any], label: int, meta: dict[str, int]) -> None:
-        """Refuse a clip that does not fit.
-
-        Args:
-            name: Unique name.
-            clip_MTVC: (M, T, V, 3) metres, y up.
-            label: From 0.
-            meta: The same columns for every clip.
-
-        Raises:
-            InputError: If the clip does not fit the layout or the table, or holds a bad value.
-        """
+        """Raise InputError if a clip, (M, T, V, 3) metres, its label or its columns do not fit."""
         expected = f"(bodies, frames, {self.layout.num_joints}, 3) of layout {self.layout.name}"
         shape = clip_MTVC.shape
         if len(shape) != 4 or shape[2:] != (self.layout.num_joints, 3) or 0 in shape:

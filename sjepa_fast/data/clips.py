@@ -64,19 +64,11 @@ class ResidentClips:
         )
 
     def crop_resize(self, ids_B: Tensor, start_B: Tensor, length_B: Tensor, frames: int) -> Tensor:
-        """Cut [start, start + length) from each clip and resize it linearly to `frames`.
+        """Cut [start, start + length) from each clip and resize it linearly to `frames`, T.
 
         Half-pixel centers without anti-aliasing, source = (t + 0.5) length / T - 0.5, clamped
-        (method 1.5). Absent bodies are zero.
-
-        Args:
-            ids_B: Clip ids, int64.
-            start_B: First frame, int64.
-            length_B: Frames in the crop, int64.
-            frames: T.
-
-        Returns:
-            (B, M, T, V, C) float32.
+        (method 1.5). Ids, first frames and lengths are int64. Returns (B, M, T, V, C) float32, zero
+        for absent bodies.
         """
         clips = self.with_rows(ids_B)
         return crop_resize(*clips.store, ids_B, start_B, length_B, frames, self.max_bodies)
@@ -121,16 +113,8 @@ class ResidentClips:
         """Tokens of a random view, and of the random crop from which it was made.
 
         Pre-training, fine-tuning and linear probes with augmentation all get their tokens here.
-
-        Args:
-            ids_B: Clip ids, int64.
-            seed: 0-dim int64.
-            step: 0-dim int64; with clip id and seed it fixes the draws.
-            augmentation: Frames, crop, view and tubelets, as `augmentation` makes them.
-            with_clip: Whether the second output is wanted; if not, it has no rows.
-
-        Returns:
-            Two (B*M, N, P) float32.
+        Seed and step are 0-dim int64; with the clip id they fix the draws. Returns two (B*M, N, P)
+        float32; if the crop is not wanted (`with_clip`), the second has no rows.
         """
         clips = self.with_rows(ids_B)
         keys = ids_B, seed, step
@@ -163,19 +147,10 @@ def augmentation(
     crop: CropRanges | None = None,
     view: ViewRanges | None = None,
 ) -> Augmentation:
-    """Return the settings by which training clips are cropped and turned into views.
+    """Return the settings by which training clips of M bodies are cropped and turned into views.
 
-    The ranges of S-JEPA's view and its pivot, the clip-mean center of the first body, are our
-    choice (method 3.3).
-
-    Args:
-        config: Frames, sampling, stream and segment length.
-        bodies: M.
-        crop: Ranges of the crop; the run's own, if not given.
-        view: Ranges of the geometric view; the run's own, if not given.
-
-    Returns:
-        The settings of `ResidentClips.train_tokens`.
+    `crop` and `view` have the ranges; the run's own, if not given. The ranges of S-JEPA's view and
+    its pivot, the clip-mean center of the first body, are our choice (method 3.3).
     """
     chosen = {CropRanges: crop or config.data, ViewRanges: view or config.view}
     ranges = {f.name: getattr(chosen[kind], f.name) for kind in chosen for f in fields(kind)}
@@ -216,17 +191,8 @@ def load_resident(store: Store, data: DataConfig, device: torch.device) -> Resid
 def load_tables(store: Store, data: DataConfig, device: torch.device) -> ResidentClips:
     """Copy all but the rows of a store to the device; those are read when they are used.
 
-    Args:
-        store: An open store.
-        data: Normalisation switches and the number of bodies.
-        device: Where the clips shall be cropped.
-
-    Returns:
-        Clips with a `reader`; their body count is `data.bodies`.
-
-    Raises:
-        InputError: If clips have more bodies than `data.bodies` admits, or this system cannot
-            read at a position of a file.
+    Returns clips of `data.bodies` bodies with a `reader`. Raises InputError if clips have more
+    bodies, or this system cannot read at a position of a file.
     """
     _check_bodies(store, data)
     reader = RowReader.of(store, data)

@@ -22,16 +22,10 @@ JOINTS, BODIES = 25, 2
 
 
 def padded_row(clip_MTVC: NDArray[Any], frames: int, twin: bool) -> NDArray[np.float32]:
-    """Lay one clip out as (frames, 150).
+    """Lay one clip out as (frames, 150): one or two bodies of 25 joints, at most `frames` frames.
 
-    Args:
-        clip_MTVC: One or two bodies of 25 joints, at most `frames` frames.
-        frames: Length of the row.
-        twin: Write the body of a one-body clip twice, as the field's NTU-120 files do; else the
-            second body is zeros, as in its NTU-60 files.
-
-    Returns:
-        The padded row.
+    With `twin` a lone body is written twice, as in the field's NTU-120 files; else the second body
+    is zeros, as in its NTU-60 files.
     """
     row = np.zeros((frames, BODIES, JOINTS * 3), dtype=np.float32)
     bodies, length = clip_MTVC.shape[:2]
@@ -65,17 +59,10 @@ def _check(store: Store, ids: NDArray[np.int64], frames: int) -> None:
 
 
 def write_ctrgcn(store: Store, split: str, out: Path, frames: int, twin: bool) -> tuple[int, int]:
-    """Write one split of a store.
+    """Write one split of a store of 25-joint clips to a `.npz`, which is replaced as a whole.
 
-    Args:
-        store: A store of 25-joint clips.
-        split: Its split.
-        out: The `.npz` to make; replaced as a whole.
-        frames: Length of each row, 300 in the field's files.
-        twin: See `padded_row`.
-
-    Returns:
-        The number of training and of test clips.
+    The field's files have 300 `frames`; see `padded_row` for `twin`. Returns the number of training
+    and of test clips.
     """
     parts = {part: store.ids(split, part) for part in ("train", "test")}
     for ids in parts.values():

@@ -58,18 +58,8 @@ def disk_batches(
 ) -> Generator[PackedRows, None, None]:
     """Yield the packed rows of each step's batch; closing the generator ends the workers.
 
-    Args:
-        reader: Reads rows of samples.
-        order: Which samples each step has.
-        steps: Steps to read for.
-        data: `workers` and `prefetch`.
-        device: Batches for a GPU come in pinned memory, so that copies need not wait.
-
-    Yields:
-        One batch per step, in order.
-
-    Raises:
-        OSError: If the store cannot be read any more, or a worker was killed.
+    Batches for a GPU come in pinned memory, so that copies need not wait. Raises OSError if the
+    store cannot be read any more, or a worker was killed.
     """
     batches: DataLoader[Any] = DataLoader(
         _Batches(reader),

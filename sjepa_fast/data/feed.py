@@ -37,17 +37,8 @@ def check_backend(data: DataConfig) -> None:
 def open_clips(store: Store, data: DataConfig, device: torch.device) -> ResidentClips:
     """Bring a store to the device as `data.backend` says: whole, or its tables alone.
 
-    Args:
-        store: An open store.
-        data: Backend, normalisation switches and the number of bodies.
-        device: Where the clips shall be cropped.
-
-    Returns:
-        The clips; their body count is `data.bodies`.
-
-    Raises:
-        InputError: If clips have more bodies than `data.bodies` admits, or this system cannot
-            read rows from disk.
+    Returns clips of `data.bodies` bodies. Raises InputError if clips have more, or this system
+    cannot read rows from disk.
     """
     if data.backend == "resident":
         return load_resident(store, data, device)
@@ -58,20 +49,12 @@ def open_clips(store: Store, data: DataConfig, device: torch.device) -> Resident
 def open_feed(
     clips: ResidentClips, part: np.ndarray, config: TrainConfig, world: World, steps: range
 ) -> Iterator[tuple[ResidentClips, Iterator[Tensor]]]:
-    """Start the configured backend; leaving the block ends its worker processes.
+    """Start the configured backend for the samples of `part`; leaving the block ends its workers.
 
-    Args:
-        clips: Made by `open_clips`, perhaps split into bodies.
-        part: Ids of the training samples.
-        config: Backend, batch size and seed.
-        world: This process among all; each reads its own share of a batch.
-        steps: Steps still to do; a resumed run gets the batches that the uninterrupted one would
-            have had.
-
-    Yields:
-        The clips that the step crops, and the ids (B,) of each step's batch, int64, on the
-        device. The clips' tensors stay where they are; a window is filled anew, in the order of
-        the device's work, when the next ids are taken.
+    Yields the clips that the step crops, and this process's ids (B,) of each step's batch, int64,
+    on the device. The clips' tensors stay where they are; a window is filled anew, in the order of
+    the device's work, when the next ids are taken. A resumed run, with the `steps` still to do,
+    gets the batches that the uninterrupted one would have had.
     """
     order = BatchOrder(part, config.seed, config.optim.batch_size, world.rank, world.size)
     device = clips.joints_RVC.device

@@ -20,12 +20,8 @@ NAME = "journal.jsonl"
 class Journal:
     """The journal of one folder; holds a lock on it while open.
 
-    Args:
-        folder: Folder of the unfinished store.
-        key: Identifies the job: raw data, settings, version.
-
-    Raises:
-        InputError: If another process works on the folder.
+    `key` identifies the job: raw data, settings, version. Raises InputError if another process
+    works on the folder.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -37,14 +33,10 @@ class Journal:
             raise InputError("out", f"another run is writing {folder}", "wait for it, or end it")
 
     def replay(self, table: ClipTable, rows_on_disk: int) -> int:
-        """Fill a table with the inputs that an earlier run of the same job has written or skipped.
+        """Fill an empty table with the inputs that an earlier run of the job wrote or skipped.
 
-        Args:
-            table: An empty table.
-            rows_on_disk: Rows of joints that were written.
-
-        Returns:
-            The number of inputs that need not be read again.
+        Clips beyond the rows on disk are left out. Returns the number of inputs that need not be
+        read again.
         """
         self.file.seek(0)
         lines = self.file.read().splitlines()

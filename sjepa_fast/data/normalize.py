@@ -96,16 +96,7 @@ def normalize_clip(
 ) -> Clip:
     """Apply the chosen normalisations in the order center, spine, heading, size.
 
-    Args:
-        clip_MTVC: One clip.
-        layout: Its joints.
-        center: Subtract the first root.
-        align_yaw: Turn the clip to face the sensor.
-        size: Divide by the body size.
-        spine: Turn the first frame's spine and shoulders to the axes.
-
-    Returns:
-        The clip as float32, same shape; bodies that are all zero stay zero.
+    Returns the clip as float32, same shape; bodies that are all zero stay zero.
     """
     present = (clip_MTVC != 0).any(axis=(1, 2, 3))
     out = np.asarray(clip_MTVC, dtype=np.float32)

@@ -13,14 +13,9 @@ def epoch_order(ids: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 
 
 class BatchOrder:
-    """The batches of one process; the last, smaller part of an epoch is dropped.
+    """The batches of the process `rank` of `size`; the last, smaller part of an epoch is dropped.
 
-    Args:
-        part: Ids of the training samples.
-        seed: The run's seed.
-        batch_size: Samples per step over all processes.
-        rank: This process.
-        size: Processes; they share a batch evenly.
+    `batch_size` counts the samples of all processes, which share a batch evenly.
     """
 
     def __init__(self, part: np.ndarray, seed: int, batch_size: int, rank: int, size: int) -> None:

@@ -65,30 +65,18 @@ class RowReader:
     """Reads rows of samples; a sample is a run of rows inside those of its clip.
 
     It can be pickled, and is small: a process that does not inherit the open file opens it again.
-
-    Attributes:
-        path: The file of all rows.
-        skip: Bytes before the first row.
-        dtype: Stored precision.
-        layout: Joints.
-        data: Which normalisations are on.
-        clips_N: (N + 1,) first row of each clip, and the end.
-        bodies_N: (N,) bodies of each clip.
-        clip_S: (S,) the clip each sample is of.
-        first_S: (S,) first row of each sample in the file.
-        rows_S: (S,) rows of each sample.
     """
 
-    path: Path
-    skip: int
+    path: Path  # the file of all rows
+    skip: int  # bytes before the first row
     dtype: np.dtype[Any]
     layout: SkeletonLayout
-    data: DataConfig
-    clips_N: NDArray[np.int64]
-    bodies_N: NDArray[np.int64]
-    clip_S: NDArray[np.int64]
-    first_S: NDArray[np.int64]
-    rows_S: NDArray[np.int64]
+    data: DataConfig  # which normalisations are on
+    clips_N: NDArray[np.int64]  # (N + 1,) first row of each clip, and the end
+    bodies_N: NDArray[np.int64]  # (N,) bodies of each clip
+    clip_S: NDArray[np.int64]  # (S,) the clip each sample is of
+    first_S: NDArray[np.int64]  # (S,) first row of each sample in the file
+    rows_S: NDArray[np.int64]  # (S,) rows of each sample
 
     @staticmethod
     def of(store: Store, data: DataConfig) -> RowReader:

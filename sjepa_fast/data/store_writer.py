@@ -153,15 +153,9 @@ class StoreWriter:
     def finish(self, splits: dict[str, NDArray[np.int8]], command: str = "") -> Store:
         """Write the arrays and the manifest, and move the store to its place.
 
-        Args:
-            splits: For each split (N,) with 1 train, 2 test, 0 unused.
-            command: How it was made, for the manifest.
-
-        Returns:
-            The finished store, opened.
-
-        Raises:
-            InputError: If no clip was added or a split does not fit the clips.
+        Each split has (N,) codes: 1 train, 2 test, 0 unused. The manifest says by which `command`
+        the store was made. Returns the store, opened. Raises InputError if no clip was added or a
+        split does not fit the clips.
         """
         table = self.table
         if not table.names:

@@ -190,17 +190,10 @@ def performance(seed: int, action: int, subject: int, repetition: int) -> NDArra
 def synthetic_clip(
     action: int, subject: int, camera: int, repetition: int, seed: int = 0
 ) -> NDArray[np.float32]:
-    """One clip as a depth sensor records it.
+    """One clip as a depth sensor records it, (M, T, 25, 3) float32 in metres; M is 1 or 2.
 
-    Args:
-        action: Index into `ACTIONS`.
-        subject: Any number; names a person.
-        camera: 0, 1 or 2 (from the left, front, from the right).
-        repetition: Any number; names a performance.
-        seed: Seed of everything.
-
-    Returns:
-        (M, T, 25, 3) float32 in metres, camera frame, y up; M is 1 or 2.
+    `action` is an index into `ACTIONS`; subject and repetition are any numbers; camera is 0 (from
+    the left), 1 (front) or 2 (from the right). Camera frame, y up.
     """
     room = performance(seed, action, subject, repetition)
     rng = _rng(seed, 3, action, subject, repetition, camera)
@@ -228,22 +221,11 @@ def write_synthetic_store(
 ) -> Store:
     """Write a store of actions x subjects x cameras x repetitions clips.
 
-    Splits: xsub (even subjects train), xview (cameras 1 and 2 train, 0 tests) and xsub_xview
-    (train subjects on train cameras, test subjects on the test camera).
+    Splits: xsub (even subjects train), xview (cameras 1 and 2 train, 0 tests) and xsub_xview (train
+    subjects on train cameras, test subjects on the test camera). A test part needs two subjects.
 
-    Args:
-        out: Folder to make.
-        subjects: Number of people; at least 2 for a test part.
-        repetitions: Performances of each action by each person.
-        cameras: 1 to 3.
-        seed: Seed of everything.
-
-    Returns:
-        The store.
-
-    Raises:
-        InputError: If a count is below 1, there are more cameras than three, or the seed is
-            negative.
+    Raises InputError if a count is below 1, there are more cameras than three, or the seed is
+    negative.
     """
     for argument, value in (("subjects", subjects), ("repetitions", repetitions)):
         if value < 1:

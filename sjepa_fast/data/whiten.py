@@ -14,15 +14,9 @@ from torch import Tensor
 def fit_whitening(tubelets_RP: Tensor, power: float) -> tuple[Tensor, Tensor]:
     """Fit y = (x - mean) @ matrix with matrix = U diag(lambda^(-power/2)).
 
-    U and lambda are the eigenvectors and eigenvalues of the covariance; power 1 whitens fully,
-    0 only rotates. Directions below 1e-6 of the largest variance are not amplified further.
-
-    Args:
-        tubelets_RP: Tubelets of present bodies.
-        power: Between 0 and 1.
-
-    Returns:
-        The mean (P,) and the matrix (P, P), float32.
+    U and lambda are the eigenvectors and eigenvalues of the covariance; power 1 whitens fully, 0
+    only rotates. Directions below 1e-6 of the largest variance are not amplified further. Returns
+    the mean (P,) and the matrix (P, P), float32.
     """
     x = tubelets_RP.double()
     mean = x.mean(dim=0)

@@ -50,17 +50,7 @@ def clip_features(
 ) -> dict[Pool, Tensor]:
     """Encode clips (centered evaluation crop, no augmentation, no mask) and pool the tokens.
 
-    Args:
-        encoder: Target or view encoder.
-        clips: The resident store.
-        ids: Clip ids, int64, on the device.
-        config: Crop and token settings.
-        dtype: Compute precision; features come back as float32.
-        pools: Poolings wanted.
-        batch: Clips per forward pass.
-
-    Returns:
-        One (len(ids), features) tensor for each pooling.
+    Returns (len(ids), features) float32, computed in `dtype`.
     """
     parts: dict[Pool, list[Tensor]] = {pool: [] for pool in pools}
     for chunk in torch.split(ids, batch):

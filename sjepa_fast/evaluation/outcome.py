@@ -16,45 +16,28 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a protocol measured.
+    """What a protocol measured."""
 
-    Attributes:
-        name: Distinguishes it from other results of the run: protocol, encoder, pooling.
-        figures: Accuracies in percent and other figures.
-        recipe: All settings of the protocol.
-        predicted_SQ: Labels predicted after the last epoch.
-        scores_SQC: Class scores (logits), for ensembles; None where a protocol has none.
-        ids: Training clips of each seed, by name, where they are a subset.
-    """
-
-    name: str
-    figures: dict[str, Any]
-    recipe: dict[str, Any]
-    predicted_SQ: Tensor
+    name: str  # distinguishes it from other results of the run: protocol, encoder, pooling
+    figures: dict[str, Any]  # accuracies in percent and other figures
+    recipe: dict[str, Any]  # all settings of the protocol
+    predicted_SQ: Tensor  # labels predicted after the last epoch
+    # Class scores (logits), for ensembles; None where a protocol has none.
     scores_SQC: Tensor | None = None
+    # Training clips of each seed, by name, where they are a subset.
     ids: dict[int, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Result:
-    """An outcome with its conditions, ready to be written.
-
-    Attributes:
-        outcome: What was measured.
-        run: Run folder that gets the result.
-        data: Store and split, as in the file names.
-        conditions: Weights, data and device that the figures belong to.
-        labels_Q: True labels of the test clips.
-        clip_names: Names of the test clips.
-        class_names: Names of the labels.
-    """
+    """An outcome with its conditions, ready to be written."""
 
     outcome: Outcome
-    run: Path
-    data: str
-    conditions: dict[str, Any]
-    labels_Q: Tensor
-    clip_names: list[str]
+    run: Path  # run folder that gets the result
+    data: str  # store and split, as in the file names
+    conditions: dict[str, Any]  # weights, data and device that the figures belong to
+    labels_Q: Tensor  # true labels of the test clips
+    clip_names: list[str]  # names of the test clips
     class_names: tuple[str, ...]
 
 

@@ -31,29 +31,17 @@ from sjepa_fast.skeletons import SkeletonLayout
 
 @dataclass(frozen=True)
 class Subject:
-    """A run, the clips to score it on, and where to compute.
-
-    Attributes:
-        run: Run folder.
-        config: The run's configuration with the requested data.
-        store: The data.
-        clips: The data on the device.
-        train_ids: Training part, int64 on the device.
-        test_ids: Test part.
-        dtype: Compute precision.
-        checkpoint: The weights; None for random and raw.
-        layout: Joints that the run was trained on.
-    """
+    """A run, the clips to score it on, and where to compute."""
 
     run: Path
-    config: TrainConfig
+    config: TrainConfig  # the run's configuration with the requested data
     store: Store
-    clips: ResidentClips
-    train_ids: Tensor
+    clips: ResidentClips  # the data on the device
+    train_ids: Tensor  # training part, int64 on the device
     test_ids: Tensor
     dtype: torch.dtype
-    checkpoint: Checkpoint | None
-    layout: SkeletonLayout
+    checkpoint: Checkpoint | None  # the weights; None for random and raw
+    layout: SkeletonLayout  # joints that the run was trained on
 
     @property
     def device(self) -> torch.device:
@@ -138,16 +126,10 @@ def open_subject(request: Request) -> Subject:
 def make_encoder(
     subject: Subject, kind: str, train_ids: Tensor, seed: int | None = None
 ) -> SkeletonTransformer:
-    """Return the encoder that a request names, in evaluation mode.
+    """Return target, view or random encoder for the joints of the store, in evaluation mode.
 
-    Args:
-        subject: Run and clips.
-        kind: target, view or random.
-        train_ids: Clips that the whitening of a random encoder is fitted on.
-        seed: Of a random encoder; default: the run's own.
-
-    Returns:
-        The encoder, for the joints of the subject's store.
+    The whitening of a random encoder is fitted on the training clips; its seed is the run's own, if
+    not given.
     """
     config = subject.config
     if seed is not None:
@@ -172,15 +154,8 @@ def load_encoder(
 ) -> None:
     """Load one encoder of a checkpoint, with its spatial positions mapped to another skeleton.
 
-    Args:
-        checkpoint: Where the weights are.
-        kind: target or view; a run without a target encoder has only the other.
-        encoder: The encoder to fill.
-        trained: Joints of the run.
-        layout: Joints of the encoder.
-
-    Raises:
-        InputError: If the file is damaged or belongs to another configuration.
+    A run without a target encoder has only the view encoder, which then is loaded for either.
+    Raises InputError if the file is damaged or belongs to another configuration.
     """
     path = checkpoint.path / "model.safetensors"
     try:

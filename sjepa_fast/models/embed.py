@@ -18,15 +18,8 @@ class TubeletEmbed(nn.Module):
     """Linear map of a tubelet to D numbers plus temporal and spatial positions.
 
     embed(x)[n] = W x[n] + b + temporal[n // V] + spatial[n % V] (S-JEPA keeps the two tables
-    apart). An optional fixed whitening (x - mean) @ matrix goes first; it is fitted on the
-    training data (`data.whiten`, our choice for small sets) and is saved with the weights.
-
-    Args:
-        segments: S, number of time segments.
-        joints: V, number of joints.
-        token_size: P, numbers in a tubelet.
-        width: D.
-        whiten: Whether the whitening buffers exist.
+    apart). An optional fixed whitening (x - mean) @ matrix goes first; it is fitted on the training
+    data (`data.whiten`, our choice for small sets) and is saved with the weights.
     """
 
     def __init__(
@@ -43,15 +36,7 @@ class TubeletEmbed(nn.Module):
             self.register_buffer("whiten_matrix", torch.eye(token_size))
 
     def forward(self, tubelets_BNP: Tensor, ids_keep_BK: Tensor | None = None) -> Tensor:
-        """Embed all tokens, or only the kept ones so that masked tokens cost nothing.
-
-        Args:
-            tubelets_BNP: All N tubelets of each sequence.
-            ids_keep_BK: Token ids to embed, or None for all N in order.
-
-        Returns:
-            (B, K, D) or (B, N, D).
-        """
+        """Embed all tokens, (B, N, D), or only the kept ones, (B, K, D); others cost nothing."""
         if ids_keep_BK is None:
             position = (self.temporal[:, None] + self.spatial[None]).flatten(0, 1)
             x = tubelets_BNP

@@ -56,15 +56,9 @@ class SkeletonTransformer(nn.Module):
         ids_keep_BK: Tensor | None = None,
         layers: ContextualizedTargets | None = None,
     ) -> Tensor:
-        """Encode the kept tokens, or all of them.
+        """Encode the kept tokens to (B, K, D), in the order of the ids, or all to (B, N, D).
 
-        Args:
-            tubelets_BNP: Tubelets of whole sequences.
-            ids_keep_BK: Visible token ids, or None for the unmasked clip.
-            layers: Gets the outputs of its last `layers.layers` blocks.
-
-        Returns:
-            Features (B, K, D), in the order of `ids_keep_BK`, or (B, N, D).
+        `layers` gets the outputs of its last `layers.layers` blocks.
         """
         x = self.embed(tubelets_BNP, ids_keep_BK)
         skipped = len(self.blocks) if layers is None else len(self.blocks) - layers.layers

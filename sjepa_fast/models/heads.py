@@ -16,15 +16,8 @@ class ActionHead(nn.Module):
     """Two-layer classifier over joint-wise features (method 6.2).
 
     Dropout on tokens, mean over time, joints side by side, mean over persons, Linear, BatchNorm,
-    ReLU, Linear. Xavier initialisation is our choice. With D 256, V 25, hidden width 2,048 and
-    60 classes it has 13,236,284 parameters.
-
-    Args:
-        width: D.
-        joints: V.
-        classes: Number of classes.
-        hidden: Width of the hidden layer.
-        dropout: Share of token features dropped.
+    ReLU, Linear. Xavier initialisation is our choice. With D 256, V 25, hidden width 2,048 and 60
+    classes it has 13,236,284 parameters.
     """
 
     def __init__(
@@ -48,15 +41,7 @@ class ActionHead(nn.Module):
 
 
 class ActionClassifier(nn.Module):
-    """An encoder with its final norm, and the action head.
-
-    Args:
-        encoder: Pre-trained or fresh; it is trained too.
-        joints: V.
-        classes: Number of classes.
-        hidden: Width of the head's hidden layer.
-        dropout: Dropout of the head.
-    """
+    """An encoder with its final norm, which is trained too, and the action head."""
 
     def __init__(
         self, encoder: SkeletonTransformer, joints: int, classes: int, hidden: int, dropout: float

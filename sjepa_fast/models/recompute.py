@@ -19,15 +19,9 @@ from sjepa_kernels.blocks.fused_mlp import product_dtype
 
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, layer: nn.Linear) -> Tensor:
-    """Return `layer(norm(x))`; x and two numbers per row are kept for the backward.
+    """Return `layer(norm(x))`, (..., O); x and two numbers per row are kept for the backward.
 
-    Args:
-        x: The residual stream, (..., D).
-        norm: A LayerNorm over D with weight and bias.
-        layer: Linear layer of D inputs, with a bias.
-
-    Returns:
-        (..., O), in autocast's dtype where it is on.
+    Norm and layer have weight and bias. The result has autocast's dtype where that is on.
     """
     if torch.compiler.is_compiling():
         plain: Tensor = layer(norm(x))
@@ -37,14 +31,9 @@ def norm_linear(x: Tensor, norm: nn.LayerNorm, layer: nn.Linear) -> Tensor:
 
 
 def gelu_linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    """Return `layer(gelu(x))` with the exact GELU; x alone is kept for the backward.
+    """Return `layer(gelu(x))` with the exact GELU, (..., O); x alone is kept for the backward.
 
-    Args:
-        x: Input of the activation, (..., H).
-        layer: Linear layer of H inputs, with a bias.
-
-    Returns:
-        (..., O), in autocast's dtype where it is on.
+    The layer has a bias. The result has autocast's dtype where that is on.
     """
     if torch.compiler.is_compiling():
         plain: Tensor = layer(gelu(x))

@@ -16,15 +16,9 @@ def shadow_encoder(
     """Make the half-precision copy that computes for a target encoder under autocast.
 
     Autocast would round every float32 weight again in each step; the EMA update can write the
-    rounded copy in the same pass, with the same values. Norms, position tables and
-    whitening stay shared, as autocast leaves them in float32.
-
-    Args:
-        encoder: The encoder in float32, without gradients.
-        dtype: Precision of autocast.
-
-    Returns:
-        The copy, and by parameter name the half-precision tensors to keep up to date.
+    rounded copy in the same pass, with the same values. Norms, position tables and whitening stay
+    shared, as autocast leaves them in float32. Returns the copy, and by parameter name the
+    half-precision tensors to keep up to date.
     """
     twin = copy.deepcopy(encoder)
     shadows: dict[str, Tensor] = {}

@@ -17,13 +17,8 @@ from sjepa_kernels import attention, self_attention
 class Block(nn.Module):
     """One pre-norm block: x += Attn(LN x), then x += MLP(LN x) (method: all four papers).
 
-    `drop_path` is the probability of leaving out a branch, or None; see `set_drop_path`.
-
-    Args:
-        width: Token width D.
-        heads: Attention heads; must divide the width.
-        mlp_ratio: Hidden width of the MLP over D.
-        layer_scale: First value of the learned factors on both branches; 0 is none.
+    `drop_path` is the probability of leaving out a branch, or None; see `set_drop_path`. The
+    factors on both branches begin with `layer_scale`; 0 is none.
     """
 
     drop_path: Tensor | None
@@ -46,17 +41,10 @@ class Block(nn.Module):
         self.scale2 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
 
     def forward(self, x_BND: Tensor, first: int = 0) -> Tensor:
-        """Return the block's output for the tokens from `first` on.
+        """Return the block's output for the tokens from `first` on, (B, N - first, D).
 
         Keys and values come from all tokens; queries and all that follows only from the tokens
         whose output is wanted, which changes no value of theirs.
-
-        Args:
-            x_BND: All tokens.
-            first: The first token whose output is wanted.
-
-        Returns:
-            (B, N - first, D).
         """
         batch, tokens, width = x_BND.shape
         qkv = norm_linear(x_BND, self.norm1, self.qkv)
@@ -78,12 +66,9 @@ class Block(nn.Module):
 def set_drop_path(blocks: Sequence[nn.Module], rate: float) -> None:
     """Let training leave out whole residual branches, a sequence at a time (stochastic depth).
 
-    The probability rises linearly from 0 in the first block to `rate` in the last (method 6.2);
-    kept branches are divided by 1 - p, so that the mean stays. Evaluation leaves nothing out.
-
-    Args:
-        blocks: The `Block`s in order.
-        rate: Probability in the last block, from 0 to below 1; 0 switches it off.
+    The probability rises linearly from 0 in the first block to `rate` in the last (method 6.2), 0
+    to below 1; kept branches are divided by 1 - p, so that the mean stays. Evaluation leaves
+    nothing out.
     """
     for i, block in enumerate(blocks):
         share = i / max(1, len(blocks) - 1)
@@ -99,12 +84,6 @@ class CrossBlock(nn.Module):
     """A pre-norm block whose tokens look at a fixed memory and not at each other.
 
     x += Attn(q = LN x, k = v = LN memory), then x += MLP(LN x).
-
-    Args:
-        width: Token width D.
-        heads: Attention heads; must divide the width.
-        mlp_ratio: Hidden width of the MLP over D.
-        layer_scale: First value of the learned factors on both branches; 0 is none.
     """
 
     def __init__(
@@ -125,15 +104,7 @@ class CrossBlock(nn.Module):
         self.scale2 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
 
     def forward(self, x_BQD: Tensor, memory_BKD: Tensor) -> Tensor:
-        """Return the block's output.
-
-        Args:
-            x_BQD: Tokens.
-            memory_BKD: What they attend to.
-
-        Returns:
-            (B, Q, D).
-        """
+        """Return the block's output (B, Q, D)."""
         batch, tokens, width = x_BQD.shape
         q_BHQD = self.q(self.norm1(x_BQD)).view(batch, tokens, self.heads, -1).transpose(1, 2)
         kv = self.kv(self.norm_memory(memory_BKD)).view(batch, -1, 2, self.heads, q_BHQD.shape[3])
@@ -147,12 +118,7 @@ class CrossBlock(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor for each channel of a residual branch (CaiT; Skeleton2vec, method 2).
-
-    Args:
-        width: D.
-        start: First value of all factors.
-    """
+    """A learned factor for each channel of a residual branch (CaiT; Skeleton2vec, method 2)."""
 
     def __init__(self, width: int, start: float) -> None:
         super().__init__()

@@ -27,20 +27,10 @@ def draw_mask(
 ) -> TokenMask:
     """Draw the mask of each sequence, fixed by (seed, step, clip id, body).
 
-    Args:
-        clip_BNP: Tubelets of B*M sequences, the bodies of a clip next to each other; in the
-            order segment*V + joint.
-        ids_B: Clip ids.
-        bodies: M.
-        seed: 0-dim int64.
-        step: 0-dim int64.
-        mask: Kind, count and temperature.
-        joints: V.
-        purpose: Keeps the draws of several masks of a clip apart.
-
-    Returns:
-        Kept and masked ids, int32 in rising order, so that gathers walk memory forwards (the
-        networks do not depend on the order), and their inverse.
+    `clip_BNP` has the B*M sequences' tubelets, the bodies of a clip next to each other; seed and
+    step are 0-dim int64. `purpose` keeps the draws of several masks of a clip apart. Returns kept
+    and masked ids, int32 in rising order, so that gathers walk memory forwards (the networks do not
+    depend on the order), and their inverse.
     """
     sequences, tokens = clip_BNP.shape[:2]
     keep = kept_tokens(mask, tokens, joints)
@@ -78,19 +68,8 @@ def draw_predicted(
     """Draw which masked tokens of each sequence are predicted, each with the same probability.
 
     The expected loss is that of all masked tokens. Our choice, after the partial targets of masked
-    autoencoders; with `mask.predict_ratio` 1 all are predicted, as in the papers.
-
-    Args:
-        ids_mask_BQ: Masked ids.
-        ids_B: Clip ids.
-        bodies: M.
-        seed: 0-dim int64.
-        step: 0-dim int64.
-        mask: The share.
-        purpose: Keeps these draws apart from all others.
-
-    Returns:
-        Ids to predict, a part of each row in the row's order.
+    autoencoders; with `mask.predict_ratio` 1 all are predicted, as in the papers. `purpose` keeps
+    these draws apart from all others. Returns a part of each row of ids, in the row's order.
     """
     sequences, masked = ids_mask_BQ.shape
     predicted = predicted_tokens(mask, masked)

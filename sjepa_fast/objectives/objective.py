@@ -39,20 +39,15 @@ class StepInput:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """The output of an objective in one step.
-
-    Attributes:
-        loss: Scalar.
-        features: Features (..., D) for the collapse panel: the target encoder's of all tokens, or,
-            without one, the view encoder's of the visible tokens.
-        center_sum: Sum of the target features over masked tokens (D,), if there is a center.
-        center_count: Rows in that sum.
-    """
+    """The output of an objective in one step."""
 
     loss: Tensor
+    # Features (..., D) for the collapse panel: the target encoder's of all tokens, or, without
+    # one, the view encoder's of the visible tokens.
     features: Tensor
+    # Sum of the target features over masked tokens (D,), if there is a center.
     center_sum: Tensor | None = None
-    center_count: int = 0
+    center_count: int = 0  # rows in that sum
 
 
 class Objective(nn.Module):
@@ -111,13 +106,9 @@ class Objective(nn.Module):
         return self._twin[0] if self._twin else self.target_encoder
 
     def shadow_teacher(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Let a half-precision copy of the target encoder compute the targets.
+        """Let a half-precision copy (autocast's `dtype`) of the target encoder compute the targets.
 
-        Args:
-            dtype: Precision of autocast.
-
-        Returns:
-            The copy's own tensors by parameter name, to be written at every EMA update.
+        Returns the copy's own tensors by parameter name, to be written at every EMA update.
         """
         assert self.target_encoder is not None
         twin, shadows = shadow_encoder(self.target_encoder, dtype)
@@ -147,20 +138,11 @@ class Objective(nn.Module):
 def make_step_input(
     clips: ResidentClips, ids_B: Tensor, seed: Tensor, step: Tensor, config: TrainConfig
 ) -> StepInput:
-    """Crop, view, tubelets and masks of a batch of clips.
+    """Crop, view, tubelets and masks of a batch of clips, with bodies folded into sequences.
 
     S-JEPA's masks are drawn from the clip, not from its view (method 3.4, our choice), per body.
-    For the others the view is the clip.
-
-    Args:
-        clips: Resident clips.
-        ids_B: Clip ids, int64; they enter the random draws.
-        seed: 0-dim int64.
-        step: 0-dim int64.
-        config: Crop, view, mask and token settings.
-
-    Returns:
-        The inputs of an objective, with bodies folded into sequences.
+    For the others the view is the clip. Clip ids are int64, seed and step 0-dim int64; all three
+    enter the random draws.
     """
     with_clip = TRAITS[config.objective.kind].masks_from == "clip"
     settings = augmentation(config, clips.max_bodies)

@@ -31,16 +31,11 @@ class SJEPA(Objective):
     def forward(self, batch: StepInput) -> StepOutput:
         """Loss of one step.
 
-        p1 = softmax(R_p / temp_student), p2 = softmax((R_t - c) / temp_target),
-        L = -mean over masked tokens of sum_d p2 log p1 (method 3.2), with the center as it was
-        before this batch.
+        p1 = softmax(R_p / temp_student), p2 = softmax((R_t - c) / temp_target), L = -mean over
+        masked tokens of sum_d p2 log p1 (method 3.2), with the center as it was before this batch.
 
-        Args:
-            batch: Tubelets of the view and of the clip, and the masks.
-
-        Returns:
-            The loss; the target features (B, N, D); and the sum of R_t over the masked tokens of
-            this process, for the center.
+        Returns the loss; the target features (B, N, D); and the sum of R_t over the masked tokens
+        of this process, for the center.
         """
         # First, so that its memory is free before the others keep activations for the backward.
         with torch.no_grad():

@@ -38,14 +38,10 @@ class Skeleton2vec(Objective):
         """Loss of one step.
 
         L = mean over masked tokens and channels of (prediction - y)^2, where y is the mean of the
-        target encoder's last K block outputs, each normalised, then LayerNorm over channels
-        (method 4.3, 4.4).
+        target encoder's last K block outputs, each normalised, then LayerNorm over channels (method
+        4.3, 4.4).
 
-        Args:
-            batch: Tubelets of the clip, and the masks.
-
-        Returns:
-            The loss and the target encoder's features (B, N, D), as they are used downstream.
+        Returns the loss and the target encoder's features (B, N, D), as they are used downstream.
         """
         norm = _LAYER_NORMS[self.objective.target_norm]
         layers = ContextualizedTargets(self.objective.target_layers, norm)
@@ -70,20 +66,12 @@ class Skeleton2vec(Objective):
 
 
 def legacy_places(ids_keep_BK: Tensor, ids_mask_BQ: Tensor, joints: int) -> tuple[Tensor, Tensor]:
-    """Where the authors' decoder puts the visible features, and where the mask tokens.
+    """Token ids that the K visible features and the Q mask tokens take in the authors' decoder.
 
     It reshapes the visible features, followed by the mask tokens, to (segments, joints) before it
     reorders each segment to [visible joints, masked joints]; so the features fill the first
     segments (method 4.2). Within a segment our joints are in rising order, the authors' in the
     order of their random keys.
-
-    Args:
-        ids_keep_BK: Visible tokens of tubes, in rising order.
-        ids_mask_BQ: Masked ones, in rising order.
-        joints: V.
-
-    Returns:
-        Token ids that the K visible features and the Q mask tokens take.
     """
     batch, kept = ids_keep_BK.shape
     segments = (kept + ids_mask_BQ.shape[1]) // joints

@@ -44,18 +44,7 @@ def latest_checkpoint(run: Path) -> Checkpoint:
 def save_checkpoint(
     run: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int
 ) -> Checkpoint:
-    """Write a checkpoint atomically, then drop all but the newest `keep`.
-
-    Args:
-        run: Run folder.
-        step: Steps done.
-        model: The objective with all its networks and buffers.
-        optimizer: Its optimiser.
-        keep: Checkpoints that stay.
-
-    Returns:
-        The checkpoint written.
-    """
+    """Write a checkpoint atomically after `step` steps, then drop all but the newest `keep`."""
     path = run / "checkpoints" / f"step-{step:08d}"
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     with new_folder(path) as folder:

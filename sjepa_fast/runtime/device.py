@@ -11,17 +11,9 @@ from sjepa_fast.errors import InputError
 
 
 def pick_device(runtime: RuntimeConfig, local_rank: int) -> torch.device:
-    """Return the device to use.
+    """Return the device to use, with an index for CUDA: that of the name, or this process's own.
 
-    Args:
-        runtime: `device` is auto, cpu, cuda or cuda:N.
-        local_rank: This process's GPU when several share a machine.
-
-    Returns:
-        The device, with an index for CUDA.
-
-    Raises:
-        InputError: If the name is unknown or CUDA is requested and absent.
+    Raises InputError if the name is unknown or CUDA is requested and absent.
     """
     name = runtime.device
     if name == "auto":

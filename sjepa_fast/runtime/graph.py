@@ -18,13 +18,10 @@ _WARMUP = 3
 class StepGraph(Generic[Result]):
     """Runs the first steps eagerly, then captures one as a CUDA graph and replays it.
 
+    The step maps clip ids (B,), int64 on the GPU, to tensors, which the next call overwrites.
     Everything that changes between steps (counter, schedules, parameters) must lie at fixed
-    addresses; this class copies the clip ids to one. The next call overwrites what the step
-    returns.
-
-    Args:
-        step: From clip ids (B,), int64 on the GPU, to tensors.
-        required: Whether a failed capture is an error; else the steps stay eager, with a warning.
+    addresses; this class copies the clip ids to one. A failed capture is an error if `required`;
+    else the steps stay eager, with a warning.
     """
 
     def __init__(self, step: Callable[[Tensor], Result], *, required: bool) -> None:

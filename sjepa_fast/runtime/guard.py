@@ -20,16 +20,7 @@ MIB = 2**20
 
 
 def largest_batch(batch: int, fits: Callable[[int], bool], multiple: int = 1) -> int:
-    """Halve a batch until it fits.
-
-    Args:
-        batch: The size that does not fit.
-        fits: Tries a size and returns whether it fits.
-        multiple: What the result must be divisible by.
-
-    Returns:
-        The first size that fits, or 0 if not even `multiple` does.
-    """
+    """Halve a batch, rounded down to a `multiple`, until it fits; 0 if not even `multiple` does."""
     size = batch // 2 // multiple * multiple
     while size > 0 and not fits(size):
         size = size // 2 // multiple * multiple
@@ -37,17 +28,7 @@ def largest_batch(batch: int, fits: Callable[[int], bool], multiple: int = 1) ->
 
 
 def out_of_memory(batch: int, fitting: int, device: str, total_bytes: int) -> InputError:
-    """Return the one-line error that a user sees instead of a traceback.
-
-    Args:
-        batch: Clips per step that did not fit.
-        fitting: Clips per step that do, 0 for none.
-        device: Name of the device.
-        total_bytes: Its memory.
-
-    Returns:
-        The error to raise.
-    """
+    """Return the one-line error that a user sees instead of a traceback; 0 clips fit if none do."""
     value = f"{batch} clips per step do not fit into the {total_bytes // MIB} MiB of {device}"
     if fitting == 0:
         fix = "not even one does; choose a smaller model, or another device"
@@ -69,12 +50,7 @@ def fall_back_to_eager(error: Exception) -> None:
 class GuardedStep(Generic[T]):
     """A step that explains a lack of memory, and continues if its compiler fails.
 
-    Args:
-        step: The training step, from the clips' ids.
-        eager: The same without a CUDA graph; its number of clips may vary.
-        batch: Clips per step over all processes.
-        processes: How many processes share the batch.
-        device: Where it runs.
+    `batch` counts the clips of all processes; the number of clips of an `eager` step may vary.
     """
 
     def __init__(

@@ -66,13 +66,7 @@ def environment(device: torch.device, dtype: torch.dtype, reason: str) -> dict[s
 
 
 class RunLog:
-    """Writes a run's metric rows; a resumed run drops the rows of steps that it repeats.
-
-    Args:
-        run: Run folder.
-        start_step: Rows at or above this step are removed: they were lost with the interruption.
-        tensorboard: Also write TensorBoard events.
-    """
+    """Writes a run's metric rows; a resumed run drops the rows of steps that it repeats."""
 
     def __init__(self, run: Path, start_step: int, tensorboard: bool) -> None:
         # A fresh start keeps no row, not even step 0 of a run that never reached a checkpoint.

@@ -13,19 +13,9 @@ from sjepa_fast.config.schema import TrainConfig
 
 
 def learning_rate(step: int, total: int, warmup: int, peak: float, end: float) -> float:
-    """Learning rate of a step: linear 0 -> peak over the warm-up, then cosine to end.
+    """Learning rate of a zero-based step: linear 0 -> peak over the warm-up, then cosine to end.
 
     Source: method section 3.6 (per-iteration update, absolute values).
-
-    Args:
-        step: Zero-based step.
-        total: Steps of the whole run.
-        warmup: Warm-up steps.
-        peak: Rate at the end of the warm-up.
-        end: Rate after the last step.
-
-    Returns:
-        The rate to use in this step.
     """
     if step < warmup:
         return peak * step / warmup
@@ -40,20 +30,10 @@ def ema_momentum(
     end: float,
     form: Literal["cosine", "linear"] = "cosine",
 ) -> float:
-    """EMA momentum of a step.
+    """EMA momentum of the zero-based step t of a schedule of T steps; the end value stays after it.
 
     cosine: end - (end - start) (cos(pi t / T) + 1) / 2, 0.9999 -> 1.0 over the whole run (method
     3.6); linear: start + (end - start) t / T (method 4.5).
-
-    Args:
-        step: Zero-based step.
-        total: T, steps of the schedule; the end value stays after them.
-        start: Momentum at step 0.
-        end: Momentum after the last step.
-        form: Shape of the schedule between them.
-
-    Returns:
-        The momentum to use in this step.
     """
     progress = min(1.0, step / max(1, total))
     if form == "linear":
@@ -63,29 +43,14 @@ def ema_momentum(
 
 @dataclass(frozen=True)
 class Schedule:
-    """The values of all S steps, on the device, where a step looks up its own.
+    """The values of all S steps, on the device, where a step looks up its own."""
 
-    Attributes:
-        rates_S: Learning rates, float32 as the fused optimiser reads them.
-        momenta_S: Momenta of the target encoder, float64: 1 - m loses digits in float32.
-    """
-
-    rates_S: Tensor
-    momenta_S: Tensor
+    rates_S: Tensor  # learning rates, float32 as the fused optimiser reads them
+    momenta_S: Tensor  # momenta of the target encoder, float64: 1 - m loses digits in float32
 
 
 def tabulate(config: TrainConfig, total: int, warmup: int, device: torch.device) -> Schedule:
-    """Tabulate the schedules of a run.
-
-    Args:
-        config: Peak and end values, and the lengths of run and EMA schedule in the run's unit.
-        total: S, steps of the run.
-        warmup: Warm-up steps.
-        device: Where the step runs.
-
-    Returns:
-        The tables.
-    """
+    """Tabulate the schedules of a run of `total` steps; EMA lengths are in the run's unit."""
     optim, objective = config.optim, config.objective
     ema_steps = objective.ema_length * (total // optim.length) or total
     start, end, form = objective.ema_start, objective.ema_end, objective.ema_schedule

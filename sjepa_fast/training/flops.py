@@ -18,19 +18,13 @@ from sjepa_fast.config.traits import TRAITS
 
 @dataclass(frozen=True)
 class StepFlops:
-    """FLOPs of one training step over all processes.
+    """FLOPs of one training step over all processes."""
 
-    Attributes:
-        view_encoder: Its forward, on the visible tokens.
-        predictor: Its forward.
-        target_encoder: Its forward, which has no backward.
-        backward: Of view encoder and predictor: 2 for each 1 of the forward, except that nothing
-            flows back into the clips.
-    """
-
-    view_encoder: int
-    predictor: int
-    target_encoder: int
+    view_encoder: int  # its forward, on the visible tokens
+    predictor: int  # its forward
+    target_encoder: int  # its forward, which has no backward
+    # Of view encoder and predictor: 2 for each 1 of the forward, except that nothing flows back
+    # into the clips.
     backward: int
 
     @property
@@ -45,17 +39,9 @@ def linear_flops(rows: int, inputs: int, outputs: int) -> int:
 
 
 def block_flops(tokens: int, width: int, wanted: int | None = None) -> int:
-    """FLOPs of a transformer block's forward on one sequence.
+    """FLOPs of a block's forward on N tokens of width D, for Q `wanted` outputs (default N).
 
     qkv 6 N D^2, attention 4 Q N D, output layer 2 Q D^2, MLP 16 Q D^2.
-
-    Args:
-        tokens: N.
-        width: D.
-        wanted: Q, tokens whose output is wanted; N if not given.
-
-    Returns:
-        The count.
     """
     queries = tokens if wanted is None else wanted
     return linear_flops(tokens, width, 3 * width) + _after_qkv(queries, tokens, width)
@@ -82,19 +68,11 @@ def sequences_per_step(config: TrainConfig) -> int:
 def step_flops(
     config: TrainConfig, joints: int = 25, *, visible_to_the_end: bool = False
 ) -> StepFlops:
-    """Count a training step.
+    """Count a training step of the whole batch.
 
     With the sizes of the S-JEPA paper it gives method 8.3's figures, less what the predictor's last
-    block and head save by leaving the visible tokens out.
-
-    Args:
-        config: Sizes, mask and batch.
-        joints: V of the store's layout.
-        visible_to_the_end: Count as if the predictor's last block and head computed visible tokens
-            too, as the papers' code does and ours does not.
-
-    Returns:
-        The counts of the whole batch.
+    block and head save by leaving the visible tokens out; `visible_to_the_end` counts as if they
+    computed those too, as the papers' code does and ours does not.
     """
     model, width, traits = config.model, config.model.width, TRAITS[config.objective.kind]
     size = model.segment_length * 3

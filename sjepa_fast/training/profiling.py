@@ -36,13 +36,8 @@ READS = ("aten::_local_scalar_dense",)
 class PassClock:
     """Times the passes of eager steps: data, student, predictor, teacher, loss, backward and so on.
 
-    A pass lasts until the next one begins. "backward" includes the norm of the gradients, and
-    "EMA, center" everything after the optimiser. On a GPU the times are the device's own.
-
-    Args:
-        model: The objective; its networks are found by attribute.
-        optimizer: Its optimiser.
-        device: Where the step runs.
+    A pass lasts until the next one begins. "backward" includes the norm of the gradients, and "EMA,
+    center" everything after the optimiser. On a GPU the times are the device's own.
     """
 
     def __init__(
@@ -160,15 +155,8 @@ class ProfiledStep(Generic[T]):
     """A training step that times and traces a few steps once, after warm-up.
 
     These steps train like any other. Passes cannot be separated in a CUDA graph, so they are timed
-    in steps without one; the time of a step as the run has it is measured before.
-
-    Args:
-        step: The training step.
-        eager: The same without a CUDA graph.
-        clock: Times its passes.
-        flops: FLOP of one step, by the sizes of its networks.
-        dtype: Compute precision of the matrix products to compare with.
-        folder: Where trace and summary go; made when there is something to write.
+    by the `eager` step; the time of a step as the run has it is measured before. `flops` is the
+    FLOP of a step; trace and summary go to `folder`.
     """
 
     def __init__(

@@ -51,15 +51,7 @@ def write_report(
 ) -> list[str]:
     """Score the encoder that is used downstream and write the run's pictures.
 
-    Args:
-        config: The run's configuration.
-        store: The data.
-        clips: The data on the device.
-        model: The trained objective.
-        dtype: Compute precision.
-
-    Returns:
-        Lines to print: the score before and after, and where the pictures are.
+    Returns lines to print: the score before and after, and where the pictures are.
     """
     device = clips.joints_RVC.device
     plot_curves(read_metrics(config.run), config.run / "curves.png")

@@ -38,15 +38,8 @@ class StepResult:
 class TrainStep:
     """The step of one process; call it with the clips of the batch.
 
-    Args:
-        config: The run's configuration.
-        clips: Resident clips.
-        model: The objective, on the clips' device.
-        optimizer: Its optimiser.
-        dtype: Compute precision.
-        world: This process among all.
-        schedule: Learning rate and momentum of every step.
-        step: Steps already done; enters the random draws.
+    The learning rate and momentum of step s are those at s of `schedule`; `step` steps are already
+    done, and the count enters the random draws.
     """
 
     def __init__(
@@ -126,12 +119,7 @@ class TrainStep:
 def plan_ema(model: Objective, dtype: torch.dtype) -> list[EmaPlan]:
     """Plan the EMA of the target encoder: tensors with a half-precision shadow, and the others.
 
-    Args:
-        model: An objective with a target encoder.
-        dtype: Compute precision; below float32 the targets are computed with shadows.
-
-    Returns:
-        The plans.
+    Below float32, the compute precision `dtype`, the targets are computed with shadows.
     """
     assert model.target_encoder is not None
     shadows = {} if dtype == torch.float32 else model.shadow_teacher(dtype)
@@ -148,16 +136,8 @@ def plan_ema(model: Objective, dtype: torch.dtype) -> list[EmaPlan]:
 def wants_graph(config: TrainConfig, device: torch.device, world: World) -> bool:
     """Whether to capture the step as a CUDA graph: on one GPU unless it is switched off.
 
-    Args:
-        config: `runtime.cuda_graph` is auto, on or off.
-        device: Where the step runs.
-        world: This process among all; collectives are not captured (our choice).
-
-    Returns:
-        The decision.
-
-    Raises:
-        InputError: If it is on where a graph cannot be captured.
+    Collectives are not captured (our choice). Raises InputError if it is on where a graph cannot be
+    captured.
     """
     possible = device.type == "cuda" and world.size == 1
     if config.runtime.cuda_graph == "on" and not possible:

@@ -16,13 +16,7 @@ PANELS = (
 
 
 def plot_ablation(axis: str, cells: Mapping[str, Sequence[Mapping[str, Any]]], out: Path) -> None:
-    """Draw a point for each run and a line through the means.
-
-    Args:
-        axis: Name of the setting.
-        cells: The runs of each value, with `knn_before`, `knn_after` and `ms_per_step`.
-        out: PNG to write.
-    """
+    """Draw a point for each run of each value, and a line through the means."""
     figure = new_figure(max(7.0, 1.2 * len(cells) + 4), 3.2)
     places = range(len(cells))
     for number, (title, lines) in enumerate(PANELS, start=1):

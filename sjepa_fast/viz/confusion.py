@@ -14,13 +14,7 @@ from sjepa_fast.viz.figure import new_figure, save_figure
 def plot_confusion(matrix_CC: Tensor, class_names: Sequence[str], out: Path, title: str) -> None:
     """Draw row-normalised percentages; numbers are written where there are few classes.
 
-    Rows of classes without a test clip are grey.
-
-    Args:
-        matrix_CC: Counts, row is the true class.
-        class_names: One name per class.
-        out: PNG to write.
-        title: Shown above.
+    Rows are true classes; those without a test clip are grey.
     """
     counts = matrix_CC.double().cpu()
     # Without a clip of a class its row is 0 / 0, which is drawn grey.

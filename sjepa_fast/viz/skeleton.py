@@ -42,13 +42,7 @@ def plot_clip_mask(
 ) -> None:
     """Draw up to eight poses over time with visible joints filled, and the mask map below.
 
-    Args:
-        clip_MTVC: The clip, y up; drawn from the front (x, y).
-        layout: Its joints.
-        masked_MSV: True where a token is hidden.
-        out: PNG to write.
-        title: Shown above.
-        segment_length: l.
+    The clip (y up) is drawn from the front; a token is hidden where `masked_MSV` is true.
     """
     bodies, segments, joints = masked_MSV.shape
     poses = min(8, segments)

@@ -24,12 +24,10 @@ WIDTH = 150
 
 
 def clip_from_row(row: NDArray[np.floating[Any]]) -> NDArray[np.float32] | None:
-    """Turn one padded row (300, 150) into a clip (M, T, 25, 3).
+    """Turn one padded row (300, 150) into a clip (M, T, 25, 3), or None if every frame is zero.
 
     Trailing zero frames are dropped, and so is a second body that is all zero (NTU-60) or an exact
     copy of the first (one actor in NTU-120).
-
-    Returns the clip, or None if every frame is zero.
     """
     filled = np.nonzero((row != 0).any(axis=1))[0]
     if len(filled) == 0:

@@ -41,14 +41,9 @@ PARTS = {"train": 1, "test": 2, "": 0}
 def clip_from_array(
     array: NDArray[Any], layout: SkeletonLayout
 ) -> tuple[NDArray[np.float32] | None, str]:
-    """Turn a loaded array into a clip.
+    """Turn an array (T, V, C) or (M, T, V, C), C = 2 or 3, into a clip (M, T, V, 3).
 
-    Args:
-        array: (T, V, C) or (M, T, V, C) with C = 2 or 3.
-        layout: Its joints.
-
-    Returns:
-        The clip (M, T, V, 3), or None and the reason.
+    Returns the clip, or None and the reason.
     """
     full = array[None] if array.ndim == 3 else array
     joints = layout.num_joints
@@ -163,19 +158,11 @@ def _check_columns(rows: list[dict[str, str]]) -> tuple[list[str], list[str]]:
 
 
 def open_generic(raw: Path, *, layout: str = "") -> Source:
-    """Open a folder of clips.
+    """Open a folder of clips in the named layout, or, without a name, in that of `layout.json`.
 
-    Args:
-        raw: The folder.
-        layout: Name of a known layout, or empty for the folder's `layout.json`.
-
-    Returns:
-        The opened set; rows whose file is missing or bad and files without a row are skipped with
-        the reason.
-
-    Raises:
-        InputError: If `labels.csv` or the layout is missing or malformed, or no array has the
-            layout's joints.
+    Rows whose file is missing or bad and files without a row are skipped with the reason. Raises
+    InputError if `labels.csv` or the layout is missing or malformed, or no array has the layout's
+    joints.
     """
     rows = _rows(raw / LABELS)
     skeleton = _layout(raw, layout)

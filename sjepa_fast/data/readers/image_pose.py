@@ -27,15 +27,10 @@ MAX_BODIES = 2
 
 @dataclass(frozen=True)
 class Person:
-    """One detected person in one frame.
+    """One detected person in one frame."""
 
-    Attributes:
-        pose_V4: x, y, z, confidence of each joint.
-        track: Identity over frames where the detector gave one, else None.
-    """
-
-    pose_V4: Array
-    track: int | None = None
+    pose_V4: Array  # x, y, z, confidence of each joint
+    track: int | None = None  # identity over frames where the detector gave one, else None
 
 
 def _gap(pose_V4: Array, last_V4: Array) -> float:
@@ -49,18 +44,13 @@ def _gap(pose_V4: Array, last_V4: Array) -> float:
 
 
 def link_bodies(frames: list[list[Person]], most: int = MAX_BODIES) -> Array:
-    """Follow people from frame to frame and keep those who are seen most.
+    """Follow people from frame to frame and keep the `most` who are seen most.
 
     With track identities, each identity is one body. Without, a person continues the body whose
     last pose is nearest, if that is within the body's own height; nearest pairs are linked first.
     Frames without anybody are dropped, as in NTU data.
 
-    Args:
-        frames: Detected people.
-        most: Bodies to keep.
-
-    Returns:
-        (M, T, V, 4), the body of highest summed confidence first; zero where a body is absent.
+    Returns (M, T, V, 4), the body of highest summed confidence first; zero where a body is absent.
     """
     frames = [people for people in frames if people]
     tracks: list[dict[int, Array]] = []
@@ -121,19 +111,12 @@ def _torso(points_TV3: Array, layout: SkeletonLayout) -> float:
 def clip_from_poses(
     poses_MTV4: Array, layout: SkeletonLayout, *, image: bool
 ) -> tuple[NDArray[np.float32] | None, str]:
-    """Make a clip of estimated poses.
+    """Make a clip (M, T, V, 3), zero where a body is absent, of estimated poses.
 
     Estimators have x to the right, y down and z away from the camera; the clip's coordinates are
-    (-x, -y, z). Image coordinates are divided by the first body's median torso length and
-    multiplied by 0.5 m. The first body's center joint in its first frame becomes the origin.
-
-    Args:
-        poses_MTV4: x, y, z, confidence; pixels (z is ignored) or metres.
-        layout: Its joints.
-        image: Whether x and y are image coordinates.
-
-    Returns:
-        (M, T, V, 3), zero where a body is absent, or None and the reason.
+    (-x, -y, z). Image coordinates, in pixels and without z, are divided by the first body's median
+    torso length and multiplied by 0.5 m. The first body's center joint in its first frame becomes
+    the origin. Returns the clip, or None and the reason.
     """
     if 0 in poses_MTV4.shape:
         return None, "nobody was found"

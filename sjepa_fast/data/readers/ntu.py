@@ -80,18 +80,10 @@ def clip_of(parsed: Tracks | str) -> tuple[NDArray[np.float32] | None, str]:
 
 
 def open_ntu(name: str, raw: Path, *, missing: Path | None = None) -> Source:
-    """Open a folder of `.skeleton` files (searched recursively).
+    """Open ntu60 or ntu120 from a folder of `.skeleton` files (searched recursively).
 
-    Args:
-        name: ntu60 or ntu120.
-        raw: The folder.
-        missing: List of samples to leave out, as published with the data set.
-
-    Returns:
-        The opened set; damaged and listed files become skipped records.
-
-    Raises:
-        InputError: If the folder holds no such file.
+    Damaged files and those on the published list `missing` become skipped records. Raises
+    InputError if the folder holds no such file.
     """
     files = sorted(raw.rglob("*.skeleton")) if raw.is_dir() else []
     if not files:

@@ -70,10 +70,7 @@ def _tracks(joints: list[NDArray[np.float64]], starts: list[int]) -> list[Track]
 
 
 def parse_bytes(data: bytes) -> Tracks | str:
-    """Read one file with the Python reader.
-
-    Returns its tracks, or why it cannot be used.
-    """
+    """Read one file with the Python reader; returns its tracks, or why it cannot be used."""
     try:
         # Only numbers and ids are read, so the other columns may hold any bytes.
         return parse_skeleton(data.decode("latin-1"))
@@ -82,14 +79,9 @@ def parse_bytes(data: bytes) -> Tracks | str:
 
 
 def parse_all(files: Sequence[bytes], threads: int) -> list[Tracks | str]:
-    """Read several files, with the C++ reader where it is built.
+    """Read several files, with the C++ reader where it is built, which takes one file per thread.
 
-    Args:
-        files: Contents of `.skeleton` files.
-        threads: Threads of the C++ reader, one file each at a time.
-
-    Returns:
-        For each file its tracks, or why it cannot be used.
+    Returns for each file its tracks, or why it cannot be used.
     """
     read = getattr(LIBRARY, "sjepa_read_skeletons", None)
     if read is None or not files:

@@ -197,18 +197,11 @@ def _recordings(cuts: list[Cut]) -> Records:
 
 
 def open_pku(name: str, raw: Path) -> Source:
-    """Open PKU-MMD (searched recursively).
+    """Open pku1 or pku2 (searched recursively): recordings with label files, or (pku1) cut clips.
 
-    Args:
-        name: pku1 or pku2.
-        raw: Folder with recordings and label files, or (pku1) with cut clips.
-
-    Returns:
-        The opened set with the splits xsub and xview: the release's own lists where the folder has
-        them (`cross-subject*.txt`, `cross-view*.txt`), else the published rule.
-
-    Raises:
-        InputError: If the folder holds neither.
+    The splits xsub and xview are the release's own lists where the folder has them
+    (`cross-subject*.txt`, `cross-view*.txt`), else the published rule. Raises InputError if the
+    folder holds neither recordings nor clips.
     """
     texts = [file for file in sorted(raw.rglob("*.txt")) if re.fullmatch(NAMES[name], file.stem)]
     labels = {file.stem: file for file in texts if "label" in file.parent.name.lower()}

@@ -83,18 +83,10 @@ def _mediapipe(content: Any, joints: int) -> Frames:
 
 
 def read_pose_json(path: Path, layout: str, joints: int) -> tuple[Frames, bool]:
-    """Read the people of each frame.
+    """Read the people of each frame from a `.json`, or for OpenPose a folder of one per frame.
 
-    Args:
-        path: A `.json`, or for OpenPose also a folder of one `.json` per frame.
-        layout: One of `FORMATS`.
-        joints: Joints a person must have.
-
-    Returns:
-        The frames, and whether they are in image coordinates (else metres).
-
-    Raises:
-        ValueError: If the content has another form; OSError if it cannot be read.
+    Returns the frames, and whether they are in image coordinates (else metres). Raises ValueError
+    if the content is not of the layout, one of `FORMATS`; OSError if it cannot be read.
     """
     try:
         if path.is_dir():

@@ -35,17 +35,10 @@ def split_sizes(splits: Splits) -> Sizes:
 
 
 def compare(name: str, inputs: int, clips: int, splits: Splits) -> str:
-    """Say in one line how a prepared set compares with the published one.
+    """Say in one line how a prepared set compares with the published one, if that has counts.
 
-    Args:
-        name: Name of the data set.
-        inputs: Inputs that were found, left out or not.
-        clips: Clips that were kept.
-        splits: Their splits.
-
-    Returns:
-        A line that begins with "warning:" where a full set was given and the counts differ; empty
-        for a set without published counts.
+    The line begins with "warning:" where a full set was given (by its `inputs`, left out or not)
+    and the counts differ.
     """
     published = PUBLISHED.get(name)
     if published is None:

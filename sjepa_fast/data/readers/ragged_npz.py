@@ -25,24 +25,15 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class RaggedSet:
-    """How one set differs from the others.
+    """How one set differs from the others."""
 
-    Attributes:
-        file: File name inside the raw folder.
-        layout: Layout of the store.
-        columns: Integer columns to keep.
-        splits: Makes the splits.
-        to_metres: Maps stored coordinates (..., 3) to metres with y up.
-        used: Column that says which sequences belong to the protocol; empty for all.
-        order: Joint names of the file in layout order; empty where it is the layout's own order.
-    """
-
-    file: str
+    file: str  # file name inside the raw folder
     layout: SkeletonLayout
-    columns: tuple[str, ...]
+    columns: tuple[str, ...]  # integer columns to keep
     splits: Callable[[Columns], Splits]
-    to_metres: Callable[[Array], Array]
-    used: str = ""
+    to_metres: Callable[[Array], Array]  # maps stored coordinates (..., 3) to metres with y up
+    used: str = ""  # column that says which sequences belong to the protocol; empty for all
+    # Joint names of the file in layout order; empty where it is the layout's own order.
     order: tuple[str, ...] = ()
 
 

@@ -22,21 +22,14 @@ Splits = dict[str, NDArray[np.int8]]
 
 @dataclass(frozen=True)
 class Record:
-    """One clip, or one input that is left out.
-
-    Attributes:
-        name: Unique name.
-        clip_MTVC: (M, T, V, 3) metres, y up; None for an input that is skipped.
-        label: From 0.
-        meta: Integer columns, the same for all records of a reader.
-        reason: Why it is skipped; empty for a clip.
-    """
+    """One clip, or one input that is left out."""
 
     name: str
+    # (M, T, V, 3) metres, y up; None for an input that is skipped.
     clip_MTVC: NDArray[np.float32] | None
-    label: int
-    meta: dict[str, int]
-    reason: str = ""
+    label: int  # from 0
+    meta: dict[str, int]  # integer columns, the same for all records of a reader
+    reason: str = ""  # why it is skipped; empty for a clip
 
 
 class Records(Protocol):
@@ -49,39 +42,22 @@ class Records(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """An opened raw data set.
+    """An opened raw data set."""
 
-    Attributes:
-        name: Name of the data set.
-        layout: Joints after reading.
-        class_names: One name per label.
-        count: Records to expect, for the progress bar.
-        records: Yields them.
-        identity: Changes with the raw files, so that a run cannot resume one with other files.
-        splits: Makes the splits from the names and columns of the clips that were kept.
-    """
-
-    name: str
-    layout: SkeletonLayout
-    class_names: tuple[str, ...]
-    count: int
+    name: str  # name of the data set
+    layout: SkeletonLayout  # joints after reading
+    class_names: tuple[str, ...]  # one name per label
+    count: int  # records to expect, for the progress bar
     records: Records
-    identity: str
+    identity: str  # changes with the raw files, so that a run cannot resume one with other files
+    # Makes the splits from the names and columns of the clips that were kept.
     splits: Callable[[list[str], Columns], Splits]
 
 
 def numbered_classes(labels: Iterable[int], form: str = "{}") -> tuple[str, ...]:
-    """Name the classes 0 to the largest label.
+    """Name the classes 0 to the largest label; one below 0 has none and is refused by the store.
 
-    Args:
-        labels: Labels of all clips.
-        form: How a name is made of a label's number.
-
-    Returns:
-        One name per class; a label below 0 has none and is refused by the store.
-
-    Raises:
-        InputError: If a label is so large that it can only be a mistake.
+    Raises InputError if a label is so large that it can only be a mistake.
     """
     most = max(labels, default=-1)
     if most >= MAX_CLASSES:

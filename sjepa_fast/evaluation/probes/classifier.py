@@ -154,24 +154,11 @@ def train_classifier(
     seed: int,
     log: RunLog,
 ) -> Finetuned:
-    """Train by the recipe, and score the test part every `score_every`.
+    """Train encoder and head in place by the recipe, and score the test part every `score_every`.
 
-    Args:
-        model: Encoder and head on the device, drop path set; trained in place.
-        clips: The resident store.
-        train_ids: Labelled clips.
-        test_ids: Test clips; used for the scores alone.
-        config: Frames, crops, stream and segment length.
-        recipe: All settings of the training.
-        dtype: Compute precision.
-        seed: Of order and views (dropout follows torch's own generator).
-        log: Gets a row and a line at every score.
-
-    Returns:
-        The accuracies and the scores after the last step.
-
-    Raises:
-        FloatingPointError: If the loss is not finite.
+    The test clips are used for the scores alone. `seed` is that of order and views; dropout follows
+    torch's own generator. The log gets a row and a line at every score. Raises FloatingPointError
+    if the loss is not finite.
     """
     device = train_ids.device
     views = augmentation(config, clips.max_bodies, crop=recipe.views, view=recipe.views)

@@ -39,20 +39,11 @@ def penalised_loss(
 def fit_logistic(
     x_ND: Tensor, labels_N: Tensor, classes: int, c: float, iterations: int = 500
 ) -> Logistic:
-    """Fit by L-BFGS in float64 on the row space of the features.
+    """Fit by L-BFGS in float64 on the row space of the features, which the caller has scaled.
 
     The optimum of an L2-penalised model lies in the span of the rows, so an SVD to at most N
-    directions changes nothing and makes wide features (thousands) cheap.
-
-    Args:
-        x_ND: Training features, scaled by the caller.
-        labels_N: Labels, int64.
-        classes: C.
-        c: Inverse penalty.
-        iterations: Upper bound of L-BFGS iterations.
-
-    Returns:
-        The classifier, float64.
+    directions changes nothing and makes wide features (thousands) cheap. `c` is the inverse
+    penalty.
     """
     x = x_ND.double()
     _, singular, directions = torch.linalg.svd(x, full_matrices=False)

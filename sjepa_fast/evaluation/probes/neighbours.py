@@ -38,18 +38,9 @@ def knn_predict(
 ) -> dict[int, Tensor]:
     """Predict labels by the majority of the k most similar training rows (cosine).
 
-    Ties between classes go to the class with the larger sum of similarities. Source: method 6.5
+    Ties between classes go to the class with the larger sum of similarities. All `ks` are answered
+    in one pass, `chunk` test rows at a time; returns the labels (Q,) for each. Source: method 6.5
     (STARS), features L2-normalised.
-
-    Args:
-        train_ND: Training features.
-        train_labels_N: Their labels, int64.
-        test_QD: Test features.
-        ks: Neighbour counts, all answered in one pass.
-        chunk: Test rows at a time.
-
-    Returns:
-        For each k the predicted labels (Q,).
     """
     bank = normalize(train_ND, dim=1)
     most = min(max(ks), len(bank))

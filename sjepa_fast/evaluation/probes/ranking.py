@@ -17,21 +17,11 @@ def retrieve(
     query_labels_Q: Tensor,
     chunk: int = 1024,
 ) -> tuple[Tensor, Tensor]:
-    """Rank the whole gallery by cosine for each query.
+    """Rank the whole gallery by cosine for each query, `chunk` queries at a time.
 
     The average precision of a query is the mean, over the gallery rows of its class, of the share
-    of rows of that class among all rows ranked as high or higher.
-
-    Args:
-        gallery_ND: Features of the gallery.
-        gallery_labels_N: Their labels.
-        query_QD: Features of the queries.
-        query_labels_Q: Their labels.
-        chunk: Queries at a time.
-
-    Returns:
-        The label of the first row for each query (Q,), and the average precision (Q,), NaN for
-        queries whose class is not in the gallery.
+    of rows of that class among all rows ranked as high or higher. Returns the label of the first
+    row (Q,), and the average precision (Q,), NaN for queries whose class is not in the gallery.
     """
     bank = normalize(gallery_ND, dim=1)
     rank = torch.arange(1, len(bank) + 1, device=bank.device, dtype=torch.float64)

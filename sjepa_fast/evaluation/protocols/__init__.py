@@ -31,14 +31,9 @@ class Protocol:
 
 
 def of_one_run(request_type: type[Any], run: Callable[[Subject, Any], Outcome]) -> Protocol:
-    """Make a protocol of a function that scores the encoder of one run.
+    """Make a protocol of a function that scores one run's encoder, for a request type.
 
-    Args:
-        request_type: A `Request`.
-        run: Called with the opened run and clips, and the request.
-
-    Returns:
-        The protocol; its results state run, data and device.
+    Its results state run, data and device.
     """
 
     def opened(request: Any) -> Result:
