@@ -25,6 +25,7 @@ from sjepa_fast.config.files import (
     RENAMED,
     apply_values,
     check_resumable,
+    leaves,
     parse_train,
     read_config,
     to_dict,
@@ -68,7 +69,7 @@ def axis_named(name: str) -> str:
 
     Raises InputError if no key has this name (the nearest are listed), or several have.
     """
-    keys = [key for key in _leaves(to_dict(TrainConfig())) if key not in _NOT_AN_AXIS]
+    keys = [key for key in leaves(to_dict(TrainConfig())) if key not in _NOT_AN_AXIS]
     wanted = name.replace("-", "_")
     for (section, old), new in RENAMED.items():
         if wanted in (old, f"{section}.{old}", f"{section}_{old}") and new.key != old:
@@ -82,14 +83,6 @@ def axis_named(name: str) -> str:
         raise InputError("axis", f"{name} means several keys", f"choose {' or '.join(found)}")
     shorts = {key.rpartition(".")[2]: key for key in keys}
     raise InputError("axis", f"{name} is no key", nearest(wanted, [*keys, *shorts]))
-
-
-def _leaves(tree: dict[str, Any], path: str = "") -> list[str]:
-    found = []
-    for key, value in tree.items():
-        name = f"{path}{key}"
-        found += _leaves(value, f"{name}.") if isinstance(value, dict) else [name]
-    return found
 
 
 def _take_list(args: list[str], flag: str) -> list[str]:

@@ -48,9 +48,8 @@ def parse(config_type: type[T], args: list[str], *, default: T | None = None, pr
         raise InputError(unknown[1], "no such flag", nearest(unknown[1], known))
     choice = re.search(r"nvalid choice '(.*?)' for argument '--(\S+)'.*?one of \((.*?)\)\.", text)
     if choice:
-        raise InputError(
-            choice[2], choice[1], nearest(choice[1], re.findall(r"'(.*?)'", choice[3]))
-        )
+        known = re.findall(r"'(.*?)'", choice[3])
+        raise InputError(choice[2], choice[1], nearest(choice[1], known))
     wrong = re.search(r"Error parsing (\S+): (.*?)(?: Argument helptext| For full|$)", text)
     if wrong:
         raise InputError(wrong[1], wrong[2], "see --help")

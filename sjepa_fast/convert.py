@@ -99,11 +99,9 @@ def read_state(file: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise InputError("file", f"{file}: {error.strerror}", "name a checkpoint") from error
     except pickle.UnpicklingError as error:
-        raise InputError(
-            "file",
-            f"{file} is no checkpoint, or holds more than tensors and plain values",
-            "save its state dict alone: torch.save(model.state_dict(), FILE)",
-        ) from error
+        value = f"{file} is no checkpoint, or holds more than tensors and plain values"
+        fix = "save its state dict alone: torch.save(model.state_dict(), FILE)"
+        raise InputError("file", value, fix) from error
     except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise InputError("file", f"{file}: {error}", "use an undamaged checkpoint") from error
     state = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded

@@ -70,19 +70,13 @@ def prepare_run(config: TrainConfig, store: Store) -> None:
     written = config.run / "config.yaml"
     if list_checkpoints(config.run):
         if config.resume != "auto":
-            raise InputError(
-                "run",
-                f"{config.run} already holds a run",
-                "add --resume auto to continue it, or choose another --run",
-            )
+            fix = "add --resume auto to continue it, or choose another --run"
+            raise InputError("run", f"{config.run} already holds a run", fix)
         check_resumable(config, read_config(written))
         begun = json.loads((config.run / "data.json").read_text())["fingerprint"]
         if begun != store.fingerprint:
-            raise InputError(
-                "data.root",
-                f"{config.data.root} holds other clips or splits than when the run began",
-                "restore that store, or choose another --run",
-            )
+            value = f"{config.data.root} holds other clips or splits than when the run began"
+            raise InputError("data.root", value, "restore that store, or choose another --run")
     write_text(written, to_yaml(config))
     data = {
         "store": store.name,
@@ -97,11 +91,8 @@ def run_lengths(config: TrainConfig, clips: int) -> tuple[int, int]:
     """Return (steps of the run, warm-up steps); the last part batch of an epoch is dropped."""
     per_epoch = clips // config.optim.batch_size
     if per_epoch == 0:
-        raise InputError(
-            "optim.batch_size",
-            f"{config.optim.batch_size} is larger than the {clips} training clips",
-            f"use --optim.batch-size {clips} or less",
-        )
+        value = f"{config.optim.batch_size} is larger than the {clips} training clips"
+        raise InputError("optim.batch_size", value, f"use --optim.batch-size {clips} or less")
     unit = per_epoch if config.optim.unit == "epochs" else 1
     return config.optim.length * unit, config.optim.warmup * unit
 

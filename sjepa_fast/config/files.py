@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -45,13 +46,21 @@ RENAMED = {
 }
 
 
+# Plain types, what is read as them, and their names for messages. YAML 1.1 reads "1e-3" as a
+# string, so numbers in strings are numbers here.
+_PLAIN: tuple[tuple[type, Any, str], ...] = (
+    (float, int | float | str, "a number"),
+    (int, int, "a whole number"),
+    (bool, bool, "true or false"),
+)
+
+
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_unstructure_hook(Path, str)
     converter.register_structure_hook(Path, lambda value, _: Path(value))
-    converter.register_structure_hook(float, _strict_float)
-    converter.register_structure_hook(int, _strict_int)
-    converter.register_structure_hook(bool, _strict_bool)
+    for kind, accepted, what in _PLAIN:
+        converter.register_structure_hook(kind, _strict(kind, accepted, what))
     converter.register_structure_hook_func(
         _is_choice, lambda value, kind: _one_of(value, get_args(kind))
     )
@@ -66,23 +75,14 @@ def _message(error: BaseException, kind: type[Any] | None) -> str:
     return str(error) if isinstance(error, ValueError) else format_exception(error, kind)
 
 
-def _strict_float(value: object, _: object) -> float:
-    # YAML 1.1 reads "1e-3" as a string, so numbers in strings are numbers here.
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{value!r} is not a number")
-    return float(value)
+def _strict(kind: type, accepted: Any, what: str) -> Callable[[object, object], Any]:
+    def structure(value: object, _: object) -> Any:
+        # A bool is an int to Python.
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"{value!r} is not {what}")
+        return kind(value)
 
-
-def _strict_int(value: object, _: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{value!r} is not a whole number")
-    return value
-
-
-def _strict_bool(value: object, _: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{value!r} is not true or false")
-    return value
+    return structure
 
 
 def _is_choice(kind: Any) -> bool:
@@ -100,6 +100,15 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
     """Return the configuration as nested plain values."""
     tree: dict[str, Any] = _converter().unstructure(config)
     return tree
+
+
+def leaves(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Return the values of a nested mapping by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = isinstance(value, dict)
+        found |= leaves(value, f"{path}{key}.") if inner else {f"{path}{key}": value}
+    return found
 
 
 def to_yaml(config: TrainConfig) -> str:
@@ -158,8 +167,7 @@ def _merge(
     for key, value in extra.items():
         name = f"{path}{key}"
         if key not in base:
-            fix = nearest(str(key), list(base))
-            raise InputError(name, f"no such key (in {file})", fix)
+            raise InputError(name, f"no such key (in {file})", nearest(str(key), list(base)))
         if isinstance(base[key], dict):
             if not isinstance(value, dict):
                 raise InputError(name, f"{value!r} (in {file})", "give a mapping of keys")
@@ -185,11 +193,9 @@ def _load(file: Path) -> dict[str, Any]:
         raise InputError("config", f"{file}: {error.strerror}", "name a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError("config", f"{file} is not YAML ({error})", "mend the file") from error
-    if loaded is None:
-        loaded = {}
-    if not isinstance(loaded, dict):
+    if not isinstance(loaded, dict | None):
         raise InputError("config", f"{file} is not a mapping", "write `section: {key: value}`")
-    return loaded
+    return loaded or {}
 
 
 def apply_values(config: TrainConfig, values: dict[str, Any], source: Path | str) -> TrainConfig:
@@ -237,10 +243,6 @@ Values come from the preset, then the YAML file, then the flags; the later wins.
 """
 
 
-def _describe_presets() -> list[str]:
-    return [f"  {name:<28}{found.about}" for name, found in PRESETS.items()]
-
-
 def parse_train(argv: list[str]) -> TrainConfig:
     """Resolve `[PRESET] [--config FILE] [--section.key value ...]`: preset < YAML < flags.
 
@@ -252,7 +254,8 @@ def parse_train(argv: list[str]) -> TrainConfig:
     """
     args = _flags_with_new_names(argv)
     if "--help" in args or "-h" in args:
-        print(_USAGE.format(presets="\n".join(_describe_presets())))
+        presets = "\n".join(f"  {name:<28}{found.about}" for name, found in PRESETS.items())
+        print(_USAGE.format(presets=presets))
     name = args.pop(0) if args and not args[0].startswith("-") else None
     file = _take(args, "--config")
     base = preset(name or "sjepa-demo")
@@ -290,19 +293,9 @@ def check_resumable(now: TrainConfig, before: TrainConfig) -> None:
 
     `now` is the configuration of this start, `before` the one in the run folder.
     """
-    _compare(to_dict(now), to_dict(before), "")
-
-
-def _compare(now: dict[str, Any], before: dict[str, Any], path: str) -> None:
-    for key, value in now.items():
-        name = f"{path}{key}"
-        if name in FREE_ON_RESUME:
-            continue
-        if isinstance(value, dict):
-            _compare(value, before[key], f"{name}.")
-        elif value != before[key]:
-            raise InputError(
-                name,
-                f"{value}, but the run began with {before[key]}",
-                "resume with the run's own value, or choose another --run",
-            )
+    began = leaves(to_dict(before))
+    for name, value in leaves(to_dict(now)).items():
+        free = any(f"{name}.".startswith(f"{key}.") for key in FREE_ON_RESUME)
+        if not free and value != began[name]:
+            fix = "resume with the run's own value, or choose another --run"
+            raise InputError(name, f"{value}, but the run began with {began[name]}", fix)

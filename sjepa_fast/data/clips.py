@@ -202,11 +202,9 @@ def load_tables(store: Store, data: DataConfig, device: torch.device) -> Residen
 
 def _check_bodies(store: Store, data: DataConfig) -> None:
     if store.max_bodies > data.bodies:
-        raise InputError(
-            "data.bodies",
-            f"{data.bodies}, but the store {store.name} has clips with {store.max_bodies} bodies",
-            f"use --data.bodies {store.max_bodies}",
-        )
+        most = store.max_bodies
+        value = f"{data.bodies}, but the store {store.name} has clips with {most} bodies"
+        raise InputError("data.bodies", value, f"use --data.bodies {most}")
 
 
 def _clips_of(

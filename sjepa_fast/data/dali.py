@@ -34,11 +34,8 @@ def require_dali() -> None:
     if found is None:
         is_13 = (torch.version.cuda or "").startswith("13")
         cuda, extra = ("130", "-cu13") if is_13 else ("120", "")
-        raise InputError(
-            "data.backend",
-            "dali needs NVIDIA DALI, which is not installed",
-            f"run: pip install nvidia-dali-cuda{cuda} (or: pip install 'sjepa-fast[dali{extra}]')",
-        )
+        fix = f"run: pip install nvidia-dali-cuda{cuda} (or: pip install 'sjepa-fast[dali{extra}]')"
+        raise InputError("data.backend", "dali needs NVIDIA DALI, which is not installed", fix)
 
 
 def _set_worker_signals() -> None:

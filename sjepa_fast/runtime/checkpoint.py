@@ -65,9 +65,8 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
     try:
         model.load_state_dict(safetensors.torch.load_file(path))
     except (OSError, safetensors.SafetensorError, RuntimeError) as error:
-        raise InputError(
-            "run", f"{path}: {error}", "use a checkpoint of this configuration, undamaged"
-        ) from error
+        fix = "use a checkpoint of this configuration, undamaged"
+        raise InputError("run", f"{path}: {error}", fix) from error
 
 
 def load_state(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
@@ -80,6 +79,5 @@ def load_state(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         optimizer.load_state_dict(state["optimizer"])
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise InputError(
-            "resume", f"{path}: {error}", "delete that checkpoint folder to resume an older one"
-        ) from error
+        fix = "delete that checkpoint folder to resume an older one"
+        raise InputError("resume", f"{path}: {error}", fix) from error

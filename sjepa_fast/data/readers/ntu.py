@@ -87,9 +87,8 @@ def open_ntu(name: str, raw: Path, *, missing: Path | None = None) -> Source:
     """
     files = sorted(raw.rglob("*.skeleton")) if raw.is_dir() else []
     if not files:
-        raise InputError(
-            "raw", f"{raw} holds no .skeleton file", "name the folder of raw skeletons"
-        )
+        fix = "name the folder of raw skeletons"
+        raise InputError("raw", f"{raw} holds no .skeleton file", fix)
     left_out, classes = read_missing(missing), CLASSES[name]
     splits = ntu60_splits if name == "ntu60" else ntu120_splits
 
