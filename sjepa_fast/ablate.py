@@ -12,7 +12,6 @@ import math
 import os
 import re
 import statistics
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,13 +207,12 @@ def table(axis: str, cells: dict[str, list[dict[str, Any]]]) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for value, runs in cells.items():
-        columns = [
-            spread([run["knn_before"] for run in runs], 1),
-            spread([run["knn_after"] for run in runs], 1),
-            f"{statistics.mean(run['knn_after'] - run['knn_before'] for run in runs):+.1f}",
-            spread([run["ms_per_step"] for run in runs], 1),
-            spread([run["effective_rank"] for run in runs], 1),
-        ]
+        before, after, *others = (
+            spread([run[key] for run in runs], 1)
+            for key in ("knn_before", "knn_after", "ms_per_step", "effective_rank")
+        )
+        change = statistics.mean(run["knn_after"] - run["knn_before"] for run in runs)
+        columns = [before, after, f"{change:+.1f}", *others]
         if any(run["collapsed"] for run in runs):
             columns[-1] += " (collapsed)"
         lines.append(f"| {value} | {' | '.join(columns)} |")
@@ -261,8 +259,7 @@ def ablate(ablation: Ablation) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     """Console entry: exit with 0, 1, 2 (usage) or 130 (interrupted)."""
-    arguments = sys.argv[1:] if argv is None else argv
-    cli.run_main(lambda: ablate(parse_ablation(arguments)))
+    cli.run_main(lambda: ablate(parse_ablation(cli.arguments(argv))))
 
 
 if __name__ == "__main__":

@@ -27,13 +27,15 @@ def _flags(config_type: Any, prefix: str = "") -> Iterator[str]:
             yield f"--{prefix}{name}".replace("_", "-")
 
 
-def parse(config_type: type[T], args: list[str], *, default: T | None = None, prog: str) -> T:
+def parse(
+    config_type: type[T], argv: list[str] | None, *, default: T | None = None, prog: str
+) -> T:
     """Parse command-line flags into a dataclass; nested ones give dotted flags (`--data.root`).
 
     `default` has the values of the flags that are not given. Raises InputError on an unknown flag
     (with the nearest ones) or a value of the wrong type, and SystemExit with code 0 after `--help`.
     """
-    start = tyro.MISSING_NONPROP if default is None else default
+    args, start = arguments(argv), tyro.MISSING_NONPROP if default is None else default
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):
@@ -59,6 +61,11 @@ def parse(config_type: type[T], args: list[str], *, default: T | None = None, pr
 def _plain(text: str) -> str:
     # tyro draws its messages in boxes, several lines high.
     return re.sub(r"[─│╭╮╰╯\s]+", " ", text).strip()
+
+
+def arguments(argv: list[str] | None) -> list[str]:
+    """Return the given arguments, or those of this process."""
+    return sys.argv[1:] if argv is None else argv
 
 
 def run_main(body: Callable[[], int]) -> None:

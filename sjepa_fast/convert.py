@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
-import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +23,8 @@ import tyro
 from torch import Tensor
 
 from sjepa_fast import cli
+from sjepa_fast.config import schema
 from sjepa_fast.config.files import to_yaml
-from sjepa_fast.config.schema import (
-    DataConfig,
-    MaskConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    TrainConfig,
-)
 from sjepa_fast.config.validation import validate
 from sjepa_fast.errors import InputError
 from sjepa_fast.models.predictor import Predictor
@@ -111,7 +104,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): value for name, value in tensors.items()}
 
 
-def _sizes(state: dict[str, Tensor], heads: int) -> tuple[ModelConfig, int, int]:
+def _sizes(state: dict[str, Tensor], heads: int) -> tuple[schema.ModelConfig, int, int]:
     """Return the model's sizes, frames and joints, read from the weights' shapes."""
     needed = ("joints_embed.proj.weight", "temp_embed", "pos_embed", "blocks.0.norm1.weight")
     for name in needed:
@@ -126,7 +119,7 @@ def _sizes(state: dict[str, Tensor], heads: int) -> tuple[ModelConfig, int, int]
         raise InputError("joints_embed.proj.weight", tuple(kernel), "expected (D, 3, l, 1)")
     if width % heads:
         raise InputError("heads", f"{heads} does not divide the width {width}", "give the model's")
-    model = ModelConfig(
+    model = schema.ModelConfig(
         segment_length=length,
         width=width,
         depth=_depth(state, "blocks"),
@@ -151,7 +144,7 @@ def _names(parts: dict[str, str], blocks: str, depth: int) -> dict[str, str]:
     return names
 
 
-def encoder_weights(state: dict[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
+def encoder_weights(state: dict[str, Tensor], model: schema.ModelConfig) -> dict[str, Tensor]:
     """Rename and reshape MAMP's encoder weights into the state dict of our `SkeletonTransformer`.
 
     MAMP embeds by a convolution, whose weight (D, C, l, 1) numbers a tubelet coordinate first; our
@@ -201,12 +194,12 @@ def convert(request: ConvertConfig) -> int:
     if joints != NTU25.num_joints:
         raise InputError("pos_embed", f"{joints} joints", "expected the 25 joints of Kinect v2")
     encoder = encoder_weights(state, sizes)
-    config = TrainConfig(
+    config = schema.TrainConfig(
         run=request.out,
-        data=DataConfig(split=request.split, frames=frames, eval_crop=0.95),
+        data=schema.DataConfig(split=request.split, frames=frames, eval_crop=0.95),
         model=sizes,
-        mask=MaskConfig(mamp_count=True),
-        objective=ObjectiveConfig(kind="mamp", target_norm="patch"),
+        mask=schema.MaskConfig(mamp_count=True),
+        objective=schema.ObjectiveConfig(kind="mamp", target_norm="patch"),
     )
     validate(config)
     torch.manual_seed(config.seed)
@@ -237,7 +230,7 @@ def convert(request: ConvertConfig) -> int:
     return 0
 
 
-def _write(request: ConvertConfig, config: TrainConfig, model: MAMP) -> None:
+def _write(request: ConvertConfig, config: schema.TrainConfig, model: MAMP) -> None:
     origin = f"converted from {request.file.name} ({request.kind}); its clips are not known"
     with new_folder(request.out) as folder:
         write_text(folder / "config.yaml", to_yaml(config))
@@ -251,8 +244,7 @@ def _write(request: ConvertConfig, config: TrainConfig, model: MAMP) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Console entry: exit with 0, 1 or 2 (usage)."""
-    arguments = sys.argv[1:] if argv is None else argv
-    cli.run_main(lambda: convert(cli.parse(ConvertConfig, arguments, prog="sjepa_fast.convert")))
+    cli.run_main(lambda: convert(cli.parse(ConvertConfig, argv, prog="sjepa_fast.convert")))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 from typing import Any
 
 import numpy as np
@@ -110,8 +109,7 @@ def run(arguments: list[str]) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     """Console entry: exit with 0, 1, 2 (usage) or 130 (interrupted, no result written)."""
-    arguments = sys.argv[1:] if argv is None else argv
-    cli.run_main(lambda: run(arguments))
+    cli.run_main(lambda: run(cli.arguments(argv)))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -53,8 +52,7 @@ def export(request: ExportConfig) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     """Console entry: exit with 0, 1, 2 (usage) or 130 (interrupted, nothing left behind)."""
-    arguments = sys.argv[1:] if argv is None else argv
-    cli.run_main(lambda: export(cli.parse(ExportConfig, arguments, prog="sjepa_fast.export")))
+    cli.run_main(lambda: export(cli.parse(ExportConfig, argv, prog="sjepa_fast.export")))
 
 
 if __name__ == "__main__":

@@ -184,8 +184,7 @@ def prepare(request: PrepareConfig) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     """Console entry: exit with 0, 1, 2 (usage) or 130 (interrupted, nothing left behind)."""
-    arguments = sys.argv[1:] if argv is None else argv
-    cli.run_main(lambda: prepare(cli.parse(PrepareConfig, arguments, prog="sjepa_fast.prepare")))
+    cli.run_main(lambda: prepare(cli.parse(PrepareConfig, argv, prog="sjepa_fast.prepare")))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable
 
@@ -240,8 +239,7 @@ def train(config: TrainConfig) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     """Console entry: parse, train, exit with 0, 1, 2 (usage) or 130 (interrupted)."""
-    arguments = sys.argv[1:] if argv is None else argv
-    cli.run_main(lambda: train(parse_train(arguments)))
+    cli.run_main(lambda: train(parse_train(cli.arguments(argv))))
 
 
 if __name__ == "__main__":
