@@ -185,20 +185,11 @@ def stagger(m: Motion, p: Series, side: int, style: float) -> None:
 
 Action = Callable[[Motion, Series, int, float], None]
 
-SOLO: dict[str, Action] = {
-    "raise arm": raise_arm,
-    "lower arm": lower_arm,
-    "wave": wave,
-    "punch": punch,
-    "clap": clap,
-    "kick": kick,
-    "sit down": sit_down,
-    "stand up": stand_up,
-    "bow": bow,
-    "jump": jump,
-    "drink": drink,
-    "throw": throw,
-}
+_ALONE = (
+    *(raise_arm, lower_arm, wave, punch, clap, kick),
+    *(sit_down, stand_up, bow, jump, drink, throw),
+)
+SOLO: dict[str, Action] = {act.__name__.replace("_", " "): act for act in _ALONE}
 PAIRS: dict[str, tuple[Action, Action]] = {
     "shake hands": (handshake, handshake),
     "push": (push, stagger),

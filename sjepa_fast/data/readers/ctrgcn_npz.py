@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sjepa_fast.data.readers.record import Columns, Record, Source, Splits, identity_of, two_parts
+from sjepa_fast.data.readers.record import Record, Source, identity_of, two_parts
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import NTU25
 
@@ -116,9 +116,6 @@ def open_ctrgcn(raw: Path, *, split_name: str = "xsub") -> Source:
                         clip, reason = None, "NaN or infinite joints"
                     yield Record(name, clip, int(labels[part][i]), meta, reason)
 
-    def splits(_: list[str], columns: Columns) -> Splits:
-        return {split_name: two_parts(columns["part"] == 1)}
-
     return Source(
         name=raw.stem,
         layout=NTU25,
@@ -126,5 +123,5 @@ def open_ctrgcn(raw: Path, *, split_name: str = "xsub") -> Source:
         count=len(labels["train"]) + len(labels["test"]),
         records=records,
         identity=identity_of([raw]),
-        splits=splits,
+        splits=lambda _, columns: {split_name: two_parts(columns["part"] == 1)},
     )

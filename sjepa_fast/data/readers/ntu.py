@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from sjepa_fast.data.readers.ntu_denoise import denoise
 from sjepa_fast.data.readers.ntu_splits import ntu60_splits, ntu120_splits, parse_ntu_name
 from sjepa_fast.data.readers.ntu_text import Tracks, parse_all
-from sjepa_fast.data.readers.record import Columns, Record, Source, Splits, identity_of
+from sjepa_fast.data.readers.record import Record, Source, identity_of
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import NTU25
 
@@ -110,17 +111,8 @@ def open_ntu(name: str, raw: Path, *, missing: Path | None = None) -> Source:
                 yield Record(file.stem, None, 0, {}, refused[file])
                 continue
             clip, reason = clip_of(next(parsed)[1])
-            parts = parse_ntu_name(file.stem)
-            meta = {
-                "setup": parts.setup,
-                "camera": parts.camera,
-                "subject": parts.subject,
-                "repetition": parts.repetition,
-            }
-            yield Record(file.stem, clip, parts.action - 1, meta, reason)
-
-    def make_splits(_: list[str], columns: Columns) -> Splits:
-        return splits(columns)
+            meta = asdict(parse_ntu_name(file.stem))
+            yield Record(file.stem, clip, meta.pop("action") - 1, meta, reason)
 
     return Source(
         name=name,
@@ -129,5 +121,5 @@ def open_ntu(name: str, raw: Path, *, missing: Path | None = None) -> Source:
         count=len(files),
         records=records,
         identity=identity_of([*files, *([missing] if missing else [])]),
-        splits=make_splits,
+        splits=lambda _, columns: splits(columns),
     )

@@ -31,14 +31,12 @@ class RaggedSet:
     layout: SkeletonLayout
     columns: tuple[str, ...]  # integer columns to keep
     splits: Callable[[Columns], Splits]
-    to_metres: Callable[[Array], Array]  # maps stored coordinates (..., 3) to metres with y up
+    to_metres: Callable[[Array], Array] = (
+        np.asarray
+    )  # maps stored coordinates (..., 3) to metres with y up
     used: str = ""  # column that says which sequences belong to the protocol; empty for all
     # Joint names of the file in layout order; empty where it is the layout's own order.
     order: tuple[str, ...] = ()
-
-
-def _already_metres(x: Array) -> Array:
-    return x
 
 
 def _sbu_to_metres(x: Array) -> Array:
@@ -75,26 +73,15 @@ def _five_folds(columns: Columns) -> Splits:
 
 SETS = {
     "nucla": RaggedSet(
-        "nucla.npz",
-        KINECT20,
-        ("subject", "camera", "trial", "leaked_test"),
-        _nucla_splits,
-        _already_metres,
+        "nucla.npz", KINECT20, ("subject", "camera", "trial", "leaked_test"), _nucla_splits
     ),
     "msr_action3d": RaggedSet(
         "msr_action3d.npz",
         KINECT20,
         ("subject", "trial"),
         _odd_subjects,
-        _already_metres,
         used="used_cvpr12",
-        order=(
-            *("hip_center", "spine", "shoulder_center", "head"),
-            *("shoulder_left", "elbow_left", "wrist_left", "hand_left"),
-            *("shoulder_right", "elbow_right", "wrist_right", "hand_right"),
-            *("hip_left", "knee_left", "ankle_left", "foot_left"),
-            *("hip_right", "knee_right", "ankle_right", "foot_right"),
-        ),
+        order=KINECT20.joints,
     ),
     "sbu": RaggedSet(
         "sbu_interaction.npz",
@@ -103,9 +90,7 @@ SETS = {
         _five_folds,
         _sbu_to_metres,
     ),
-    "utkinect": RaggedSet(
-        "utkinect.npz", KINECT20, ("subject", "trial"), _odd_subjects, _already_metres
-    ),
+    "utkinect": RaggedSet("utkinect.npz", KINECT20, ("subject", "trial"), _odd_subjects),
     "florence3d": RaggedSet(
         "florence3d.npz", KINECT15, ("subject",), _odd_subjects, _florence_to_metres
     ),
