@@ -93,7 +93,7 @@ def test_each_encoder_is_the_one_it_names(run: Path):
             model.load_state_dict(stored)
         expected_of = model.view_encoder if encoder == "view" else model.target_encoder
         found[encoder], expected = (
-            clip_features(net, clips, ids, config, subject.dtype, ("mean",))["mean"]
+            clip_features(net, clips, ids, config, subject.dtype, "mean")
             for net in (network, expected_of)
         )
         torch.testing.assert_close(found[encoder], expected)

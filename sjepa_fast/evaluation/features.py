@@ -45,35 +45,28 @@ def clip_features(
     ids: Tensor,
     config: TrainConfig,
     dtype: torch.dtype,
-    pools: tuple[Pool, ...],
-    batch: int = 256,
-) -> dict[Pool, Tensor]:
+    pool: Pool,
+) -> Tensor:
     """Encode clips (centered evaluation crop, no augmentation, no mask) and pool the tokens.
 
     Returns (len(ids), features) float32, computed in `dtype`.
     """
-    parts: dict[Pool, list[Tensor]] = {pool: [] for pool in pools}
-    for chunk in torch.split(ids, batch):
+    parts = []
+    for chunk in torch.split(ids, 256):
         x = clips.eval_crop(chunk, config.data).flatten(0, 1)
         tokens = to_tubelets(x, config.model.segment_length)
-        found = pooled_features(encoder, clips, tokens, dtype, pools)
-        for pool in pools:
-            parts[pool].append(found[pool])
-    return {pool: torch.cat(chunks) for pool, chunks in parts.items()}
+        parts.append(pooled_features(encoder, clips, tokens, dtype, pool))
+    return torch.cat(parts)
 
 
 def pooled_features(
-    encoder: nn.Module,
-    clips: ResidentClips,
-    tokens_BNP: Tensor,
-    dtype: torch.dtype,
-    pools: tuple[Pool, ...],
-) -> dict[Pool, Tensor]:
+    encoder: nn.Module, clips: ResidentClips, tokens_BNP: Tensor, dtype: torch.dtype, pool: Pool
+) -> Tensor:
     """Encode tubelets, whose rows are clips x bodies, and pool the tokens of each clip."""
     with autocast(tokens_BNP.device, dtype):
         features = encoder(tokens_BNP)
     features = features.float().view(-1, clips.max_bodies, *features.shape[1:])
-    return {pool: pool_tokens(features, pool, clips.layout.num_joints) for pool in pools}
+    return pool_tokens(features, pool, clips.layout.num_joints)
 
 
 @torch.no_grad()
@@ -107,7 +100,7 @@ def nearest_neighbour(
 ) -> Tensor:
     """Predict the labels of test clips by cosine 1-NN over the configured online pooling."""
     pool = config.eval.online_pool
-    train = clip_features(encoder, clips, train_ids, config, dtype, (pool,))[pool]
-    test = clip_features(encoder, clips, test_ids, config, dtype, (pool,))[pool]
+    train = clip_features(encoder, clips, train_ids, config, dtype, pool)
+    test = clip_features(encoder, clips, test_ids, config, dtype, pool)
     train, test = scale_features(train, test, config.eval.knn_scaling, pool)
     return knn_predict(train, clips.labels_N[train_ids], test)[1]

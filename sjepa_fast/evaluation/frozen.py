@@ -18,7 +18,7 @@ def frozen_features(subject: Subject, encoder: str, pool: Pool) -> tuple[Tensor,
         return train, test
     network = make_encoder(subject, encoder, subject.train_ids)
     train, test = (
-        clip_features(network, subject.clips, ids, subject.config, subject.dtype, (pool,))[pool]
+        clip_features(network, subject.clips, ids, subject.config, subject.dtype, pool)
         for ids in parts
     )
     return train, test

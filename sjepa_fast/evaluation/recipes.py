@@ -81,9 +81,9 @@ class FinetuneRecipe:
     """Views of the training clips."""
 
 
-def is_small(config: TrainConfig) -> bool:
-    """Whether a run's configuration names the small recipes."""
-    return config.eval.recipe == "small"
+def is_small(name: Family, config: TrainConfig) -> bool:
+    """Whether a recipe's name, or for auto the run's configuration, means the small recipe."""
+    return (config.eval.recipe if name == "auto" else name) == "small"
 
 
 def training_views(config: TrainConfig, *, small: bool) -> Views:
@@ -100,9 +100,9 @@ def training_views(config: TrainConfig, *, small: bool) -> Views:
 
 def linear_recipe(name: Family, config: TrainConfig) -> LinearRecipe:
     """Return the defaults of a recipe for a run."""
-    if name == "small" or (name == "auto" and is_small(config)):
-        return LinearRecipe(name="small", views=training_views(config, small=True))
-    return LinearRecipe(name="paper", views=training_views(config, small=False))
+    small = is_small(name, config)
+    views = training_views(config, small=small)
+    return LinearRecipe(name="small" if small else "paper", views=views)
 
 
 def finetune_recipe(name: Family, config: TrainConfig, *, scratch: bool) -> FinetuneRecipe:
@@ -110,23 +110,21 @@ def finetune_recipe(name: Family, config: TrainConfig, *, scratch: bool) -> Fine
 
     The small recipe was chosen on N-UCLA with camera 1 for training and camera 2 for validation.
     """
-    if name == "small" or (name == "auto" and is_small(config)):
-        return FinetuneRecipe(
-            name="small",
-            length=240,
-            warmup=20,
-            unit="steps",
-            score_every=60,
-            batch_size=64,
-            lr=2e-3,
-            layer_decay=1.0 if scratch else 0.8,
-            drop_path=0.1,
-            hidden=256,
-            clip_grad=3.0,
-            views=training_views(config, small=True),
-        )
+    small = is_small(name, config)
+    views, layer_decay = training_views(config, small=small), 1.0 if scratch else 0.8
+    if not small:
+        return FinetuneRecipe(name="paper", layer_decay=layer_decay, views=views)
     return FinetuneRecipe(
-        name="paper",
-        layer_decay=1.0 if scratch else 0.8,
-        views=training_views(config, small=False),
+        name="small",
+        length=240,
+        warmup=20,
+        unit="steps",
+        score_every=60,
+        batch_size=64,
+        lr=2e-3,
+        layer_decay=layer_decay,
+        drop_path=0.1,
+        hidden=256,
+        clip_grad=3.0,
+        views=views,
     )

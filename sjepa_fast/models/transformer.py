@@ -23,20 +23,17 @@ class Block(nn.Module):
 
     drop_path: Tensor | None
 
-    def __init__(
-        self, width: int, heads: int, mlp_ratio: float = 4.0, layer_scale: float = 0.0
-    ) -> None:
+    def __init__(self, width: int, heads: int, layer_scale: float = 0.0) -> None:
         super().__init__()
         # A tensor, so that blocks with different probabilities share one compilation.
         self.register_buffer("drop_path", None, persistent=False)
-        hidden = int(width * mlp_ratio)
         self.heads = heads
         self.norm1 = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.norm2 = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
         self.scale1 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
         self.scale2 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
 
@@ -86,11 +83,8 @@ class CrossBlock(nn.Module):
     x += Attn(q = LN x, k = v = LN memory), then x += MLP(LN x).
     """
 
-    def __init__(
-        self, width: int, heads: int, mlp_ratio: float = 4.0, layer_scale: float = 0.0
-    ) -> None:
+    def __init__(self, width: int, heads: int, layer_scale: float = 0.0) -> None:
         super().__init__()
-        hidden = int(width * mlp_ratio)
         self.heads = heads
         self.norm1 = nn.LayerNorm(width)
         self.norm_memory = nn.LayerNorm(width)
@@ -98,8 +92,8 @@ class CrossBlock(nn.Module):
         self.kv = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
         self.norm2 = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
         self.scale1 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
         self.scale2 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
 

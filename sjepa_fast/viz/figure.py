@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from sjepa_fast.runtime.files import new_file
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -17,13 +17,7 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, out: Path, dpi: int = 120) -> None:
+def save_figure(figure: Figure, out: Path) -> None:
     """Write the figure as PNG, atomically."""
-    handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            figure.savefig(file, format="png", dpi=dpi)
-        Path(temporary).replace(out)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with new_file(out) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

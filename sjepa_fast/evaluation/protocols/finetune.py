@@ -64,11 +64,7 @@ def run_semi(subject: Subject, request: SemiRequest) -> Outcome:
 
     def labelled(seed: int) -> Tensor:
         ids = draw_subset(
-            subject.store,
-            subject.config.data.split,
-            request.ratio,
-            seed,
-            balanced=request.balanced,
+            subject.store, subject.config.data.split, request.ratio, seed, balanced=request.balanced
         )
         return torch.from_numpy(ids).to(subject.device)
 

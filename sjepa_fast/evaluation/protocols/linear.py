@@ -70,8 +70,7 @@ def _epoch_features(
     for ids in subject.train_ids.split(256):
         tokens, _ = clips.train_tokens(ids, key, count, views, with_clip=False)
         with torch.no_grad():
-            found = pooled_features(encoder, clips, tokens, subject.dtype, (request.pool,))
-        parts.append(found[request.pool])
+            parts.append(pooled_features(encoder, clips, tokens, subject.dtype, request.pool))
     return torch.cat(parts)
 
 
@@ -111,8 +110,8 @@ def _sgd(subject: Subject, request: LinearRequest, name: str) -> Outcome:
     if request.augment:
         encoder = make_encoder(subject, request.encoder, subject.train_ids)
         test = clip_features(
-            encoder, subject.clips, subject.test_ids, subject.config, subject.dtype, (request.pool,)
-        )[request.pool]
+            encoder, subject.clips, subject.test_ids, subject.config, subject.dtype, request.pool
+        )
     else:
         train, test = frozen_features(subject, request.encoder, request.pool)
     runs = []
@@ -141,6 +140,8 @@ def _sgd(subject: Subject, request: LinearRequest, name: str) -> Outcome:
         str(lr): {"top1": [r[i].last for r in runs], "top1_best_epoch": [r[i].best for r in runs]}
         for i, lr in enumerate(recipe.lr)
     }
+    stated = {k: v for k, v in dataclasses.asdict(recipe).items() if k not in ("c", "views")}
+    views = dataclasses.asdict(recipe.views) if request.augment else None
     return Outcome(
         name=name,
         figures={
@@ -150,7 +151,7 @@ def _sgd(subject: Subject, request: LinearRequest, name: str) -> Outcome:
             "seeds": list(request.seeds),
             "by_lr": swept,
         },
-        recipe=_stated(recipe, request),
+        recipe={**stated, "kind": "sgd", "pool": _pool(request), "views": views},
         predicted_SQ=torch.stack([r.predicted_Q for r in heads]),
         scores_SQC=torch.stack([r.scores_QC for r in heads]),
     )
@@ -158,9 +159,3 @@ def _sgd(subject: Subject, request: LinearRequest, name: str) -> Outcome:
 
 def _pool(request: LinearRequest) -> str | None:
     return None if request.encoder == "raw" else request.pool
-
-
-def _stated(recipe: LinearRecipe, request: LinearRequest) -> dict[str, object]:
-    stated = {k: v for k, v in dataclasses.asdict(recipe).items() if k not in ("c", "views")}
-    views = dataclasses.asdict(recipe.views) if request.augment else None
-    return {**stated, "kind": "sgd", "pool": _pool(request), "views": views}
