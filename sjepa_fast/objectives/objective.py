@@ -63,11 +63,7 @@ class Objective(nn.Module):
     center: Tensor | None
 
     def __init__(
-        self,
-        config: TrainConfig,
-        layout: SkeletonLayout,
-        *,
-        embed_mask_token: bool = False,
+        self, config: TrainConfig, layout: SkeletonLayout, *, embed_mask_token: bool = False
     ) -> None:
         super().__init__()
         data, model = config.data, config.model

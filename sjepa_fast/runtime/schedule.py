@@ -24,11 +24,7 @@ def learning_rate(step: int, total: int, warmup: int, peak: float, end: float) -
 
 
 def ema_momentum(
-    step: int,
-    total: int,
-    start: float,
-    end: float,
-    form: Literal["cosine", "linear"] = "cosine",
+    step: int, total: int, start: float, end: float, form: Literal["cosine", "linear"] = "cosine"
 ) -> float:
     """EMA momentum of the zero-based step t of a schedule of T steps; the end value stays after it.
 

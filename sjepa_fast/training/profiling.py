@@ -92,8 +92,7 @@ class PassClock:
         assert self.range is not None
         self.range.__exit__(None, None, None)
         self.range = None
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        _wait_for(self.device)
         taken: dict[str, float] = {}
         for (name, start), (_, stop) in zip(self.marks, self.marks[1:], strict=False):
             cuda = self.device.type == "cuda"
@@ -110,19 +109,22 @@ class PassClock:
         }
 
 
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Measure the FLOP/s of large square matrix products: an upper bound for a step."""
     size = 8192 if device.type == "cuda" else 768
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     seconds = []
     for _ in range(8):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        _wait_for(device)
         start = time.perf_counter()
         for _ in range(4):
             a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        _wait_for(device)
         seconds.append((time.perf_counter() - start) / 4)
     return float(2 * size**3 / statistics.median(seconds[2:]))
 
@@ -180,8 +182,7 @@ class ProfiledStep(Generic[T]):
         if self.done <= WARMUP or self.done > WARMUP + CLOCKED + TRACED:
             result = self.inner(ids)
             if self.done in (WARMUP - CLOCKED, WARMUP):
-                if self.clock.device.type == "cuda":
-                    torch.cuda.synchronize(self.clock.device)
+                _wait_for(self.clock.device)
                 self.stamps.append(time.perf_counter())
             return result
         with self.clock.hooks():

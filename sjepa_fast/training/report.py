@@ -60,16 +60,15 @@ def write_report(
     test = torch.from_numpy(store.ids(config.data.split, "test")).to(device)
     if len(test) == 0:
         return lines
-    train = torch.from_numpy(store.ids(config.data.split, "train")).to(device)
     labels = clips.labels_N[test]
-    train = train[: config.eval.knn_clips]
+    train = torch.from_numpy(store.ids(config.data.split, "train")[: config.eval.knn_clips])
+    train = train.to(device)
     guess = nearest_neighbour(model.eval_encoder, clips, train, test, config, dtype)
     after = accuracy(guess, labels)
     before = json.loads((config.run / "results" / "knn-before.json").read_text())["top1"]
     matrix = confusion_matrix(guess, labels, len(store.class_names))
-    plot_confusion(
-        matrix, store.class_names, config.run / "confusion.png", title=f"1-NN, {after:.1f} %"
-    )
+    picture = config.run / "confusion.png"
+    plot_confusion(matrix, store.class_names, picture, title=f"1-NN, {after:.1f} %")
     result = {"pool": config.eval.online_pool, "before": before, "after": after}
     write_json(config.run / "results" / "knn-before-after.json", result)
     return [
