@@ -154,8 +154,8 @@ def load_encoder(
 ) -> None:
     """Load one encoder of a checkpoint, with its spatial positions mapped to another skeleton.
 
-    A run without a target encoder has only the view encoder, which then is loaded for either.
-    Raises InputError if the file is damaged or belongs to another configuration.
+    `kind` is target or view; a run without a target encoder has only the other, which serves as
+    both. Raises InputError if the file is damaged or belongs to another configuration.
     """
     path = checkpoint.path / "model.safetensors"
     try:

@@ -11,7 +11,7 @@ from sjepa_fast.errors import InputError
 
 
 def pick_device(runtime: RuntimeConfig, local_rank: int) -> torch.device:
-    """Return the device to use, with an index for CUDA: that of the name, or this process's own.
+    """Return the device to use; a CUDA device has the index of its name, or else the local rank.
 
     Raises InputError if the name is unknown or CUDA is requested and absent.
     """

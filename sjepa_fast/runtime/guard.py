@@ -28,7 +28,7 @@ def largest_batch(batch: int, fits: Callable[[int], bool], multiple: int = 1) ->
 
 
 def out_of_memory(batch: int, fitting: int, device: str, total_bytes: int) -> InputError:
-    """Return the one-line error that a user sees instead of a traceback; 0 clips fit if none do."""
+    """Return the one-line error that a user sees; `fitting` is 0 if not even one clip fits."""
     value = f"{batch} clips per step do not fit into the {total_bytes // MIB} MiB of {device}"
     if fitting == 0:
         fix = "not even one does; choose a smaller model, or another device"

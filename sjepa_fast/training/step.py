@@ -38,8 +38,7 @@ class StepResult:
 class TrainStep:
     """The step of one process; call it with the clips of the batch.
 
-    The learning rate and momentum of step s are those at s of `schedule`; `step` steps are already
-    done, and the count enters the random draws.
+    `step` counts the steps already done; it chooses rate and momentum and enters the random draws.
     """
 
     def __init__(

@@ -35,10 +35,10 @@ def split_sizes(splits: Splits) -> Sizes:
 
 
 def compare(name: str, inputs: int, clips: int, splits: Splits) -> str:
-    """Say in one line how a prepared set compares with the published one, if that has counts.
+    """Say in one line how a prepared set compares with the published one.
 
     The line begins with "warning:" where a full set was given (by its `inputs`, left out or not)
-    and the counts differ.
+    and the counts differ; it is empty for a set without published counts.
     """
     published = PUBLISHED.get(name)
     if published is None:
