@@ -19,7 +19,7 @@ $(STAMP): $(INSTALLED_FROM)
 	touch $@
 
 demo: env
-	$(BIN)/python -m sjepa_fast.train --compile
+	$(BIN)/python -m sjepa_fast.train --compile $(DEMO_FLAGS)
 
 test: env
 	$(BIN)/python -m pytest

@@ -36,7 +36,11 @@ def test_preset_then_yaml_then_flags(tmp_path: Path):
     assert config.mask.tau == 0.6, "from the command line"
 
 
-def test_no_argument_is_the_demo_and_compile_is_a_plain_flag():
+def test_no_argument_is_the_demo_and_compile_is_a_plain_flag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not where `make demo` may have left runs/demo.
+    monkeypatch.chdir(tmp_path)
     assert parse_train([]) == preset("sjepa-demo")
     assert parse_train(["--compile"]).runtime.compile is True
 
