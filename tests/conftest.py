@@ -37,3 +37,13 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real data in {root}; point the environment variable SJEPA_DATA at it")
     return root
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small synthetic store, to be read only."""
+    from sjepa_fast.data.synthetic import write_synthetic_store
+
+    path = tmp_path_factory.mktemp("data") / "synthetic"
+    write_synthetic_store(path, subjects=4, repetitions=1)
+    return path

@@ -15,15 +15,15 @@ from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.graph import StepGraph
 from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.training.step import TrainStep, wants_graph
-from tests.training.test_step import CONFIG, resident
+from tests.tiny import CPU, STEP_CONFIG, step_clips
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+GPU = torch.device("cuda")
 STEPS = 50
 
 
 def with_graph(choice: Any, **values: Any) -> TrainConfig:
-    return dataclasses.replace(CONFIG, runtime=RuntimeConfig(cuda_graph=choice, **values))
+    return dataclasses.replace(STEP_CONFIG, runtime=RuntimeConfig(cuda_graph=choice, **values))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_failed_capture_is_an_error_where_the_graph_was_asked_for():
 
 
 def on_gpu(config: TrainConfig) -> TrainStep:
-    clips = resident()
+    clips = step_clips()
     moved = {
         field.name: getattr(clips, field.name).to(GPU)
         for field in dataclasses.fields(ResidentClips)

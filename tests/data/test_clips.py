@@ -10,32 +10,21 @@ from sjepa_fast.data.clips import ResidentClips, augmentation
 from sjepa_fast.data.order import epoch_order
 from sjepa_fast.skeletons import KINECT20
 from sjepa_kernels.tubelets import to_tubelets
+from tests.tiny import drawn, packed
 
 FRAMES = [1, 7, 40, 13]
 BODIES = [1, 2, 1, 2]
+Packed = tuple[ResidentClips, list[torch.Tensor]]
 
 
 @pytest.fixture
-def clips() -> tuple[ResidentClips, list[torch.Tensor]]:
-    generator = torch.Generator().manual_seed(0)
-    arrays = [
-        torch.randn(m, t, 20, 3, generator=generator) for m, t in zip(BODIES, FRAMES, strict=True)
-    ]
-    rows = [m * t for m, t in zip(BODIES, FRAMES, strict=True)]
-    resident = ResidentClips(
-        joints_RVC=torch.cat([a.flatten(0, 1) for a in arrays]),
-        offsets_N=torch.tensor(np.cumsum([0, *rows[:-1]])),
-        frames_N=torch.tensor(FRAMES),
-        bodies_N=torch.tensor(BODIES),
-        labels_N=torch.zeros(4, dtype=torch.int64),
-        layout=KINECT20,
-        max_bodies=2,
-    )
-    return resident, arrays
+def clips() -> Packed:
+    arrays = drawn(BODIES, FRAMES, KINECT20)
+    return packed(arrays, KINECT20), arrays
 
 
 @pytest.mark.parametrize("frames", [5, 32, 120])
-def test_crop_resize_equals_torch_interpolate(clips, frames: int):
+def test_crop_resize_equals_torch_interpolate(clips: Packed, frames: int):
     resident, arrays = clips
     start, length = [0, 2, 5, 0], [1, 5, 30, 13]
     out = resident.crop_resize(torch.arange(4), torch.tensor(start), torch.tensor(length), frames)
@@ -48,7 +37,7 @@ def test_crop_resize_equals_torch_interpolate(clips, frames: int):
         assert (out[i, BODIES[i] :] == 0).all()
 
 
-def test_split_bodies_are_the_present_bodies_of_the_chosen_clips(clips):
+def test_split_bodies_are_the_present_bodies_of_the_chosen_clips(clips: Packed):
     resident, arrays = clips
     bodies, ids = resident.split_bodies(np.array([1, 2, 3]))
     expected = [(1, 0), (1, 1), (2, 0), (3, 0), (3, 1)]
@@ -59,7 +48,7 @@ def test_split_bodies_are_the_present_bodies_of_the_chosen_clips(clips):
         torch.testing.assert_close(out[0, 0], arrays[clip][body])
 
 
-def test_training_tokens_are_the_crop_in_tubelets_and_a_view_of_it(clips):
+def test_training_tokens_are_the_crop_in_tubelets_and_a_view_of_it(clips: Packed):
     resident, _ = clips
     still = {"rotation": 0.0, "translation": 0.0, "flip": 0.0}
     config = TrainConfig(
@@ -79,7 +68,7 @@ def test_training_tokens_are_the_crop_in_tubelets_and_a_view_of_it(clips):
     assert moved.view(4, -1, 3).std(dim=1).max() < 1e-5 and moved.abs().max() > 0.05
 
 
-def test_eval_crop_is_centered(clips):
+def test_eval_crop_is_centerd(clips: Packed):
     resident, arrays = clips
     out = resident.eval_crop(torch.tensor([2]), DataConfig(frames=36, eval_crop=0.9))
     torch.testing.assert_close(out[0, 0], arrays[2][0, 2:38])

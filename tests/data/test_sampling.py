@@ -12,6 +12,8 @@ from sjepa_fast.skeletons import KINECT20
 from sjepa_kernels import clip_uniforms
 from sjepa_kernels.augment.frames import even_frames, random_frames
 from sjepa_kernels.tubelets import to_tubelets
+from tests.tiny import drawn as clip_noise
+from tests.tiny import packed
 
 FRAMES = 9
 
@@ -68,19 +70,7 @@ def test_evaluation_takes_the_middles_of_equal_bins_or_wraps():
 
 
 def resident() -> ResidentClips:
-    frames = torch.tensor([4, 12, 40])
-    bodies = torch.tensor([1, 2, 1])
-    rows = torch.cat([torch.zeros(1, dtype=torch.int64), (frames * bodies).cumsum(0)])
-    generator = torch.Generator().manual_seed(1)
-    return ResidentClips(
-        joints_RVC=torch.randn(int(rows[-1]), 20, 3, generator=generator),
-        offsets_N=rows[:-1],
-        frames_N=frames,
-        bodies_N=bodies,
-        labels_N=torch.zeros(3, dtype=torch.int64),
-        layout=KINECT20,
-        max_bodies=2,
-    )
+    return packed(clip_noise([1, 2, 1], [4, 12, 40], KINECT20, seed=1), KINECT20)
 
 
 def frame(clips: ResidentClips, clip: int, body: int, number: int) -> np.ndarray:

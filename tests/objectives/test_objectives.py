@@ -4,61 +4,31 @@ import numpy as np
 import pytest
 import torch
 
-from sjepa_fast.build import OBJECTIVES
-from sjepa_fast.config.schema import (
-    DataConfig,
-    MaskConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    TrainConfig,
-    ViewConfig,
-    replace,
-)
-from sjepa_fast.config.traits import TRAITS
-from sjepa_fast.data.clips import ResidentClips
-from sjepa_fast.objectives.objective import Objective, StepInput, make_step_input
+from sjepa_fast.config.schema import TrainConfig, replace
+from sjepa_fast.objectives.objective import Objective, StepInput
 from sjepa_fast.objectives.skeleton2vec import Skeleton2vec, legacy_places
 from sjepa_fast.skeletons import NTU25
 from sjepa_kernels import tube_mask
+from tests.tiny import NORMS, drawn, objective, step_input
 
-NORMS = {kind: traits.target_norms[0] for kind, traits in TRAITS.items()}
 KINDS = tuple(NORMS)
 CLIPS, BODIES, FRAMES, LENGTH, JOINTS = 3, 2, 12, 3, 25
 SEGMENTS = FRAMES // LENGTH
 
 
 def config_of(kind: str, **sections: dict[str, object]) -> TrainConfig:
-    base = TrainConfig(
-        data=DataConfig(frames=FRAMES, bodies=BODIES),
-        model=ModelConfig(segment_length=LENGTH, width=32, depth=3, heads=1, predictor_depth=1),
-        view=ViewConfig(form="axes", rotation=0.3, translation=0.0, flip=0.0),
-        objective=ObjectiveConfig(kind=kind, target_norm=NORMS[kind], target_layers=2),  # type: ignore[arg-type]
+    base = replace(
+        TrainConfig(),
+        data={"frames": FRAMES, "bodies": BODIES},
+        model={"segment_length": LENGTH, "width": 32, "depth": 3, "heads": 1, "predictor_depth": 1},
+        view={"form": "axes", "rotation": 0.3, "translation": 0.0, "flip": 0.0},
+        objective={"kind": kind, "target_norm": NORMS[kind], "target_layers": 2},
     )
     return replace(base, **sections)
 
 
-def resident() -> ResidentClips:
-    ids = torch.arange(CLIPS)
-    shape = (CLIPS * BODIES * FRAMES, JOINTS, 3)
-    return ResidentClips(
-        joints_RVC=torch.randn(shape, generator=torch.Generator().manual_seed(1)),
-        offsets_N=ids * BODIES * FRAMES,
-        frames_N=torch.full_like(ids, FRAMES),
-        bodies_N=torch.full_like(ids, BODIES),
-        labels_N=torch.zeros_like(ids),
-        layout=NTU25,
-        max_bodies=BODIES,
-    )
-
-
-def step_input(config: TrainConfig, step: int = 0) -> StepInput:
-    ids = torch.arange(CLIPS)
-    return make_step_input(resident(), ids, torch.tensor(0), torch.tensor(step), config)
-
-
-def build(config: TrainConfig) -> Objective:
-    torch.manual_seed(0)
-    return OBJECTIVES[config.objective.kind](config, NTU25)
+def inputs(config: TrainConfig) -> StepInput:
+    return step_input(config, drawn([BODIES] * CLIPS, [FRAMES] * CLIPS, NTU25, seed=1))
 
 
 def prediction_of(model: Objective, batch: StepInput) -> np.ndarray:
@@ -109,7 +79,7 @@ def over_time(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["mamp", "skeletonmae"])
 def test_loss_on_numbers_matches_numpy(kind: str, norm: str):
     config = config_of(kind, objective={"target_norm": norm})
-    model, batch = build(config), step_input(config)
+    model, batch = objective(config), inputs(config)
     x = frame_grid(batch.view_BNP)
     if kind == "mamp":
         x = np.concatenate([np.diff(x, axis=1), np.zeros_like(x[:, :1])], axis=1)
@@ -125,8 +95,8 @@ def test_loss_on_numbers_matches_numpy(kind: str, norm: str):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_trainable_weight_has_a_gradient(kind: str):
-    model = build(config_of(kind))
-    model(step_input(config_of(kind))).loss.backward()
+    model = objective(config_of(kind))
+    model(inputs(config_of(kind))).loss.backward()
     for name, weight in model.named_parameters():
         if name.startswith("target_encoder"):
             assert weight.grad is None, name
@@ -137,9 +107,9 @@ def test_every_trainable_weight_has_a_gradient(kind: str):
 @pytest.mark.parametrize("kind", ["skeleton2vec", "mamp", "skeletonmae"])
 def test_masks_and_targets_come_from_the_view(kind: str):
     config = config_of(kind)
-    batch = step_input(config)
+    batch = inputs(config)
     assert batch.clip_BNP is batch.view_BNP
-    plain = step_input(replace(config, view={"rotation": 0.0}))
+    plain = inputs(replace(config, view={"rotation": 0.0}))
     assert not torch.allclose(plain.view_BNP, batch.view_BNP)
     x, y = frame_grid(plain.view_BNP), frame_grid(batch.view_BNP)
     np.testing.assert_allclose(
@@ -150,7 +120,7 @@ def test_masks_and_targets_come_from_the_view(kind: str):
 @pytest.mark.parametrize("kind", KINDS)
 def test_several_masks_of_a_clip_are_the_mean_of_single_ones(kind: str):
     config = config_of(kind, mask={"num_masked_views": 3, "ratio": 0.8})
-    model, batch = build(config), step_input(config)
+    model, batch = objective(config), inputs(config)
     sequences, tokens = CLIPS * BODIES, SEGMENTS * JOINTS
     keep, mask = (x.view(sequences, 3, -1) for x in (batch.ids_keep_BK, batch.ids_mask_BQ))
     assert keep.shape[2] + mask.shape[2] == tokens
@@ -161,7 +131,7 @@ def test_several_masks_of_a_clip_are_the_mean_of_single_ones(kind: str):
     ]
     mean = torch.stack([one.loss for one in single]).mean()
     torch.testing.assert_close(out.loss, mean, rtol=1e-5, atol=1e-6)
-    first = step_input(replace(config, mask={"num_masked_views": 1}))
+    first = inputs(replace(config, mask={"num_masked_views": 1}))
     assert torch.equal(first.ids_keep_BK, keep[:, 0])
     if kind == "sjepa":
         sums = torch.stack([one.center_sum for one in single if one.center_sum is not None])
@@ -181,7 +151,7 @@ def test_skeleton2vec_loss_matches_numpy(norm: str, axis: int | None):
         mask={"kind": "tube", "tube_length": 2},
         model={"layer_scale": 0.3},
     )
-    model, batch = build(config), step_input(config)
+    model, batch = objective(config), inputs(config)
     assert isinstance(model, Skeleton2vec)
     with torch.no_grad():
         for weight in model.target_encoder.parameters():
@@ -204,8 +174,8 @@ def test_skeleton2vec_loss_matches_numpy(norm: str, axis: int | None):
 
 def paper_tubes() -> tuple[torch.Tensor, torch.Tensor]:
     x = torch.randn(2, 750, 9, generator=torch.Generator().manual_seed(3))
-    drawn = tube_mask(x, 2, torch.tensor(0), joints=25, tube_length=5)
-    return drawn.ids_keep_BK, drawn.ids_mask_BQ
+    tubes = tube_mask(x, 2, torch.tensor(0), joints=25, tube_length=5)
+    return tubes.ids_keep_BK, tubes.ids_mask_BQ
 
 
 def test_legacy_layout_misplaces_what_the_authors_misplace():
@@ -234,7 +204,7 @@ def test_legacy_layout_misplaces_what_the_authors_misplace():
 def test_predictions_belong_to_their_tokens_in_both_layouts(legacy: bool):
     mask = {"kind": "tube", "tube_length": 2, "ratio": 0.8}
     config = config_of("skeleton2vec", objective={"legacy_tube_layout": legacy}, mask=mask)
-    model, batch = build(config), step_input(config)
+    model, batch = objective(config), inputs(config)
     assert isinstance(model, Skeleton2vec)
     ids_keep, ids_mask = batch.ids_keep_BK, batch.ids_mask_BQ
     place = legacy_places(ids_keep, ids_mask, JOINTS)[0] if legacy else ids_keep
@@ -266,13 +236,13 @@ def test_parameter_counts_of_the_papers(
     kind: str, sizes: tuple[int, int, int, float], encoder: int, predictor: int
 ):
     frames, length, depth, scale = sizes
-    config = TrainConfig(
-        data=DataConfig(frames=frames),
-        model=ModelConfig(segment_length=length, predictor_depth=depth, layer_scale=scale),
-        mask=MaskConfig(),
-        objective=ObjectiveConfig(kind=kind, target_norm=NORMS[kind]),  # type: ignore[arg-type]
+    config = replace(
+        TrainConfig(),
+        data={"frames": frames},
+        model={"segment_length": length, "predictor_depth": depth, "layer_scale": scale},
+        objective={"kind": kind, "target_norm": NORMS[kind]},
     )
-    model = OBJECTIVES[kind](config, NTU25)
+    model = objective(config)
     assert sum(p.numel() for p in model.view_encoder.parameters()) == encoder
     assert sum(p.numel() for p in model.predictor.parameters()) == predictor
     if kind in ("sjepa", "skeleton2vec"):
@@ -281,11 +251,13 @@ def test_parameter_counts_of_the_papers(
 
 
 def test_skeleton2vec_starts_as_the_authors_do():
-    model = build(config_of("skeleton2vec", model={"layer_scale": 1e-4, "width": 256, "heads": 8}))
+    model = objective(
+        config_of("skeleton2vec", model={"layer_scale": 1e-4, "width": 256, "heads": 8})
+    )
     block = model.view_encoder.blocks[0]
     assert block.fc1.weight.std().item() == pytest.approx(0.02, rel=0.02)
     assert block.norm1.eps == model.predictor.norm.eps == 1e-6
     assert torch.equal(block.scale1.gamma, torch.full((256,), 1e-4))
-    others = build(config_of("mamp"))
+    others = objective(config_of("mamp"))
     assert others.view_encoder.norm.eps == 1e-5
     assert not any("gamma" in name for name, _ in others.named_parameters())

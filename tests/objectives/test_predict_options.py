@@ -5,67 +5,38 @@ import dataclasses
 import pytest
 import torch
 
-from sjepa_fast.build import OBJECTIVES
-from sjepa_fast.config.schema import (
-    DataConfig,
-    MaskConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    TrainConfig,
-    predicted_tokens,
-    replace,
-)
-from sjepa_fast.config.traits import TRAITS
+from sjepa_fast.config.schema import MaskConfig, TrainConfig, predicted_tokens, replace
 from sjepa_fast.config.validation import validate
-from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.errors import InputError
 from sjepa_fast.objectives.masking import draw_predicted
-from sjepa_fast.objectives.objective import Objective, StepInput, make_step_input
+from sjepa_fast.objectives.objective import StepInput
 from sjepa_fast.skeletons import NTU25
-
-NORMS = {kind: traits.target_norms[0] for kind, traits in TRAITS.items()}
-CLIPS, BODIES, FRAMES = 3, 2, 12
+from tests.tiny import NORMS, drawn, objective, step_input
 
 
 def config_of(kind: str = "sjepa", **sections: dict[str, object]) -> TrainConfig:
-    objective = ObjectiveConfig(kind=kind, target_norm=NORMS[kind], target_layers=1)  # type: ignore[arg-type]
-    base = TrainConfig(
-        data=DataConfig(frames=FRAMES, bodies=BODIES, crop_min_frames=4),
-        model=ModelConfig(width=32, depth=1, heads=2, predictor_depth=2),
-        objective=objective,
+    base = replace(
+        TrainConfig(),
+        data={"frames": 12, "bodies": 2, "crop_min_frames": 4},
+        model={"width": 32, "depth": 1, "heads": 2, "predictor_depth": 2},
+        objective={"kind": kind, "target_norm": NORMS[kind], "target_layers": 1},
     )
     return replace(base, **sections)
 
 
-def step_input(config: TrainConfig, step: int = 0) -> StepInput:
-    ids = torch.arange(CLIPS)
-    shape = (CLIPS * BODIES * FRAMES, 25, 3)
-    clips = ResidentClips(
-        joints_RVC=torch.randn(shape, generator=torch.Generator().manual_seed(1)),
-        offsets_N=ids * BODIES * FRAMES,
-        frames_N=torch.full_like(ids, FRAMES),
-        bodies_N=torch.full_like(ids, BODIES),
-        labels_N=torch.zeros_like(ids),
-        layout=NTU25,
-        max_bodies=BODIES,
-    )
-    return make_step_input(clips, ids, torch.tensor(0), torch.tensor(step), config)
-
-
-def build(config: TrainConfig) -> Objective:
-    torch.manual_seed(0)
-    return OBJECTIVES[config.objective.kind](config, NTU25)
+def inputs(config: TrainConfig, step: int = 0) -> StepInput:
+    return step_input(config, drawn([2] * 3, [12] * 3, NTU25, seed=1), step)
 
 
 def test_part_of_the_same_mask_is_predicted_and_the_default_is_all_of_it():
-    whole = step_input(config_of())
-    part = step_input(config_of(mask={"predict_ratio": 0.25}))
+    whole = inputs(config_of())
+    part = inputs(config_of(mask={"predict_ratio": 0.25}))
     assert torch.equal(part.ids_keep_BK, whole.ids_keep_BK)
     assert whole.ids_mask_BQ.shape == (6, 67) and part.ids_mask_BQ.shape == (6, 17)
     for chosen, masked in zip(part.ids_mask_BQ.tolist(), whole.ids_mask_BQ.tolist(), strict=True):
         assert chosen == sorted(set(chosen)) and set(chosen) <= set(masked)
     assert len({tuple(row) for row in part.ids_mask_BQ.tolist()}) == 6, "bodies differ"
-    later = step_input(config_of(mask={"predict_ratio": 0.25}), step=1)
+    later = inputs(config_of(mask={"predict_ratio": 0.25}), step=1)
     assert not torch.equal(later.ids_mask_BQ, part.ids_mask_BQ)
 
 
@@ -91,8 +62,8 @@ def test_count_of_predicted_tokens(ratio: float, expected: int):
 @pytest.mark.parametrize("kind", NORMS)
 def test_losses_of_two_halves_average_to_the_whole_with_the_cross_predictor(kind: str):
     """Tokens are predicted one by one, so a part's loss is the mean over that part."""
-    model = build(config_of(kind, model={"predictor": "cross"}))
-    whole = step_input(config_of(kind, mask={"ratio": 0.8}))
+    model = objective(config_of(kind, model={"predictor": "cross"}))
+    whole = inputs(config_of(kind, mask={"ratio": 0.8}))
     order = torch.randperm(60, generator=torch.Generator().manual_seed(2))
     ids = whole.ids_mask_BQ[:, order]
     losses = [
@@ -108,7 +79,7 @@ def test_losses_of_two_halves_average_to_the_whole_with_the_cross_predictor(kind
 def test_gradients_reach_every_weight(kind: str, views: int):
     mask = {"predict_ratio": 0.4, "num_masked_views": views}
     config = config_of(kind, mask=mask, model={"predictor": "cross"})
-    model, batch = build(config), step_input(config)
+    model, batch = objective(config), inputs(config)
     assert batch.ids_mask_BQ.shape == (6 * views, 27)
     model(batch).loss.backward()
     for name, weight in model.named_parameters():
@@ -118,7 +89,7 @@ def test_gradients_reach_every_weight(kind: str, views: int):
 
 def test_views_of_a_clip_draw_apart():
     config = config_of(mask={"predict_ratio": 0.4, "num_masked_views": 2, "kind": "random"})
-    rows = step_input(config).ids_mask_BQ.view(6, 2, -1)
+    rows = inputs(config).ids_mask_BQ.view(6, 2, -1)
     assert not torch.equal(rows[:, 0], rows[:, 1])
 
 

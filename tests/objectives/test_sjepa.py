@@ -4,42 +4,25 @@ import numpy as np
 import pytest
 import torch
 
-from sjepa_fast.config.schema import (
-    DataConfig,
-    MaskConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    TrainConfig,
-    ViewConfig,
-)
-from sjepa_fast.data.clips import ResidentClips
-from sjepa_fast.objectives.objective import make_step_input
+from sjepa_fast.config.schema import TrainConfig, replace
+from sjepa_fast.objectives.objective import StepInput
 from sjepa_fast.objectives.sjepa import SJEPA
 from sjepa_fast.skeletons import NTU25
+from tests.tiny import drawn, step_input
 
-CONFIG = TrainConfig(
-    data=DataConfig(frames=8, bodies=2),
-    model=ModelConfig(segment_length=4, width=32, depth=1, heads=1, predictor_depth=1),
+CONFIG = replace(
+    TrainConfig(),
+    data={"frames": 8, "bodies": 2},
+    model={"segment_length": 4, "width": 32, "depth": 1, "heads": 1, "predictor_depth": 1},
 )
 
 
-def clips(batch: int = 3) -> torch.Tensor:
-    return torch.randn(batch, 2, 8, 25, 3, generator=torch.Generator().manual_seed(1))
+def clips() -> torch.Tensor:
+    return torch.stack(drawn([2] * 3, [8] * 3, NTU25, seed=1))
 
 
-def step_input(config: TrainConfig = CONFIG, x: torch.Tensor | None = None, step: int = 0):
-    x = clips() if x is None else x
-    ids = torch.arange(len(x))
-    whole = ResidentClips(
-        joints_RVC=x.flatten(0, 2),
-        offsets_N=ids * x.shape[1] * x.shape[2],
-        frames_N=torch.full_like(ids, x.shape[2]),
-        bodies_N=torch.full_like(ids, x.shape[1]),
-        labels_N=torch.zeros_like(ids),
-        layout=NTU25,
-        max_bodies=x.shape[1],
-    )
-    return make_step_input(whole, ids, torch.tensor(0), torch.tensor(step), config)
+def inputs(config: TrainConfig = CONFIG, x: torch.Tensor | None = None, step: int = 0) -> StepInput:
+    return step_input(config, list(clips() if x is None else x), step)
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -51,7 +34,7 @@ def test_loss_and_center_sum_match_numpy():
     torch.manual_seed(0)
     model = SJEPA(CONFIG, NTU25)
     model.center.normal_()
-    batch = step_input()
+    batch = inputs()
     out = model(batch)
     loss, center_sum, target = out.loss, out.center_sum, out.features
     with torch.no_grad():
@@ -72,14 +55,14 @@ def test_uniform_target_and_prediction_give_the_log_of_the_width():
     model = SJEPA(CONFIG, NTU25)
     torch.nn.init.zeros_(model.target_encoder.norm.weight)
     torch.nn.init.zeros_(model.predictor.proj_out.weight)
-    out = model(step_input())
+    out = model(inputs())
     assert (out.features == 0).all()
     assert out.loss.item() == pytest.approx(np.log(32), rel=1e-6)
 
 
 def test_gradients_reach_view_encoder_and_predictor_only():
     model = SJEPA(CONFIG, NTU25)
-    model(step_input()).loss.backward()
+    model(inputs()).loss.backward()
     for name, weight in model.named_parameters():
         if name.startswith("target_encoder"):
             assert weight.grad is None, name
@@ -88,33 +71,31 @@ def test_gradients_reach_view_encoder_and_predictor_only():
 
 
 def test_target_encoder_sees_the_untransformed_clip_and_the_mask_ignores_the_view():
-    plain = step_input()
-    moved = step_input(
-        TrainConfig(data=CONFIG.data, model=CONFIG.model, view=ViewConfig(rotation=1.0))
-    )
+    plain = inputs()
+    moved = inputs(replace(CONFIG, view={"rotation": 1.0}))
     assert torch.equal(plain.clip_BNP, moved.clip_BNP)
     assert not torch.equal(plain.view_BNP, moved.view_BNP)
     assert torch.equal(plain.ids_keep_BK, moved.ids_keep_BK)
 
 
 def test_masks_change_with_the_step_and_differ_between_bodies_and_clips():
-    first, second = step_input(step=0), step_input(step=1)
+    first, second = inputs(step=0), inputs(step=1)
     assert not torch.equal(first.ids_keep_BK, second.ids_keep_BK)
     assert len({tuple(row.tolist()) for row in first.ids_keep_BK}) == 6
 
 
 def test_random_masking_ignores_motion():
-    config = TrainConfig(data=CONFIG.data, model=CONFIG.model, mask=MaskConfig(kind="random"))
+    config = replace(CONFIG, mask={"kind": "random"})
     still = torch.zeros_like(clips())
-    assert torch.equal(step_input(config).ids_keep_BK, step_input(config, still).ids_keep_BK)
-    assert not torch.equal(step_input().ids_keep_BK, step_input(x=still).ids_keep_BK)
+    assert torch.equal(inputs(config).ids_keep_BK, inputs(config, still).ids_keep_BK)
+    assert not torch.equal(inputs().ids_keep_BK, inputs(x=still).ids_keep_BK)
 
 
 def test_zero_body_has_one_target_whatever_the_sample():
     model = SJEPA(CONFIG, NTU25)
     x = clips()
     x[:, 1] = 0
-    target = model(step_input(x=x)).features
+    target = model(inputs(x=x)).features
     second = target.view(3, 2, *target.shape[1:])[:, 1]
     torch.testing.assert_close(second[0], second[1])
     torch.testing.assert_close(second[0], second[2])
@@ -124,18 +105,16 @@ def test_duplicated_body_has_equal_targets():
     model = SJEPA(CONFIG, NTU25)
     x = clips()
     x[:, 1] = x[:, 0]
-    target = model(step_input(x=x)).features
+    target = model(inputs(x=x)).features
     both = target.view(3, 2, *target.shape[1:])
     torch.testing.assert_close(both[:, 0], both[:, 1])
 
 
 def test_target_layernorm_option_normalises_targets():
-    config = TrainConfig(
-        data=CONFIG.data, model=CONFIG.model, objective=ObjectiveConfig(target_norm="layernorm")
-    )
+    config = replace(CONFIG, objective={"target_norm": "layernorm"})
     model = SJEPA(config, NTU25)
     torch.nn.init.normal_(model.target_encoder.norm.weight)
-    target = model(step_input(config)).features
+    target = model(inputs(config)).features
     torch.testing.assert_close(
         target.mean(dim=-1), torch.zeros(target.shape[:2]), atol=1e-5, rtol=0
     )

@@ -10,16 +10,11 @@ import pytest
 import torch
 
 from sjepa_fast.build import build_model, compile_blocks
-from sjepa_fast.config.files import parse_train
 from sjepa_fast.config.schema import DataConfig, MaskConfig, ModelConfig, TrainConfig
-from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.models.transformer import Block
 from sjepa_fast.runtime.guard import GuardedStep, largest_batch
-from sjepa_fast.train import train
-from tests.training.test_profiling import TINY
-
-CPU = torch.device("cpu")
+from tests.tiny import CPU, metrics, trained
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +116,7 @@ def test_compiled_are_the_networks_of_a_step_that_see_many_tokens(
 
 
 def test_a_compiler_that_fails_in_the_first_step_leaves_an_eager_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`torch.compile` only marks; what it cannot do shows when the first block is called."""
 
@@ -129,17 +124,10 @@ def test_a_compiler_that_fails_in_the_first_step_leaves_an_eager_run(
         raise RuntimeError("no working C++ compiler found")
 
     monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", fail)
-    write_synthetic_store(tmp_path / "store", subjects=4, repetitions=1)
-    flags = ["sjepa-demo", "--data.root", str(tmp_path / "store"), *TINY, "--optim.length=4"]
-    eager = parse_train([*flags, "--run", str(tmp_path / "eager")])
-    assert train(eager) == 0
-    config = parse_train([*flags, "--run", str(tmp_path / "run"), "--compile"])
+    eager = trained(store, tmp_path / "eager", "--optim.length=4")
     with pytest.warns(RuntimeWarning) as seen:
-        assert train(config) == 0
+        run = trained(store, tmp_path / "run", "--optim.length=4", "--compile")
     texts = [str(warning.message) for warning in seen]
     assert len([text for text in texts if "goes on without" in text]) == 1, texts
     assert "no working C++ compiler" in texts[0]
-    rows = [
-        (tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("eager", "run")
-    ]
-    assert len(rows[1]) == len(rows[0])
+    assert len(metrics(run)) == len(metrics(eager))

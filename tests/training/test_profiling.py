@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from sjepa_fast.config.files import parse_train
-from sjepa_fast.data.synthetic import write_synthetic_store
-from sjepa_fast.train import train
+from sjepa_fast.config.files import read_config
 from sjepa_fast.training import profiling
 from sjepa_fast.training.flops import step_flops
 from sjepa_fast.training.profiling import CLOCKED, TRACED, WARMUP, PassClock, summary
+from tests.tiny import metrics, trained
 
 
 class Clock:
@@ -84,51 +83,19 @@ def test_each_pass_gets_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(passes.marks) == 11, "the hooks are gone"
 
 
-TINY = [
-    f"--{key}={value}"
-    for key, value in {
-        "data.frames": 16,
-        "data.crop-min-frames": 8,
-        "model.width": 32,
-        "model.heads": 1,
-        "model.depth": 1,
-        "model.predictor-depth": 1,
-        "optim.batch-size": 8,
-        "optim.warmup": 2,
-        "optim.length": 18,
-        "log.knn-every": 0,
-        "log.every": 1,
-        "runtime.device": "cpu",
-    }.items()
-] + ["--log.no-tensorboard"]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "synthetic"
-    write_synthetic_store(path, subjects=4, repetitions=1)
-    return path
-
-
-def losses(run: Path) -> list[float]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in rows if "loss" in row]
-
-
 def test_a_profiled_run_leaves_trace_and_page_and_trains_as_ever(
     store: Path, tmp_path: Path
 ) -> None:
-    base = ["sjepa-demo", "--data.root", str(store), *TINY]
-    plain = parse_train([*base, "--run", str(tmp_path / "plain")])
-    profiled = parse_train([*base, "--run", str(tmp_path / "profiled"), "--profile"])
-    assert train(plain) == 0 and train(profiled) == 0
-    assert not (tmp_path / "plain" / "profile").exists()
-    assert losses(tmp_path / "plain") == losses(tmp_path / "profiled")
-    assert len(losses(tmp_path / "plain")) == 18 > WARMUP + CLOCKED + TRACED
+    plain = trained(store, tmp_path / "plain", "--optim.length=18")
+    profiled = trained(store, tmp_path / "profiled", "--optim.length=18", "--profile")
+    assert not (plain / "profile").exists()
+    losses = [[row["loss"] for row in metrics(run) if "loss" in row] for run in (plain, profiled)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 18 > WARMUP + CLOCKED + TRACED
 
-    folder = tmp_path / "profiled" / "profile"
+    folder = profiled / "profile"
     facts = json.loads((folder / "profile.json").read_text())
-    assert facts["flops"] == step_flops(profiled).total
+    assert facts["flops"] == step_flops(read_config(profiled / "config.yaml")).total
     assert facts["step_seconds"] == pytest.approx(sum(facts["seconds"].values()))
     assert {"data", "student", "predictor", "teacher", "backward"} <= facts["seconds"].keys()
     # An AdamW step, the backward of six linear layers a block, and so on.

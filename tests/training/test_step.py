@@ -3,66 +3,32 @@
 import dataclasses
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sjepa_fast.build import build_model, build_optimizer
-from sjepa_fast.config.schema import (
-    DataConfig,
-    LogConfig,
-    MaskConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    OptimConfig,
-    TrainConfig,
-    ViewConfig,
-    replace,
-)
+from sjepa_fast.config.schema import replace
 from sjepa_fast.config.traits import TRAITS
-from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.objectives.objective import make_step_input
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.schedule import Schedule
-from sjepa_fast.skeletons import KINECT20
 from sjepa_fast.training.step import TrainStep
-
-CONFIG = TrainConfig(
-    data=DataConfig(frames=8, bodies=1, crop_min_frames=4),
-    model=ModelConfig(segment_length=4, width=32, depth=1, heads=1, predictor_depth=1),
-    view=ViewConfig(rotation=0.5, tilt=0.1, translation=0.1, flip=0.5),
-    objective=ObjectiveConfig(ema_start=0.9, ema_end=1.0),
-    optim=OptimConfig(batch_size=6, clip_grad=3.0),
-)
-
+from tests.tiny import CPU, STEP_CONFIG, step_clips
 
 AXES = ("temporal", "spatial")
-
-
-def resident() -> ResidentClips:
-    generator = torch.Generator().manual_seed(0)
-    frames = [5, 9, 12, 20, 7, 30]
-    return ResidentClips(
-        joints_RVC=torch.randn(sum(frames), 20, 3, generator=generator),
-        offsets_N=torch.from_numpy(np.cumsum([0, *frames[:-1]])),
-        frames_N=torch.tensor(frames),
-        bodies_N=torch.ones(6, dtype=torch.int64),
-        labels_N=torch.zeros(6, dtype=torch.int64),
-        layout=KINECT20,
-        max_bodies=1,
-    )
 
 
 def make_step(
     rate: float = 1e-3,
     momentum: float = 0.99,
     dtype: torch.dtype = torch.float32,
-    **sections: Any,
+    seed: int = 0,
+    **sections: dict[str, object],
 ) -> TrainStep:
-    config = dataclasses.replace(CONFIG, **sections)
-    clips = resident()
-    model = build_model(config, clips, torch.arange(6), torch.device("cpu"))
+    config = dataclasses.replace(replace(STEP_CONFIG, **sections), seed=seed)
+    clips = step_clips()
+    model = build_model(config, clips, torch.arange(6), CPU)
     optimizer = build_optimizer(model, config)
     schedule = Schedule(torch.full((9,), rate), torch.full((9,), momentum, dtype=torch.float64))
     return TrainStep(config, clips, model, optimizer, dtype, World(), schedule)
@@ -95,21 +61,19 @@ def test_the_watch_sees_a_wait():
     assert set(waits.seen) >= {"_local_scalar_dense", "lift_fresh", "index"}
 
 
-OTHERS: dict[str, dict[str, Any]] = {
+OTHERS: dict[str, dict[str, dict[str, object]]] = {
     "sjepa": {},
     "skeleton2vec": {
-        "objective": ObjectiveConfig(
-            kind="skeleton2vec", target_norm="instance", target_layers=1, ema_start=0.9
-        ),
-        "mask": MaskConfig(kind="tube", tube_length=2, num_masked_views=2),
-        "data": DataConfig(frames=8, bodies=1, sampling="index"),
-        "model": dataclasses.replace(CONFIG.model, layer_scale=0.1),
+        "objective": {"kind": "skeleton2vec", "target_norm": "instance", "target_layers": 1},
+        "mask": {"kind": "tube", "tube_length": 2, "num_masked_views": 2},
+        "data": {"sampling": "index"},
+        "model": {"layer_scale": 0.1},
     },
-    "mamp": {"objective": ObjectiveConfig(kind="mamp", target_norm="patch")},
+    "mamp": {"objective": {"kind": "mamp", "target_norm": "patch"}},
     "skeletonmae": {
-        "objective": ObjectiveConfig(kind="skeletonmae", target_norm="temporal"),
-        "mask": MaskConfig(kind="random"),
-        "view": ViewConfig(form="axes"),
+        "objective": {"kind": "skeletonmae", "target_norm": "temporal"},
+        "mask": {"kind": "random"},
+        "view": {"form": "axes", "tilt": 0.0},
     },
 }
 
@@ -120,9 +84,8 @@ def test_steady_state_step_has_no_host_wait(kind: str, monkeypatch: pytest.Monke
     for module in ("_checks", "augment.checks"):
         path = f"sjepa_kernels.{module}.readable"
         monkeypatch.setattr(path, lambda _: False, raising=False)
-    plain = {"kind": kind, "target_norm": TRAITS[kind].target_norms[0]}
-    sections = {"objective": replace(CONFIG, objective=plain).objective}
-    step = make_step(**OTHERS.get(kind, sections))
+    plain: dict[str, object] = {"kind": kind, "target_norm": TRAITS[kind].target_norms[0]}
+    step = make_step(**OTHERS.get(kind, {"objective": plain}))
     ids = torch.arange(6)
     step(ids)
     with HostWaits() as waits:
@@ -150,7 +113,7 @@ def test_step_moves_each_part_by_its_own_rule():
 
 
 def test_center_is_updated_after_use_with_the_mean_of_masked_targets():
-    step = make_step(0.0, 1.0, objective=ObjectiveConfig(center_momentum=0.7))
+    step = make_step(0.0, 1.0, objective={"center_momentum": 0.7})
     ids = torch.arange(6)
     batch = make_step_input(step.clips, ids, step.seed, step.step, step.config)
     result = step(ids)
@@ -163,7 +126,7 @@ def test_center_is_updated_after_use_with_the_mean_of_masked_targets():
 def test_gradients_are_clipped_to_the_norm_asked_for(monkeypatch: pytest.MonkeyPatch):
     norms = {}
     for limit in (0.0, 1e-3):
-        step = make_step(optim=OptimConfig(batch_size=6, clip_grad=limit))
+        step = make_step(optim={"clip_grad": limit})
         seen: list[float] = []
 
         def measure(optimizer: torch.optim.Optimizer = step.optimizer, seen=seen) -> None:
@@ -200,8 +163,8 @@ def test_weight_decay_groups():
 
 def test_positions_can_be_spared_the_decay_and_layer_scales_always_are():
     step = make_step(
-        optim=OptimConfig(batch_size=6, decay_positions=False),
-        model=dataclasses.replace(CONFIG.model, layer_scale=0.1),
+        optim={"decay_positions": False},
+        model={"layer_scale": 0.1},
     )
     names = {id(p): n for n, p in step.model.named_parameters()}
     decayed, free = ({names[id(p)] for p in g["params"]} for g in step.optimizer.param_groups)
@@ -229,7 +192,7 @@ def test_only_what_an_objective_has_is_moved(kind: str):
 
 
 def test_history_keeps_the_latest_steps_in_order():
-    step = make_step(log=LogConfig(every=3))
+    step = make_step(log={"every": 3})
     results = [step(torch.arange(6).roll(i)) for i in range(5)]
     expected = torch.stack([torch.stack([r.loss, r.grad_norm]) for r in results[2:]])
     assert torch.equal(step.recent(5, 3), expected)
