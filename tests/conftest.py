@@ -47,3 +47,32 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "synthetic"
     write_synthetic_store(path, subjects=4, repetitions=1)
     return path
+
+
+@pytest.fixture(scope="session")
+def nucla(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder where the README's first N-UCLA command made stores/nucla.
+
+    Tests may add runs of their own names.
+    """
+    from tests.tiny import nucla_lines, run_documented
+
+    if not (data_root / "nucla").is_dir():
+        pytest.skip(f"no N-UCLA in {data_root}")
+    folder = tmp_path_factory.mktemp("nucla")
+    with pytest.MonkeyPatch.context() as here:
+        here.chdir(folder)
+        run_documented(nucla_lines("README.md", data_root)[0])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nucla_run(nucla: Path, data_root: Path) -> Path:
+    """Folder of the run of the README's second N-UCLA command, shortened; results may be added."""
+    from tests.tiny import nucla_lines, run_python
+
+    words = nucla_lines("README.md", data_root)[1]
+    short = ["--optim.length=3", "--optim.warmup=1", "--optim.batch-size=16", "--log.knn-every=0"]
+    done = run_python(*words[1:], *short, cwd=nucla)
+    assert done.returncode == 0, done.stderr
+    return nucla / "runs" / "nucla"

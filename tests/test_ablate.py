@@ -11,39 +11,22 @@ import yaml
 from sjepa_fast import ablate as ablation_module
 from sjepa_fast.ablate import ablate, axis_named, finished, parse_ablation, spread
 from sjepa_fast.config.schema import TrainConfig
-from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
-
-TINY = {
-    "data.frames": "16",
-    "data.crop-min-frames": "8",
-    "model.width": "32",
-    "model.heads": "1",
-    "model.depth": "1",
-    "model.predictor-depth": "1",
-    "optim.batch-size": "8",
-    "optim.length": "4",
-    "optim.warmup": "1",
-    "log.every": "1",
-    "log.panel-every": "2",
-    "log.knn-every": "0",
-    "runtime.device": "cpu",
-}
-FLAGS = [part for key, value in TINY.items() for part in (f"--{key}", value)]
+from tests.tiny import words_of_run
 
 
 def arguments(run: Path, *more: str) -> list[str]:
-    store = run.parent / "store"
-    return ["sjepa-demo", "--data.root", str(store), "--run", str(run), *FLAGS, *more]
+    short = ("--optim.length=4", "--log.panel-every=2")
+    return words_of_run(run.parent / "store", run, *short, *more)
 
 
 GRID = ("--axis", "mask_ratio", "--values", "0.5", "0.9", "--seeds", "0", "3")
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def grid(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ablate")
-    write_synthetic_store(folder / "store", subjects=4, repetitions=1)
+    (folder / "store").symlink_to(store)
     assert ablate(parse_ablation(arguments(folder / "grid", *GRID))) == 0
     return folder / "grid"
 

@@ -3,8 +3,6 @@
 import argparse
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 
 from sjepa_fast.config.files import read_config
 from sjepa_fast.config.schema import ModelConfig
-from sjepa_fast.convert import ConvertConfig, convert, encoder_weights, read_state
+from sjepa_fast.convert import ConvertConfig, convert, encoder_weights, main, read_state
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluate import evaluate
@@ -24,8 +22,8 @@ from sjepa_fast.objectives.mamp import MAMP
 from sjepa_fast.runtime.checkpoint import latest_checkpoint, load_weights
 from sjepa_fast.skeletons import NTU25
 from sjepa_kernels.tubelets import to_tubelets
+from tests.tiny import call, run_python
 
-ROOT = Path(__file__).parent.parent
 SEGMENTS, JOINTS, LENGTH, WIDTH, DEPTH, HEADS = 4, 25, 4, 32, 3, 4
 
 
@@ -237,19 +235,13 @@ def test_damaged_files_are_refused(tmp_path: Path, content: bytes):
         read_state(tmp_path / "bad.pth")
 
 
-def test_command_line_says_one_line(tmp_path: Path):
+def test_command_line_says_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"x": Hostile(tmp_path / "made")}, tmp_path / "bad.pth")
     (tmp_path / "taken").mkdir()
-    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    for out in ("run", "taken"):
-        done = subprocess.run(
-            [sys.executable, "-m", "sjepa_fast.convert", "mamp", "bad.pth", out],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+    monkeypatch.chdir(tmp_path)
+    for done in (
+        run_python("-m", "sjepa_fast.convert", "mamp", "bad.pth", "run"),
+        call(main, "mamp", "bad.pth", "taken"),
+    ):
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.pth", "taken"]

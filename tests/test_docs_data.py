@@ -13,14 +13,10 @@ import pytest
 from sjepa_fast.data.readers import READERS
 from sjepa_fast.data.store import open_store
 from sjepa_fast.skeletons import LAYOUTS
+from tests.tiny import ROOT, blocks, run_documented
 
-ROOT = Path(__file__).parent.parent
+DATA = "docs/data.md"
 RNG = np.random.default_rng(0)
-
-
-def blocks(language: str) -> list[str]:
-    text = (ROOT / "docs" / "data.md").read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
 
 
 def write_ntu(folder: Path) -> None:
@@ -94,7 +90,7 @@ def write_own_folders() -> None:
         raw = write_own(folder)
         for clip in ("reach_01", "reach_02"):
             np.save(raw / f"{clip}.npy", RNG.normal(size=(8, joints, 3)))
-    (snippet,) = blocks("python")
+    (snippet,) = blocks(DATA, "python")
     names: dict[str, str] = {}
     exec(snippet, names)
     Path("stick_clips/layout.json").write_text(names["text"])
@@ -138,16 +134,12 @@ def documented_by_readers() -> dict[str, int]:
     return sizes
 
 
-def test_commands_run_one_after_another(raw_files: Path, capsys):
+def test_commands_run_one_after_another(raw_files: Path) -> None:
     from_readers = documented_by_readers()
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    lines = [line for block in blocks(DATA, "sh") for line in block.splitlines()]
     assert len(lines) >= 20
     for line in lines:
-        words = shlex.split(line)
-        assert words[:2] == ["python", "-m"]
-        with pytest.raises(SystemExit) as stop:
-            importlib.import_module(words[2]).main(words[3:])
-        assert stop.value.code == 0, (line, capsys.readouterr().err)
+        run_documented(shlex.split(line))
     stores = sorted(path.name for path in (raw_files / "stores").iterdir() if path.is_dir())
     sizes = {name: len(open_store(raw_files / "stores" / name)) for name in stores}
     assert sizes == {
@@ -175,11 +167,11 @@ def test_commands_run_one_after_another(raw_files: Path, capsys):
 
 
 def test_every_reader_has_a_command():
-    lines = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
+    lines = [shlex.split(line) for block in blocks(DATA, "sh") for line in block.splitlines()]
     assert {words[3] for words in lines if words[2] == "sjepa_fast.prepare"} == set(READERS)
 
 
 def test_the_named_layouts_are_all_there_are():
-    text = (ROOT / "docs" / "data.md").read_text()
+    text = (ROOT / DATA).read_text()
     (line,) = re.findall(r"Known layouts: ([^.]*)\.", text)
     assert re.findall(r"`(\w+)`", line) == [layout.name for layout in LAYOUTS]

@@ -1,10 +1,6 @@
 """The commands and the FLOP table of docs/predictor.md are run and counted as they stand."""
 
-import os
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +8,13 @@ import pytest
 from sjepa_fast.config.presets import preset
 from sjepa_fast.config.schema import TrainConfig, replace
 from sjepa_fast.training.flops import step_flops
+from tests.tiny import ROOT, flags, nucla_lines, run_documented
 
-ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "predictor.md").read_text()
-SHORT = ["--optim.length", "2", "--optim.warmup", "1", "--eval.online-pool", "mean"]
+SHORT = {
+    **{"optim.length": 2, "optim.warmup": 1, "optim.batch-size": 16, "model.depth": 1},
+    **{"data.frames": 24, "eval.online-pool": "mean"},
+}
 
 
 def row_config(name: str) -> TrainConfig:
@@ -25,7 +24,7 @@ def row_config(name: str) -> TrainConfig:
     return replace(one, model=form, mask={"predict_ratio": ratio})
 
 
-def test_flop_table_is_the_count():
+def test_flop_table_is_the_count() -> None:
     lines = re.findall(r"^\| ((?:joint|cross)[^|]*) \| ([\d.| ]+) \|$", TEXT, re.M)
     rows = [(name, numbers.split(" | ")) for name, numbers in lines]
     rows = [(name, numbers) for name, numbers in rows if len(numbers) == 5]
@@ -37,23 +36,15 @@ def test_flop_table_is_the_count():
 
 
 @pytest.mark.slow
-def test_commands_run_one_after_another(data_root: Path, tmp_path: Path):
-    block = re.search(r"^```sh\n(.*?)^```", TEXT, re.M | re.S)
-    assert block
-    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    for line in block[1].splitlines():
-        words = shlex.split(line.replace("../shared/data", str(data_root)))[1:]
-        words += SHORT if "sjepa_fast.ablate" in words else []
-        done = subprocess.run(
-            [sys.executable, *words],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, (line, done.stderr)
-    table = (tmp_path / "runs/partial/ablation.md").read_text()
+def test_commands_run_one_after_another(
+    data_root: Path, nucla: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, *grids = nucla_lines("docs/predictor.md", data_root)
+    assert prepare == nucla_lines("README.md", data_root)[0], "it ran already"
+    assert [words[2] for words in grids] == ["sjepa_fast.ablate"] * 2
+    monkeypatch.chdir(nucla)
+    for words in grids:
+        run_documented([*words, *flags(SHORT)])
+    table = (nucla / "runs/partial/ablation.md").read_text()
     assert re.search(r"^\| 0\.25 \|", table, re.M)
-    assert (tmp_path / "runs/cross/ablation.png").stat().st_size > 0
+    assert (nucla / "runs/cross/ablation.png").stat().st_size > 0

@@ -1,6 +1,5 @@
 """Every command of docs/protocols.md, in order, on tiny data (training runs are shortened)."""
 
-import re
 import shlex
 from pathlib import Path
 
@@ -12,19 +11,15 @@ from sjepa_fast.data.store import open_store
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.evaluation.protocols import PROTOCOLS
 from sjepa_fast.train import train
-from tests.evaluation.test_protocols import as_kinect
+from tests.tiny import SMALL, as_kinect, blocks, flags
 
-ROOT = Path(__file__).parent.parent
-TINY = ["--data.frames", "16", "--model.depth", "1", "--model.predictor-depth", "1"]
-TINY += ["--model.width", "32", "--model.heads", "1", "--data.split", "xsub"]
-TINY += ["--optim.length", "2", "--optim.warmup", "1", "--optim.batch-size", "16"]
-TINY += ["--log.knn-every", "0", "--log.no-tensorboard", "--data.root", "store"]
+SIZES = {"data.split": "xsub", "data.root": "store", "optim.length": 2, "optim.batch-size": 16}
+TINY = flags({**SMALL, **SIZES})
 SHORT = ["--recipe.length", "2", "--recipe.warmup", "1", "--recipe.hidden", "8"]
 
 
 def commands() -> list[list[str]]:
-    text = (ROOT / "docs" / "protocols.md").read_text()
-    found = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
+    found = blocks("docs/protocols.md", "sh")
     lines = [shlex.split(line) for block in found[1:] for line in block.splitlines()]
     assert all(words[:2] == ["python", "-m"] for words in lines)
     return [words[2:] for words in lines]

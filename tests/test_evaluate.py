@@ -1,61 +1,46 @@
 """`evaluate` on a run: figures that state their conditions, and one-line errors."""
 
-import io
 import json
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 
 from sjepa_fast import evaluate
 from sjepa_fast.build import build_model
 from sjepa_fast.config.files import parse_train, to_yaml
-from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.evaluation.features import clip_features, pool_tokens
 from sjepa_fast.evaluation.protocols.knn import KnnRequest
 from sjepa_fast.evaluation.subject import make_encoder, open_subject
-from sjepa_fast.runtime.checkpoint import latest_checkpoint
-from sjepa_fast.train import train
+from tests.tiny import CPU, Done, call, flags, trained, weights
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluate")
-    write_synthetic_store(folder / "store", subjects=4, repetitions=1)
-    arguments = ["sjepa-demo", "--data.root", str(folder / "store"), "--run", str(folder / "run")]
-    arguments += ["--data.frames", "16", "--model.depth", "1", "--model.predictor-depth", "1"]
-    arguments += ["--optim.length", "3", "--optim.warmup", "1", "--optim.batch-size", "16"]
-    arguments += ["--log.knn-every", "0", "--log.no-tensorboard"]
-    arguments += ["--data.split", "xsub_xview", "--eval.online-pool", "full"]
-    assert train(parse_train(arguments)) == 0
-    return folder / "run"
+    (folder / "store").symlink_to(store)
+    sizes = {"model.width": 64, "model.heads": 4, "optim.length": 3, "optim.batch-size": 16}
+    return trained(
+        *(folder / "store", folder / "run"),
+        *flags({**sizes, "data.split": "xsub_xview", "eval.online-pool": "full"}),
+    )
 
 
-@dataclass(frozen=True)
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
+def call_evaluate(*arguments: str) -> Done:
+    return call(evaluate.main, *arguments)
 
 
-def call(*arguments: str) -> Done:
-    """The console entry, in this process: importing torch takes longer than the tests."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stop:
-        evaluate.main(list(arguments))
-    return Done(int(stop.value.code or 0), out.getvalue(), err.getvalue())
-
-
-def result(run: Path, name: str) -> dict[str, object]:
-    return json.loads((run / "results" / f"{name}-synthetic-xsub.json").read_text())
+def result(run: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        (run / "results" / f"{name}-synthetic-xsub.json").read_text()
+    )
+    return found
 
 
 def test_knn_states_its_conditions(run: Path):
     store = str(run.parent / "store")
-    done = call("knn", str(run), "--data.root", store, "--data.split", "xsub")
+    done = call_evaluate("knn", str(run), "--data.root", store, "--data.split", "xsub")
     assert done.returncode == 0, done.stderr
     found = result(run, "knn-target-full")
     assert found["split"] == "xsub" and found["train_clips"] == found["test_clips"] == 84
@@ -71,7 +56,9 @@ def test_knn_states_its_conditions(run: Path):
 def test_encoders_differ_and_raw_has_no_weights(run: Path):
     scores = {}
     for encoder in ("target", "view", "random", "raw"):
-        done = call("knn", str(run), "--encoder", encoder, "--data.split", "xsub", "--k", "1")
+        done = call_evaluate(
+            "knn", str(run), "--encoder", encoder, "--data.split", "xsub", "--k", "1"
+        )
         assert done.returncode == 0, done.stderr
         name = "knn-raw" if encoder == "raw" else f"knn-{encoder}-full"
         scores[encoder] = result(run, name)
@@ -82,13 +69,13 @@ def test_encoders_differ_and_raw_has_no_weights(run: Path):
 
 def test_each_encoder_is_the_one_it_names(run: Path):
     """After three steps target, view and random differ, and each equals its stored weights."""
-    stored = safetensors.torch.load_file(latest_checkpoint(run).path / "model.safetensors")
+    stored = weights(run)
     found = {}
     for encoder in ("target", "view", "random"):
         subject = open_subject(KnnRequest(run, encoder=encoder))
         clips, config, ids = subject.clips, subject.config, torch.arange(6)
         network = make_encoder(subject, encoder, ids)
-        model = build_model(config, clips, ids, torch.device("cpu")).eval()
+        model = build_model(config, clips, ids, CPU).eval()
         if encoder != "random":
             model.load_state_dict(stored)
         expected_of = model.view_encoder if encoder == "view" else model.target_encoder
@@ -102,7 +89,7 @@ def test_each_encoder_is_the_one_it_names(run: Path):
 
 
 def test_clips_seen_in_training_are_counted(run: Path, tmp_path: Path):
-    done = call("knn", str(run), "--data.split", "xsub")
+    done = call_evaluate("knn", str(run), "--data.split", "xsub")
     assert done.returncode == 0 and "pre-training" not in done.stdout, done.stdout
     trained_on = result(run, "knn-target-full")["trained_on"]
     assert trained_on["split"] == "xsub_xview" and len(trained_on["fingerprint"]) == 64
@@ -112,13 +99,13 @@ def test_clips_seen_in_training_are_counted(run: Path, tmp_path: Path):
     tests = open_subject(KnnRequest(run)).store
     names = [str(tests.names[i]) for i in tests.ids("xsub", "test")[:3]]
     (tmp_path / "train_ids.txt").write_text("\n".join([*names, "other"]))
-    done = call("knn", str(tmp_path), "--data.split", "xsub")
+    done = call_evaluate("knn", str(tmp_path), "--data.split", "xsub")
     assert "3 of the test clips were in the pre-training set" in done.stdout, done.stderr
     assert result(tmp_path, "knn-target-full")["test_clips_seen_in_training"] == 3
 
 
 def test_linear_by_both_recipes(run: Path, tmp_path: Path):
-    done = call("linear", str(run), "--data.split", "xsub", "--pool", "joint")
+    done = call_evaluate("linear", str(run), "--data.split", "xsub", "--pool", "joint")
     assert done.returncode == 0, done.stderr
     found = result(run, "linear-target-joint")
     assert found["recipe"]["name"] == "small" and found["recipe"]["C"] == 0.01
@@ -130,7 +117,7 @@ def test_linear_by_both_recipes(run: Path, tmp_path: Path):
     (tmp_path / "config.yaml").write_text(old)
     for name in ("checkpoints", "data.json", "train_ids.txt"):
         (tmp_path / name).symlink_to(run / name)
-    done = call("linear", str(tmp_path), "--data.split", "xsub")
+    done = call_evaluate("linear", str(tmp_path), "--data.split", "xsub")
     assert done.returncode == 0, done.stderr
     sgd = result(tmp_path, "linear-target-mean")
     assert sgd["recipe"]["kind"] == "sgd" and sgd["top1_best_epoch"] >= sgd["top1"] > 7
@@ -148,7 +135,7 @@ def test_linear_by_both_recipes(run: Path, tmp_path: Path):
     ],
 )
 def test_bad_input_exits_2_with_one_line(run: Path, arguments: list[str], words: list[str]):
-    done = call(*(str(run) if a == "RUN" else a for a in arguments))
+    done = call_evaluate(*(str(run) if a == "RUN" else a for a in arguments))
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
     for word in words:
         assert word in done.stderr

@@ -8,22 +8,13 @@ import numpy as np
 import pytest
 
 from sjepa_fast import evaluate
-from sjepa_fast.config.files import parse_train
 from sjepa_fast.data.store import open_store
-from sjepa_fast.prepare import PrepareConfig, prepare
-from sjepa_fast.train import train
 
 
-@pytest.fixture(scope="module")
-def run(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not (data_root / "nucla").is_dir():
-        pytest.skip(f"no N-UCLA in {data_root}")
-    folder = tmp_path_factory.mktemp("nucla")
-    assert prepare(PrepareConfig("nucla", data_root / "nucla", folder / "store")) == 0
-    arguments = ["sjepa-nucla", "--data.root", str(folder / "store"), "--run", str(folder / "run")]
-    arguments += ["--optim.length", "3", "--optim.warmup", "1", "--log.knn-every", "0"]
-    assert train(parse_train([*arguments, "--log.no-tensorboard"])) == 0
-    return folder / "run"
+@pytest.fixture
+def run(nucla: Path, nucla_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(nucla)
+    return nucla_run
 
 
 def score(run: Path, name: str, *arguments: str) -> dict[str, Any]:
@@ -34,7 +25,7 @@ def score(run: Path, name: str, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_frozen_protocols_reach_their_floors(run: Path):
+def test_frozen_protocols_reach_their_floors(run: Path) -> None:
     """The floors are margins below what many runs of the recipe gave, without any training."""
     linear = score(
         run,
@@ -47,11 +38,11 @@ def test_frozen_protocols_reach_their_floors(run: Path):
     assert raw["top1_k1"] >= 62, "aligned coordinates"
     target = score(run, "knn-target-full-nucla-xview", "knn", "--pool", "full")
     assert target["weights"]["step"] == 3 and target["store"] == "nucla"
-    assert list(target["per_class"]) == list(open_store(run.parent / "store").class_names)
+    assert list(target["per_class"]) == list(open_store(Path("stores/nucla")).class_names)
 
 
 @pytest.mark.slow
-def test_ten_percent_of_the_labels_beat_chance_within_forty_steps(run: Path):
+def test_ten_percent_of_the_labels_beat_chance_within_forty_steps(run: Path) -> None:
     short = ("--recipe.length", "40", "--recipe.warmup", "4", "--recipe.score-every", "40")
     found = score(
         run,
@@ -61,7 +52,7 @@ def test_ten_percent_of_the_labels_beat_chance_within_forty_steps(run: Path):
     assert found["recipe"]["labelled_clips"] == 102 and found["recipe"]["name"] == "small"
     assert found["top1"] > 30, "ten classes"
     ids = (run / "results" / "semi0.1-balanced-target-nucla-xview-s3.ids.txt").read_text().split()
-    store = open_store(run.parent / "store")
+    store = open_store(Path("stores/nucla"))
     labels = store.labels[np.isin(store.names, ids)]
     counts = np.bincount(labels, minlength=10)
     assert len(ids) == 102 and counts.max() - counts.min() <= 1

@@ -1,15 +1,11 @@
 """`prepare` from the command line, on written files and on the real sets."""
 
-import contextlib
 import dataclasses
 import inspect
-import io
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,33 +22,11 @@ from sjepa_fast.data.store_writer import StoreWriter
 from sjepa_fast.errors import InputError
 from sjepa_fast.prepare import PrepareConfig, prepare
 from sjepa_fast.skeletons import NTU25
-
-ROOT = Path(__file__).parent.parent
-
-
-def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in this process, where torch is imported already."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            prepare_module.main(list(arguments))
-        except SystemExit as stop:
-            return subprocess.CompletedProcess(
-                arguments, int(stop.code or 0), out.getvalue(), err.getvalue()
-            )
-    raise AssertionError("the command did not exit")
+from tests.tiny import Done, call, run_python, start_python
 
 
-def call_outside(*arguments: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    return subprocess.run(
-        [sys.executable, "-m", "sjepa_fast.prepare", *arguments],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def call_prepare(*arguments: str) -> Done:
+    return call(prepare_module.main, *arguments)
 
 
 def write_ntu(folder: Path) -> None:
@@ -68,7 +42,15 @@ def write_ntu(folder: Path) -> None:
 
 def test_ntu_from_the_command_line(tmp_path: Path):
     write_ntu(tmp_path / "raw")
-    done = call_outside("ntu60", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out"))
+    done = run_python(
+        "-m",
+        "sjepa_fast.prepare",
+        "ntu60",
+        "--raw",
+        str(tmp_path / "raw"),
+        "--out",
+        str(tmp_path / "out"),
+    )
     assert done.returncode == 0, done.stderr
     assert "skipped S001C001P001R001A014: the file ends early" in done.stdout
     assert "2 clips" in done.stdout and "1 skipped" in done.stdout
@@ -104,7 +86,7 @@ def test_bad_input_exits_2_with_one_line(
     tmp_path: Path, monkeypatch, arguments: list[str], words: list[str]
 ):
     monkeypatch.chdir(tmp_path)
-    done = call(*arguments)
+    done = call_prepare(*arguments)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
     for word in words:
         assert word in done.stderr
@@ -120,11 +102,11 @@ def test_a_row_of_the_table_is_a_reader(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setitem(READERS, "still", open_still)
     arguments = ["still", "--raw", "r", "--out", str(tmp_path / "out"), "--layout", "mine"]
-    assert call(*arguments).returncode == 0
+    assert call_prepare(*arguments).returncode == 0
     assert open_store(tmp_path / "out").name == "mine"
-    said = call(*arguments, "--split-name", "a").stderr
+    said = call_prepare(*arguments, "--split-name", "a").stderr
     assert "split_name" in said and "ctrgcn only" in said
-    assert "nearest: still" in call("stills", *arguments[1:]).stderr
+    assert "nearest: still" in call_prepare("stills", *arguments[1:]).stderr
 
 
 def test_every_option_of_a_reader_is_a_flag():
@@ -145,7 +127,7 @@ def test_every_option_of_a_reader_is_a_flag():
 def test_nothing_usable_is_one_line_with_the_first_reason(tmp_path: Path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "S001C001P001R001A001.skeleton").write_text("0\n")
-    done = call("ntu60", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out"))
+    done = call_prepare("ntu60", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out"))
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "1 skipped, the first because: no usable skeleton" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
@@ -158,7 +140,6 @@ def start_long_run(tmp_path: Path, clips: int = 400) -> subprocess.Popen[str]:
     for i in range(2, clips):
         (tmp_path / "raw" / f"S001C001P001R{i:03d}A013.skeleton").write_text(text)
     arguments = ["ntu60", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out")]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
     code = (
         "import sjepa_fast.data.store_writer as s, sjepa_fast.prepare as p, time\n"
         "s.SYNC_SECONDS = 0.01\n"
@@ -166,13 +147,7 @@ def start_long_run(tmp_path: Path, clips: int = 400) -> subprocess.Popen[str]:
         "s.StoreWriter.add = lambda *a: (time.sleep(0.002), add(*a))[1]\n"
         f"p.main({arguments!r})"
     )
-    running = subprocess.Popen(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    running = start_python("-c", code)
     journal = tmp_path / ".out.partial" / "journal.jsonl"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and running.poll() is None:
@@ -229,7 +204,7 @@ def test_another_job_does_not_go_on_from_unfinished_work(tmp_path: Path, monkeyp
 def test_two_runs_do_not_write_one_store(tmp_path: Path):
     write_ntu(tmp_path / "raw")
     with StoreWriter(tmp_path / "out", "x", NTU25, ("a",), job="j"):
-        done = call("ntu60", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out"))
+        done = call_prepare("ntu60", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out"))
     assert done.returncode == 2 and "another run is writing" in done.stderr
 
 

@@ -1,86 +1,66 @@
 """The trainer end to end on a tiny store: it runs, resumes exactly, stops cleanly, scales out."""
 
 import importlib
-import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import torch
 
+from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config.files import parse_train
+from sjepa_fast.data.clips import load_resident
 from sjepa_fast.data.store import open_store
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.data.whiten import fit_whitening
+from sjepa_fast.objectives.objective import make_step_input
 from sjepa_fast.runtime.schedule import tabulate
+from sjepa_fast.train import main
 from sjepa_kernels.tubelets import to_tubelets
+from tests.tiny import (
+    CPU,
+    Done,
+    call,
+    flags,
+    metrics,
+    run_python,
+    start_python,
+    weights,
+    words_of_run,
+)
 
-ROOT = Path(__file__).parent.parent
-TINY = {
+LONGER = {
     "data.split": "xsub",
-    "data.frames": "16",
-    "data.crop-min-frames": "8",
-    "model.width": "32",
-    "model.heads": "1",
-    "model.depth": "1",
-    "model.predictor-depth": "1",
-    "optim.batch-size": "8",
-    "optim.length": "12",
-    "optim.warmup": "2",
-    "log.every": "2",
-    "log.panel-every": "4",
-    "log.knn-every": "5",
-    "checkpoint.every": "4",
-    "runtime.device": "cpu",
+    "optim.length": 12,
+    "optim.warmup": 2,
+    "log.every": 2,
+    "log.panel-every": 4,
+    "log.knn-every": 5,
+    "log.tensorboard": True,
+    "checkpoint.every": 4,
 }
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "synthetic"
-    write_synthetic_store(path, subjects=4, repetitions=1)
-    return path
+def words(store: Path, run: Path, *more: str) -> list[str]:
+    return words_of_run(store, run, *flags(LONGER), *more)
 
 
-def command(store: Path, run: Path, *more: str) -> list[str]:
-    base = [sys.executable, "-m", "sjepa_fast.train", "sjepa-demo", "--data.root", str(store)]
-    flags = [part for key, value in TINY.items() for part in (f"--{key}", value)]
-    return [*base, "--run", str(run), *flags, *more]
-
-
-def environment() -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-
-
-def call(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        arguments, env=environment(), capture_output=True, text=True, timeout=300, check=False
-    )
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    newest = sorted((run / "checkpoints").glob("step-*"))[-1]
-    return safetensors.torch.load_file(newest / "model.safetensors")
+def call_train(store: Path, run: Path, *more: str) -> Done:
+    return call(main, *words(store, run, *more))
 
 
 @pytest.fixture(scope="module")
-def finished(store: Path, tmp_path_factory) -> Path:
+def finished(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "whole"
-    done = call(command(store, run))
+    done = run_python("-m", "sjepa_fast.train", *words(store, run))
     assert done.returncode == 0, done.stderr
     assert "after training" in done.stdout
     return run
 
 
 def test_run_folder_is_complete(finished: Path):
-    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    first, *rows = rows
+    first, *rows = metrics(finished)
     assert first.keys() == {"step", "knn"} and first["step"] == 0, "the score before training"
     assert [row["step"] for row in rows] == [2, 4, 5, 6, 8, 10, 12]
     assert [row["step"] for row in rows if "knn" in row] == [5, 10]
@@ -105,10 +85,7 @@ def test_run_folder_is_complete(finished: Path):
 
 
 def test_training_moves_view_encoder_by_optimiser_and_target_by_ema(finished: Path):
-    first, last = (
-        safetensors.torch.load_file(p / "model.safetensors")
-        for p in sorted((finished / "checkpoints").glob("step-*"))
-    )
+    first, last = weights(finished, 8), weights(finished, 12)
     for name in (
         "view_encoder.embed.proj.weight",
         "target_encoder.embed.proj.weight",
@@ -122,13 +99,7 @@ def test_resumed_run_has_the_same_weights_as_an_uninterrupted_one(
     store: Path, finished: Path, tmp_path: Path
 ):
     run = tmp_path / "parts"
-    process = subprocess.Popen(
-        command(store, run, "--log.every", "1"),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start_python("-m", "sjepa_fast.train", *words(store, run, "--log.every", "1"))
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("step 5/"):
@@ -138,47 +109,47 @@ def test_resumed_run_has_the_same_weights_as_an_uninterrupted_one(
     assert process.returncode == 130, errors
     stopped = sorted((run / "checkpoints").glob("step-*"))[-1]
     assert 5 <= int(stopped.name[5:]) < 12
-    resumed = call(command(store, run, "--resume", "auto"))
+    resumed = call_train(store, run, "--resume", "auto")
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed at step" in resumed.stdout
     ours, theirs = weights(run), weights(finished)
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         assert torch.equal(ours[name], tensor), name
-    steps = [json.loads(x)["step"] for x in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in metrics(run)]
     assert steps == sorted(set(steps)), "no step is logged twice"
 
 
 def test_a_torn_row_of_the_metrics_does_not_stop_a_resume(store: Path, tmp_path: Path):
     run = tmp_path / "torn"
-    assert call(command(store, run, "--optim.length", "4")).returncode == 0
+    assert call_train(store, run, "--optim.length", "4").returncode == 0
     written = (run / "metrics.jsonl").read_text()
     (run / "metrics.jsonl").write_text(written + '{"step": 5, "lo')
-    resumed = call(command(store, run, "--optim.length", "4", "--resume=auto"))
+    resumed = call_train(store, run, "--optim.length", "4", "--resume=auto")
     assert resumed.returncode == 0, resumed.stderr
     assert (run / "metrics.jsonl").read_text() == written
     (run / "metrics.jsonl").write_text("{\n" + written)
-    broken = call(command(store, run, "--optim.length", "4", "--resume", "auto"))
+    broken = call_train(store, run, "--optim.length", "4", "--resume", "auto")
     assert broken.returncode == 2 and "line 1" in broken.stderr, broken.stderr
 
 
 def test_other_data_or_a_damaged_state_is_not_resumed(store: Path, tmp_path: Path):
     run, own = tmp_path / "run", tmp_path / "store"
     shutil.copytree(store, own)
-    assert call(command(own, run, "--optim.length", "4")).returncode == 0
+    assert call_train(own, run, "--optim.length", "4").returncode == 0
     ids = (run / "train_ids.txt").read_bytes()
     (run / "checkpoints" / "step-best").mkdir()
     again = ["--optim.length", "4", "--resume", "auto"]
-    assert call(command(own, run, *again)).returncode == 0, "step-best is none"
+    assert call_train(own, run, *again).returncode == 0, "step-best is none"
     newest = sorted((run / "checkpoints").glob("step-0*"))[-1]
     whole = (newest / "state.pt").read_bytes()
     (newest / "state.pt").write_bytes(b"")
-    done = call(command(own, run, *again))
+    done = call_train(own, run, *again)
     assert done.returncode == 2 and "state.pt" in done.stderr, done.stderr
     (newest / "state.pt").write_bytes(whole)
     shutil.rmtree(own)
     write_synthetic_store(own, subjects=6, repetitions=1)
-    done = call(command(own, run, *again))
+    done = call_train(own, run, *again)
     assert done.returncode == 2 and "data.root" in done.stderr, done.stderr
     assert (run / "train_ids.txt").read_bytes() == ids
 
@@ -197,19 +168,18 @@ def test_only_training_clips_reach_the_step_and_it_follows_the_schedules(
 
     monkeypatch.setattr(module, "TrainStep", Recorder)
     handler = signal.getsignal(signal.SIGINT)
-    config = parse_train(command(store, tmp_path / "run", "--data.no-skip-empty-bodies")[3:])
+    config = parse_train(words(store, tmp_path / "run", "--data.no-skip-empty-bodies"))
     assert module.train(config) == 0
     assert signal.getsignal(signal.SIGINT) is handler
     opened = open_store(store)
     train_part = set(opened.ids(config.data.split, "train").tolist())
     drawn = torch.cat(seen)
     assert set(drawn.tolist()) <= train_part and len(set(drawn.tolist())) > len(train_part) / 2
-    expected = tabulate(config, 12, 2, torch.device("cpu"))
+    expected = tabulate(config, 12, 2, CPU)
     assert len(seen) == 12
     assert torch.equal(Recorder.last.schedule.rates_S, expected.rates_S)
     assert torch.equal(Recorder.last.schedule.momenta_S, expected.momenta_S)
-    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    logged = {row["step"]: row for row in map(json.loads, rows) if "lr" in row}
+    logged = {row["step"]: row for row in metrics(tmp_path / "run") if "lr" in row}
     assert logged[12]["lr"] == pytest.approx(expected.rates_S[11].item(), rel=1e-6)
     assert logged[12]["momentum"] == pytest.approx(expected.momenta_S[11].item(), rel=1e-6)
     clips = Recorder.last.clips
@@ -226,29 +196,18 @@ def test_only_training_clips_reach_the_step_and_it_follows_the_schedules(
 @pytest.mark.slow
 def test_two_processes_follow_one(store: Path, finished: Path, tmp_path: Path):
     run = tmp_path / "two"
-    arguments = command(store, run, "--runtime.dtype", "float32")
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        "--master-port=29541",
-        # Without the two dashes the launcher takes --run for an abbreviation of its own --run-path.
-        "-m",
-        "--",
-    ]
-    both = call([*launcher, *arguments[2:]])
+    # Without the two dashes the launcher takes --run for an abbreviation of its own --run-path.
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29541"]
+    launcher += ["-m", "--", "sjepa_fast.train"]
+    both = run_python(*launcher, *words(store, run, "--runtime.dtype", "float32"))
     assert both.returncode == 0, both.stderr[-2000:]
-    alone = call(command(store, tmp_path / "one", "--runtime.dtype", "float32"))
+    alone = call_train(store, tmp_path / "one", "--runtime.dtype", "float32")
     assert alone.returncode == 0, alone.stderr
     one, two = weights(tmp_path / "one"), weights(run)
     # Sums are added in another order, and AdamW divides by tiny second moments early on.
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=2e-3, atol=2e-4, msg=name)
-    losses = [
-        [json.loads(x)["loss"] for x in (r / "metrics.jsonl").read_text().splitlines()[1:]]
-        for r in (tmp_path / "one", run)
-    ]
+    losses = [[row["loss"] for row in metrics(r)[1:]] for r in (tmp_path / "one", run)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -271,7 +230,7 @@ def test_two_processes_follow_one(store: Path, finished: Path, tmp_path: Path):
 def test_bad_input_exits_2_with_one_line(
     store: Path, tmp_path: Path, more: list[str], words: list[str]
 ):
-    done = call(command(store, tmp_path / "bad", *more))
+    done = call_train(store, tmp_path / "bad", *more)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     for word in words:
@@ -280,9 +239,11 @@ def test_bad_input_exits_2_with_one_line(
 
 
 def test_a_preset_without_data_is_refused_rather_than_trained_on_synthetic_data(tmp_path: Path):
-    for preset in ("sjepa-nucla", "sjepa-ntu60-xsub"):
-        module = [sys.executable, "-m", "sjepa_fast.train", preset, "--run", str(tmp_path / "run")]
-        done = call(module)
+    run = ["--run", str(tmp_path / "run")]
+    for done in (
+        run_python("-m", "sjepa_fast.train", "sjepa-nucla", *run),
+        call(main, "sjepa-ntu60-xsub", *run),
+    ):
         assert done.returncode == 2, done.stderr
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
         assert "--data.root" in done.stderr and "--data.synthetic" in done.stderr
@@ -293,27 +254,20 @@ def test_starting_over_an_existing_run_or_resuming_with_other_settings_is_refuse
     store: Path, finished: Path
 ):
     before = weights(finished)
-    again = call(command(store, finished))
+    again = call_train(store, finished)
     assert again.returncode == 2 and "--resume auto" in again.stderr
-    other = call(command(store, finished, "--resume", "auto", "--mask.tau", "0.5"))
+    other = call_train(store, finished, "--resume", "auto", "--mask.tau", "0.5")
     assert other.returncode == 2 and "mask.tau" in other.stderr
     for name, tensor in weights(finished).items():
         assert torch.equal(tensor, before[name])
 
 
 def test_loss_falls_on_one_repeated_batch(store: Path):
-    from sjepa_fast.config.files import parse_train
-    from sjepa_fast.data.clips import load_resident
-    from sjepa_fast.data.store import open_store
-    from sjepa_fast.objectives.objective import make_step_input
-    from sjepa_fast.train import build_model, build_optimizer
-
-    config = parse_train(command(store, Path("unused"))[3:])
+    config = parse_train(words(store, Path("unused")))
     opened = open_store(store)
-    device = torch.device("cpu")
-    clips = load_resident(opened, config.data, device)
+    clips = load_resident(opened, config.data, CPU)
     ids = torch.from_numpy(opened.ids("xsub", "train"))[:8]
-    model = build_model(config, clips, ids, device)
+    model = build_model(config, clips, ids, CPU)
     optimizer = build_optimizer(model, config)
     for group in optimizer.param_groups:
         group["lr"] = 3e-3

@@ -1,65 +1,31 @@
 """Training from a store that stays on disk: equal weights, clean ends, one-line errors."""
 
 import importlib.util
-import json
 import os
-import re
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 
 from sjepa_fast.data.store import open_store
-from sjepa_fast.data.synthetic import write_synthetic_store
+from tests.tiny import blocks, flags, metrics, start_python, weights, words_of_run
 
-ROOT = Path(__file__).parent.parent
 DALI = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
 BACKENDS = [
     "disk",
     pytest.param("dali", marks=pytest.mark.skipif(not DALI, reason="NVIDIA DALI is not installed")),
 ]
-FLAGS = {
-    "data.split": "xsub",
-    "data.frames": "8",
-    "data.crop-min-frames": "4",
-    "data.workers": "1",
-    "model.width": "32",
-    "model.heads": "1",
-    "model.depth": "1",
-    "model.predictor-depth": "1",
-    "optim.batch-size": "8",
-    "optim.warmup": "2",
-    "log.every": "1",
-    "log.knn-every": "0",
-    "runtime.device": "cpu",
-}
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "synthetic"
-    write_synthetic_store(path, subjects=2, repetitions=1)
-    return path
+FLAGS = flags({"data.split": "xsub", "data.frames": 8, "data.crop-min-frames": 4})
+FLAGS += flags({"data.workers": 1, "optim.warmup": 2})
 
 
 def start(store: Path, run: Path, *more: str) -> subprocess.Popen[str]:
     """Start a run as the first process of a group of its own."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    command = [sys.executable, "-m", "sjepa_fast.train", "sjepa-demo", "--data.root", str(store)]
-    flags = [part for key, value in FLAGS.items() for part in (f"--{key}", value)]
-    return subprocess.Popen(
-        [*command, "--run", str(run), *flags, *more],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    words = words_of_run(store, run, *FLAGS, *more)
+    return start_python("-m", "sjepa_fast.train", *words, start_new_session=True)
 
 
 def wait_for(process: subprocess.Popen[str], line: str) -> None:
@@ -76,8 +42,7 @@ def end(process: subprocess.Popen[str]) -> str:
 
 
 def losses(run: Path) -> dict[int, float]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {row["step"]: row.get("loss", row.get("knn")) for row in rows}
+    return {row["step"]: row.get("loss", row.get("knn")) for row in metrics(run)}
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +72,7 @@ def test_an_interrupted_run_ends_with_the_resident_weights(
     errors = end(resumed)
     assert resumed.returncode == 0, errors
     assert losses(tmp_path / "run") == losses(resident)
-    ours, theirs = (
-        safetensors.torch.load_file(run / "checkpoints" / "step-00000008" / "model.safetensors")
-        for run in (tmp_path / "run", resident)
-    )
+    ours, theirs = weights(tmp_path / "run", 8), weights(resident, 8)
     assert ours.keys() == theirs.keys()
     assert all(ours[name].equal(tensor) for name, tensor in theirs.items())
     scores = [run / "results" / "knn-before-after.json" for run in (tmp_path / "run", resident)]
@@ -119,10 +81,8 @@ def test_an_interrupted_run_ends_with_the_resident_weights(
 
 @pytest.mark.slow
 def test_the_documented_commands_run(store: Path, tmp_path: Path):
-    blocks = re.findall(
-        r"^```sh\n(.*?)^```", (ROOT / "docs/data-backends.md").read_text(), re.M | re.S
-    )
-    lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    documented = blocks("docs/data-backends.md", "sh")
+    lines = [shlex.split(line) for block in documented for line in block.splitlines()]
     trained = [words[3:] for words in lines if words[:3] == ["python", "-m", "sjepa_fast.train"]]
     assert len(trained) == 2
     for words in trained:

@@ -1,21 +1,16 @@
 """The other objectives through the trainer; S-JEPA's way through it is in test_train.py."""
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 
 from sjepa_fast.config.files import parse_train
-from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.train import train
+from tests.tiny import SMALL, flags, metrics, run_python, weights
 
-ROOT = Path(__file__).parent.parent
 KINDS = ("skeleton2vec", "mamp", "skeletonmae")
 # Options that are off in the presets, each through the whole trainer once.
 MORE = {
@@ -23,62 +18,34 @@ MORE = {
     "mamp": ["--mask.num-masked-views", "2"],
     "skeletonmae": ["--objective.target-norm", "temporal", "--view.form", "axes"],
 }
-TINY = {
+SIZES = {
     "data.split": "xsub",
-    "data.bodies": "2",
-    "data.frames": "16",
-    "data.crop-min-frames": "8",
-    "model.width": "32",
-    "model.heads": "1",
-    "model.depth": "2",
-    "model.predictor-depth": "1",
-    "mask.tube-length": "2",
-    "objective.target-layers": "2",
-    "optim.batch-size": "8",
-    "optim.length": "6",
-    "optim.warmup": "2",
-    "log.every": "2",
-    "log.panel-every": "3",
-    "log.knn-every": "0",
-    "checkpoint.every": "3",
-    "runtime.device": "cpu",
+    "data.bodies": 2,
+    "model.depth": 2,
+    "mask.tube-length": 2,
+    "objective.target-layers": 2,
+    "optim.length": 6,
+    "optim.warmup": 2,
+    "log.every": 2,
+    "log.panel-every": 3,
+    "checkpoint.every": 3,
     "runtime.dtype": "float32",
+    "view.tilt": 0,
 }
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "synthetic"
-    write_synthetic_store(path, subjects=4, repetitions=1)
-    return path
-
-
 def arguments(kind: str, store: Path, run: Path, *more: str) -> list[str]:
-    flags = [part for key, value in TINY.items() for part in (f"--{key}", value)]
-    flags += ["--log.no-tensorboard"]
-    flags += ["--view.tilt", "0", *MORE[kind]]
-    return [f"{kind}-nucla", "--data.root", str(store), "--run", str(run), *flags, *more]
+    start = [f"{kind}-nucla", "--data.root", str(store), "--run", str(run)]
+    return [*start, *flags({**SMALL, **SIZES}), *MORE[kind], *more]
 
 
 def call(*words: str) -> None:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    done = subprocess.run(
-        [sys.executable, *words],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_python(*words)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(run / "checkpoints" / "step-00000006" / "model.safetensors")
-
-
-def rows(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][1:]
+def rows(run: Path) -> list[dict[str, Any]]:
+    return metrics(run)[1:]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -100,9 +67,7 @@ def test_objective_trains_scores_and_resumes(kind: str, store: Path, tmp_path: P
     assert train(parse_train(arguments(kind, store, run, "--resume", "auto"))) == 0
     for name, tensor in weights(run).items():
         assert torch.equal(tensor, whole[name]), name
-    before = safetensors.torch.load_file(
-        run / "checkpoints" / "step-00000003" / "model.safetensors"
-    )
+    before = weights(run, 3)
     moved = [name for name in whole if not torch.equal(whole[name], before[name])]
     fixed = [name for name in whole if "whiten" in name]
     assert sorted(moved) == sorted(set(whole) - set(fixed))

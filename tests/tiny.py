@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -204,6 +205,13 @@ def blocks(document: str, language: str) -> list[str]:
     """Code blocks of a document of this repository."""
     text = (ROOT / document).read_text()
     return re.findall(rf"^ *```{language}\n(.*?)^ *```", text, re.M | re.S)
+
+
+def nucla_lines(document: str, data_root: Path) -> list[list[str]]:
+    """Words of the commands about N-UCLA in a document, with the data where it is here."""
+    lines = [line for block in blocks(document, "sh") for line in block.splitlines()]
+    here = [line.replace("../shared/data", str(data_root)) for line in lines if "nucla" in line]
+    return [shlex.split(line, comments=True) for line in here]
 
 
 def run_documented(words: Sequence[str]) -> Done:

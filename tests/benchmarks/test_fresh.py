@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.tiny import run_python
 
 
 def measured(variant: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.fresh", "memory-of", variant]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = run_python("-m", "benchmarks.fresh", "memory-of", variant)
     assert done.returncode == 0, done.stderr
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found

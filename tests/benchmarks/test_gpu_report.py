@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +12,8 @@ from benchmarks import gpu_report
 from benchmarks.conftest import pytest_runtest_setup
 from benchmarks.report.page import DATASHEETS, datasheet, page
 from benchmarks.report.plots import draw
+from tests.tiny import ROOT, Done, environment, run_python
 
-ROOT = Path(__file__).parents[2]
 # What a machine with torch, Triton, NumPy and pytest-benchmark alone does not have.
 ABSENT = "tyro cattrs yaml rich safetensors tensorboard matplotlib pytest_timeout"
 BARE = f"""
@@ -31,16 +28,9 @@ sys.meta_path.insert(0, Absent())
 """
 
 
-def run(script: Path, arguments: list[str], extra: Path) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(extra), str(ROOT), str(ROOT / "kernels")])
-    return subprocess.run(
-        [sys.executable, str(script), *arguments],
-        env={**os.environ, "PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": ""},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
+def run(script: Path, arguments: list[str], extra: Path) -> Done:
+    env = {**environment(extra), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": ""}
+    return run_python(script, *arguments, env=env, timeout=500)
 
 
 @pytest.mark.slow

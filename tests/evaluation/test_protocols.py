@@ -1,11 +1,8 @@
 """Every protocol through the public command: what is written, and that it is what it says."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +14,7 @@ import safetensors.torch
 import torch
 
 from sjepa_fast import evaluate
-from sjepa_fast.config.files import parse_train
-from sjepa_fast.data.store import Store, open_store
-from sjepa_fast.data.store_writer import StoreWriter
+from sjepa_fast.data.store import open_store
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.outcome import Outcome
@@ -27,48 +22,31 @@ from sjepa_fast.evaluation.protocols import PROTOCOLS, finetune, of_one_run
 from sjepa_fast.evaluation.request import Request
 from sjepa_fast.evaluation.subject import Subject
 from sjepa_fast.evaluation.subset import draw_subset
-from sjepa_fast.joint_map import map_joints
-from sjepa_fast.skeletons import KINECT20, NTU25
-from sjepa_fast.train import train
+from sjepa_fast.skeletons import NTU25
 from sjepa_kernels import Augmentation, SkeletonTables, augment_clips
 from sjepa_kernels.tubelets import to_stream
+from tests.tiny import as_kinect, flags, start_python, trained
+from tests.tiny import weights as saved_weights
 
-ROOT = Path(__file__).parents[2]
 SHORT = ["--recipe.length", "4", "--recipe.warmup", "1", "--recipe.score-every", "2"]
 SHORT += ["--recipe.hidden", "16", "--recipe.batch-size", "16"]
 
 
 def make_run(store: Path, run: Path, *more: str) -> Path:
-    arguments = ["sjepa-demo", "--data.root", str(store), "--run", str(run), "--data.split", "xsub"]
-    arguments += ["--data.frames", "16", "--model.depth", "1", "--model.predictor-depth", "1"]
-    arguments += ["--model.width", "32", "--model.heads", "1"]
-    arguments += ["--optim.length", "2", "--optim.warmup", "1", "--optim.batch-size", "16"]
-    arguments += ["--log.knn-every", "0", "--log.no-tensorboard", *more]
-    assert train(parse_train(arguments)) == 0
-    return run
-
-
-def as_kinect(store: Store, out: Path) -> Store:
-    """The same people as Kinect v1 would see them, two clips of each class a part."""
-    rows = [row for (row,) in map_joints(NTU25, KINECT20)]
-    with StoreWriter(out, "kinect", KINECT20, store.class_names) as writer:
-        for part in ("train", "test"):
-            ids = store.ids("xsub", part)
-            for i in [i for c in range(14) for i in ids[store.labels[ids] == c][:2]]:
-                clip = store.clip(i)[:, :, rows]
-                writer.add(f"k-{store.names[i]}", clip, int(store.labels[i]), {})
-        return writer.finish({"xsub": np.repeat([1, 2], 28).astype(np.int8)})
+    sizes = {"data.split": "xsub", "optim.length": 2, "optim.batch-size": 16}
+    return trained(store, run, *flags(sizes), *more)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("protocols")
     write_synthetic_store(folder / "store", subjects=2, repetitions=1)
     return make_run(folder / "store", folder / "run")
 
 
 def result(run: Path, name: str) -> dict[str, Any]:
-    return json.loads((run / "results" / f"{name}.json").read_text())
+    found: dict[str, Any] = json.loads((run / "results" / f"{name}.json").read_text())
+    return found
 
 
 def scores(run: Path, name: str) -> dict[str, np.ndarray]:
@@ -123,8 +101,7 @@ def test_finetune_repeats_and_trains_the_encoder(run: Path):
         file = run / "finetune" / f"{name}-s0" / "weights" / "model.safetensors"
         kept.append(safetensors.torch.load_file(file))
     assert all(torch.equal(kept[0][key], kept[1][key]) for key in kept[0])
-    newest = sorted((run / "checkpoints").iterdir())[-1]
-    before = safetensors.torch.load_file(newest / "model.safetensors")
+    before = saved_weights(run)
     for part in ("embed.proj.weight", "blocks.0.qkv.weight", "norm.weight"):
         start, end = before[f"view_encoder.{part}"], kept[0][f"encoder.{part}"]
         assert 0 < (start - end).abs().max() < 0.1, part
@@ -309,16 +286,9 @@ def test_bad_requests_name_the_argument(run: Path, arguments: list[str], words: 
 def test_ctrl_c_leaves_no_result(run: Path, tmp_path: Path):
     own = tmp_path / "run"
     shutil.copytree(run, own, ignore=shutil.ignore_patterns("results", "finetune"))
-    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    started = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "sjepa_fast.evaluate", "finetune", str(own)),
-            *("--recipe.length", "100000", "--recipe.score-every", "2"),
-        ],
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    started = start_python(
+        *("-m", "sjepa_fast.evaluate", "finetune", own),
+        *("--recipe.length", "100000", "--recipe.score-every", "2"),
     )
     metrics = own / "finetune" / "finetune-target-synthetic-xsub-s0" / "metrics.jsonl"
     limit = time.monotonic() + 120

@@ -1,8 +1,5 @@
 """Labelled subsets: one draw for every process, another for every seed, balanced on request."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +9,8 @@ from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.subset import draw_subset
+from tests.tiny import run_python
 
-ROOT = Path(__file__).parents[2]
 # Both ranks of a gloo group draw, and the leader compares what they gathered.
 GATHER = """
 import sys
@@ -46,18 +43,8 @@ def store(tmp_path_factory) -> Store:
 def test_two_processes_label_the_same_clips(store: Store, tmp_path: Path):
     script = tmp_path / "gather.py"
     script.write_text(GATHER)
-    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node=2", str(script), str(store.root)),
-        ],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    done = run_python(*launcher, script, store.root)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line[:1].isdigit()]
     for line, balanced in zip(lines, (False, True), strict=True):
