@@ -192,23 +192,16 @@ def test_editable_install_beside_the_other_kernels(tmp_path: Path) -> None:
     would break the installation, and ours would hide theirs when run from the repository's root.
     """
     source = copy_sources(tmp_path / "source")
-    run(sys.executable, "-m", "venv", tmp_path / "env", cwd=tmp_path)
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "env", cwd=tmp_path)
     python = tmp_path / "env" / "bin" / "python"
-    install = (python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt")
-    fetched = run(*install, "kernels", "setuptools", "wheel", cwd=tmp_path, check=False)
+    install = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet")
+    pinned = ("-c", ROOT / "constraints.txt", "kernels", "setuptools", "wheel")
+    fetched = run(*install, *pinned, cwd=tmp_path, check=False)
     if fetched.returncode != 0:
         pytest.skip(f"`kernels` cannot be installed here: {fetched.stderr.strip()[-200:]}")
-    run(
-        python,
-        "-m",
-        "pip",
-        "install",
-        "--no-deps",
-        "--no-build-isolation",
-        "-e",
-        source,
-        cwd=source,
-    )
+    # Without a compiler: what is tested here is how setuptools finds the packages.
+    ours = ("--no-deps", "--no-build-isolation", "-e", source)
+    run(*install, *ours, cwd=source, CC="/bin/false", CXX="/bin/false")
     site = next((tmp_path / "env" / "lib").glob("python*")) / "site-packages"
     site.joinpath("zz_libraries.pth").write_text(f"{Path(pytest.__file__).parents[1]}\n")
     for folder in (tmp_path, source):

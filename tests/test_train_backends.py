@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sjepa_fast.data.store import open_store
-from tests.tiny import blocks, flags, metrics, start_python, weights, words_of_run
+from tests.tiny import blocks, flags, metrics, start_python, trained, weights, words_of_run
 
 DALI = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
 BACKENDS = [
@@ -48,10 +48,7 @@ def losses(run: Path) -> dict[int, float]:
 @pytest.fixture(scope="module")
 def resident(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "resident"
-    process = start(store, run, "--optim.length", "8")
-    errors = end(process)
-    assert process.returncode == 0, errors
-    return run
+    return trained(store, run, *FLAGS, "--optim.length", "8")
 
 
 @pytest.mark.slow

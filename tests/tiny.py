@@ -191,11 +191,10 @@ def start_python(*words: str | Path, **options: Any) -> subprocess.Popen[str]:
     try:
         return subprocess.Popen(
             [sys.executable, *map(str, words)],
-            env=environment(),
+            **{"env": environment(), **options},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            **options,
         )
     finally:
         signal.signal(signal.SIGINT, before)

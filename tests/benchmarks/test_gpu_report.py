@@ -95,7 +95,7 @@ gpu_report.SECTIONS = tuple(
         ("hours", "fails_once"), ("attention", "good"),
     ]
 )
-gpu_report.GRACE = 3.0
+gpu_report.GRACE = 1.0
 gpu_report.__file__ = __file__
 
 if __name__ == "__main__":
