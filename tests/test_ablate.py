@@ -36,7 +36,7 @@ def scores(grid: Path, value: str) -> list[float]:
     return [json.loads(file.read_text())["after"] for file in files]
 
 
-def test_table_and_json_hold_what_the_runs_scored(grid: Path):
+def test_table_and_json_hold_what_the_runs_scored(grid: Path) -> None:
     lines = (grid / "ablation.md").read_text().splitlines()
     assert "after 4 steps; mean [range] over seeds 0, 3." in lines[0]
     found = json.loads((grid / "ablation.json").read_text())
@@ -53,7 +53,7 @@ def test_table_and_json_hold_what_the_runs_scored(grid: Path):
         assert cells[3] == f"{mean - before:+.1f}"
 
 
-def test_runs_differ_in_the_axis_and_the_seed_alone(grid: Path):
+def test_runs_differ_in_the_axis_and_the_seed_alone(grid: Path) -> None:
     trees = {p.parent.name: yaml.safe_load(p.read_text()) for p in grid.glob("*/config.yaml")}
     assert sorted(trees) == [f"mask.ratio-{v}-seed{s}" for v in ("0.5", "0.9") for s in (0, 3)]
     for name, tree in trees.items():
@@ -66,7 +66,7 @@ def test_runs_differ_in_the_axis_and_the_seed_alone(grid: Path):
 
 def test_finished_runs_are_not_repeated_and_a_missing_one_is(
     grid: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     again = parse_ablation(arguments(grid, *GRID))
     assert all(finished(config) for configs in again.cells.values() for config in configs)
     lost = "mask.ratio-0.9-seed3"
@@ -82,13 +82,13 @@ def test_finished_runs_are_not_repeated_and_a_missing_one_is(
     assert scores(grid, "0.9") == before, "the same run again"
 
 
-def test_a_run_with_other_settings_is_not_taken_for_this_one(grid: Path):
+def test_a_run_with_other_settings_is_not_taken_for_this_one(grid: Path) -> None:
     other = parse_ablation(arguments(grid, *GRID, "--optim.lr", "0.002"))
     with pytest.raises(InputError, match=r"optim\.lr"):
         ablate(other)
 
 
-def test_an_interrupted_run_ends_the_grid(grid: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_interrupted_run_ends_the_grid(grid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablation_module, "train", lambda config: 130)
     more = ("--axis", "mask.tau", "--values", "0.7", "0.8")
     assert ablate(parse_ablation(arguments(grid.parent / "other", *more))) == 130
@@ -106,7 +106,7 @@ def test_an_interrupted_run_ends_the_grid(grid: Path, monkeypatch: pytest.Monkey
         ("ema_start", "objective.ema_start"),
     ],
 )
-def test_names_of_an_axis(name: str, key: str):
+def test_names_of_an_axis(name: str, key: str) -> None:
     assert axis_named(name) == key
 
 
@@ -130,19 +130,21 @@ def test_names_of_an_axis(name: str, key: str):
         (("--axis", "ratio", "--values", "0.8", "--mask.raito", "1"), "--mask.ratio"),
     ],
 )
-def test_mistakes_are_named_before_anything_runs(tmp_path: Path, more: tuple[str, ...], said: str):
+def test_mistakes_are_named_before_anything_runs(
+    tmp_path: Path, more: tuple[str, ...], said: str
+) -> None:
     with pytest.raises(InputError) as error:
         parse_ablation(arguments(tmp_path / "grid", *more))
     assert said in str(error.value)
     assert not (tmp_path / "grid").exists()
 
 
-def test_grid_needs_a_folder():
+def test_grid_needs_a_folder() -> None:
     with pytest.raises(InputError, match="add --run DIR"):
         parse_ablation(["sjepa-demo", "--axis", "ratio", "--values", "0.8"])
 
 
-def test_words_stay_words_and_numbers_become_numbers(tmp_path: Path):
+def test_words_stay_words_and_numbers_become_numbers(tmp_path: Path) -> None:
     grid = parse_ablation(arguments(tmp_path / "g", "--axis", "cuda_graph", "--values", "off"))
     assert [c.runtime.cuda_graph for c in grid.cells["off"]] == ["off"]
     grid = parse_ablation(arguments(tmp_path / "g", "--axis", "lr", "--values", "1e-4"))
@@ -153,6 +155,6 @@ def test_words_stay_words_and_numbers_become_numbers(tmp_path: Path):
     assert grid.cells["true"][0].data.center is True
 
 
-def test_spread_is_the_mean_with_its_range():
+def test_spread_is_the_mean_with_its_range() -> None:
     assert spread([70.04], 1) == "70.0"
     assert spread([70.0, 72.0, 74.6], 1) == "72.2 [70.0-74.6]"

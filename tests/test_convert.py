@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -127,7 +128,7 @@ def close(ours: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_features_and_predictions_are_those_of_the_equations(converted: Path):
+def test_features_and_predictions_are_those_of_the_equations(converted: Path) -> None:
     config = read_config(converted / "config.yaml")
     assert config.objective.kind == "mamp" and config.data.eval_crop == 0.95
     model = MAMP(config, NTU25)
@@ -144,7 +145,7 @@ def test_features_and_predictions_are_those_of_the_equations(converted: Path):
     close(predicted, mamp.decode(mamp.encode(x, keep), keep)[:, mask])
 
 
-def test_evaluate_opens_the_folder(converted: Path, capsys: pytest.CaptureFixture[str]):
+def test_evaluate_opens_the_folder(converted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = converted.parent / "store"
     write_synthetic_store(store, subjects=2, repetitions=1)
     assert evaluate(KnnRequest(converted, EvalData(root=store)), "knn") == 0
@@ -155,7 +156,7 @@ def test_evaluate_opens_the_folder(converted: Path, capsys: pytest.CaptureFixtur
     assert "knn" in capsys.readouterr().out
 
 
-def test_what_is_left_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_what_is_left_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # A fine-tuned encoder with a head, saved from under DistributedDataParallel, without decoder.
     state = {k: v for k, v in mamp_state().items() if "decoder" not in k and k != "mask_token"}
     state |= {"head.fc.weight": torch.zeros(3, 3), "head.fc.bias": torch.zeros(3)}
@@ -171,7 +172,7 @@ def test_what_is_left_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "decoder_blocks" in said and "predictor is untrained" in said
 
 
-def test_no_weight_is_left_out_or_invented():
+def test_no_weight_is_left_out_or_invented() -> None:
     sizes = SkeletonTransformer(SEGMENTS, JOINTS, 3 * LENGTH, WIDTH, DEPTH, HEADS)
     weights = encoder_weights(mamp_state(), ModelConfig(width=WIDTH, depth=DEPTH, heads=HEADS))
     assert weights.keys() == sizes.state_dict().keys()
@@ -183,7 +184,7 @@ class Hostile:
     def __init__(self, made: Path) -> None:
         self.made = made
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (str(self.made),)
 
 
@@ -220,7 +221,7 @@ def damage(state: dict[str, Tensor], how: str, folder: Path) -> object:
         ("list", "no state dict"),
     ],
 )
-def test_unfit_checkpoints_are_refused(tmp_path: Path, how: str, said: str):
+def test_unfit_checkpoints_are_refused(tmp_path: Path, how: str, said: str) -> None:
     torch.save(damage(mamp_state(), how, tmp_path), tmp_path / "bad.pth")
     with pytest.raises(InputError) as error:
         convert(ConvertConfig("mamp", tmp_path / "bad.pth", tmp_path / "run", heads=HEADS))
@@ -229,7 +230,7 @@ def test_unfit_checkpoints_are_refused(tmp_path: Path, how: str, said: str):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04broken"])
-def test_damaged_files_are_refused(tmp_path: Path, content: bytes):
+def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.pth").write_bytes(content)
     with pytest.raises(InputError):
         read_state(tmp_path / "bad.pth")

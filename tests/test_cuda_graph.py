@@ -36,12 +36,14 @@ def with_graph(choice: Any, **values: Any) -> TrainConfig:
         ("on", GPU, 1, True),
     ],
 )
-def test_where_the_step_becomes_a_graph(choice: str, device: Any, size: int, expected: bool):
+def test_where_the_step_becomes_a_graph(
+    choice: str, device: Any, size: int, expected: bool
+) -> None:
     assert wants_graph(with_graph(choice), device, World(size=size)) is expected
 
 
 @pytest.mark.parametrize(("device", "size"), [(CPU, 1), (GPU, 2)])
-def test_a_graph_that_cannot_be_is_refused(device: Any, size: int):
+def test_a_graph_that_cannot_be_is_refused(device: Any, size: int) -> None:
     with pytest.raises(InputError, match="cuda-graph") as error:
         wants_graph(with_graph("on"), device, World(size=size))
     assert "auto" in str(error.value)
@@ -67,7 +69,9 @@ def broken_capture(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("broken_capture")
-def test_a_failed_capture_goes_on_without_and_says_why_once(recwarn: pytest.WarningsRecorder):
+def test_a_failed_capture_goes_on_without_and_says_why_once(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
     seen: list[int] = []
 
     def step(ids: torch.Tensor) -> int:
@@ -82,7 +86,7 @@ def test_a_failed_capture_goes_on_without_and_says_why_once(recwarn: pytest.Warn
 
 
 @pytest.mark.usefixtures("broken_capture")
-def test_a_failed_capture_is_an_error_where_the_graph_was_asked_for():
+def test_a_failed_capture_is_an_error_where_the_graph_was_asked_for() -> None:
     run = StepGraph(lambda ids: ids, required=True)
     for _ in range(3):
         run(torch.zeros(1))
@@ -106,7 +110,7 @@ def on_gpu(config: TrainConfig) -> TrainStep:
 
 @needs_gpu
 @pytest.mark.parametrize("compiled", [False, True])
-def test_replay_equals_the_plain_step(compiled: bool):
+def test_replay_equals_the_plain_step(compiled: bool) -> None:
     losses = {}
     for choice in ("off", "on"):
         step = on_gpu(with_graph(choice, compile=compiled))
@@ -118,7 +122,7 @@ def test_replay_equals_the_plain_step(compiled: bool):
 
 
 @needs_gpu
-def test_replay_neither_waits_nor_copies_from_the_host():
+def test_replay_neither_waits_nor_copies_from_the_host() -> None:
     step = on_gpu(with_graph("on"))
     ids = torch.arange(6, device=GPU)
     for _ in range(5):

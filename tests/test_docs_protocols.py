@@ -25,7 +25,7 @@ def commands() -> list[list[str]]:
     return [words[2:] for words in lines]
 
 
-def test_commands_work_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_commands_work_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     store = write_synthetic_store(tmp_path / "store", subjects=2, repetitions=1)
     as_kinect(open_store(store.root), tmp_path / "stores" / "other")

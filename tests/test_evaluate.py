@@ -38,7 +38,7 @@ def result(run: Path, name: str) -> dict[str, Any]:
     return found
 
 
-def test_knn_states_its_conditions(run: Path):
+def test_knn_states_its_conditions(run: Path) -> None:
     store = str(run.parent / "store")
     done = call_evaluate("knn", str(run), "--data.root", store, "--data.split", "xsub")
     assert done.returncode == 0, done.stderr
@@ -53,7 +53,7 @@ def test_knn_states_its_conditions(run: Path):
     assert (run / "results" / "knn-target-full-synthetic-xsub.png").stat().st_size > 0
 
 
-def test_encoders_differ_and_raw_has_no_weights(run: Path):
+def test_encoders_differ_and_raw_has_no_weights(run: Path) -> None:
     scores = {}
     for encoder in ("target", "view", "random", "raw"):
         done = call_evaluate(
@@ -67,7 +67,7 @@ def test_encoders_differ_and_raw_has_no_weights(run: Path):
     assert scores["view"]["weights"] == scores["target"]["weights"]
 
 
-def test_each_encoder_is_the_one_it_names(run: Path):
+def test_each_encoder_is_the_one_it_names(run: Path) -> None:
     """After three steps target, view and random differ, and each equals its stored weights."""
     stored = weights(run)
     found = {}
@@ -88,7 +88,7 @@ def test_each_encoder_is_the_one_it_names(run: Path):
         assert (found[one] - found[other]).abs().max() > 1e-3, (one, other)
 
 
-def test_clips_seen_in_training_are_counted(run: Path, tmp_path: Path):
+def test_clips_seen_in_training_are_counted(run: Path, tmp_path: Path) -> None:
     done = call_evaluate("knn", str(run), "--data.split", "xsub")
     assert done.returncode == 0 and "pre-training" not in done.stdout, done.stdout
     trained_on = result(run, "knn-target-full")["trained_on"]
@@ -104,7 +104,7 @@ def test_clips_seen_in_training_are_counted(run: Path, tmp_path: Path):
     assert result(tmp_path, "knn-target-full")["test_clips_seen_in_training"] == 3
 
 
-def test_linear_by_both_recipes(run: Path, tmp_path: Path):
+def test_linear_by_both_recipes(run: Path, tmp_path: Path) -> None:
     done = call_evaluate("linear", str(run), "--data.split", "xsub", "--pool", "joint")
     assert done.returncode == 0, done.stderr
     found = result(run, "linear-target-joint")
@@ -134,14 +134,14 @@ def test_linear_by_both_recipes(run: Path, tmp_path: Path):
         (["knn", "RUN", "--poool", "mean"], ["--poool", "--pool"]),
     ],
 )
-def test_bad_input_exits_2_with_one_line(run: Path, arguments: list[str], words: list[str]):
+def test_bad_input_exits_2_with_one_line(run: Path, arguments: list[str], words: list[str]) -> None:
     done = call_evaluate(*(str(run) if a == "RUN" else a for a in arguments))
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
     for word in words:
         assert word in done.stderr
 
 
-def test_pooling_by_hand():
+def test_pooling_by_hand() -> None:
     x = torch.randn(2, 3, 8, 5)
     torch.testing.assert_close(pool_tokens(x, "mean", 4), x.mean(dim=(1, 2)))
     people = x.mean(dim=1)

@@ -28,7 +28,7 @@ def write(
         return writer.finish({"xsub": codes})
 
 
-def test_file_has_the_published_arrays(tmp_path: Path, capsys):
+def test_file_has_the_published_arrays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = write(tmp_path / "s")
     export(ExportConfig("ctrgcn", tmp_path / "s", tmp_path / "x.npz"))
     assert "tiny xsub: 2/1 clips" in capsys.readouterr().out
@@ -46,7 +46,7 @@ def test_file_has_the_published_arrays(tmp_path: Path, capsys):
 
 
 @pytest.mark.parametrize("twin", [False, True])
-def test_what_is_written_is_read_back_bit_for_bit(tmp_path: Path, twin: bool):
+def test_what_is_written_is_read_back_bit_for_bit(tmp_path: Path, twin: bool) -> None:
     store = write(tmp_path / "s")
     export(ExportConfig("ctrgcn", tmp_path / "s", tmp_path / "x.npz", twin=twin))
     records = list(open_ctrgcn(tmp_path / "x.npz").records())
@@ -57,7 +57,7 @@ def test_what_is_written_is_read_back_bit_for_bit(tmp_path: Path, twin: bool):
     assert open_ctrgcn(tmp_path / "x.npz").count == 3
 
 
-def test_a_lone_body_can_be_repeated():
+def test_a_lone_body_can_be_repeated() -> None:
     clip = RNG.normal(size=(1, 4, 25, 3)).astype(np.float32)
     row = padded_row(clip, 6, twin=True)
     np.testing.assert_array_equal(row[:, :75], row[:, 75:])
@@ -75,7 +75,9 @@ def test_a_lone_body_can_be_repeated():
         ({"store": Path("absent")}, "has no store"),
     ],
 )
-def test_bad_requests(tmp_path: Path, monkeypatch, change: dict[str, object], words: str):
+def test_bad_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], words: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "s")
     request = {"format": "ctrgcn", "store": Path("s"), "out": Path("x.npz"), **change}
@@ -84,7 +86,7 @@ def test_bad_requests(tmp_path: Path, monkeypatch, change: dict[str, object], wo
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
-def test_stores_that_do_not_fit(tmp_path: Path):
+def test_stores_that_do_not_fit(tmp_path: Path) -> None:
     write(tmp_path / "k", KINECT20)
     write(tmp_path / "three", shapes=((3, 5), (1, 4)))
     for name, words in (("k", "20 joints"), ("three", "3 bodies")):

@@ -40,7 +40,7 @@ def write_ntu(folder: Path) -> None:
     (folder / "S001C001P001R001A014.skeleton").write_text("20\n" + frame * 3)
 
 
-def test_ntu_from_the_command_line(tmp_path: Path):
+def test_ntu_from_the_command_line(tmp_path: Path) -> None:
     write_ntu(tmp_path / "raw")
     done = run_python(
         "-m",
@@ -83,8 +83,8 @@ def test_ntu_from_the_command_line(tmp_path: Path):
     ],
 )
 def test_bad_input_exits_2_with_one_line(
-    tmp_path: Path, monkeypatch, arguments: list[str], words: list[str]
-):
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: list[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     done = call_prepare(*arguments)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
@@ -93,7 +93,7 @@ def test_bad_input_exits_2_with_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_row_of_the_table_is_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_row_of_the_table_is_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def open_still(raw: Path, *, layout: str = "") -> Source:
         def records(start: int = 0) -> Iterator[Record]:
             yield from [Record("one", np.ones((1, 4, 25, 3), np.float32), 0, {})][start:]
@@ -109,7 +109,7 @@ def test_a_row_of_the_table_is_a_reader(tmp_path: Path, monkeypatch: pytest.Monk
     assert "nearest: still" in call_prepare("stills", *arguments[1:]).stderr
 
 
-def test_every_option_of_a_reader_is_a_flag():
+def test_every_option_of_a_reader_is_a_flag() -> None:
     flags = {field.name: field.default for field in dataclasses.fields(PrepareConfig)}
     taken = {name: options_of(name) for name in READERS}
     assert {name: options for name, options in taken.items() if options} == {
@@ -124,7 +124,7 @@ def test_every_option_of_a_reader_is_a_flag():
             assert parameters[option].default == flags[option], (name, option)
 
 
-def test_nothing_usable_is_one_line_with_the_first_reason(tmp_path: Path):
+def test_nothing_usable_is_one_line_with_the_first_reason(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "S001C001P001R001A001.skeleton").write_text("0\n")
     done = call_prepare("ntu60", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out"))
@@ -159,8 +159,8 @@ def start_long_run(tmp_path: Path, clips: int = 400) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
 def test_a_stopped_run_goes_on_and_ends_as_if_it_had_never_stopped(
-    tmp_path: Path, capsys, end: int
-):
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], end: int
+) -> None:
     running = start_long_run(tmp_path)
     running.send_signal(end)
     _, said = running.communicate(timeout=60)
@@ -182,7 +182,9 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_never_stopped(
     assert not (tmp_path / ".out.partial").exists()
 
 
-def test_another_job_does_not_go_on_from_unfinished_work(tmp_path: Path, monkeypatch, capsys):
+def test_another_job_does_not_go_on_from_unfinished_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_ntu(tmp_path / "raw")
     request = PrepareConfig("ntu60", tmp_path / "raw", tmp_path / "out")
     finish = StoreWriter.finish
@@ -201,14 +203,16 @@ def test_another_job_does_not_go_on_from_unfinished_work(tmp_path: Path, monkeyp
     assert open_store(tmp_path / "out").names[0] == "S001C001P001R000A001"
 
 
-def test_two_runs_do_not_write_one_store(tmp_path: Path):
+def test_two_runs_do_not_write_one_store(tmp_path: Path) -> None:
     write_ntu(tmp_path / "raw")
     with StoreWriter(tmp_path / "out", "x", NTU25, ("a",), job="j"):
         done = call_prepare("ntu60", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out"))
     assert done.returncode == 2 and "another run is writing" in done.stderr
 
 
-def test_bad_input_late_in_a_run_leaves_nothing(tmp_path: Path, monkeypatch):
+def test_bad_input_late_in_a_run_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_ntu(tmp_path / "raw")
 
     def refuse(*_: object) -> None:
@@ -220,7 +224,9 @@ def test_bad_input_late_in_a_run_leaves_nothing(tmp_path: Path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
-def test_dry_run_reports_and_writes_nothing(tmp_path: Path, capsys):
+def test_dry_run_reports_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_ntu(tmp_path / "raw")
     request = PrepareConfig("ntu60", tmp_path / "raw", None, dry_run=True)
     prepare(request)
@@ -235,7 +241,9 @@ def test_dry_run_reports_and_writes_nothing(tmp_path: Path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "out.skipped.txt", "raw"]
 
 
-def test_every_skipped_input_is_listed_beside_the_store(tmp_path: Path, capsys):
+def test_every_skipped_input_is_listed_beside_the_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_ntu(tmp_path / "raw")
     text = (tmp_path / "raw" / "S001C001P001R001A013.skeleton").read_text()
     (tmp_path / "raw" / "again").mkdir()
@@ -256,7 +264,7 @@ def test_every_skipped_input_is_listed_beside_the_store(tmp_path: Path, capsys):
     assert not (tmp_path / "out.skipped.txt").exists(), "an old list does not outlive its store"
 
 
-def test_what_a_store_refuses_is_skipped_with_the_reason(tmp_path: Path):
+def test_what_a_store_refuses_is_skipped_with_the_reason(tmp_path: Path) -> None:
     x, y = np.ones((3, 300, 150), dtype=np.float32), np.eye(60)[[1, 2, 3]]
     x[1] *= 1e5
     np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x[:1], y_test=y[:1])
@@ -267,7 +275,7 @@ def test_what_a_store_refuses_is_skipped_with_the_reason(tmp_path: Path):
     assert skipped[0] == "train-000001" and "beyond float16" in skipped[1]
 
 
-def test_failures_of_the_machine_exit_1_with_one_line(capsys):
+def test_failures_of_the_machine_exit_1_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     def full_disk() -> int:
         raise OSError(28, "No space left on device", "joints.npy")
 
@@ -277,14 +285,18 @@ def test_failures_of_the_machine_exit_1_with_one_line(capsys):
     assert stop.value.code == 1 and said.count("\n") == 1 and "No space left" in said
 
 
-def test_a_log_gets_plain_progress_lines(tmp_path: Path, capsys, monkeypatch):
+def test_a_log_gets_plain_progress_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(prepare_module, "PLAIN_SECONDS", 0.0)
     write_ntu(tmp_path / "raw")
     prepare(PrepareConfig("ntu60", tmp_path / "raw", tmp_path / "out"))
     assert capsys.readouterr().err.splitlines() == [f"ntu60: {i} of 3" for i in (1, 2, 3)]
 
 
-def test_existing_store_is_kept_unless_told(tmp_path: Path, capsys):
+def test_existing_store_is_kept_unless_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_ntu(tmp_path / "raw")
     request = PrepareConfig("ntu60", tmp_path / "raw", tmp_path / "out")
     prepare(request)
@@ -319,7 +331,7 @@ def parts(store: Store, split: str) -> tuple[int, int]:
     return len(store.ids(split, "train")), len(store.ids(split, "test"))
 
 
-def test_real_nucla(data_root: Path, tmp_path: Path):
+def test_real_nucla(data_root: Path, tmp_path: Path) -> None:
     store = real(data_root, "nucla", "nucla", tmp_path / "s")
     assert len(store) == 1484 and parts(store, "xview") == (1020, 464)
     assert parts(store, "xview_clean") == (1020, 369)
@@ -329,7 +341,7 @@ def test_real_nucla(data_root: Path, tmp_path: Path):
     same_as_raw(store, data_root / "nucla" / "nucla.npz")
 
 
-def test_real_clips_as_a_folder_of_ones_own(data_root: Path, tmp_path: Path):
+def test_real_clips_as_a_folder_of_ones_own(data_root: Path, tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     rows = ["name,label,camera,split"]
     with np.load(data_root / "nucla" / "nucla.npz") as raw:
@@ -349,7 +361,7 @@ def test_real_clips_as_a_folder_of_ones_own(data_root: Path, tmp_path: Path):
         assert store.splits["default"][i] == whole.splits["xview"][j]
 
 
-def test_real_msr_action3d(data_root: Path, tmp_path: Path):
+def test_real_msr_action3d(data_root: Path, tmp_path: Path) -> None:
     store = real(data_root, "msr_action3d", "msr_action3d", tmp_path / "s")
     assert len(store) == 557 and parts(store, "xsub") == (284, 273)
     assert store.joints.any(axis=(1, 2)).all(), "no all-zero frame is left"
@@ -358,14 +370,14 @@ def test_real_msr_action3d(data_root: Path, tmp_path: Path):
     assert np.median(shoulders[:, 1] - shoulders[:, 0]) > 0.2, "joints are in layout order"
 
 
-def test_real_sbu(data_root: Path, tmp_path: Path):
+def test_real_sbu(data_root: Path, tmp_path: Path) -> None:
     store = real(data_root, "sbu", "sbu_interaction", tmp_path / "s")
     assert len(store) == 282 and (store.bodies == 2).all()
     assert sum(parts(store, f"fold{k}")[1] for k in range(5)) == 282
     upright_and_metric(store, "head", 0.2, 0.6)
 
 
-def test_real_florence_and_utkinect(data_root: Path, tmp_path: Path):
+def test_real_florence_and_utkinect(data_root: Path, tmp_path: Path) -> None:
     florence = real(data_root, "florence3d", "florence3d", tmp_path / "f")
     assert len(florence) == 215
     upright_and_metric(florence, "head", 0.2, 0.7)

@@ -27,12 +27,12 @@ def side_of(name: str) -> str:
     return next((side for side in ("left", "right") if side in name), "middle")
 
 
-def test_ntu_bones_are_the_fields_list():
+def test_ntu_bones_are_the_fields_list() -> None:
     assert set(NTU25.bones) == {(child - 1, parent - 1) for child, parent in NTU_BONES}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_flip_is_an_involution_that_swaps_left_and_right(layout: SkeletonLayout):
+def test_flip_is_an_involution_that_swaps_left_and_right(layout: SkeletonLayout) -> None:
     flip = layout.flip_permutation()
     assert sorted(flip) == list(range(layout.num_joints))
     assert all(flip[flip[j]] == j for j in flip)
@@ -45,7 +45,7 @@ def test_flip_is_an_involution_that_swaps_left_and_right(layout: SkeletonLayout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_flip_twice_is_the_clip_and_mirrors_left_onto_right(layout: SkeletonLayout):
+def test_flip_twice_is_the_clip_and_mirrors_left_onto_right(layout: SkeletonLayout) -> None:
     clip = np.random.default_rng(0).normal(size=(2, 5, layout.num_joints, 3))
     flip = list(layout.flip_permutation())
     mirror = np.array([-1.0, 1.0, 1.0])
@@ -58,7 +58,7 @@ def test_flip_twice_is_the_clip_and_mirrors_left_onto_right(layout: SkeletonLayo
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_bones_are_a_tree_and_each_has_its_mirror(layout: SkeletonLayout):
+def test_bones_are_a_tree_and_each_has_its_mirror(layout: SkeletonLayout) -> None:
     bones, flip = set(layout.bones), layout.flip_permutation()
     reached, left = {next(j for j, p in enumerate(layout.parents) if j == p)}, set(bones)
     while left:
@@ -74,7 +74,7 @@ def test_bones_are_a_tree_and_each_has_its_mirror(layout: SkeletonLayout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_the_axis_runs_up_the_spine_or_along_one_side(layout: SkeletonLayout):
+def test_the_axis_runs_up_the_spine_or_along_one_side(layout: SkeletonLayout) -> None:
     foot, head = layout.joints[layout.center], layout.joints[layout.spine_top]
     assert side_of(foot) == side_of(head)
     for pair, word in ((layout.shoulders, "shoulder"), (layout.hips, "hip")):
@@ -84,24 +84,24 @@ def test_the_axis_runs_up_the_spine_or_along_one_side(layout: SkeletonLayout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_layout_survives_plain_values(layout: SkeletonLayout):
+def test_layout_survives_plain_values(layout: SkeletonLayout) -> None:
     import json
 
     assert SkeletonLayout.from_dict(json.loads(json.dumps(layout.to_dict()))) == layout
     assert layout_named(layout.name) == layout
 
 
-def test_documented_example_works():
+def test_documented_example_works() -> None:
     results = doctest.testmod(skeletons)
     assert results.attempted > 0 and results.failed == 0
 
 
-def test_unknown_layout_names_the_nearest():
+def test_unknown_layout_names_the_nearest() -> None:
     with pytest.raises(InputError, match="ntu25"):
         layout_named("ntu52")
 
 
-def test_bad_layouts_are_refused():
+def test_bad_layouts_are_refused() -> None:
     good = NTU25.to_dict()
     for change in ({"center": 25}, {"parents": [0] * 3}, {"swaps": [[4, 8], [4, 9]]}):
         with pytest.raises(InputError):

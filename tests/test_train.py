@@ -4,6 +4,7 @@ import importlib
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def finished(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_run_folder_is_complete(finished: Path):
+def test_run_folder_is_complete(finished: Path) -> None:
     first, *rows = metrics(finished)
     assert first.keys() == {"step", "knn"} and first["step"] == 0, "the score before training"
     assert [row["step"] for row in rows] == [2, 4, 5, 6, 8, 10, 12]
@@ -84,7 +85,7 @@ def test_run_folder_is_complete(finished: Path):
     assert kept == ["step-00000008", "step-00000012"]
 
 
-def test_training_moves_view_encoder_by_optimiser_and_target_by_ema(finished: Path):
+def test_training_moves_view_encoder_by_optimiser_and_target_by_ema(finished: Path) -> None:
     first, last = weights(finished, 8), weights(finished, 12)
     for name in (
         "view_encoder.embed.proj.weight",
@@ -97,7 +98,7 @@ def test_training_moves_view_encoder_by_optimiser_and_target_by_ema(finished: Pa
 
 def test_resumed_run_has_the_same_weights_as_an_uninterrupted_one(
     store: Path, finished: Path, tmp_path: Path
-):
+) -> None:
     run = tmp_path / "parts"
     process = start_python("-m", "sjepa_fast.train", *words(store, run, "--log.every", "1"))
     assert process.stdout is not None
@@ -120,7 +121,7 @@ def test_resumed_run_has_the_same_weights_as_an_uninterrupted_one(
     assert steps == sorted(set(steps)), "no step is logged twice"
 
 
-def test_a_torn_row_of_the_metrics_does_not_stop_a_resume(store: Path, tmp_path: Path):
+def test_a_torn_row_of_the_metrics_does_not_stop_a_resume(store: Path, tmp_path: Path) -> None:
     run = tmp_path / "torn"
     assert call_train(store, run, "--optim.length", "4").returncode == 0
     written = (run / "metrics.jsonl").read_text()
@@ -133,7 +134,7 @@ def test_a_torn_row_of_the_metrics_does_not_stop_a_resume(store: Path, tmp_path:
     assert broken.returncode == 2 and "line 1" in broken.stderr, broken.stderr
 
 
-def test_other_data_or_a_damaged_state_is_not_resumed(store: Path, tmp_path: Path):
+def test_other_data_or_a_damaged_state_is_not_resumed(store: Path, tmp_path: Path) -> None:
     run, own = tmp_path / "run", tmp_path / "store"
     shutil.copytree(store, own)
     assert call_train(own, run, "--optim.length", "4").returncode == 0
@@ -156,12 +157,12 @@ def test_other_data_or_a_damaged_state_is_not_resumed(store: Path, tmp_path: Pat
 
 def test_only_training_clips_reach_the_step_and_it_follows_the_schedules(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     module = importlib.import_module("sjepa_fast.train")
     seen: list[torch.Tensor] = []
 
     class Recorder(module.TrainStep):  # type: ignore[name-defined]
-        def __call__(self, ids_B):
+        def __call__(self, ids_B: torch.Tensor) -> Any:
             seen.append(ids_B.clone())
             Recorder.last = self
             return super().__call__(ids_B)
@@ -194,7 +195,7 @@ def test_only_training_clips_reach_the_step_and_it_follows_the_schedules(
 
 
 @pytest.mark.slow
-def test_two_processes_follow_one(store: Path, finished: Path, tmp_path: Path):
+def test_two_processes_follow_one(store: Path, finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "two"
     # Without the two dashes the launcher takes --run for an abbreviation of its own --run-path.
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29541"]
@@ -229,7 +230,7 @@ def test_two_processes_follow_one(store: Path, finished: Path, tmp_path: Path):
 )
 def test_bad_input_exits_2_with_one_line(
     store: Path, tmp_path: Path, more: list[str], words: list[str]
-):
+) -> None:
     done = call_train(store, tmp_path / "bad", *more)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
@@ -238,7 +239,9 @@ def test_bad_input_exits_2_with_one_line(
     assert not (tmp_path / "bad" / "checkpoints").exists()
 
 
-def test_a_preset_without_data_is_refused_rather_than_trained_on_synthetic_data(tmp_path: Path):
+def test_a_preset_without_data_is_refused_rather_than_trained_on_synthetic_data(
+    tmp_path: Path,
+) -> None:
     run = ["--run", str(tmp_path / "run")]
     for done in (
         run_python("-m", "sjepa_fast.train", "sjepa-nucla", *run),
@@ -252,7 +255,7 @@ def test_a_preset_without_data_is_refused_rather_than_trained_on_synthetic_data(
 
 def test_starting_over_an_existing_run_or_resuming_with_other_settings_is_refused(
     store: Path, finished: Path
-):
+) -> None:
     before = weights(finished)
     again = call_train(store, finished)
     assert again.returncode == 2 and "--resume auto" in again.stderr
@@ -262,7 +265,7 @@ def test_starting_over_an_existing_run_or_resuming_with_other_settings_is_refuse
         assert torch.equal(tensor, before[name])
 
 
-def test_loss_falls_on_one_repeated_batch(store: Path):
+def test_loss_falls_on_one_repeated_batch(store: Path) -> None:
     config = parse_train(words(store, Path("unused")))
     opened = open_store(store)
     clips = load_resident(opened, config.data, CPU)

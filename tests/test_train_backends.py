@@ -55,7 +55,7 @@ def resident(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_an_interrupted_run_ends_with_the_resident_weights(
     store: Path, resident: Path, tmp_path: Path, backend: str
-):
+) -> None:
     arguments = (store, tmp_path / "run", "--data.backend", backend, "--optim.length", "8")
     process = start(*arguments)
     wait_for(process, "step 2/")
@@ -77,7 +77,7 @@ def test_an_interrupted_run_ends_with_the_resident_weights(
 
 
 @pytest.mark.slow
-def test_the_documented_commands_run(store: Path, tmp_path: Path):
+def test_the_documented_commands_run(store: Path, tmp_path: Path) -> None:
     documented = blocks("docs/data-backends.md", "sh")
     lines = [shlex.split(line) for block in documented for line in block.splitlines()]
     trained = [words[3:] for words in lines if words[:3] == ["python", "-m", "sjepa_fast.train"]]
@@ -93,7 +93,7 @@ def test_the_documented_commands_run(store: Path, tmp_path: Path):
         assert run.exists() != missing, "a refused run leaves nothing"
 
 
-def test_sigterm_to_the_whole_group_saves_and_stops(store: Path, tmp_path: Path):
+def test_sigterm_to_the_whole_group_saves_and_stops(store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(store, run, "--data.backend", "disk", "--optim.length", "5000")
     wait_for(process, "step 2/")
@@ -104,7 +104,7 @@ def test_sigterm_to_the_whole_group_saves_and_stops(store: Path, tmp_path: Path)
     assert (run / "checkpoints" / f"step-{last:08d}" / "model.safetensors").exists()
 
 
-def test_a_store_shortened_during_the_run_is_one_line(store: Path, tmp_path: Path):
+def test_a_store_shortened_during_the_run_is_one_line(store: Path, tmp_path: Path) -> None:
     shutil.copytree(store, tmp_path / "store")
     more = ("--data.backend", "disk", "--optim.length", "5000", "--checkpoint.every", "2")
     process = start(tmp_path / "store", tmp_path / "run", *more)

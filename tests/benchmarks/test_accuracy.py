@@ -94,7 +94,7 @@ SAMPLES = {
 
 
 @pytest.mark.parametrize("comparison", ALL, ids=named)
-def test_commands_are_those_of_the_committed_results(comparison: Comparison):
+def test_commands_are_those_of_the_committed_results(comparison: Comparison) -> None:
     lines = listed(comparison)
     assert len(set(lines)) == len(lines)
     assert Counter(line.split()[0] for line in lines) == NUMBERS[comparison.name]
@@ -103,7 +103,7 @@ def test_commands_are_those_of_the_committed_results(comparison: Comparison):
     assert not missing
 
 
-def test_seeds_multiply_runs_and_what_needs_one_run_stays_with_the_first():
+def test_seeds_multiply_runs_and_what_needs_one_run_stays_with_the_first() -> None:
     more = Counter(line.split()[0] for line in listed(seeded(OBJECTIVES, 0, 1, 2)))
     assert more == {"prepare": 2, "train": 24, "evaluate": 132}
     lines = listed(seeded(PROTOCOLS, 4, 5))
@@ -114,7 +114,7 @@ def test_seeds_multiply_runs_and_what_needs_one_run_stays_with_the_first():
 
 
 @pytest.mark.parametrize("comparison", ALL, ids=named)
-def test_the_commands_have_flags_that_exist(comparison: Comparison):
+def test_the_commands_have_flags_that_exist(comparison: Comparison) -> None:
     for words in map(shlex.split, listed(seeded(comparison, 0))):
         if words[0] == "train":
             config = parse_train(words[1:])
@@ -131,7 +131,7 @@ def leave(run: Path, name: str, encoder: str, **figures: Any) -> None:
 
 
 @pytest.mark.parametrize("comparison", ALL, ids=named)
-def test_what_is_done_is_not_done_again(comparison: Comparison, tmp_path: Path):
+def test_what_is_done_is_not_done_again(comparison: Comparison, tmp_path: Path) -> None:
     every = listed(comparison, tmp_path)
     line = comparison.lines[0]
     run, split = line.run(tmp_path, 0), next(iter(line.splits)) or "xview"
@@ -144,7 +144,7 @@ def test_what_is_done_is_not_done_again(comparison: Comparison, tmp_path: Path):
     assert f"{run} --encoder target --pool full" in gone[2]
 
 
-def test_a_result_over_other_seeds_is_made_anew(tmp_path: Path):
+def test_a_result_over_other_seeds_is_made_anew(tmp_path: Path) -> None:
     leave(tmp_path / "utkinect-s0", "finetune-random-utkinect-xsub", "random", seeds=[0])
     start = f"evaluate finetune {tmp_path}/utkinect-s0 --encoder random --seeds"
     found = [line for line in listed(PROTOCOLS, tmp_path) if line.startswith(start)]
@@ -153,7 +153,7 @@ def test_a_result_over_other_seeds_is_made_anew(tmp_path: Path):
 
 
 @pytest.mark.parametrize("comparison", ALL, ids=named)
-def test_committed_tables_are_those_of_the_committed_json(comparison: Comparison):
+def test_committed_tables_are_those_of_the_committed_json(comparison: Comparison) -> None:
     content = committed(comparison)
     path = accuracy.RESULTS / f"{comparison.name.replace('-', '_')}.md"
     assert accuracy.page(comparison, content) == path.read_text()
@@ -172,7 +172,9 @@ def rebuilt(entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("comparison", ALL, ids=named)
-def test_committed_json_is_what_its_result_files_give(comparison: Comparison, tmp_path: Path):
+def test_committed_json_is_what_its_result_files_give(
+    comparison: Comparison, tmp_path: Path
+) -> None:
     expected = committed(comparison)
     for entry in expected["files"]:
         name, content = rebuilt(entry)
@@ -191,7 +193,7 @@ def test_committed_json_is_what_its_result_files_give(comparison: Comparison, tm
     assert found["scores"] == expected["scores"]
 
 
-def test_cells_come_from_their_own_run_encoder_and_protocol(tmp_path: Path):
+def test_cells_come_from_their_own_run_encoder_and_protocol(tmp_path: Path) -> None:
     for seed, shift in ((0, 0.0), (1, 2.0)):
         run = tmp_path / f"mamp-nucla-s{seed}"
         leave(run, "knn-target-full-nucla-xview", "target", pool="full", top1_k1=70 + shift)
@@ -226,7 +228,7 @@ def test_cells_come_from_their_own_run_encoder_and_protocol(tmp_path: Path):
 
 def test_dry_run_lists_the_commands_and_does_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr(subprocess, "run", None)
     work = tmp_path / "work"
     arguments = ["objectives", "--data", "DATA", "--work", str(work), "--seeds", "3", "--dry-run"]
@@ -241,7 +243,7 @@ def test_dry_run_lists_the_commands_and_does_nothing(
 
 def test_a_failed_process_ends_the_program_after_the_others_were_tried(
     monkeypatch: pytest.MonkeyPatch,
-):
+) -> None:
     calls = []
 
     def fake(call: list[str], env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
@@ -263,7 +265,7 @@ def test_a_failed_process_ends_the_program_after_the_others_were_tried(
 @pytest.mark.slow
 def test_a_short_comparison_runs_from_raw_files_to_its_table(
     data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     root = accuracy.MANY.parents[1]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root), str(root / "kernels")]))
     short = " --optim.warmup 1 --model.depth 1 --optim.batch-size 16"

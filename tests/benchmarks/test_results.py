@@ -16,12 +16,12 @@ from benchmarks.tables import (
 )
 
 
-def test_readme_tables_are_generated():
+def test_readme_tables_are_generated() -> None:
     text = (ROOT / "README.md").read_text()
     assert with_tables(text) == text, "run: python -m benchmarks.tables readme"
 
 
-def test_results_name_command_and_hardware_and_no_machine():
+def test_results_name_command_and_hardware_and_no_machine() -> None:
     for path in RESULTS.rglob("*.json"):
         result = json.loads(path.read_text())
         assert result["command"], path
@@ -34,7 +34,7 @@ def row(name: str, median: float, dtype: str) -> dict[str, object]:
     return {"name": name, "group": "sjepa step", "stats": stats, "extra_info": extra}
 
 
-def test_ratios_are_reference_over_ours():
+def test_ratios_are_reference_over_ours() -> None:
     raw = {
         "machine_info": {"node": "secret"},
         "datetime": "2026-01-02T03:04:05",
@@ -50,7 +50,7 @@ def test_ratios_are_reference_over_ours():
     assert lines[3].split("|")[1:4] == [" ours eager, bfloat16 ", " 500 ", " 4.00x "]
 
 
-def test_a_gpu_row_waits_until_a_report_is_there(tmp_path: Path):
+def test_a_gpu_row_waits_until_a_report_is_there(tmp_path: Path) -> None:
     assert gpu_tables(tmp_path).count("awaiting a run") == 1
     (tmp_path / "gpu-toy").mkdir()
     step = {"row": "ours", "ms": 40.0, "ms_min": 39.0, "clips/s": 3200.0, "TFLOP/s": 250.0}
@@ -60,7 +60,7 @@ def test_a_gpu_row_waits_until_a_report_is_there(tmp_path: Path):
     assert "awaiting" not in text and "On Toy, torch 2.11" in text and "| ours | 40.00 |" in text
 
 
-def test_smaller_tables_are_ratios_to_the_reference():
+def test_smaller_tables_are_ratios_to_the_reference() -> None:
     data = [{"row": "feeder", "median": 0.5, "clips": 128}, {"row": "resident", "median": 0.04}]
     data[1]["clips"] = 128
     text = data_table({"rows": data})

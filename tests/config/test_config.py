@@ -28,7 +28,7 @@ def write(tmp_path: Path, text: str) -> Path:
     return file
 
 
-def test_preset_then_yaml_then_flags(tmp_path: Path):
+def test_preset_then_yaml_then_flags(tmp_path: Path) -> None:
     file = write(tmp_path, "mask: {ratio: 0.8, tau: 0.7}\noptim: {lr: 2e-3}\n")
     config = parse_train(["sjepa-nucla", "--config", str(file), "--mask.tau", "0.6"])
     assert config.model.width == 64, "from the preset"
@@ -45,19 +45,19 @@ def test_no_argument_is_the_demo_and_compile_is_a_plain_flag(
     assert parse_train(["--compile"]).runtime.compile is True
 
 
-def test_a_misspelt_choice_names_the_nearest():
+def test_a_misspelt_choice_names_the_nearest() -> None:
     with pytest.raises(InputError, match=r"^data\.backend: dsk; nearest: disk$"):
         parse_train(["--data.backend", "dsk"])
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
-def test_every_preset_is_valid_and_survives_yaml(name: str, tmp_path: Path):
+def test_every_preset_is_valid_and_survives_yaml(name: str, tmp_path: Path) -> None:
     config = preset(name)
     validate(config)
     assert apply_yaml(TrainConfig(), write(tmp_path, to_yaml(config))) == config
 
 
-def test_paper_preset_holds_the_papers_values():
+def test_paper_preset_holds_the_papers_values() -> None:
     config = preset("sjepa-ntu60-xsub")
     assert (config.data.frames, config.model.segment_length, config.data.bodies) == (120, 4, 2)
     assert (config.mask.ratio, config.mask.tau, config.mask.kind) == (0.9, 0.8, "motion_aware")
@@ -97,7 +97,9 @@ def test_paper_preset_holds_the_papers_values():
         ("a: [", ["YAML"]),
     ],
 )
-def test_bad_yaml_is_one_line_that_names_key_and_value(tmp_path: Path, text: str, words: list[str]):
+def test_bad_yaml_is_one_line_that_names_key_and_value(
+    tmp_path: Path, text: str, words: list[str]
+) -> None:
     with pytest.raises(InputError) as error:
         apply_yaml(TrainConfig(), write(tmp_path, text))
     assert "\n" not in str(error.value)
@@ -105,12 +107,12 @@ def test_bad_yaml_is_one_line_that_names_key_and_value(tmp_path: Path, text: str
         assert word in str(error.value)
 
 
-def test_missing_config_file(tmp_path: Path):
+def test_missing_config_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no\.yaml"):
         apply_yaml(TrainConfig(), tmp_path / "no.yaml")
 
 
-def test_unknown_preset_names_the_nearest():
+def test_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(InputError) as error:
         parse_train(["sjepa-nuclaa"])
     nearest, _, known = str(error.value).partition("known: ")
@@ -149,13 +151,15 @@ def test_unknown_preset_names_the_nearest():
         ("eval", {"knn_clips": 0}, "eval.knn_clips"),
     ],
 )
-def test_bad_values_are_refused_by_name(section: str, values: dict[str, object], argument: str):
+def test_bad_values_are_refused_by_name(
+    section: str, values: dict[str, object], argument: str
+) -> None:
     with pytest.raises(InputError) as error:
         validate(replace(preset("sjepa-nucla"), **{section: values}))
     assert error.value.argument == argument
 
 
-def test_mask_ratio_that_leaves_nothing_visible():
+def test_mask_ratio_that_leaves_nothing_visible() -> None:
     config = dataclasses.replace(
         preset("sjepa-nucla"), mask=MaskConfig(ratio=0.999, mamp_count=True)
     )
@@ -164,26 +168,26 @@ def test_mask_ratio_that_leaves_nothing_visible():
         validate_tokens(config, 20)
 
 
-def test_resume_refuses_what_changes_weights_and_admits_the_rest():
+def test_resume_refuses_what_changes_weights_and_admits_the_rest() -> None:
     config = preset("sjepa-nucla")
     check_resumable(replace(config, log={"every": 7}, checkpoint={"keep": 9}), config)
     with pytest.raises(InputError, match=r"mask\.ratio"):
         check_resumable(replace(config, mask={"ratio": 0.8}), config)
 
 
-def test_resume_without_preset_takes_the_runs_own_configuration(tmp_path: Path):
+def test_resume_without_preset_takes_the_runs_own_configuration(tmp_path: Path) -> None:
     config = replace(preset("sjepa-nucla"), mask={"ratio": 0.77})
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     resumed = parse_train(["--run", str(tmp_path), "--resume", "auto", "--log.every", "3"])
     assert resumed.mask.ratio == 0.77 and resumed.log.every == 3
 
 
-def test_yaml_is_plain():
+def test_yaml_is_plain() -> None:
     tree = yaml.safe_load(to_yaml(preset("sjepa-demo")))
     assert tree["data"]["root"] is None and tree["runtime"]["compile"] is False
 
 
-def test_help_lists_presets_and_print_config_is_yaml(capsys):
+def test_help_lists_presets_and_print_config_is_yaml(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         parse_train(["--help"])
     assert stop.value.code == 0
@@ -196,7 +200,9 @@ def test_help_lists_presets_and_print_config_is_yaml(capsys):
     assert tree["mask"]["ratio"] == 0.8 and tree["model"]["width"] == 64
 
 
-def test_a_presets_own_folder_is_numbered_and_a_named_one_is_not(tmp_path: Path, monkeypatch):
+def test_a_presets_own_folder_is_numbered_and_a_named_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert parse_train([]).run == Path("runs/demo")
     (tmp_path / "runs" / "demo").mkdir(parents=True)
@@ -218,7 +224,9 @@ def old_config(config: TrainConfig, file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sjepa-nucla", "sjepa-ntu60-xsub"])
-def test_a_run_of_an_older_version_is_read_and_resumed(name: str, tmp_path: Path, capsys):
+def test_a_run_of_an_older_version_is_read_and_resumed(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = replace(preset(name), data={"backend": "disk"})
     old_config(config, tmp_path / "config.yaml")
     before = read_config(tmp_path / "config.yaml")
@@ -241,13 +249,15 @@ def test_a_run_of_an_older_version_is_read_and_resumed(name: str, tmp_path: Path
         (["--mask.tau", "0.5", "--eval.linear"], "--eval.recipe"),
     ],
 )
-def test_a_flag_of_an_older_version_names_the_new_one(arguments: list[str], now: str):
+def test_a_flag_of_an_older_version_names_the_new_one(arguments: list[str], now: str) -> None:
     with pytest.raises(InputError, match=rf"^--eval\.linear: .*; it is now {now}"):
         parse_train(arguments)
 
 
 @pytest.mark.parametrize("arguments", [["--data.backend", "stream"], ["--data.backend=stream"]])
-def test_an_old_value_is_taken_with_a_note(arguments: list[str], capsys):
+def test_an_old_value_is_taken_with_a_note(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert parse_train([*arguments, "--log.every", "7"]).data.backend == "disk"
     said = capsys.readouterr().err
     assert said.startswith("note: --data.backend stream is now --data.backend disk")
@@ -255,7 +265,7 @@ def test_an_old_value_is_taken_with_a_note(arguments: list[str], capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_every_rename_leads_to_what_there_is():
+def test_every_rename_leads_to_what_there_is() -> None:
     for (section, old), new in RENAMED.items():
         assert new.key == old or old not in to_dict(TrainConfig())[section]
         for value in new.values.values():

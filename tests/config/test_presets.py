@@ -32,7 +32,7 @@ ANNEAL = {
 }
 
 
-def test_every_published_and_small_set_has_its_presets():
+def test_every_published_and_small_set_has_its_presets() -> None:
     expected = {f"{method}-{name}" for method in METHODS for name in (*SETS, *SMALL)}
     assert set(PRESETS) == expected | {"sjepa-demo"}
     for name, found in PRESETS.items():
@@ -65,7 +65,7 @@ def chosen(kind: str, data: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("data", SMALL)
 @pytest.mark.parametrize("method", METHODS)
-def test_small_presets_are_those_that_validation_chose(method: str, data: str):
+def test_small_presets_are_those_that_validation_chose(method: str, data: str) -> None:
     config = to_dict(preset(f"{method}-{data}"))
     for key, value in chosen(method, data).items():
         section, _, field = key.partition(".")
@@ -73,7 +73,7 @@ def test_small_presets_are_those_that_validation_chose(method: str, data: str):
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_skeleton2vec_follows_its_table(name: str):
+def test_skeleton2vec_follows_its_table(name: str) -> None:
     config = preset(f"skeleton2vec-{name}")
     data, optim, objective, mask = config.data, config.optim, config.objective, config.mask
     assert (data.frames, config.model.segment_length, data.sampling) == (90, 3, "index")
@@ -103,7 +103,7 @@ def test_skeleton2vec_follows_its_table(name: str):
 
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("method", ["mamp", "skeletonmae"])
-def test_mamp_and_its_plain_form_follow_their_files(method: str, name: str):
+def test_mamp_and_its_plain_form_follow_their_files(method: str, name: str) -> None:
     config = preset(f"{method}-{name}")
     data, optim, mask = config.data, config.optim, config.mask
     assert (data.frames, config.model.segment_length) == (120, 4)
@@ -123,7 +123,7 @@ def test_mamp_and_its_plain_form_follow_their_files(method: str, name: str):
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_sjepa_changes_nothing_but_split_and_temperature(name: str):
+def test_sjepa_changes_nothing_but_split_and_temperature(name: str) -> None:
     config = preset(f"sjepa-{name}")
     tau = 0.75 if name.startswith("ntu120") else 0.8
     expected = replace(TrainConfig(), data={"split": config.data.split}, mask={"tau": tau})
@@ -145,7 +145,7 @@ def test_sjepa_changes_nothing_but_split_and_temperature(name: str):
         ("skeleton2vec-ntu60-xsub", 800, 10, 5e-4),
     ],
 )
-def test_learning_rates_of_the_papers(name: str, epochs: int, epoch: int, rate: float):
+def test_learning_rates_of_the_papers(name: str, epochs: int, epoch: int, rate: float) -> None:
     optim = preset(name).optim
     assert optim.length == epochs
     args = (optim.length * 10, optim.warmup * 10, optim.lr, optim.lr_end)
@@ -175,13 +175,13 @@ def test_learning_rates_of_the_papers(name: str, epochs: int, epoch: int, rate: 
 )
 def test_settings_that_clash_are_refused_by_name(
     name: str, changes: dict[str, dict[str, object]], argument: str
-):
+) -> None:
     with pytest.raises(InputError) as error:
         validate(replace(preset(name), **changes))
     assert error.value.argument == argument
 
 
-def test_tubes_without_a_visible_joint_are_refused():
+def test_tubes_without_a_visible_joint_are_refused() -> None:
     config = replace(preset("skeleton2vec-ntu60-xsub"), mask={"ratio": 0.97})
     validate(config)
     with pytest.raises(InputError, match=r"mask\.ratio"):
@@ -234,7 +234,7 @@ TUBES: list[dict[str, dict[str, object]]] = [
 )
 def test_every_ablation_of_method_7_is_a_valid_configuration(
     name: str, changes: dict[str, dict[str, object]]
-):
+) -> None:
     config = replace(preset(name), **changes)
     validate(config)
     validate_tokens(config, 25)

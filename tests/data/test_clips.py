@@ -24,7 +24,7 @@ def clips() -> Packed:
 
 
 @pytest.mark.parametrize("frames", [5, 32, 120])
-def test_crop_resize_equals_torch_interpolate(clips: Packed, frames: int):
+def test_crop_resize_equals_torch_interpolate(clips: Packed, frames: int) -> None:
     resident, arrays = clips
     start, length = [0, 2, 5, 0], [1, 5, 30, 13]
     out = resident.crop_resize(torch.arange(4), torch.tensor(start), torch.tensor(length), frames)
@@ -37,7 +37,7 @@ def test_crop_resize_equals_torch_interpolate(clips: Packed, frames: int):
         assert (out[i, BODIES[i] :] == 0).all()
 
 
-def test_split_bodies_are_the_present_bodies_of_the_chosen_clips(clips: Packed):
+def test_split_bodies_are_the_present_bodies_of_the_chosen_clips(clips: Packed) -> None:
     resident, arrays = clips
     bodies, ids = resident.split_bodies(np.array([1, 2, 3]))
     expected = [(1, 0), (1, 1), (2, 0), (3, 0), (3, 1)]
@@ -48,7 +48,7 @@ def test_split_bodies_are_the_present_bodies_of_the_chosen_clips(clips: Packed):
         torch.testing.assert_close(out[0, 0], arrays[clip][body])
 
 
-def test_training_tokens_are_the_crop_in_tubelets_and_a_view_of_it(clips: Packed):
+def test_training_tokens_are_the_crop_in_tubelets_and_a_view_of_it(clips: Packed) -> None:
     resident, _ = clips
     still = {"rotation": 0.0, "translation": 0.0, "flip": 0.0}
     config = TrainConfig(
@@ -68,7 +68,7 @@ def test_training_tokens_are_the_crop_in_tubelets_and_a_view_of_it(clips: Packed
     assert moved.view(4, -1, 3).std(dim=1).max() < 1e-5 and moved.abs().max() > 0.05
 
 
-def test_eval_crop_is_centerd(clips: Packed):
+def test_eval_crop_is_centerd(clips: Packed) -> None:
     resident, arrays = clips
     out = resident.eval_crop(torch.tensor([2]), DataConfig(frames=36, eval_crop=0.9))
     torch.testing.assert_close(out[0, 0], arrays[2][0, 2:38])
@@ -77,7 +77,7 @@ def test_eval_crop_is_centerd(clips: Packed):
     torch.testing.assert_close(out[0], arrays[3][:, 1:12])
 
 
-def test_epoch_order_is_a_permutation_fixed_by_seed_and_epoch():
+def test_epoch_order_is_a_permutation_fixed_by_seed_and_epoch() -> None:
     ids = np.arange(100, 150)
     first = epoch_order(ids, 0, 0)
     assert sorted(first) == sorted(ids)

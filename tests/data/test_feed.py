@@ -107,7 +107,7 @@ def check_equal(ours: Iterator[Batch], theirs: Iterator[Batch]) -> None:
 @pytest.mark.parametrize("normal", [{}, NORMAL, INDEX], ids=["raw", "normalised", "index"])
 def test_batches_equal_those_of_the_resident_store(
     store: Store, backend: str, bodies: bool, normal: dict[str, object]
-):
+) -> None:
     steps = range(7)  # More than two epochs.
     data = {"skip_empty_bodies": bodies, **normal}
     ours = batches(store, using(backend, **data), steps)
@@ -115,7 +115,7 @@ def test_batches_equal_those_of_the_resident_store(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_workers_read_the_same_and_leave(store: Store, backend: str):
+def test_workers_read_the_same_and_leave(store: Store, backend: str) -> None:
     config = using(backend, workers=2, skip_empty_bodies=True, **NORMAL)
     before = {child.pid for child in multiprocessing.active_children()}
     state = torch.get_rng_state()
@@ -131,7 +131,7 @@ def test_workers_read_the_same_and_leave(store: Store, backend: str):
 
 
 @pytest.mark.parametrize("backend", ["resident", *BACKENDS])
-def test_a_resumed_run_and_a_share_get_the_batches_of_the_whole(store: Store, backend: str):
+def test_a_resumed_run_and_a_share_get_the_batches_of_the_whole(store: Store, backend: str) -> None:
     whole = list(batches(store, using("resident"), range(7)))
     check_equal(batches(store, using(backend), range(4, 7)), iter(whole[4:]))
     shares = [batches(store, using(backend), range(7), World(rank, 2)) for rank in (0, 1)]
@@ -142,7 +142,7 @@ def test_a_resumed_run_and_a_share_get_the_batches_of_the_whole(store: Store, ba
     check_equal(joined, iter(whole))
 
 
-def test_ids_are_the_epochs_permutation_cut_into_batches(store: Store):
+def test_ids_are_the_epochs_permutation_cut_into_batches(store: Store) -> None:
     part = store.ids("xsub", "train")
     got = [batch[0].numpy() for batch in batches(store, using("disk"), range(7))]
     per_epoch = len(part) // 8
@@ -153,7 +153,7 @@ def test_ids_are_the_epochs_permutation_cut_into_batches(store: Store):
 
 
 @pytest.mark.parametrize("bodies", [False, True], ids=["clips", "bodies"])
-def test_evaluation_crops_are_those_of_the_resident_store(store: Store, bodies: bool):
+def test_evaluation_crops_are_those_of_the_resident_store(store: Store, bodies: bool) -> None:
     ours, ids = opened(store, using("disk", skip_empty_bodies=bodies, **NORMAL))
     theirs, _ = opened(store, using("resident", skip_empty_bodies=bodies, **NORMAL))
     wanted = torch.from_numpy(ids[::-1][:9].copy()).repeat(2)
@@ -169,7 +169,7 @@ def test_evaluation_crops_are_those_of_the_resident_store(store: Store, bodies: 
 
 def test_only_the_rows_of_the_batches_are_read_and_held(
     store: Store, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     read: list[int] = []
     real = os.preadv
 
@@ -192,11 +192,13 @@ def test_only_the_rows_of_the_batches_are_read_and_held(
     assert len(pickle.dumps(clips.reader)) < store.joints.nbytes / 10
 
 
-def test_nothing_in_taking_a_batch_waits_for_the_device(store: Store):
+def test_nothing_in_taking_a_batch_waits_for_the_device(store: Store) -> None:
     seen: list[str] = []
 
     class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             seen.append(func.overloadpacket.__name__)
             return func(*args, **(kwargs or {}))
 
@@ -211,7 +213,7 @@ def test_nothing_in_taking_a_batch_waits_for_the_device(store: Store):
     assert not waits & set(seen), seen
 
 
-def test_a_removed_store_is_read_to_the_end(tmp_path: Path):
+def test_a_removed_store_is_read_to_the_end(tmp_path: Path) -> None:
     config = using("disk", workers=1)
     store = write(tmp_path / "store", "float32")
     expected = list(batches(store, using("resident"), range(20)))
@@ -223,7 +225,7 @@ def test_a_removed_store_is_read_to_the_end(tmp_path: Path):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_shortened_store_is_one_clear_error(tmp_path: Path, backend: str, workers: int):
+def test_a_shortened_store_is_one_clear_error(tmp_path: Path, backend: str, workers: int) -> None:
     store = write(tmp_path / "store", "float32")
     ours = batches(store, using(backend, workers=workers, prefetch=1), range(20))
     next(ours)
@@ -235,7 +237,7 @@ def test_a_shortened_store_is_one_clear_error(tmp_path: Path, backend: str, work
     assert "\n" not in str(raised.value)
 
 
-def test_a_killed_worker_is_one_clear_error(store: Store):
+def test_a_killed_worker_is_one_clear_error(store: Store) -> None:
     before = {child.pid for child in multiprocessing.active_children()}
     ours = batches(store, using("disk", workers=1), range(100))
     next(ours)
@@ -250,13 +252,13 @@ def test_a_killed_worker_is_one_clear_error(store: Store):
 @pytest.mark.parametrize("backend", BACKENDS[1:])
 def test_workers_are_spawned_where_cuda_is_in_use(
     store: Store, backend: str, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     ours = batches(store, using(backend, workers=1), range(3))
     check_equal(ours, batches(store, using("resident"), range(3)))
 
 
-def test_dali_is_asked_for_by_name_when_it_is_missing(monkeypatch: pytest.MonkeyPatch):
+def test_dali_is_asked_for_by_name_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     for cuda, package in ((None, "120"), ("12.8", "120"), ("13.0", "130")):
         monkeypatch.setattr(torch.version, "cuda", cuda)
@@ -264,7 +266,7 @@ def test_dali_is_asked_for_by_name_when_it_is_missing(monkeypatch: pytest.Monkey
             check_backend(using("dali").data)
 
 
-def test_too_many_bodies_are_refused_by_every_backend(store: Store):
+def test_too_many_bodies_are_refused_by_every_backend(store: Store) -> None:
     for backend in ("resident", "disk"):
         with pytest.raises(InputError, match=r"use --data\.bodies 2"):
             open_clips(open_store(store.root), using(backend, bodies=1).data, CPU)

@@ -36,7 +36,7 @@ def tokens(layout: SkeletonLayout, folder: Path, view: ViewConfig) -> tuple[np.n
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 def test_a_flipped_view_mirrors_about_the_center_and_swaps_the_sides(
     layout: SkeletonLayout, tmp_path: Path
-):
+) -> None:
     view = ViewConfig(rotation=0, translation=0, flip=1)
     flipped, clip = tokens(layout, tmp_path / "s", view)
     names = {name: j for j, name in enumerate(layout.joints)}
@@ -49,7 +49,9 @@ def test_a_flipped_view_mirrors_about_the_center_and_swaps_the_sides(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_a_rotated_view_keeps_bone_lengths_and_the_center(layout: SkeletonLayout, tmp_path: Path):
+def test_a_rotated_view_keeps_bone_lengths_and_the_center(
+    layout: SkeletonLayout, tmp_path: Path
+) -> None:
     turned, clip = tokens(
         layout, tmp_path / "s", ViewConfig(rotation=0.5, tilt=0.2, translation=0, flip=0)
     )
@@ -62,7 +64,7 @@ def test_a_rotated_view_keeps_bone_lengths_and_the_center(layout: SkeletonLayout
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_heading_and_size_use_the_layouts_joints(layout: SkeletonLayout):
+def test_heading_and_size_use_the_layouts_joints(layout: SkeletonLayout) -> None:
     pose = np.zeros((layout.num_joints, 3))
     for left, right in (layout.shoulders, layout.hips):
         pose[left], pose[right] = [-0.2, 0, 0.2], [0.2, 0, -0.2]

@@ -14,7 +14,7 @@ from sjepa_fast.data.normalize import (
 )
 from sjepa_fast.data.synthetic import synthetic_clip
 from sjepa_fast.data.whiten import fit_whitening
-from sjepa_fast.skeletons import KINECT15, KINECT20, NTU25
+from sjepa_fast.skeletons import KINECT15, KINECT20, NTU25, SkeletonLayout
 
 
 def turned(clip: np.ndarray, angle: float) -> np.ndarray:
@@ -24,14 +24,14 @@ def turned(clip: np.ndarray, angle: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("angle", [-2.5, 0.3, 1.5])
-def test_alignment_undoes_any_turn_about_the_vertical(angle: float):
+def test_alignment_undoes_any_turn_about_the_vertical(angle: float) -> None:
     clip = synthetic_clip(2, 0, 1, 0)
     once = align_heading(clip, NTU25)
     assert heading(once, NTU25) == pytest.approx(0, abs=1e-5)
     np.testing.assert_allclose(align_heading(turned(clip, angle), NTU25), once, atol=2e-5)
 
 
-def test_alignment_is_one_rotation_for_both_bodies():
+def test_alignment_is_one_rotation_for_both_bodies() -> None:
     clip = synthetic_clip(12, 0, 1, 1)
     assert len(clip) == 2
     out = align_heading(clip, NTU25)
@@ -42,7 +42,9 @@ def test_alignment_is_one_rotation_for_both_bodies():
 @pytest.mark.parametrize(
     ("layout", "foot", "above"), [(NTU25, 0, 1), (KINECT20, 0, 1), (KINECT15, 2, 1)]
 )
-def test_spine_alignment_brings_the_first_frame_upright_whatever_the_pose(layout, foot, above):
+def test_spine_alignment_brings_the_first_frame_upright_whatever_the_pose(
+    layout: SkeletonLayout, foot: int, above: int
+) -> None:
     rng = np.random.default_rng(0)
     clip = rng.normal(size=(2, 3, layout.num_joints, 3)).astype(np.float32)
     left, right = layout.shoulders
@@ -65,7 +67,9 @@ def test_spine_alignment_brings_the_first_frame_upright_whatever_the_pose(layout
 
 
 @pytest.mark.parametrize("end", [(0, 1, 0), (0, -3, 1e-6), (0, -2, 0), (1, 2, 3)])
-def test_rotation_between_two_directions_also_opposite_ones(end: tuple[float, float, float]):
+def test_rotation_between_two_directions_also_opposite_ones(
+    end: tuple[float, float, float],
+) -> None:
     start, end_ = np.array([0.0, 2.0, 0.0]), np.array(end, dtype=float)
     matrix = rotation_between(start, end_)
     np.testing.assert_allclose(matrix @ start / 2, end_ / np.linalg.norm(end_), atol=1e-6)
@@ -74,7 +78,7 @@ def test_rotation_between_two_directions_also_opposite_ones(end: tuple[float, fl
     np.testing.assert_array_equal(rotation_between(start, np.zeros(3)), np.eye(3))
 
 
-def test_size_is_the_rms_distance_from_the_root():
+def test_size_is_the_rms_distance_from_the_root() -> None:
     clip = np.zeros((1, 2, 25, 3), dtype=np.float32)
     clip[..., 1] = 3.0
     clip[:, :, NTU25.center] = 0
@@ -83,7 +87,7 @@ def test_size_is_the_rms_distance_from_the_root():
     assert body_size(out, NTU25) == pytest.approx(1, rel=1e-5)
 
 
-def test_centring_moves_the_first_root_to_the_origin_and_keeps_absent_bodies_zero():
+def test_centring_moves_the_first_root_to_the_origin_and_keeps_absent_bodies_zero() -> None:
     clip = synthetic_clip(12, 0, 1, 1)
     clip[1] = 0
     out = normalize_clip(clip, NTU25, center=True, align_yaw=True, size=True)
@@ -91,14 +95,14 @@ def test_centring_moves_the_first_root_to_the_origin_and_keeps_absent_bodies_zer
     assert (out[1] == 0).all() and np.isfinite(out).all()
 
 
-def test_a_clip_without_extent_survives():
+def test_a_clip_without_extent_survives() -> None:
     out = normalize_clip(
         np.zeros((1, 3, 25, 3), dtype=np.float32), NTU25, center=True, align_yaw=True, size=True
     )
     assert (out == 0).all()
 
 
-def test_full_whitening_gives_unit_covariance_and_half_its_square_root():
+def test_full_whitening_gives_unit_covariance_and_half_its_square_root() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(5000, 12, generator=generator) @ torch.randn(12, 12, generator=generator) + 3
     mean, matrix = fit_whitening(x, 1.0)
@@ -110,7 +114,7 @@ def test_full_whitening_gives_unit_covariance_and_half_its_square_root():
     torch.testing.assert_close(y.var(dim=0, correction=0), variances.sqrt(), rtol=1e-3, atol=1e-4)
 
 
-def test_whitening_of_flat_directions_stays_finite():
+def test_whitening_of_flat_directions_stays_finite() -> None:
     x = torch.randn(100, 12)
     x[:, 5] = 2.0
     mean, matrix = fit_whitening(x, 1.0)

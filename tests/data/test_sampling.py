@@ -41,7 +41,7 @@ def by_hand(uniforms: np.ndarray, length: int) -> list[int]:
 
 
 @pytest.mark.parametrize("length", [1, 2, 8, 9, 10, 14, 17, 18, 19, 50, 300])
-def test_drawn_frames_follow_the_method(length: int):
+def test_drawn_frames_follow_the_method(length: int) -> None:
     uniforms = drawn(40)
     found = random_frames(uniforms, torch.full((40,), length), FRAMES)
     for row, numbers in zip(uniforms.numpy(), found.tolist(), strict=True):
@@ -51,7 +51,7 @@ def test_drawn_frames_follow_the_method(length: int):
             assert numbers == sorted(set(numbers)), "in order, none twice"
 
 
-def test_every_frame_can_be_drawn_and_all_skips_are_equally_likely():
+def test_every_frame_can_be_drawn_and_all_skips_are_equally_likely() -> None:
     uniforms = drawn(20_000)
     found = random_frames(uniforms, torch.full((20_000,), 12), FRAMES)
     counts = torch.bincount(found.flatten(), minlength=12).double() / 20_000
@@ -60,7 +60,7 @@ def test_every_frame_can_be_drawn_and_all_skips_are_equally_likely():
     assert counts[0].item() == pytest.approx(0.7, abs=0.02)
 
 
-def test_evaluation_takes_the_middles_of_equal_bins_or_wraps():
+def test_evaluation_takes_the_middles_of_equal_bins_or_wraps() -> None:
     lengths = torch.tensor([4, 9, 12, 27])
     found = even_frames(lengths, FRAMES)
     assert found[0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
@@ -80,7 +80,7 @@ def frame(clips: ResidentClips, clip: int, body: int, number: int) -> np.ndarray
     return clips.joints_RVC[row].numpy()
 
 
-def test_tokens_are_the_drawn_frames_turned_about_the_three_axes():
+def test_tokens_are_the_drawn_frames_turned_about_the_three_axes() -> None:
     config = TrainConfig(
         data=DataConfig(frames=FRAMES, bodies=2, sampling="index"),
         model=ModelConfig(segment_length=3),
@@ -109,7 +109,7 @@ def test_tokens_are_the_drawn_frames_turned_about_the_three_axes():
     assert torch.equal(alone[0], view[4:]), "draws do not depend on the batch"
 
 
-def test_evaluation_crop_by_index():
+def test_evaluation_crop_by_index() -> None:
     clips, data = resident(), DataConfig(frames=FRAMES, sampling="index", eval_crop=0.5)
     x = clips.eval_crop(torch.tensor([1, 2]), data)
     assert x.shape == (2, 2, FRAMES, 20, 3)
@@ -121,7 +121,7 @@ def test_evaluation_crop_by_index():
     assert not x[1, 1].any()
 
 
-def test_the_stream_is_made_of_the_sampled_frames():
+def test_the_stream_is_made_of_the_sampled_frames() -> None:
     """Motion is the difference of frames that were drawn, in training and in evaluation."""
     clips, ids, zero = resident(), torch.tensor([2, 1]), torch.tensor(0)
     plain, motion = (

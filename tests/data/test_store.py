@@ -24,7 +24,7 @@ def write(out: Path, dtype: str = "float32") -> Store:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_round_trip_is_bit_exact(tmp_path: Path, dtype: str):
+def test_round_trip_is_bit_exact(tmp_path: Path, dtype: str) -> None:
     write(tmp_path / "s", dtype)
     store = open_store(tmp_path / "s")
     assert len(store) == 3 and store.max_bodies == 2 and store.layout == KINECT20
@@ -37,13 +37,13 @@ def test_round_trip_is_bit_exact(tmp_path: Path, dtype: str):
     assert isinstance(store.joints, np.memmap)
 
 
-def test_rows_are_body_major(tmp_path: Path):
+def test_rows_are_body_major(tmp_path: Path) -> None:
     store = write(tmp_path / "s")
     first = store.offsets[1]
     assert np.array_equal(store.joints[first + 9 + 4], CLIPS[1][1, 4])
 
 
-def test_fingerprint_names_the_content(tmp_path: Path):
+def test_fingerprint_names_the_content(tmp_path: Path) -> None:
     same = [write(tmp_path / n).fingerprint for n in ("a", "b")]
     assert same[0] == same[1] == open_store(tmp_path / "a").fingerprint
     assert write(tmp_path / "c", "float16").fingerprint != same[0]
@@ -89,7 +89,7 @@ def damage(root: Path, kind: str) -> None:
         ("other version", "version 99"),
     ],
 )
-def test_damage_is_named(tmp_path: Path, kind: str, words: str):
+def test_damage_is_named(tmp_path: Path, kind: str, words: str) -> None:
     write(tmp_path / "s")
     damage(tmp_path / "s", kind)
     with pytest.raises(InputError, match=words) as error:
@@ -97,7 +97,7 @@ def test_damage_is_named(tmp_path: Path, kind: str, words: str):
     assert error.value.argument == "data.root" and "prepare" in str(error.value)
 
 
-def test_unverified_open_does_not_read_the_joints(tmp_path: Path):
+def test_unverified_open_does_not_read_the_joints(tmp_path: Path) -> None:
     write(tmp_path / "s")
     damage(tmp_path / "s", "altered")
     assert len(open_store(tmp_path / "s", verify=False)) == 3
@@ -114,7 +114,7 @@ def test_unverified_open_does_not_read_the_joints(tmp_path: Path):
 )
 def test_bad_clips_are_refused_and_nothing_is_left(
     tmp_path: Path, clip: np.ndarray, label: int, words: str
-):
+) -> None:
     with (
         pytest.raises(InputError, match=words),
         StoreWriter(tmp_path / "s", "tiny", KINECT20, ("a", "b")) as writer,
@@ -123,7 +123,7 @@ def test_bad_clips_are_refused_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_duplicate_names_and_changing_columns_are_refused(tmp_path: Path):
+def test_duplicate_names_and_changing_columns_are_refused(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "s", "tiny", KINECT20, ("a",)) as writer:
         writer.add("x", CLIPS[0], 0, {"subject": 1})
         with pytest.raises(InputError, match="twice"):
@@ -132,7 +132,7 @@ def test_duplicate_names_and_changing_columns_are_refused(tmp_path: Path):
             writer.add("y", CLIPS[0], 0, {"camera": 1})
 
 
-def test_an_interrupted_writer_leaves_nothing(tmp_path: Path):
+def test_an_interrupted_writer_leaves_nothing(tmp_path: Path) -> None:
     with (
         pytest.raises(KeyboardInterrupt),
         StoreWriter(tmp_path / "s", "tiny", KINECT20, ("a",)) as writer,
@@ -142,7 +142,7 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_overwrite_replaces_a_store_and_nothing_else(tmp_path: Path):
+def test_overwrite_replaces_a_store_and_nothing_else(tmp_path: Path) -> None:
     write(tmp_path / "s")
     with pytest.raises(InputError, match="exists"):
         StoreWriter(tmp_path / "s", "tiny", KINECT20, ("a",))
@@ -155,7 +155,7 @@ def test_overwrite_replaces_a_store_and_nothing_else(tmp_path: Path):
     assert open_store(tmp_path / "s").name == "new"
 
 
-def test_unknown_split_and_part(tmp_path: Path):
+def test_unknown_split_and_part(tmp_path: Path) -> None:
     store = write(tmp_path / "s")
     with pytest.raises(InputError, match="xsub"):
         store.ids("xview", "train")
@@ -163,7 +163,7 @@ def test_unknown_split_and_part(tmp_path: Path):
         store.ids("xsub", "val")
 
 
-def test_an_unfinished_folder_is_no_store(tmp_path: Path):
+def test_an_unfinished_folder_is_no_store(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "s", "tiny", KINECT20, ("a",)) as writer:
         writer.add("x", CLIPS[0], 0, {})
         with pytest.raises(InputError, match="has no store"):
@@ -180,7 +180,7 @@ def test_an_unfinished_folder_is_no_store(tmp_path: Path):
 )
 def test_splits_that_do_not_fit_are_refused(
     tmp_path: Path, splits: dict[str, np.ndarray], words: str
-):
+) -> None:
     with (
         pytest.raises(InputError, match=words),
         StoreWriter(tmp_path / "s", "tiny", KINECT20, ("a",)) as writer,
@@ -190,7 +190,7 @@ def test_splits_that_do_not_fit_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_values_beyond_float16_are_refused_not_made_infinite(tmp_path: Path):
+def test_values_beyond_float16_are_refused_not_made_infinite(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "s", "tiny", KINECT20, ("a",), dtype="float16") as writer:
         with pytest.raises(InputError, match="float16"):
             writer.add("x", np.full((1, 2, 20, 3), 1e5, dtype=np.float32), 0, {})
@@ -206,7 +206,7 @@ def resident_mib() -> float:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("job", ["", "resumable"])
-def test_memory_does_not_grow_with_the_store(tmp_path: Path, job: str):
+def test_memory_does_not_grow_with_the_store(tmp_path: Path, job: str) -> None:
     clip = np.ones((2, 300, 20, 3), dtype=np.float32)
     with StoreWriter(tmp_path / "s", "big", KINECT20, ("a",), job=job) as writer:
         for i in range(40):

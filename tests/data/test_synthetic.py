@@ -26,17 +26,17 @@ from sjepa_fast.skeletons import NTU25
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Store:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return write_synthetic_store(tmp_path_factory.mktemp("data") / "demo")
 
 
-def test_at_least_twelve_actions_with_two_of_two_people():
+def test_at_least_twelve_actions_with_two_of_two_people() -> None:
     assert len(ACTIONS) >= 12 and len(PAIRS) == 2
     for name in PAIRS:
         assert len(performance(0, ACTIONS.index(name), 3, 0)) == 2
 
 
-def test_clip_depends_on_its_key_alone():
+def test_clip_depends_on_its_key_alone() -> None:
     first = synthetic_clip(3, 4, 1, 2, seed=5)
     synthetic_clip(0, 0, 0, 0, seed=5)
     assert np.array_equal(first, synthetic_clip(3, 4, 1, 2, seed=5))
@@ -51,7 +51,7 @@ def test_clip_depends_on_its_key_alone():
         assert clip.shape != first.shape or not np.allclose(clip, first)
 
 
-def test_bone_lengths_are_the_subjects_own_and_rigid():
+def test_bone_lengths_are_the_subjects_own_and_rigid() -> None:
     room = performance(0, ACTIONS.index("throw"), 2, 0)[0]
     for child, parent in ((5, 4), (6, 5), (13, 12), (17, 16), (3, 2)):
         length = np.linalg.norm(room[:, child] - room[:, parent], axis=1)
@@ -61,14 +61,14 @@ def test_bone_lengths_are_the_subjects_own_and_rigid():
     assert len(people) == 6
 
 
-def test_rest_pose_stands_upright_facing_the_sensor():
+def test_rest_pose_stands_upright_facing_the_sensor() -> None:
     rest = pose(make_subject(0, 0), Motion(1))[0]
     assert rest[3, 1] > rest[20, 1] > rest[0, 1] > rest[15, 1]
     assert rest[4, 0] < 0 < rest[8, 0], "the own left is at smaller x"
     assert rest[15, 2] < rest[14, 2], "toes point to the sensor"
 
 
-def test_actions_move_what_they_should():
+def test_actions_move_what_they_should() -> None:
     hand = {}
     for name in ("raise arm", "lower arm"):
         room = performance(0, ACTIONS.index(name), 0, 0)[0]
@@ -79,7 +79,7 @@ def test_actions_move_what_they_should():
     assert seated[-3:].mean() < seated[:3].mean() - 0.2
 
 
-def test_store_has_noise_missing_bodies_ragged_lengths_and_three_splits(demo: Store):
+def test_store_has_noise_missing_bodies_ragged_lengths_and_three_splits(demo: Store) -> None:
     assert demo.layout == NTU25 and len(np.unique(demo.frames)) > 30
     pairs = np.isin(demo.labels, [ACTIONS.index(n) for n in PAIRS])
     assert (demo.bodies[~pairs] == 1).all()
@@ -103,12 +103,12 @@ def nearest(demo: Store, split: str, data: DataConfig) -> float:
     return max(accuracy(guess, clips.labels_N[test]), accuracy(cosine, clips.labels_N[test]))
 
 
-def test_raw_nearest_neighbour_across_subjects_and_views_is_below_70(demo: Store):
+def test_raw_nearest_neighbour_across_subjects_and_views_is_below_70(demo: Store) -> None:
     raw = nearest(demo, "xsub_xview", DataConfig(frames=32, center=True, eval_crop=1.0))
     assert 30 < raw < 70
 
 
-def test_classes_are_learnable(demo: Store):
+def test_classes_are_learnable(demo: Store) -> None:
     data = DataConfig(frames=32, center=True, align_yaw=True, normalize_size=True, eval_crop=1.0)
     assert nearest(demo, "xview", data) > 90, "the same performance from another side"
 
@@ -116,12 +116,14 @@ def test_classes_are_learnable(demo: Store):
 @pytest.mark.parametrize(
     ("argument", "value"), [("subjects", 0), ("repetitions", 0), ("cameras", 4), ("seed", -1)]
 )
-def test_impossible_sizes_are_named_and_leave_nothing(tmp_path: Path, argument: str, value: int):
+def test_impossible_sizes_are_named_and_leave_nothing(
+    tmp_path: Path, argument: str, value: int
+) -> None:
     with pytest.raises(InputError, match=f"^{argument}: {value}; use"):
         write_synthetic_store(tmp_path / "s", **{argument: value})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_size_is_free(tmp_path: Path):
+def test_size_is_free(tmp_path: Path) -> None:
     small = write_synthetic_store(tmp_path / "s", subjects=2, repetitions=1, cameras=2)
     assert len(small) == len(ACTIONS) * 4

@@ -34,7 +34,7 @@ def body(seed: int = 0) -> torch.Tensor:
     return x
 
 
-def test_rodrigues_matches_the_vector_formula():
+def test_rodrigues_matches_the_vector_formula() -> None:
     rng = np.random.default_rng(0)
     axis = rng.normal(size=3)
     axis /= np.linalg.norm(axis)
@@ -50,7 +50,7 @@ def test_rodrigues_matches_the_vector_formula():
     np.testing.assert_allclose(matrix.numpy() @ v, expected, rtol=1e-12)
 
 
-def test_rotation_keeps_the_axis_of_the_first_body_and_all_distances():
+def test_rotation_keeps_the_axis_of_the_first_body_and_all_distances() -> None:
     x = body()
     draws = HALF.clone()
     draws[:, 0] = 1.0
@@ -63,11 +63,11 @@ def test_rotation_keeps_the_axis_of_the_first_body_and_all_distances():
     torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-4)
 
 
-def test_zero_ranges_change_nothing():
+def test_zero_ranges_change_nothing() -> None:
     torch.testing.assert_close(random_view(body(), HALF, STILL), body(), atol=1e-6, rtol=0)
 
 
-def test_flip_twice_is_the_identity_and_swaps_left_and_right():
+def test_flip_twice_is_the_identity_and_swaps_left_and_right() -> None:
     x = body()
     always = ViewConfig(rotation=0.0, tilt=0.0, translation=0.0, flip=1.0)
     once = random_view(x, HALF, always)
@@ -78,7 +78,7 @@ def test_flip_twice_is_the_identity_and_swaps_left_and_right():
     torch.testing.assert_close(once[:, :, :, left], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_translation_is_the_scaled_draw_for_both_bodies():
+def test_translation_is_the_scaled_draw_for_both_bodies() -> None:
     draws = HALF.clone()
     draws[:, 3:6] = torch.tensor([1.0, 0.0, 0.75])
     shift = ViewConfig(rotation=0.0, tilt=0.0, translation=0.2, flip=0.0)
@@ -88,19 +88,19 @@ def test_translation_is_the_scaled_draw_for_both_bodies():
     )
 
 
-def test_absent_body_stays_zero():
+def test_absent_body_stays_zero() -> None:
     x = body()
     x[:, 1] = 0
     view = random_view(x, torch.rand(1, 7), ViewConfig(translation=0.5, flip=1.0))
     assert (view[:, 1] == 0).all() and (view[:, 0] != x[:, 0]).any()
 
 
-def test_body_without_extent_rotates_about_the_vertical():
+def test_body_without_extent_rotates_about_the_vertical() -> None:
     axis = body_axis(torch.zeros(1, 1, 4, 25, 3))
     assert torch.equal(axis, torch.tensor([[0.0, 1.0, 0.0]]))
 
 
-def test_draws_depend_on_the_clip_and_not_on_its_place_in_the_batch():
+def test_draws_depend_on_the_clip_and_not_on_its_place_in_the_batch() -> None:
     seed, step = torch.tensor(3), torch.tensor(11)
     together = clip_uniforms(seed, step, torch.tensor([5, 9, 2]), VIEW, 7)
     alone = clip_uniforms(seed, step, torch.tensor([9]), VIEW, 7)
@@ -113,7 +113,7 @@ def test_draws_depend_on_the_clip_and_not_on_its_place_in_the_batch():
         assert not torch.equal(alone, other)
 
 
-def test_draws_are_uniform():
+def test_draws_are_uniform() -> None:
     drawn = clip_uniforms(torch.tensor(0), torch.tensor(0), torch.arange(200), VIEW, 750)
     assert drawn.min() >= 0 and drawn.max() < 1
     counts = torch.histc(drawn, bins=20, min=0, max=1)

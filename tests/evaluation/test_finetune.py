@@ -29,14 +29,14 @@ from sjepa_fast.models.heads import ActionClassifier, ActionHead
 from sjepa_fast.models.transformer import Block, set_drop_path
 
 
-def test_head_has_the_papers_size():
+def test_head_has_the_papers_size() -> None:
     head = ActionHead(width=256, joints=25, classes=60)
     count = sum(weight.numel() for weight in head.parameters())
     # 6400 * 2048 + 2048, BatchNorm 2 * 2048, 2048 * 60 + 60: the 13.24 M of method 6.2.
     assert count == 13_236_284
 
 
-def test_head_by_hand():
+def test_head_by_hand() -> None:
     torch.manual_seed(0)
     head = ActionHead(width=5, joints=4, classes=3, hidden=7, dropout=0.3).eval().double()
     head.norm.running_mean.normal_()
@@ -52,7 +52,7 @@ def test_head_by_hand():
     np.testing.assert_allclose(head(tokens).detach().numpy(), expected, rtol=1e-12)
 
 
-def test_drop_path_leaves_out_whole_branches_and_keeps_the_mean():
+def test_drop_path_leaves_out_whole_branches_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
     blocks = [Block(8, 2) for _ in range(4)]
     x = torch.randn(2000, 3, 8)
@@ -79,7 +79,7 @@ def test_drop_path_leaves_out_whole_branches_and_keeps_the_mean():
     assert attended.shape == x.shape
 
 
-def test_without_drop_path_training_and_evaluation_are_the_same():
+def test_without_drop_path_training_and_evaluation_are_the_same() -> None:
     torch.manual_seed(0)
     block, x = Block(8, 2), torch.randn(3, 4, 8)
     assert torch.equal(block.train()(x), block.eval()(x))
@@ -96,7 +96,7 @@ def classifier() -> ActionClassifier:
     return ActionClassifier(encoder, joints=4, classes=3, hidden=6, dropout=0.0)
 
 
-def test_layer_decay_by_name():
+def test_layer_decay_by_name() -> None:
     model, recipe = classifier(), FinetuneRecipe(layer_decay=0.5, weight_decay=0.05)
     optimizer = build_finetune_optimizer(model, recipe)
     scale, decay = {}, {}
@@ -120,7 +120,7 @@ def test_layer_decay_by_name():
     assert layer_of("head.fc2.bias", 8) == 9 and layer_of("encoder.blocks.7.norm1.bias", 8) == 8
 
 
-def test_lengths_count_epochs_or_steps():
+def test_lengths_count_epochs_or_steps() -> None:
     batch, lengths = recipe_lengths(FinetuneRecipe(), 40_091)
     assert batch == 48
     assert (lengths.per_epoch, lengths.total, lengths.warmup) == (835, 83_500, 4175)
@@ -137,7 +137,7 @@ def test_lengths_count_epochs_or_steps():
             recipe_lengths(FinetuneRecipe(**wrong), 100)
 
 
-def test_batches_visit_every_clip_once_an_epoch_in_a_new_order():
+def test_batches_visit_every_clip_once_an_epoch_in_a_new_order() -> None:
     ids = torch.arange(10, 22)
     drawn = _batches(ids, 4, 3, seed=1)
     epochs = [torch.cat([next(drawn) for _ in range(3)]) for _ in range(2)]
@@ -146,7 +146,7 @@ def test_batches_visit_every_clip_once_an_epoch_in_a_new_order():
     assert not torch.equal(*epochs)
 
 
-def test_recipes_follow_the_papers_or_the_run():
+def test_recipes_follow_the_papers_or_the_run() -> None:
     paper = finetune_recipe("auto", preset("sjepa-ntu60-xsub"), scratch=False)
     assert (paper.name, paper.lr, paper.lr_end, paper.batch_size) == ("paper", 3e-4, 1e-5, 48)
     assert (paper.layer_decay, paper.drop_path, paper.dropout) == (0.8, 0.3, 0.3)
@@ -168,7 +168,7 @@ def test_recipes_follow_the_papers_or_the_run():
     assert linear_recipe("auto", preset("sjepa-nucla")).name == "small"
 
 
-def test_classifier_folds_bodies_as_clips_have_them():
+def test_classifier_folds_bodies_as_clips_have_them() -> None:
     model = classifier().eval()
     tokens = torch.randn(6, 8, 12)
     with torch.no_grad():
@@ -193,7 +193,7 @@ class Silent:
         pass
 
 
-def test_training_equals_a_plain_loop(tmp_path: Path):
+def test_training_equals_a_plain_loop(tmp_path: Path) -> None:
     """Schedule, smoothing, layer decay, weight decay and clipping against a loop written anew."""
     store = write_synthetic_store(tmp_path / "s", subjects=2, repetitions=1, cameras=1)
     base = replace(

@@ -5,7 +5,7 @@ import torch
 from sjepa_fast.evaluation.metrics import accuracy, confusion_matrix, per_class_accuracy
 
 
-def test_counts():
+def test_counts() -> None:
     labels = torch.tensor([0, 0, 1, 1, 1])
     guess = torch.tensor([0, 1, 1, 1, 0])
     matrix = confusion_matrix(guess, labels, 3)

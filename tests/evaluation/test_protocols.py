@@ -54,7 +54,7 @@ def scores(run: Path, name: str) -> dict[str, np.ndarray]:
         return dict(saved)
 
 
-def test_finetune_states_and_keeps_what_it_did(run: Path):
+def test_finetune_states_and_keeps_what_it_did(run: Path) -> None:
     name = "finetune-target-synthetic-xsub"
     assert evaluate.run(["finetune", str(run), "--seeds", "0", "1", "--save", *SHORT]) == 0
     found, saved = result(run, name), scores(run, name)
@@ -93,7 +93,7 @@ def test_finetune_states_and_keeps_what_it_did(run: Path):
     assert weights["head.fc1.weight"].shape == (16, 25 * 32)
 
 
-def test_finetune_repeats_and_trains_the_encoder(run: Path):
+def test_finetune_repeats_and_trains_the_encoder(run: Path) -> None:
     name = "finetune-view-synthetic-xsub"
     kept = []
     for _ in range(2):
@@ -109,7 +109,7 @@ def test_finetune_repeats_and_trains_the_encoder(run: Path):
     assert torch.equal(same, before["view_encoder.embed.whiten_matrix"]), "whitening stays"
 
 
-def test_from_scratch_is_fresh_for_every_seed_and_learns_without_layer_decay(run: Path):
+def test_from_scratch_is_fresh_for_every_seed_and_learns_without_layer_decay(run: Path) -> None:
     arguments = ["finetune", str(run), "--encoder", "random", "--seeds", "0", "1", *SHORT]
     assert evaluate.run([*arguments, "--recipe.lr", "0", "--recipe.lr-end", "0", "--save"]) == 0
     found = result(run, "finetune-random-synthetic-xsub")
@@ -123,7 +123,7 @@ def test_from_scratch_is_fresh_for_every_seed_and_learns_without_layer_decay(run
     assert not torch.equal(first, second)
 
 
-def test_semi_writes_the_subset_it_used(run: Path):
+def test_semi_writes_the_subset_it_used(run: Path) -> None:
     arguments = ["semi", str(run), "--ratio", "0.4", "--balanced", "--seeds", "0", "2", *SHORT]
     assert evaluate.run(arguments) == 0
     name = "semi0.4-balanced-target-synthetic-xsub"
@@ -137,7 +137,7 @@ def test_semi_writes_the_subset_it_used(run: Path):
     assert lists[0] != lists[1]
 
 
-def test_transfer_to_another_skeleton_with_other_clips(run: Path, tmp_path: Path):
+def test_transfer_to_another_skeleton_with_other_clips(run: Path, tmp_path: Path) -> None:
     other = as_kinect(open_store(run.parent / "store"), tmp_path / "kinect")
     arguments = ["transfer", str(run), "--data.root", str(other.root), *SHORT]
     assert evaluate.run([*arguments, "--save"]) == 0
@@ -151,7 +151,7 @@ def test_transfer_to_another_skeleton_with_other_clips(run: Path, tmp_path: Path
     assert evaluate.run(["knn", str(run), "--data.root", str(other.root)]) == 0
 
 
-def test_linear_on_new_views_each_epoch(run: Path):
+def test_linear_on_new_views_each_epoch(run: Path) -> None:
     base = ["linear", str(run), "--recipe.name", "paper", "--recipe.epochs", "3"]
     cached = [*base, "--recipe.lr", "0.1", "0.5", "--seeds", "0", "1", "2"]
     assert evaluate.run(cached) == 0
@@ -167,7 +167,7 @@ def test_linear_on_new_views_each_epoch(run: Path):
     assert stated["views"]["rotation"] == 0.3 and stated["views"]["form"] == "axes"
 
 
-def test_retrieval_and_knn_agree_on_the_first(run: Path):
+def test_retrieval_and_knn_agree_on_the_first(run: Path) -> None:
     for protocol in ("retrieval", "knn"):
         assert evaluate.run([protocol, str(run), "--runtime.dtype", "float32"]) == 0
     found = result(run, "retrieval-target-mean-synthetic-xsub")
@@ -176,7 +176,7 @@ def test_retrieval_and_knn_agree_on_the_first(run: Path):
     assert found["queries_without_a_match"] == 0 and found["dtype"] == "float32"
 
 
-def test_ensemble_of_streams_is_the_mean_of_probabilities(run: Path, tmp_path: Path):
+def test_ensemble_of_streams_is_the_mean_of_probabilities(run: Path, tmp_path: Path) -> None:
     bones = make_run(run.parent / "store", tmp_path / "bones", "--data.stream", "bone")
     for folder in (run, bones):
         assert evaluate.run(["linear", str(folder), "--pool", "joint"]) == 0
@@ -202,7 +202,7 @@ def test_ensemble_of_streams_is_the_mean_of_probabilities(run: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("stream", ["joint", "bone", "motion", "bone_motion"])
-def test_streams_are_those_of_the_fused_op(run: Path, stream: str):
+def test_streams_are_those_of_the_fused_op(run: Path, stream: str) -> None:
     """The evaluation crop of the whole clip equals the op's unrotated crop of the whole clip."""
     store = open_store(run.parent / "store")
     clip = torch.from_numpy(store.clip(5).copy())
@@ -224,7 +224,7 @@ def test_streams_are_those_of_the_fused_op(run: Path, stream: str):
 @pytest.mark.parametrize("protocol", ["finetune", "semi", "transfer"])
 def test_a_subclass_of_a_request_reaches_its_own_protocol(
     run: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     class ReachedError(Exception):
         pass
 
@@ -251,7 +251,9 @@ def run_guess(subject: Subject, request: GuessRequest) -> Outcome:
     return Outcome("guess", {"top1": 0.0}, {"guess": request.guess}, guesses)
 
 
-def test_a_row_of_the_table_is_a_protocol(run: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_a_row_of_the_table_is_a_protocol(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(PROTOCOLS, "guess", of_one_run(GuessRequest, run_guess))
     assert evaluate.run([]) == 0
     said = capsys.readouterr().out
@@ -278,12 +280,12 @@ def test_a_row_of_the_table_is_a_protocol(run: Path, monkeypatch: pytest.MonkeyP
         (["retrieve", "RUN"], "retrieval"),
     ],
 )
-def test_bad_requests_name_the_argument(run: Path, arguments: list[str], words: str):
+def test_bad_requests_name_the_argument(run: Path, arguments: list[str], words: str) -> None:
     with pytest.raises(InputError, match=words):
         evaluate.run([str(run) if a == "RUN" else a for a in arguments])
 
 
-def test_ctrl_c_leaves_no_result(run: Path, tmp_path: Path):
+def test_ctrl_c_leaves_no_result(run: Path, tmp_path: Path) -> None:
     own = tmp_path / "run"
     shutil.copytree(run, own, ignore=shutil.ignore_patterns("results", "finetune"))
     started = start_python(
@@ -302,7 +304,7 @@ def test_ctrl_c_leaves_no_result(run: Path, tmp_path: Path):
     assert [p.name for p in metrics.parent.iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_launcher_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_launcher_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="one process"):
         evaluate.run(["knn", str(run)])
@@ -311,7 +313,7 @@ def test_a_launcher_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("kind", ["mamp", "skeleton2vec"])
 def test_other_objectives_are_evaluated_by_the_encoder_they_have(
     run: Path, tmp_path: Path, kind: str
-):
+) -> None:
     flags = ["--objective.kind", kind, "--objective.target-layers", "1"]
     other = make_run(run.parent / "store", tmp_path / kind, *flags)
     for encoder in ("target", "view"):

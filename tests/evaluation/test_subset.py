@@ -36,11 +36,11 @@ dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Store:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return write_synthetic_store(tmp_path_factory.mktemp("subset") / "s", subjects=4, repetitions=2)
 
 
-def test_two_processes_label_the_same_clips(store: Store, tmp_path: Path):
+def test_two_processes_label_the_same_clips(store: Store, tmp_path: Path) -> None:
     script = tmp_path / "gather.py"
     script.write_text(GATHER)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -52,7 +52,7 @@ def test_two_processes_label_the_same_clips(store: Store, tmp_path: Path):
         assert line == " ".join(map(str, here)), "and this process, alone, too"
 
 
-def test_size_members_and_seeds(store: Store):
+def test_size_members_and_seeds(store: Store) -> None:
     train = store.ids("xsub", "train")
     seen = [draw_subset(store, "xsub", 0.1, seed) for seed in range(4)]
     for drawn in seen:
@@ -64,7 +64,7 @@ def test_size_members_and_seeds(store: Store):
     assert np.array_equal(draw_subset(store, "xsub", 1.0, 0), train)
 
 
-def test_data_split_and_ratio_are_part_of_the_draw(store: Store, tmp_path: Path):
+def test_data_split_and_ratio_are_part_of_the_draw(store: Store, tmp_path: Path) -> None:
     other = write_synthetic_store(tmp_path / "o", subjects=4, repetitions=2, seed=1)
     mine = draw_subset(store, "xsub", 0.1, 0)
     assert not np.array_equal(draw_subset(other, "xsub", 0.1, 0), mine), "another fingerprint"
@@ -72,7 +72,7 @@ def test_data_split_and_ratio_are_part_of_the_draw(store: Store, tmp_path: Path)
     assert np.array_equal(draw_subset(open_store(store.root), "xsub", 0.1, 0), mine)
 
 
-def test_balanced_counts_differ_by_one_at_most(store: Store):
+def test_balanced_counts_differ_by_one_at_most(store: Store) -> None:
     for ratio in (0.1, 0.15, 0.03):
         drawn = draw_subset(store, "xsub", ratio, 5, balanced=True)
         counts = np.bincount(store.labels[drawn], minlength=14)
@@ -84,7 +84,7 @@ def test_balanced_counts_differ_by_one_at_most(store: Store):
     assert len(set(extra)) > 1, "which classes get one more is drawn"
 
 
-def test_balanced_is_uniform_within_a_class(store: Store):
+def test_balanced_is_uniform_within_a_class(store: Store) -> None:
     counts = np.zeros(len(store))
     for seed in range(300):
         counts[draw_subset(store, "xsub", 0.0834, seed, balanced=True)] += 1
@@ -94,6 +94,6 @@ def test_balanced_is_uniform_within_a_class(store: Store):
 
 
 @pytest.mark.parametrize("ratio", [0.0, -0.1, 1.5, 0.001])
-def test_ratios_that_leave_nothing(store: Store, ratio: float):
+def test_ratios_that_leave_nothing(store: Store, ratio: float) -> None:
     with pytest.raises(InputError, match="ratio"):
         draw_subset(store, "xsub", ratio, 0)

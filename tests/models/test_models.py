@@ -13,12 +13,12 @@ def count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def test_parameter_counts_of_the_paper_sizes():
+def test_parameter_counts_of_the_paper_sizes() -> None:
     assert count(SkeletonTransformer(30, 25, 12, 256, 8, 8)) == 6_336_000
     assert count(Predictor(30, 25, 256, 5, 8)) == 4_095_232
 
 
-def test_tubelets_order_is_segment_joint_then_frame_coordinate():
+def test_tubelets_order_is_segment_joint_then_frame_coordinate() -> None:
     x = torch.arange(2 * 8 * 5 * 3, dtype=torch.float32).view(2, 8, 5, 3)
     tokens = to_tubelets(x, 4)
     assert tokens.shape == (2, 10, 12)
@@ -29,7 +29,7 @@ def test_tubelets_order_is_segment_joint_then_frame_coordinate():
 
 
 @pytest.mark.parametrize("whiten", [False, True], ids=["plain", "whitened"])
-def test_embedding_only_kept_tokens_equals_gathering_them_afterwards(whiten: bool):
+def test_embedding_only_kept_tokens_equals_gathering_them_afterwards(whiten: bool) -> None:
     torch.manual_seed(0)
     embed = TubeletEmbed(3, 5, 12, 16, whiten=whiten)
     if whiten:
@@ -42,7 +42,7 @@ def test_embedding_only_kept_tokens_equals_gathering_them_afterwards(whiten: boo
         torch.testing.assert_close(embed(x, keep)[b], everything[b, keep[b]])
 
 
-def test_gradients_of_the_positions_repeat_bitwise_on_several_threads():
+def test_gradients_of_the_positions_repeat_bitwise_on_several_threads() -> None:
     torch.manual_seed(0)
     embed = TubeletEmbed(30, 25, 12, 64, whiten=False)
     x, keep = torch.randn(64, 750, 12), torch.stack([torch.randperm(750)[:75] for _ in range(64)])
@@ -63,7 +63,7 @@ def test_gradients_of_the_positions_repeat_bitwise_on_several_threads():
         torch.testing.assert_close(ours.double(), truth, rtol=1e-5, atol=1e-5)
 
 
-def test_whitening_is_applied_before_the_projection():
+def test_whitening_is_applied_before_the_projection() -> None:
     torch.manual_seed(0)
     embed = TubeletEmbed(2, 3, 12, 8, whiten=True)
     plain = TubeletEmbed(2, 3, 12, 8, whiten=False)
@@ -75,7 +75,7 @@ def test_whitening_is_applied_before_the_projection():
     torch.testing.assert_close(embed(x), plain((x - mean) @ matrix))
 
 
-def test_packed_predictor_equals_scatter_then_gather():
+def test_packed_predictor_equals_scatter_then_gather() -> None:
     torch.manual_seed(0)
     segments, joints, width = 3, 5, 64
     tokens, kept = segments * joints, 4
@@ -104,7 +104,7 @@ def test_packed_predictor_equals_scatter_then_gather():
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10, msg=name)
 
 
-def test_encoder_is_equivariant_to_the_order_of_kept_tokens():
+def test_encoder_is_equivariant_to_the_order_of_kept_tokens() -> None:
     torch.manual_seed(0)
     encoder = SkeletonTransformer(3, 5, 12, 64, 2, 2).double()
     x = torch.randn(1, 15, 12, dtype=torch.float64)
@@ -113,7 +113,7 @@ def test_encoder_is_equivariant_to_the_order_of_kept_tokens():
     torch.testing.assert_close(encoder(x, keep), flipped, rtol=1e-10, atol=1e-12)
 
 
-def test_whitening_keeps_the_small_directions_under_autocast():
+def test_whitening_keeps_the_small_directions_under_autocast() -> None:
     torch.manual_seed(0)
     embed = TubeletEmbed(1, 50, 12, 16, whiten=True)
     x = 100 + torch.randn(4, 50, 12) * torch.logspace(0, -3, 12)

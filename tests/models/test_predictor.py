@@ -39,7 +39,7 @@ def same(ours: tuple[Tensor, list[Tensor]], theirs: tuple[Tensor, list[Tensor]])
 
 
 @pytest.mark.parametrize("first", [0, 1, 13, TOKENS - 1])
-def test_block_from_a_token_on_is_the_tail_of_the_whole_block(first: int):
+def test_block_from_a_token_on_is_the_tail_of_the_whole_block(first: int) -> None:
     block = unsettled(Block(WIDTH, HEADS))
     x = torch.randn(3, TOKENS, WIDTH, dtype=torch.float64).requires_grad_()
     sources = [x, *block.parameters()]
@@ -48,7 +48,7 @@ def test_block_from_a_token_on_is_the_tail_of_the_whole_block(first: int):
     same((tail, gradients(tail, sources)), (whole, gradients(whole, sources)))
 
 
-def test_predictor_equals_running_every_block_over_all_tokens():
+def test_predictor_equals_running_every_block_over_all_tokens() -> None:
     predictor = unsettled(Predictor(SEGMENTS, JOINTS, WIDTH, 3, HEADS))
     visible, keep, mask = inputs()
     visible.requires_grad_()
@@ -75,7 +75,9 @@ def linear(x: Tensor, layer: torch.nn.Linear) -> Tensor:
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5], ids=["plain", "layer scale"])
-def test_cross_predictor_is_attention_whose_mask_tokens_see_the_visible_ones_alone(scale: float):
+def test_cross_predictor_is_attention_whose_mask_tokens_see_the_visible_ones_alone(
+    scale: float,
+) -> None:
     predictor = unsettled(
         Predictor(SEGMENTS, JOINTS, WIDTH, 2, HEADS, outputs=7, layer_scale=scale, cross=True)
     )
@@ -102,7 +104,7 @@ def test_cross_predictor_is_attention_whose_mask_tokens_see_the_visible_ones_alo
     same((ours, gradients(ours, sources)), (expected, gradients(expected, sources)))
 
 
-def test_cross_predictions_do_not_depend_on_what_else_is_predicted():
+def test_cross_predictions_do_not_depend_on_what_else_is_predicted() -> None:
     cross, joint = (
         unsettled(Predictor(SEGMENTS, JOINTS, WIDTH, 2, HEADS, cross=c)) for c in (True, False)
     )
@@ -127,19 +129,19 @@ def check_compiled(module: torch.nn.Module, backend: str, *arguments: Tensor | i
 
 
 @pytest.mark.slow
-def test_compiled_block_gives_the_same_tail():
+def test_compiled_block_gives_the_same_tail() -> None:
     block = unsettled(Block(WIDTH, HEADS), torch.float32)
     check_compiled(block, "inductor", torch.randn(2, TOKENS, WIDTH), KEPT)
 
 
 @pytest.mark.slow
-def test_compiled_cross_block_gives_the_same():
+def test_compiled_cross_block_gives_the_same() -> None:
     block = unsettled(CrossBlock(WIDTH, HEADS), torch.float32)
     memory = torch.randn(2, KEPT, WIDTH)
     check_compiled(block, "inductor", torch.randn(2, TOKENS, WIDTH), memory)
 
 
 @pytest.mark.parametrize("cross", [False, True], ids=["joint", "cross"])
-def test_predictor_is_one_graph(cross: bool):
+def test_predictor_is_one_graph(cross: bool) -> None:
     predictor = Predictor(SEGMENTS, JOINTS, WIDTH, 2, HEADS, cross=cross)
     check_compiled(unsettled(predictor, torch.float32), "aot_eager", *inputs(torch.float32))

@@ -43,7 +43,7 @@ def both(found: Case, x: Tensor, grad: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 @pytest.mark.parametrize("name", ["norm", "gelu"])
 @pytest.mark.parametrize("shape", [(24,), (7, 24), (2, 5, 24)], ids=str)
-def test_value_and_gradients_are_those_of_the_layers(name: str, shape: tuple[int, ...]):
+def test_value_and_gradients_are_those_of_the_layers(name: str, shape: tuple[int, ...]) -> None:
     found = case(name, torch.float64)
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     grad = torch.randn(*shape[:-1], 40, dtype=torch.float64)
@@ -53,7 +53,7 @@ def test_value_and_gradients_are_those_of_the_layers(name: str, shape: tuple[int
 
 @pytest.mark.parametrize("name", ["norm", "gelu"])
 @pytest.mark.parametrize("stream", [torch.float32, torch.bfloat16], ids=str)
-def test_autocast_gives_the_bits_that_the_layers_give(name: str, stream: torch.dtype):
+def test_autocast_gives_the_bits_that_the_layers_give(name: str, stream: torch.dtype) -> None:
     found = case(name)
     x = torch.randn(4, 6, 24).to(stream).requires_grad_()
     grad = torch.randn(4, 6, 40)
@@ -64,7 +64,7 @@ def test_autocast_gives_the_bits_that_the_layers_give(name: str, stream: torch.d
         assert torch.equal(ours, plain)
 
 
-def test_as_on_a_gpu_a_norm_is_given_one_dtype(monkeypatch: pytest.MonkeyPatch):
+def test_as_on_a_gpu_a_norm_is_given_one_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
     """No GPU is needed: the rows are cast as there, and a CPU's mixed kernel is the truth."""
     found = case("norm")
     x = torch.randn(4, 6, 24).bfloat16().requires_grad_()
@@ -84,7 +84,7 @@ def test_as_on_a_gpu_a_norm_is_given_one_dtype(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("name", ["norm", "gelu"])
-def test_only_the_input_is_kept(name: str):
+def test_only_the_input_is_kept(name: str) -> None:
     ours, plain, weights = case(name)
     x = torch.randn(512, 24, requires_grad=True)
     held: dict[int, int] = {}
@@ -110,7 +110,7 @@ def test_only_the_input_is_kept(name: str):
 
 @compiles
 @pytest.mark.parametrize("name", ["norm", "gelu"])
-def test_compiles_whole(name: str):
+def test_compiles_whole(name: str) -> None:
     ours, plain, weights = case(name)
     x = torch.randn(3, 24, requires_grad=True)
     grad = torch.randn(3, 40)

@@ -19,7 +19,7 @@ def encoder() -> SkeletonTransformer:
     return made
 
 
-def test_twin_gives_the_bits_of_autocast():
+def test_twin_gives_the_bits_of_autocast() -> None:
     original = encoder()
     twin, _ = shadow_encoder(original, BF16)
     x = torch.randn(3, 40, 12)
@@ -27,7 +27,7 @@ def test_twin_gives_the_bits_of_autocast():
         assert torch.equal(twin(x), original(x))
 
 
-def test_twin_owns_the_linear_weights_alone():
+def test_twin_owns_the_linear_weights_alone() -> None:
     original = encoder()
     twin, shadows = shadow_encoder(original, BF16)
     masters, own = dict(original.named_parameters()), dict(twin.named_parameters())
@@ -42,7 +42,7 @@ def test_twin_owns_the_linear_weights_alone():
         assert twin.get_buffer(name) is buffer
 
 
-def test_steps_with_the_twin_are_steps_without(monkeypatch: pytest.MonkeyPatch):
+def test_steps_with_the_twin_are_steps_without(monkeypatch: pytest.MonkeyPatch) -> None:
     fast = make_step(momentum=0.5, dtype=BF16)
     with monkeypatch.context() as patched:
         patched.setattr(Objective, "shadow_teacher", lambda *_: {})
@@ -59,7 +59,7 @@ def test_steps_with_the_twin_are_steps_without(monkeypatch: pytest.MonkeyPatch):
         assert torch.equal(twin[name], weight.to(twin[name].dtype)), name
 
 
-def test_twin_stays_out_of_the_checkpoint():
+def test_twin_stays_out_of_the_checkpoint() -> None:
     step = make_step(dtype=BF16)
     names = set(step.model.state_dict())
     assert names == set(make_step().model.state_dict())

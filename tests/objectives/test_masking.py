@@ -23,7 +23,7 @@ def clip_tokens() -> torch.Tensor:
     ("tokens", "joints", "mamp", "expected"),
     [(750, 25, False, 75), (750, 25, True, 74), (160, 20, False, 16)],
 )
-def test_kept_tokens(tokens: int, joints: int, mamp: bool, expected: int):
+def test_kept_tokens(tokens: int, joints: int, mamp: bool, expected: int) -> None:
     assert kept_tokens(MaskConfig(ratio=0.9, mamp_count=mamp), tokens, joints) == expected
 
 
@@ -39,14 +39,14 @@ def test_kept_tokens(tokens: int, joints: int, mamp: bool, expected: int):
         (0.95, 25, False, 1),
     ],
 )
-def test_tubes_keep_the_whole_part(ratio: float, joints: int, mamp: bool, expected: int):
+def test_tubes_keep_the_whole_part(ratio: float, joints: int, mamp: bool, expected: int) -> None:
     mask = MaskConfig(kind="tube", ratio=ratio, mamp_count=mamp)
     assert kept_joints(mask, joints) == expected
     assert kept_tokens(mask, 30 * joints, joints) == 30 * expected
 
 
 @pytest.mark.parametrize("kind", ["motion_aware", "random"])
-def test_mask_follows_the_method_on_the_clips_own_draws(kind: str):
+def test_mask_follows_the_method_on_the_clips_own_draws(kind: str) -> None:
     mask = MaskConfig(kind=kind, ratio=0.8, tau=0.5)
     x = clip_tokens()
     drawn = draw_mask(x, IDS, BODIES, SEED, STEP, mask, JOINTS)
@@ -65,7 +65,7 @@ def test_mask_follows_the_method_on_the_clips_own_draws(kind: str):
 
 
 @pytest.mark.parametrize("kind", ["motion_aware", "random"])
-def test_a_clip_has_its_mask_in_any_batch(kind: str):
+def test_a_clip_has_its_mask_in_any_batch(kind: str) -> None:
     mask = MaskConfig(kind=kind, ratio=0.8)
     x = clip_tokens()
     together = draw_mask(x, IDS, BODIES, SEED, STEP, mask, JOINTS)

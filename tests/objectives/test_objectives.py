@@ -77,7 +77,7 @@ def over_time(x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("norm", ["patch", "temporal", "none"])
 @pytest.mark.parametrize("kind", ["mamp", "skeletonmae"])
-def test_loss_on_numbers_matches_numpy(kind: str, norm: str):
+def test_loss_on_numbers_matches_numpy(kind: str, norm: str) -> None:
     config = config_of(kind, objective={"target_norm": norm})
     model, batch = objective(config), inputs(config)
     x = frame_grid(batch.view_BNP)
@@ -94,7 +94,7 @@ def test_loss_on_numbers_matches_numpy(kind: str, norm: str):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_trainable_weight_has_a_gradient(kind: str):
+def test_every_trainable_weight_has_a_gradient(kind: str) -> None:
     model = objective(config_of(kind))
     model(inputs(config_of(kind))).loss.backward()
     for name, weight in model.named_parameters():
@@ -105,7 +105,7 @@ def test_every_trainable_weight_has_a_gradient(kind: str):
 
 
 @pytest.mark.parametrize("kind", ["skeleton2vec", "mamp", "skeletonmae"])
-def test_masks_and_targets_come_from_the_view(kind: str):
+def test_masks_and_targets_come_from_the_view(kind: str) -> None:
     config = config_of(kind)
     batch = inputs(config)
     assert batch.clip_BNP is batch.view_BNP
@@ -118,7 +118,7 @@ def test_masks_and_targets_come_from_the_view(kind: str):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_several_masks_of_a_clip_are_the_mean_of_single_ones(kind: str):
+def test_several_masks_of_a_clip_are_the_mean_of_single_ones(kind: str) -> None:
     config = config_of(kind, mask={"num_masked_views": 3, "ratio": 0.8})
     model, batch = objective(config), inputs(config)
     sequences, tokens = CLIPS * BODIES, SEGMENTS * JOINTS
@@ -144,7 +144,7 @@ def standardized(x: np.ndarray, axis: int, eps: float = 1e-5) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("norm", "axis"), [("instance", 1), ("layernorm", 2), ("none", None)])
-def test_skeleton2vec_loss_matches_numpy(norm: str, axis: int | None):
+def test_skeleton2vec_loss_matches_numpy(norm: str, axis: int | None) -> None:
     config = config_of(
         "skeleton2vec",
         objective={"target_norm": norm},
@@ -178,7 +178,7 @@ def paper_tubes() -> tuple[torch.Tensor, torch.Tensor]:
     return tubes.ids_keep_BK, tubes.ids_mask_BQ
 
 
-def test_legacy_layout_misplaces_what_the_authors_misplace():
+def test_legacy_layout_misplaces_what_the_authors_misplace() -> None:
     """Method 4.2: 2 of 60 are right, 54 visible places hold mask tokens, 54 masked features."""
     keep, mask = paper_tubes()
     place, rest = legacy_places(keep, mask, 25)
@@ -201,7 +201,7 @@ def test_legacy_layout_misplaces_what_the_authors_misplace():
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_predictions_belong_to_their_tokens_in_both_layouts(legacy: bool):
+def test_predictions_belong_to_their_tokens_in_both_layouts(legacy: bool) -> None:
     mask = {"kind": "tube", "tube_length": 2, "ratio": 0.8}
     config = config_of("skeleton2vec", objective={"legacy_tube_layout": legacy}, mask=mask)
     model, batch = objective(config), inputs(config)
@@ -234,7 +234,7 @@ def test_predictions_belong_to_their_tokens_in_both_layouts(legacy: bool):
 )
 def test_parameter_counts_of_the_papers(
     kind: str, sizes: tuple[int, int, int, float], encoder: int, predictor: int
-):
+) -> None:
     frames, length, depth, scale = sizes
     config = replace(
         TrainConfig(),
@@ -250,7 +250,7 @@ def test_parameter_counts_of_the_papers(
         assert copied == encoder and model.eval_encoder is not model.view_encoder
 
 
-def test_skeleton2vec_starts_as_the_authors_do():
+def test_skeleton2vec_starts_as_the_authors_do() -> None:
     model = objective(
         config_of("skeleton2vec", model={"layer_scale": 1e-4, "width": 256, "heads": 8})
     )

@@ -28,7 +28,7 @@ def inputs(config: TrainConfig, step: int = 0) -> StepInput:
     return step_input(config, drawn([2] * 3, [12] * 3, NTU25, seed=1), step)
 
 
-def test_part_of_the_same_mask_is_predicted_and_the_default_is_all_of_it():
+def test_part_of_the_same_mask_is_predicted_and_the_default_is_all_of_it() -> None:
     whole = inputs(config_of())
     part = inputs(config_of(mask={"predict_ratio": 0.25}))
     assert torch.equal(part.ids_keep_BK, whole.ids_keep_BK)
@@ -40,7 +40,7 @@ def test_part_of_the_same_mask_is_predicted_and_the_default_is_all_of_it():
     assert not torch.equal(later.ids_mask_BQ, part.ids_mask_BQ)
 
 
-def test_every_masked_token_is_predicted_equally_often():
+def test_every_masked_token_is_predicted_equally_often() -> None:
     masked = torch.arange(100, 140).expand(2, -1)
     seed, ids = torch.tensor(3), torch.tensor([9])
     ratio = MaskConfig(predict_ratio=0.3)
@@ -55,12 +55,12 @@ def test_every_masked_token_is_predicted_equally_often():
 
 
 @pytest.mark.parametrize(("ratio", "expected"), [(1.0, 40), (0.3, 12), (0.51, 20), (0.001, 1)])
-def test_count_of_predicted_tokens(ratio: float, expected: int):
+def test_count_of_predicted_tokens(ratio: float, expected: int) -> None:
     assert predicted_tokens(MaskConfig(predict_ratio=ratio), 40) == expected
 
 
 @pytest.mark.parametrize("kind", NORMS)
-def test_losses_of_two_halves_average_to_the_whole_with_the_cross_predictor(kind: str):
+def test_losses_of_two_halves_average_to_the_whole_with_the_cross_predictor(kind: str) -> None:
     """Tokens are predicted one by one, so a part's loss is the mean over that part."""
     model = objective(config_of(kind, model={"predictor": "cross"}))
     whole = inputs(config_of(kind, mask={"ratio": 0.8}))
@@ -76,7 +76,7 @@ def test_losses_of_two_halves_average_to_the_whole_with_the_cross_predictor(kind
 
 @pytest.mark.parametrize("views", [1, 2])
 @pytest.mark.parametrize("kind", NORMS)
-def test_gradients_reach_every_weight(kind: str, views: int):
+def test_gradients_reach_every_weight(kind: str, views: int) -> None:
     mask = {"predict_ratio": 0.4, "num_masked_views": views}
     config = config_of(kind, mask=mask, model={"predictor": "cross"})
     model, batch = objective(config), inputs(config)
@@ -87,7 +87,7 @@ def test_gradients_reach_every_weight(kind: str, views: int):
             assert weight.grad is not None and weight.grad.abs().sum() > 0, name
 
 
-def test_views_of_a_clip_draw_apart():
+def test_views_of_a_clip_draw_apart() -> None:
     config = config_of(mask={"predict_ratio": 0.4, "num_masked_views": 2, "kind": "random"})
     rows = inputs(config).ids_mask_BQ.view(6, 2, -1)
     assert not torch.equal(rows[:, 0], rows[:, 1])
@@ -100,7 +100,9 @@ def test_views_of_a_clip_draw_apart():
         ({"mask": {"predict_ratio": 1.5}}, "mask.predict_ratio"),
     ],
 )
-def test_impossible_settings_are_refused(sections: dict[str, dict[str, object]], argument: str):
+def test_impossible_settings_are_refused(
+    sections: dict[str, dict[str, object]], argument: str
+) -> None:
     with pytest.raises(InputError, match=argument):
         validate(config_of(**sections))
 
@@ -110,7 +112,7 @@ def test_impossible_settings_are_refused(sections: dict[str, dict[str, object]],
 )
 def test_the_authors_misplaced_layout_needs_the_whole_grid(
     sections: dict[str, dict[str, object]],
-):
+) -> None:
     legacy = replace(
         config_of("skeleton2vec"),
         mask={"kind": "tube", "tube_length": 3},

@@ -30,7 +30,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def test_loss_and_center_sum_match_numpy():
+def test_loss_and_center_sum_match_numpy() -> None:
     torch.manual_seed(0)
     model = SJEPA(CONFIG, NTU25)
     model.center.normal_()
@@ -51,7 +51,7 @@ def test_loss_and_center_sum_match_numpy():
     np.testing.assert_allclose(target.numpy(), teacher)
 
 
-def test_uniform_target_and_prediction_give_the_log_of_the_width():
+def test_uniform_target_and_prediction_give_the_log_of_the_width() -> None:
     model = SJEPA(CONFIG, NTU25)
     torch.nn.init.zeros_(model.target_encoder.norm.weight)
     torch.nn.init.zeros_(model.predictor.proj_out.weight)
@@ -60,7 +60,7 @@ def test_uniform_target_and_prediction_give_the_log_of_the_width():
     assert out.loss.item() == pytest.approx(np.log(32), rel=1e-6)
 
 
-def test_gradients_reach_view_encoder_and_predictor_only():
+def test_gradients_reach_view_encoder_and_predictor_only() -> None:
     model = SJEPA(CONFIG, NTU25)
     model(inputs()).loss.backward()
     for name, weight in model.named_parameters():
@@ -70,7 +70,7 @@ def test_gradients_reach_view_encoder_and_predictor_only():
             assert weight.grad is not None and weight.grad.abs().sum() > 0, name
 
 
-def test_target_encoder_sees_the_untransformed_clip_and_the_mask_ignores_the_view():
+def test_target_encoder_sees_the_untransformed_clip_and_the_mask_ignores_the_view() -> None:
     plain = inputs()
     moved = inputs(replace(CONFIG, view={"rotation": 1.0}))
     assert torch.equal(plain.clip_BNP, moved.clip_BNP)
@@ -78,20 +78,20 @@ def test_target_encoder_sees_the_untransformed_clip_and_the_mask_ignores_the_vie
     assert torch.equal(plain.ids_keep_BK, moved.ids_keep_BK)
 
 
-def test_masks_change_with_the_step_and_differ_between_bodies_and_clips():
+def test_masks_change_with_the_step_and_differ_between_bodies_and_clips() -> None:
     first, second = inputs(step=0), inputs(step=1)
     assert not torch.equal(first.ids_keep_BK, second.ids_keep_BK)
     assert len({tuple(row.tolist()) for row in first.ids_keep_BK}) == 6
 
 
-def test_random_masking_ignores_motion():
+def test_random_masking_ignores_motion() -> None:
     config = replace(CONFIG, mask={"kind": "random"})
     still = torch.zeros_like(clips())
     assert torch.equal(inputs(config).ids_keep_BK, inputs(config, still).ids_keep_BK)
     assert not torch.equal(inputs().ids_keep_BK, inputs(x=still).ids_keep_BK)
 
 
-def test_zero_body_has_one_target_whatever_the_sample():
+def test_zero_body_has_one_target_whatever_the_sample() -> None:
     model = SJEPA(CONFIG, NTU25)
     x = clips()
     x[:, 1] = 0
@@ -101,7 +101,7 @@ def test_zero_body_has_one_target_whatever_the_sample():
     torch.testing.assert_close(second[0], second[2])
 
 
-def test_duplicated_body_has_equal_targets():
+def test_duplicated_body_has_equal_targets() -> None:
     model = SJEPA(CONFIG, NTU25)
     x = clips()
     x[:, 1] = x[:, 0]
@@ -110,7 +110,7 @@ def test_duplicated_body_has_equal_targets():
     torch.testing.assert_close(both[:, 0], both[:, 1])
 
 
-def test_target_layernorm_option_normalises_targets():
+def test_target_layernorm_option_normalises_targets() -> None:
     config = replace(CONFIG, objective={"target_norm": "layernorm"})
     model = SJEPA(config, NTU25)
     torch.nn.init.normal_(model.target_encoder.norm.weight)

@@ -11,12 +11,12 @@ from sjepa_fast.runtime.schedule import ema_momentum, learning_rate, tabulate
     ("share", "expected"),
     [(0.0, 0.9999), (0.25, 0.9999146), (0.5, 0.99995), (0.75, 0.9999854), (1.0, 1.0)],
 )
-def test_ema_momentum(share: float, expected: float):
+def test_ema_momentum(share: float, expected: float) -> None:
     total = 187_200
     assert ema_momentum(int(share * total), total, 0.9999, 1.0) == pytest.approx(expected, abs=5e-8)
 
 
-def test_learning_rate_of_the_ntu60_run():
+def test_learning_rate_of_the_ntu60_run() -> None:
     per_epoch, total, warmup = 156, 1200 * 156, 20 * 156
     assert learning_rate(0, total, warmup, 1e-3, 5e-4) == 0
     half = learning_rate(10 * per_epoch, total, warmup, 1e-3, 5e-4)
@@ -27,11 +27,11 @@ def test_learning_rate_of_the_ntu60_run():
     assert learning_rate(total, total, warmup, 1e-3, 5e-4) == pytest.approx(5e-4)
 
 
-def test_no_warmup_starts_at_the_peak():
+def test_no_warmup_starts_at_the_peak() -> None:
     assert learning_rate(0, 100, 0, 1e-3, 0.0) == pytest.approx(1e-3)
 
 
-def test_tables_hold_the_schedules_of_every_step():
+def test_tables_hold_the_schedules_of_every_step() -> None:
     config = TrainConfig(
         optim=OptimConfig(length=10, warmup=2, lr=1e-3, lr_end=1e-4),
         objective=ObjectiveConfig(ema_start=0.9999, ema_end=1.0),
@@ -46,7 +46,7 @@ def test_tables_hold_the_schedules_of_every_step():
     )
 
 
-def test_an_ema_schedule_of_its_own_length_stays_at_its_end():
+def test_an_ema_schedule_of_its_own_length_stays_at_its_end() -> None:
     objective = ObjectiveConfig(ema_start=0.5, ema_end=1.0, ema_schedule="linear", ema_length=5)
     config = TrainConfig(optim=OptimConfig(length=10, warmup=2), objective=objective)
     momenta = tabulate(config, 20, 4, torch.device("cpu")).momenta_S

@@ -18,11 +18,11 @@ from sjepa_kernels import attention, self_attention
 from tests.tiny import CPU, drawn, packed
 
 
-def test_one_full_layer_of_the_paper():
+def test_one_full_layer_of_the_paper() -> None:
     assert block_flops(750, 256) == pytest.approx(1.756e9, rel=1e-3)
 
 
-def test_paper_step_is_within_two_percent_of_the_method():
+def test_paper_step_is_within_two_percent_of_the_method() -> None:
     paper = replace(preset("sjepa-ntu60-xsub"), optim={"batch_size": 1})
     found = step_flops(paper)
     # Method 8.3, GFLOP of a clip of two bodies.
@@ -42,7 +42,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_counted_as_the_papers_compute_it_is_within_two_percent(name: str):
+def test_counted_as_the_papers_compute_it_is_within_two_percent(name: str) -> None:
     config = replace(preset(name), optim={"batch_size": 1})
     whole = step_flops(config, visible_to_the_end=True).total
     assert whole == pytest.approx(PUBLISHED[name] * 1e9, rel=0.02)
@@ -50,7 +50,7 @@ def test_counted_as_the_papers_compute_it_is_within_two_percent(name: str):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_with_what_is_left_out_it_is_the_methods_count(name: str):
+def test_with_what_is_left_out_it_is_the_methods_count(name: str) -> None:
     """The method counts visible tokens to the end, and a head of the full width for each token."""
     config = replace(preset(name), optim={"batch_size": 1})
     width, joints = 256, 25
@@ -62,7 +62,7 @@ def test_with_what_is_left_out_it_is_the_methods_count(name: str):
     assert whole == pytest.approx(PUBLISHED[name] * 1e9, rel=0.005)
 
 
-def test_batch_bodies_and_skipping_scale_the_count():
+def test_batch_bodies_and_skipping_scale_the_count() -> None:
     paper = preset("sjepa-ntu60-xsub")
     one = replace(paper, optim={"batch_size": 1})
     assert step_flops(paper).total == 256 * step_flops(one).total
@@ -95,7 +95,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_count_equals_torchs_of_a_real_step(case: str, monkeypatch: pytest.MonkeyPatch):
+def test_count_equals_torchs_of_a_real_step(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Attention as two plain products; torch counts a fused backward's recomputation as work.
     for form in (attention, self_attention):
         explicit = partial(form, impl="explicit")

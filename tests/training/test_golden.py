@@ -80,5 +80,5 @@ def test_every_objective_is_recorded():
 
 
 @pytest.mark.parametrize("kind", GOLDEN)
-def test_fifty_steps_have_the_recorded_losses(kind: str):
+def test_fifty_steps_have_the_recorded_losses(kind: str) -> None:
     assert trace(kind) == pytest.approx(GOLDEN[kind], rel=1e-4)

@@ -53,7 +53,7 @@ class HostWaits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_watch_sees_a_wait():
+def test_the_watch_sees_a_wait() -> None:
     with HostWaits() as waits:
         torch.ones(2).sum().item()
         torch.tensor([1.0])
@@ -93,7 +93,7 @@ def test_steady_state_step_has_no_host_wait(kind: str, monkeypatch: pytest.Monke
     assert waits.seen == []
 
 
-def test_step_moves_each_part_by_its_own_rule():
+def test_step_moves_each_part_by_its_own_rule() -> None:
     step = make_step(momentum=0.75)
     model = step.model
     view = [p.clone() for p in model.view_encoder.parameters()]
@@ -112,7 +112,7 @@ def test_step_moves_each_part_by_its_own_rule():
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_center_is_updated_after_use_with_the_mean_of_masked_targets():
+def test_center_is_updated_after_use_with_the_mean_of_masked_targets() -> None:
     step = make_step(0.0, 1.0, objective={"center_momentum": 0.7})
     ids = torch.arange(6)
     batch = make_step_input(step.clips, ids, step.seed, step.step, step.config)
@@ -123,13 +123,15 @@ def test_center_is_updated_after_use_with_the_mean_of_masked_targets():
     assert not torch.allclose(step.model.center, 0.3 * result.features.mean(dim=(0, 1)), rtol=1e-3)
 
 
-def test_gradients_are_clipped_to_the_norm_asked_for(monkeypatch: pytest.MonkeyPatch):
+def test_gradients_are_clipped_to_the_norm_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     norms = {}
     for limit in (0.0, 1e-3):
         step = make_step(optim={"clip_grad": limit})
         seen: list[float] = []
 
-        def measure(optimizer: torch.optim.Optimizer = step.optimizer, seen=seen) -> None:
+        def measure(
+            optimizer: torch.optim.Optimizer = step.optimizer, seen: list[float] = seen
+        ) -> None:
             grads = [p.grad for g in optimizer.param_groups for p in g["params"]]
             seen.append(torch.stack([g.norm() for g in grads if g is not None]).norm().item())
 
@@ -141,7 +143,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for(monkeypatch: pytest.MonkeyP
     assert norms[1e-3][1] == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_equal_seeds_repeat_and_another_seed_does_not():
+def test_equal_seeds_repeat_and_another_seed_does_not() -> None:
     first, second = make_step(), make_step()
     ids = torch.arange(6)
     a = [first(ids).loss for _ in range(3)]
@@ -150,7 +152,7 @@ def test_equal_seeds_repeat_and_another_seed_does_not():
     assert not torch.equal(make_step(seed=1)(ids).loss, a[0])
 
 
-def test_weight_decay_groups():
+def test_weight_decay_groups() -> None:
     step = make_step()
     names = {id(p): n for n, p in step.model.named_parameters()}
     decayed, free = ({names[id(p)] for p in g["params"]} for g in step.optimizer.param_groups)
@@ -161,7 +163,7 @@ def test_weight_decay_groups():
     assert not any(n.startswith("target_encoder") for n in decayed | free)
 
 
-def test_positions_can_be_spared_the_decay_and_layer_scales_always_are():
+def test_positions_can_be_spared_the_decay_and_layer_scales_always_are() -> None:
     step = make_step(
         optim={"decay_positions": False},
         model={"layer_scale": 0.1},
@@ -177,7 +179,7 @@ def test_positions_can_be_spared_the_decay_and_layer_scales_always_are():
 
 
 @pytest.mark.parametrize("kind", ["skeleton2vec", "mamp", "skeletonmae"])
-def test_only_what_an_objective_has_is_moved(kind: str):
+def test_only_what_an_objective_has_is_moved(kind: str) -> None:
     step = make_step(momentum=0.75, **OTHERS[kind])
     model = step.model
     old = {n: p.clone() for n, p in model.named_parameters()}
@@ -191,7 +193,7 @@ def test_only_what_an_objective_has_is_moved(kind: str):
     assert bool(step.ema) == (kind == "skeleton2vec") and model.center is None
 
 
-def test_history_keeps_the_latest_steps_in_order():
+def test_history_keeps_the_latest_steps_in_order() -> None:
     step = make_step(log={"every": 3})
     results = [step(torch.arange(6).roll(i)) for i in range(5)]
     expected = torch.stack([torch.stack([r.loss, r.grad_norm]) for r in results[2:]])
@@ -199,7 +201,7 @@ def test_history_keeps_the_latest_steps_in_order():
     assert torch.equal(step.recent(5, 1), expected[-1:])
 
 
-def test_step_looks_up_its_own_rate_and_momentum():
+def test_step_looks_up_its_own_rate_and_momentum() -> None:
     step = make_step()
     rates, momenta = torch.tensor([0.0, 1e-3]), torch.tensor([1.0, 0.5], dtype=torch.float64)
     step.schedule = Schedule(rates, momenta)

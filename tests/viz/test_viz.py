@@ -18,7 +18,7 @@ def color_share(path: Path, color: str) -> float:
     return float((np.abs(imread(path)[..., :3] - rgb).max(axis=-1) < 0.02).mean())
 
 
-def test_mask_picture_shows_as_many_visible_cells_as_the_mask_has(tmp_path: Path):
+def test_mask_picture_shows_as_many_visible_cells_as_the_mask_has(tmp_path: Path) -> None:
     clip = synthetic_clip(13, 0, 1, 1)[:, :32]
     shares = []
     for seen in (0.1, 0.5):
@@ -30,7 +30,7 @@ def test_mask_picture_shows_as_many_visible_cells_as_the_mask_has(tmp_path: Path
     assert [p.name for p in tmp_path.iterdir()] == ["m.png"]
 
 
-def test_confusion_picture_is_darkest_on_a_diagonal_matrix(tmp_path: Path):
+def test_confusion_picture_is_darkest_on_a_diagonal_matrix(tmp_path: Path) -> None:
     names = [f"class {i}" for i in range(14)]
     dark = []
     for matrix in (torch.eye(14) * 9, torch.ones(14, 14)):
@@ -39,13 +39,13 @@ def test_confusion_picture_is_darkest_on_a_diagonal_matrix(tmp_path: Path):
     assert dark[0] > dark[1] + 0.01
 
 
-def test_confusion_picture_with_an_absent_class_and_many_classes(tmp_path: Path):
+def test_confusion_picture_with_an_absent_class_and_many_classes(tmp_path: Path) -> None:
     matrix = torch.diag(torch.arange(60))
     plot_confusion(matrix, [f"A{i:03d}" for i in range(60)], tmp_path / "c.png", "title")
     assert min(imread(tmp_path / "c.png").shape[:2]) > 1500
 
 
-def test_rows_without_a_clip_are_grey(tmp_path: Path):
+def test_rows_without_a_clip_are_grey(tmp_path: Path) -> None:
     shares = []
     for first in (1, 0):
         matrix = torch.diag(torch.tensor([first, 3, 3, 3]))
@@ -54,7 +54,7 @@ def test_rows_without_a_clip_are_grey(tmp_path: Path):
     assert shares[1] > shares[0] + 0.05
 
 
-def test_curves_have_one_panel_a_metric(tmp_path: Path):
+def test_curves_have_one_panel_a_metric(tmp_path: Path) -> None:
     rows = [{"step": s, "loss": 1 / s} for s in range(1, 20)]
     plot_curves(rows, tmp_path / "one.png")
     plot_curves([{**r, "lr": 1e-3, "effective_rank": 5.0} for r in rows], tmp_path / "three.png")

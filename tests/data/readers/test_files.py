@@ -29,7 +29,7 @@ def write_ctrgcn(path: Path, drop: str = "") -> dict[str, np.ndarray]:
     return data
 
 
-def test_ctrgcn(tmp_path: Path):
+def test_ctrgcn(tmp_path: Path) -> None:
     data = write_ctrgcn(tmp_path / "NTU60_CS.npz")
     source = open_ctrgcn(tmp_path / "NTU60_CS.npz")
     assert source.layout == NTU25 and len(source.class_names) == 60 and source.count == 4
@@ -44,14 +44,14 @@ def test_ctrgcn(tmp_path: Path):
     assert source.splits([], columns)["xsub"].tolist() == [1, 1, 1]
 
 
-def test_ctrgcn_rows_without_a_label(tmp_path: Path):
+def test_ctrgcn_rows_without_a_label(tmp_path: Path) -> None:
     data = write_ctrgcn(tmp_path / "a.npz")
     data["y_train"][1] = 0
     np.savez(tmp_path / "a.npz", **data)
     assert [r.label for r in open_ctrgcn(tmp_path / "a.npz").records()] == [3, -1, 0, 7]
 
 
-def test_every_pass_can_begin_later(tmp_path: Path):
+def test_every_pass_can_begin_later(tmp_path: Path) -> None:
     write_ctrgcn(tmp_path / "a.npz")
     write_nucla(tmp_path / "nucla.npz")
     both = [annotation(name, 0, np.ones((1, 5, 25, 3))) for name in "abc"]
@@ -69,7 +69,7 @@ def test_every_pass_can_begin_later(tmp_path: Path):
                 assert a.clip_MTVC is b.clip_MTVC or np.array_equal(a.clip_MTVC, b.clip_MTVC)
 
 
-def test_ctrgcn_compressed_file_reads_the_same(tmp_path: Path):
+def test_ctrgcn_compressed_file_reads_the_same(tmp_path: Path) -> None:
     data = write_ctrgcn(tmp_path / "a.npz")
     np.savez_compressed(tmp_path / "b.npz", **data)
     pairs = zip(
@@ -82,7 +82,7 @@ def test_ctrgcn_compressed_file_reads_the_same(tmp_path: Path):
         assert a.clip_MTVC is None or np.array_equal(a.clip_MTVC, b.clip_MTVC)
 
 
-def test_ctrgcn_bad_files(tmp_path: Path):
+def test_ctrgcn_bad_files(tmp_path: Path) -> None:
     write_ctrgcn(tmp_path / "a.npz", drop="y_test")
     with pytest.raises(InputError, match="y_test"):
         open_ctrgcn(tmp_path / "a.npz")
@@ -92,7 +92,7 @@ def test_ctrgcn_bad_files(tmp_path: Path):
             open_ctrgcn(path)
 
 
-def test_ctrgcn_damage_inside_a_member(tmp_path: Path):
+def test_ctrgcn_damage_inside_a_member(tmp_path: Path) -> None:
     data = write_ctrgcn(tmp_path / "a.npz")
     np.savez_compressed(tmp_path / "b.npz", **data)
     for name, at in (("a.npz", 5000), ("b.npz", 2000)):
@@ -116,7 +116,9 @@ def test_ctrgcn_damage_inside_a_member(tmp_path: Path):
         ({"y_train": np.arange(3)}, "C-ordered numbers"),
     ],
 )
-def test_ctrgcn_arrays_that_do_not_fit(tmp_path: Path, change: dict[str, np.ndarray], words: str):
+def test_ctrgcn_arrays_that_do_not_fit(
+    tmp_path: Path, change: dict[str, np.ndarray], words: str
+) -> None:
     np.savez(tmp_path / "a.npz", **(write_ctrgcn(tmp_path / "a.npz") | change))
     with pytest.raises(InputError, match=words):
         open_ctrgcn(tmp_path / "a.npz")
@@ -126,7 +128,7 @@ def annotation(name: str, label: int, keypoint: np.ndarray) -> dict[str, object]
     return {"frame_dir": name, "label": label, "keypoint": keypoint, "total_frames": 5}
 
 
-def test_pyskl(tmp_path: Path):
+def test_pyskl(tmp_path: Path) -> None:
     first = RNG.normal(size=(1, 5, 25, 3)).astype(np.float16)
     second = RNG.normal(size=(2, 7, 25, 3)).astype(np.float16)
     second[1] = 0
@@ -153,7 +155,7 @@ def test_pyskl(tmp_path: Path):
     assert splits["xsub"].tolist() == [1, 2] and splits["xview"].tolist() == [0, 1]
 
 
-def test_pyskl_split_without_a_name(tmp_path: Path):
+def test_pyskl_split_without_a_name(tmp_path: Path) -> None:
     one = RNG.normal(size=(1, 5, 25, 3))
     both = [annotation("a", 0, one), annotation("b", 0, one)]
     content = {"split": {"train": ["a"], "val": ["b"]}, "annotations": both}
@@ -162,7 +164,7 @@ def test_pyskl_split_without_a_name(tmp_path: Path):
     assert {key: codes.tolist() for key, codes in splits.items()} == {"default": [1, 2]}
 
 
-def test_pyskl_image_key_points_become_metric(tmp_path: Path):
+def test_pyskl_image_key_points_become_metric(tmp_path: Path) -> None:
     person = RNG.uniform(100, 300, size=(1, 6, 17, 2))
     person[0, :, [5, 6]], person[0, :, [11, 12]] = [200, 100], [200, 180]
     score = np.ones((1, 6, 17))
@@ -184,7 +186,7 @@ def test_pyskl_image_key_points_become_metric(tmp_path: Path):
     assert not clip[..., 2].any()
 
 
-def test_pyskl_seventeen_joints_in_space_are_human36m(tmp_path: Path):
+def test_pyskl_seventeen_joints_in_space_are_human36m(tmp_path: Path) -> None:
     content = {"split": {}, "annotations": [annotation("a", 0, np.ones((1, 6, 17, 3)))]}
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(content))
     assert open_pyskl(tmp_path / "x.pkl").layout == H36M17
@@ -209,7 +211,9 @@ class Hostile:
     ],
     ids=["os.system", "eval", "getattr", "numpy.load", "other class"],
 )
-def test_hostile_pickles_run_nothing(tmp_path: Path, monkeypatch, bomb: Hostile):
+def test_hostile_pickles_run_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bomb: Hostile
+) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "bomb.pkl"
     path.write_bytes(pickle.dumps({"split": {}, "annotations": [bomb]}))
@@ -218,7 +222,7 @@ def test_hostile_pickles_run_nothing(tmp_path: Path, monkeypatch, bomb: Hostile)
     assert not (tmp_path / "bombed").exists()
 
 
-def test_pyskl_bad_files(tmp_path: Path):
+def test_pyskl_bad_files(tmp_path: Path) -> None:
     path = tmp_path / "x.pkl"
     for content, words in (
         ({"annotations": []}, "frame_dir"),
@@ -260,7 +264,7 @@ def write_nucla(path: Path, **change: object) -> None:
     np.savez(path, **{k: v for k, v in (data | change).items() if v is not None})
 
 
-def test_ragged(tmp_path: Path):
+def test_ragged(tmp_path: Path) -> None:
     write_nucla(tmp_path / "nucla.npz")
     source = open_ragged("nucla", tmp_path)
     assert source.layout == KINECT20
@@ -279,7 +283,7 @@ def test_ragged(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["msr_action3d", "utkinect", "florence3d"])
-def test_odd_subjects_train_and_the_last_two_of_them_validate(name: str):
+def test_odd_subjects_train_and_the_last_two_of_them_validate(name: str) -> None:
     splits = SETS[name].splits({"subject": np.array([1, 2, 5, 7, 8, 9, 10])})
     assert splits["xsub"].tolist() == [1, 2, 1, 1, 2, 1, 2]
     assert splits["val"].tolist() == [1, 0, 1, 2, 0, 2, 0], "test subjects are never looked at"
@@ -293,13 +297,13 @@ def test_odd_subjects_train_and_the_last_two_of_them_validate(name: str):
         ({"offsets": np.array([0, 4, 7, 12, 99])}, "offsets"),
     ],
 )
-def test_ragged_bad_files(tmp_path: Path, change: dict[str, object], words: str):
+def test_ragged_bad_files(tmp_path: Path, change: dict[str, object], words: str) -> None:
     write_nucla(tmp_path / "nucla.npz", **change)
     with pytest.raises(InputError, match=words):
         open_ragged("nucla", tmp_path)
 
 
-def test_ragged_damaged_file(tmp_path: Path):
+def test_ragged_damaged_file(tmp_path: Path) -> None:
     write_nucla(tmp_path / "nucla.npz")
     whole = (tmp_path / "nucla.npz").read_bytes()
     (tmp_path / "nucla.npz").write_bytes(whole[: len(whole) // 2])

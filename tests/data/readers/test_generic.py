@@ -26,7 +26,7 @@ def found(raw: Path, layout: str = "h36m17") -> dict[str, Record]:
     return {record.name: record for record in records}
 
 
-def test_arrays(tmp_path: Path):
+def test_arrays(tmp_path: Path) -> None:
     one, two = RNG.normal(size=(4, 17, 3)), RNG.normal(size=(2, 6, 17, 3))
     two[1] = 0
     flat = RNG.uniform(100, 400, size=(5, 17, 2))
@@ -53,7 +53,7 @@ def test_arrays(tmp_path: Path):
     assert store.name == tmp_path.name
 
 
-def test_a_layout_of_your_own(tmp_path: Path):
+def test_a_layout_of_your_own(tmp_path: Path) -> None:
     layout = SkeletonLayout("stick", ("a", "b", "c"), (0, 0, 0), ((1, 2),), 0, 1, (1, 2), (2, 1))
     (tmp_path / "layout.json").write_text(json.dumps(layout.to_dict()))
     np.save(tmp_path / "x.npy", np.ones((4, 3, 3)))
@@ -63,7 +63,7 @@ def test_a_layout_of_your_own(tmp_path: Path):
     assert found(tmp_path, "")["x"].clip_MTVC is not None
 
 
-def test_bad_rows_and_files_are_skipped_with_the_reason(tmp_path: Path):
+def test_bad_rows_and_files_are_skipped_with_the_reason(tmp_path: Path) -> None:
     good = np.ones((4, 17, 3))
     for name, array in {
         "good": good,
@@ -131,7 +131,7 @@ def test_bad_rows_and_files_are_skipped_with_the_reason(tmp_path: Path):
         ("name,label\na,0\n", "", "layout.json"),
     ],
 )
-def test_bad_tables_end_the_run(tmp_path: Path, text: str | None, layout: str, words: str):
+def test_bad_tables_end_the_run(tmp_path: Path, text: str | None, layout: str, words: str) -> None:
     if text is not None:
         (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(InputError, match=words):
@@ -152,7 +152,7 @@ def test_bad_tables_end_the_run(tmp_path: Path, text: str | None, layout: str, w
 )
 def test_a_layout_that_no_array_fits_is_refused_before_any_is_read(
     tmp_path: Path, layout: str, joints: int, words: str
-):
+) -> None:
     (tmp_path / "labels.csv").write_text("name,label\nflat,0\ncut,0\n../a,0\na,0\nb,1\n")
     np.save(tmp_path / "flat.npy", np.ones((4, joints)))
     (tmp_path / "cut.npy").write_bytes(b"")
@@ -174,7 +174,7 @@ def people(layout: SkeletonLayout, frames: int) -> np.ndarray:
     return poses
 
 
-def test_coco_json(tmp_path: Path):
+def test_coco_json(tmp_path: Path) -> None:
     poses = people(COCO17, 11)
     listed = [
         {"image_id": f"frame{t}.jpg", "keypoints": poses[t].ravel().tolist(), "category_id": 1}
@@ -191,7 +191,7 @@ def test_coco_json(tmp_path: Path):
     assert clip is not None and clip.shape == (1, 11, 17, 3)
 
 
-def test_openpose_json_in_three_forms(tmp_path: Path):
+def test_openpose_json_in_three_forms(tmp_path: Path) -> None:
     poses = people(OPENPOSE18, 12)
     one = [{"people": [{"pose_keypoints_2d": pose.ravel().tolist()}]} for pose in poses]
     (tmp_path / "folder").mkdir()
@@ -214,7 +214,7 @@ def test_openpose_json_in_three_forms(tmp_path: Path):
     assert np.array_equal(clips[0], clips[1])
 
 
-def test_kinetics_coordinates_get_their_aspect_back(tmp_path: Path):
+def test_kinetics_coordinates_get_their_aspect_back(tmp_path: Path) -> None:
     data = {"data": [{"skeleton": [{"pose": [0.5, 0.5] * 18, "score": [1] * 18}]}]}
     (tmp_path / "a.json").write_text(json.dumps(data))
     ((person,),), _ = read_pose_json(tmp_path / "a.json", "openpose18", 18)
@@ -222,7 +222,7 @@ def test_kinetics_coordinates_get_their_aspect_back(tmp_path: Path):
 
 
 @pytest.mark.parametrize("key", ["pose_world_landmarks", "worldLandmarks"])
-def test_mediapipe_json(tmp_path: Path, key: str):
+def test_mediapipe_json(tmp_path: Path, key: str) -> None:
     xyz = RNG.normal(size=(7, 33, 3))
     frames = [
         {key: [[{"x": x, "y": y, "z": z, "visibility": 0.5} for x, y, z in pose.tolist()]]}
@@ -259,7 +259,9 @@ def test_mediapipe_json(tmp_path: Path, key: str):
         ("mediapipe33", "{}", "not the JSON of mediapipe33"),
     ],
 )
-def test_bad_json_is_skipped_with_the_reason(tmp_path: Path, layout: str, content: str, words: str):
+def test_bad_json_is_skipped_with_the_reason(
+    tmp_path: Path, layout: str, content: str, words: str
+) -> None:
     (tmp_path / "a.json").write_text(content)
     (tmp_path / "labels.csv").write_text("name,label\na,0\n")
     record = found(tmp_path, layout)["a"]

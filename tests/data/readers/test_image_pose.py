@@ -21,7 +21,7 @@ def standing(layout: SkeletonLayout, x: float = 0.0, height: float = 400.0) -> n
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_image_poses_stand_upright_with_a_metric_torso(layout: SkeletonLayout):
+def test_image_poses_stand_upright_with_a_metric_torso(layout: SkeletonLayout) -> None:
     poses = np.stack([standing(layout, 600 + t) for t in range(5)])[None]
     clip, reason = clip_from_poses(poses, layout, image=True)
     assert clip is not None and reason == ""
@@ -35,7 +35,7 @@ def test_image_poses_stand_upright_with_a_metric_torso(layout: SkeletonLayout):
     assert not clip[..., 2].any(), "z is 0, not the confidence"
 
 
-def test_depth_of_world_landmarks_is_kept_and_the_frame_is_right_handed():
+def test_depth_of_world_landmarks_is_kept_and_the_frame_is_right_handed() -> None:
     poses = np.stack([standing(MEDIAPIPE33, height=1.7) for _ in range(3)])[None]
     poses[..., :3] = RNG.normal(size=(1, 3, 33, 3))
     clip, _ = clip_from_poses(poses, MEDIAPIPE33, image=False)
@@ -44,7 +44,7 @@ def test_depth_of_world_landmarks_is_kept_and_the_frame_is_right_handed():
     np.testing.assert_allclose(clip, wanted, atol=1e-6)
 
 
-def test_joints_that_were_not_seen():
+def test_joints_that_were_not_seen() -> None:
     poses = np.stack([standing(COCO17) for _ in range(6)])[None]
     poses[0, [2, 3], 9, 3] = 0.01  # low confidence: between frames 1 and 4
     poses[0, 5, 10, :2] = np.nan  # at the end: as it was seen last
@@ -58,7 +58,7 @@ def test_joints_that_were_not_seen():
     np.testing.assert_array_equal(clip[0, :, 13], clip[0, :, 11])
 
 
-def test_a_root_that_is_never_seen_sits_amid_the_others():
+def test_a_root_that_is_never_seen_sits_amid_the_others() -> None:
     poses = np.stack([standing(COCO17) for _ in range(2)])[None]
     poses[0, :, [0, 1], 3] = 0
     clip, _ = clip_from_poses(poses, COCO17, image=True)
@@ -67,7 +67,7 @@ def test_a_root_that_is_never_seen_sits_amid_the_others():
     np.testing.assert_allclose(clip[0, :, 1], clip[0, :, 2:].mean(axis=1), atol=1e-5)
 
 
-def test_absent_bodies_stay_zero_and_empty_frames_go():
+def test_absent_bodies_stay_zero_and_empty_frames_go() -> None:
     poses = np.zeros((3, 5, 17, 4))
     poses[0, 1:4] = [standing(COCO17) for _ in range(3)]
     poses[2, 3] = standing(COCO17, 300)
@@ -85,12 +85,12 @@ def test_absent_bodies_stay_zero_and_empty_frames_go():
         (np.ones((1, 4, 17, 4)), "no scale"),
     ],
 )
-def test_unusable_poses_have_a_reason(poses: np.ndarray, words: str):
+def test_unusable_poses_have_a_reason(poses: np.ndarray, words: str) -> None:
     clip, reason = clip_from_poses(poses, COCO17, image=True)
     assert clip is None and words in reason
 
 
-def test_people_are_followed_by_place():
+def test_people_are_followed_by_place() -> None:
     walks = [[standing(COCO17, x + 3 * t) for t in range(6)] for x in (0, 800)]
     frames = [[Person(walks[0][t]), Person(walks[1][t])][:: (-1) ** t] for t in range(6)]
     frames[3] = [Person(walks[1][3])]
@@ -105,14 +105,14 @@ def test_people_are_followed_by_place():
     assert not linked[1, 3].any()
 
 
-def test_people_are_followed_from_where_they_were_last():
+def test_people_are_followed_from_where_they_were_last() -> None:
     bodies = [standing(COCO17, x) for x in (0, 2000)]
     walks = [[body + np.array([200.0 * t, 0, 0, 0]) for t in range(11)] for body in bodies]
     linked = link_bodies([[Person(walks[0][t]), Person(walks[1][t])] for t in range(11)])
     np.testing.assert_array_equal(linked, walks)
 
 
-def test_somebody_far_away_is_somebody_else():
+def test_somebody_far_away_is_somebody_else() -> None:
     walks = [[standing(COCO17, x + 3 * t) for t in range(3)] for x in (0, 3000)]
     linked = link_bodies([[Person(pose)] for walk in walks for pose in walk])
     np.testing.assert_array_equal(linked[0, :3], walks[0])
@@ -120,7 +120,7 @@ def test_somebody_far_away_is_somebody_else():
     assert not linked[0, 3:].any() and not linked[1, :3].any()
 
 
-def test_identities_count_for_more_than_places():
+def test_identities_count_for_more_than_places() -> None:
     walks = [[standing(COCO17, x + 3 * t) for t in range(4)] for x in (0, 800)]
     frames = [[Person(walks[0][t], 7), Person(walks[1][t], 2)] for t in range(4)]
     frames[1][0], frames[1][1] = Person(walks[1][1], 7), Person(walks[0][1], 2)
@@ -129,5 +129,5 @@ def test_identities_count_for_more_than_places():
     np.testing.assert_array_equal(linked[0, 2], walks[0][2])
 
 
-def test_nobody():
+def test_nobody() -> None:
     assert link_bodies([[], []]).size == 0

@@ -52,7 +52,7 @@ def tracks_of(*joints: np.ndarray, starts: tuple[int, ...] = ()) -> list[Track]:
     return [Track(j, s, track_motion(j)) for j, s in zip(joints, starts, strict=True)]
 
 
-def test_parser_reads_joints_and_valid_frame_intervals():
+def test_parser_reads_joints_and_valid_frame_intervals() -> None:
     a, b = person(4), person(2)
     frames = [{}, {"1": a[0]}, {"1": a[1], "2": b[0]}, {}, {"1": a[2], "2": b[1]}, {"1": a[3]}]
     tracks, valid = parse_skeleton(skeleton_text(frames))
@@ -61,7 +61,7 @@ def test_parser_reads_joints_and_valid_frame_intervals():
     np.testing.assert_allclose(tracks[1].joints_TV3, b, atol=1e-6)
 
 
-def test_gaps_inside_a_track_are_not_preserved():
+def test_gaps_inside_a_track_are_not_preserved() -> None:
     a, b = person(3), person(2)
     frames = [{"1": a[0], "2": b[0]}, {"1": a[1]}, {"1": a[2], "2": b[1]}]
     tracks, _ = parse_skeleton(skeleton_text(frames))
@@ -69,24 +69,24 @@ def test_gaps_inside_a_track_are_not_preserved():
 
 
 @pytest.mark.parametrize("cut", [1, 10, 30])
-def test_truncated_text_is_an_error(cut: int):
+def test_truncated_text_is_an_error(cut: int) -> None:
     lines = skeleton_text([{"1": person(1)[0]}] * 2).split("\n")
     with pytest.raises(ValueError, match="ends early"):
         parse_skeleton("\n".join(lines[:-cut]) if cut > 1 else "\n".join(lines[:-2]))
 
 
-def test_motion_is_the_summed_variance_over_frames_and_joints():
+def test_motion_is_the_summed_variance_over_frames_and_joints() -> None:
     x = person(7)
     assert track_motion(x) == pytest.approx(sum(x[..., c].var() for c in range(3)))
 
 
-def test_short_tracks_go_only_when_there_are_several():
+def test_short_tracks_go_only_when_there_are_several() -> None:
     long, short = person(12), person(11)
     assert len(drop_short(tracks_of(long, short))) == 1
     assert len(drop_short(tracks_of(short))) == 1
 
 
-def test_wide_tracks_are_dropped_while_two_remain():
+def test_wide_tracks_are_dropped_while_two_remain() -> None:
     tall, wide = person(20), person(20)
     wide[..., 0] *= 10
     assert good_frames(tall).all() and not good_frames(wide).any()
@@ -95,14 +95,14 @@ def test_wide_tracks_are_dropped_while_two_remain():
     assert len(drop_spread(tracks_of(wide))) == 1, "a lone body always stays"
 
 
-def test_motion_is_lowered_to_that_of_the_good_frames():
+def test_motion_is_lowered_to_that_of_the_good_frames() -> None:
     calm = person(20, move=0.01)
     calm[:8, :, 0] *= 10
     track = drop_spread(tracks_of(calm, person(20)))[0]
     assert track.motion == pytest.approx(track_motion(calm[8:]))
 
 
-def test_actors_most_motion_first_then_by_overlap():
+def test_actors_most_motion_first_then_by_overlap() -> None:
     lively, calm, late = person(20, 0.3), person(20, 0.1), person(10, 0.05)
     actors = assign_actors(tracks_of(calm, lively, late, starts=(0, 0, 20)))
     assert actors[0][0].joints_TV3 is lively and actors[0][1].joints_TV3 is late
@@ -113,7 +113,7 @@ def test_actors_most_motion_first_then_by_overlap():
     )
 
 
-def test_one_shared_frame_is_no_overlap_and_the_later_track_wins_it():
+def test_one_shared_frame_is_no_overlap_and_the_later_track_wins_it() -> None:
     lively, calm = person(20, 0.3), person(15, 0.1)
     tracks = tracks_of(lively, calm, starts=(0, 19))
     (actor,) = assign_actors(tracks)
@@ -123,21 +123,21 @@ def test_one_shared_frame_is_no_overlap_and_the_later_track_wins_it():
     assert len(assign_actors(tracks_of(lively, calm, starts=(0, 18)))) == 2
 
 
-def test_the_second_actors_span_begins_at_frame_zero():
+def test_the_second_actors_span_begins_at_frame_zero() -> None:
     lively, late, early = person(60, 0.3), person(20, 0.1), person(12, 0.02)
     actors = assign_actors(tracks_of(lively, late, early, starts=(0, 30, 5)))
     assert [len(actor) for actor in actors] == [1, 1], "the early track would fit before the late"
     assert actors[1][0].joints_TV3 is late
 
 
-def test_stacking_and_empty_frames():
+def test_stacking_and_empty_frames() -> None:
     a = person(3)
     clip = stack_actors([tracks_of(a, starts=(2,))], 6)
     assert clip.shape == (1, 6, 25, 3) and (clip[:, :2] == 0).all() and (clip[:, 5] == 0).all()
     np.testing.assert_array_equal(drop_empty_frames(clip)[0], a)
 
 
-def test_centring_uses_the_first_actors_first_frame_and_keeps_absence():
+def test_centring_uses_the_first_actors_first_frame_and_keeps_absence() -> None:
     clip = np.zeros((2, 5, 25, 3))
     clip[0, 1:] = person(4)
     clip[1, 3:] = person(2)
@@ -147,7 +147,7 @@ def test_centring_uses_the_first_actors_first_frame_and_keeps_absence():
     assert (out[0, 0] == 0).all() and (out[1, :3] == 0).all()
 
 
-def test_denoise_of_nothing_usable():
+def test_denoise_of_nothing_usable() -> None:
     assert denoise(tracks_of(person(5), person(6)), 6) is None
 
 
@@ -155,7 +155,7 @@ def write(folder: Path, name: str, text: str) -> None:
     (folder / f"{name}.skeleton").write_text(text)
 
 
-def test_folder_with_every_kind_of_file(tmp_path: Path):
+def test_folder_with_every_kind_of_file(tmp_path: Path) -> None:
     one, two, noise = person(30), person(30, 0.05, x=1.0), person(5)
     write(tmp_path, "S001C001P001R001A001", skeleton_text([{"7": j} for j in one]))
     both = [{"7": a, "8": b} for a, b in zip(one, two, strict=True)]
@@ -196,7 +196,7 @@ def test_folder_with_every_kind_of_file(tmp_path: Path):
         assert found[name].clip_MTVC is None and reason in found[name].reason
 
 
-def test_bad_text_is_skipped_with_the_reason(tmp_path: Path):
+def test_bad_text_is_skipped_with_the_reason(tmp_path: Path) -> None:
     good = skeleton_text([{"7": j} for j in person(20)])
     first = good.split("\n")[4].split()[0]
     for action, text in enumerate(
@@ -236,7 +236,9 @@ def test_bad_text_is_skipped_with_the_reason(tmp_path: Path):
         assert re.search(words, reasons[action], re.IGNORECASE), (action, reasons[action])
 
 
-def test_a_pass_can_begin_later_and_spans_batches(tmp_path: Path, monkeypatch):
+def test_a_pass_can_begin_later_and_spans_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ntu, "BATCH", 2)
     for action in range(1, 8):
         text = skeleton_text([{"7": j} for j in person(12)]) if action != 4 else "0\n"
@@ -251,18 +253,18 @@ def test_a_pass_can_begin_later_and_spans_batches(tmp_path: Path, monkeypatch):
             assert np.array_equal(found.clip_MTVC, wanted.clip_MTVC) or wanted.clip_MTVC is None
 
 
-def test_long_clips_end_at_300_frames(tmp_path: Path):
+def test_long_clips_end_at_300_frames(tmp_path: Path) -> None:
     write(tmp_path, "S001C001P001R001A001", skeleton_text([{"7": j} for j in person(310)]))
     (record,) = open_ntu("ntu60", tmp_path).records()
     assert record.clip_MTVC is not None and record.clip_MTVC.shape[1] == 300
 
 
-def test_empty_folder(tmp_path: Path):
+def test_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no \.skeleton file"):
         open_ntu("ntu60", tmp_path)
 
 
-def test_published_missing_lists_have_their_counts(data_root: Path):
+def test_published_missing_lists_have_their_counts(data_root: Path) -> None:
     lists = data_root / "ntu_metadata"
     sixty = lists / "ntu60" / "NTU_RGBD_samples_with_missing_skeletons.txt"
     hundred_twenty = lists / "ntu120" / "NTU_RGBD120_samples_with_missing_skeletons.txt"

@@ -28,7 +28,7 @@ def sizes(codes: np.ndarray) -> tuple[int, int]:
     return int((codes == 1).sum()), int((codes == 2).sum())
 
 
-def test_names():
+def test_names() -> None:
     name = parse_ntu_name("S017C003P020R002A060")
     assert (name.setup, name.camera, name.subject, name.repetition, name.action) == (
         17,
@@ -41,18 +41,18 @@ def test_names():
         parse_ntu_name("S1C2")
 
 
-def test_subject_lists():
+def test_subject_lists() -> None:
     assert len(set(NTU60_TRAIN_SUBJECTS)) == 20
     assert len(set(NTU120_TRAIN_SUBJECTS)) == 53
 
 
-def test_ntu60_sizes(data_root: Path):
+def test_ntu60_sizes(data_root: Path) -> None:
     found = ntu60_splits(columns(data_root / "ntu_metadata" / "ntu60"))
     assert sizes(found["xsub"]) == (40_091, 16_487)
     assert sizes(found["xview"]) == (37_646, 18_932)
 
 
-def test_ntu120_sizes(data_root: Path):
+def test_ntu120_sizes(data_root: Path) -> None:
     found = ntu120_splits(columns(data_root / "ntu_metadata" / "ntu120"))
     assert sizes(found["xsub"]) == (63_026, 50_919)
     assert sizes(found["xset"]) == (54_468, 59_477)

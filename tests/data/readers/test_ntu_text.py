@@ -60,7 +60,9 @@ SOUND = [
 
 
 @needs_native
-def test_sound_files_are_read_in_cpp_and_give_the_same_bits(monkeypatch):
+def test_sound_files_are_read_in_cpp_and_give_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     wanted = [parse_bytes(data) for data in SOUND]
     assert not [text for text in wanted if isinstance(text, str)]
 
@@ -95,14 +97,14 @@ def odd_files() -> list[bytes]:
 
 
 @needs_native
-def test_odd_files_end_as_the_python_reader_ends_them():
+def test_odd_files_end_as_the_python_reader_ends_them() -> None:
     files = odd_files()
     for data, found in zip(files, parse_all(files, 2), strict=True):
         assert_same(found, parse_bytes(data))
 
 
 @needs_native
-def test_altered_files_never_differ_or_crash():
+def test_altered_files_never_differ_or_crash() -> None:
     whole = text_of([["1"], ["1", "2"], ["2"]], style=3)
     alphabet = b"0123456789.-+eE \n\r\tnx\x00\xff"
     altered = []
@@ -115,7 +117,7 @@ def test_altered_files_never_differ_or_crash():
         assert_same(found, parse_bytes(data))
 
 
-def test_without_the_library_the_python_reader_is_used(monkeypatch):
+def test_without_the_library_the_python_reader_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ntu_text, "LIBRARY", None)
     files = [SOUND[0], b"2\n"]
     for data, found in zip(files, parse_all(files, 1), strict=True):

@@ -49,7 +49,7 @@ def splits(source: Source) -> dict[str, list[int]]:
     return {key: codes.tolist() for key, codes in made.items()}
 
 
-def test_clips_are_cut_as_published(tmp_path: Path):
+def test_clips_are_cut_as_published(tmp_path: Path) -> None:
     data = recording(400)
     write(tmp_path, "0002-L", data, "3,0,10,2\n51,40,60,2\n7,10,20,1\n1,60,400,2\n")
     records = found(open_pku("pku1", tmp_path))
@@ -65,7 +65,7 @@ def test_clips_are_cut_as_published(tmp_path: Path):
     assert records["0002-L-000"].meta == {"video": 2, "view": 1}
 
 
-def test_splits_follow_the_published_rule_or_the_releases_lists(tmp_path: Path):
+def test_splits_follow_the_published_rule_or_the_releases_lists(tmp_path: Path) -> None:
     names = ["0290-L", "0291-M", "0334-R", "0335-M"]
     for stem in names:
         write(tmp_path, stem, recording(30), "1,0,9,2\n")
@@ -74,7 +74,7 @@ def test_splits_follow_the_published_rule_or_the_releases_lists(tmp_path: Path):
     assert splits(open_pku("pku1", tmp_path)) == {"xsub": [2, 1, 2, 1], "xview": [2, 1, 1, 1]}
 
 
-def test_second_part(tmp_path: Path):
+def test_second_part(tmp_path: Path) -> None:
     for stem in ("A01N01-L", "A26N02-M", "A03N07-R", "A03N13-R"):
         write(tmp_path, stem, recording(30), "1,0,9,2\n")
     source = open_pku("pku2", tmp_path)
@@ -84,7 +84,7 @@ def test_second_part(tmp_path: Path):
     assert found(source)["A26N02-M-000"].meta == {"group": 26, "subject": 2, "view": 2}
 
 
-def test_bad_recordings_and_labels_are_named(tmp_path: Path):
+def test_bad_recordings_and_labels_are_named(tmp_path: Path) -> None:
     good = recording(30)
     write(tmp_path, "0001-L", good, None)
     write(tmp_path, "0002-L", good, "52,0,9,2\n0,0,9,2\n1,20,40,2\n1,9,9,2\n1,x,9\n2\n1,-3,5,2\n")
@@ -127,7 +127,7 @@ def cut_text(frames: np.ndarray) -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_cut_clips(tmp_path: Path):
+def test_cut_clips(tmp_path: Path) -> None:
     data = recording(60)[45:55]
     (tmp_path / "F290V002C051L001.skeleton").write_text(cut_text(data))
     (tmp_path / "F291V001C001L004.skeleton").write_text(cut_text(data[:5]))
@@ -144,7 +144,7 @@ def test_cut_clips(tmp_path: Path):
     assert splits(source) == {"xsub": [1, 2], "xview": [1, 2]}
 
 
-def test_a_pass_can_begin_later(tmp_path: Path):
+def test_a_pass_can_begin_later(tmp_path: Path) -> None:
     for stem in ("0001-L", "0002-L"):
         write(tmp_path, stem, recording(30), "1,0,9,2\n2,9,25,2\n")
     source = open_pku("pku1", tmp_path)
@@ -153,6 +153,6 @@ def test_a_pass_can_begin_later(tmp_path: Path):
         assert [record.name for record in source.records(start)] == whole[start:]
 
 
-def test_a_folder_without_any(tmp_path: Path):
+def test_a_folder_without_any(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no PKU-MMD text of pku2"):
         open_pku("pku2", tmp_path)

@@ -19,7 +19,7 @@ def splits_of(name: str, names: list[str]) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", ["ntu60", "ntu120"])
-def test_the_published_names_have_the_published_sizes(data_root: Path, name: str):
+def test_the_published_names_have_the_published_sizes(data_root: Path, name: str) -> None:
     packed = (data_root / "ntu_metadata" / name / "skes_available_name.txt.xz").read_bytes()
     names = lzma.decompress(packed).decode().split()
     said = compare(name, len(names), len(names), splits_of(name, names))
@@ -32,14 +32,14 @@ def test_the_published_names_have_the_published_sizes(data_root: Path, name: str
     assert said.startswith("warning:") and "xsub" in said, "equal counts, another split"
 
 
-def test_a_part_is_only_noted():
+def test_a_part_is_only_noted() -> None:
     names = [f"S001C00{c}P00{p}R001A001" for c in (1, 2, 3) for p in (1, 3)]
     said = compare("ntu60", 6, 6, splits_of("ntu60", names))
     assert said.startswith("note: a part of ntu60") and "56578" in said
     assert compare("sbu", 3, 3, {}) == ""
 
 
-def test_invented_names_at_full_size(monkeypatch):
+def test_invented_names_at_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [
         f"S{s:03d}C{c:03d}P{p:03d}R001A{a:03d}"
         for s in range(1, 4)
@@ -57,6 +57,6 @@ def test_invented_names_at_full_size(monkeypatch):
     assert compare("ntu60", 3599, 3599, splits_of("ntu60", names[1:])).startswith("note: a part")
 
 
-def test_splits_add_up_to_the_clips():
+def test_splits_add_up_to_the_clips() -> None:
     for published in PUBLISHED.values():
         assert {train + test for train, test in published.splits.values()} == {published.clips}

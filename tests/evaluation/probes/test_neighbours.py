@@ -10,7 +10,7 @@ from sjepa_fast.evaluation.probes.neighbours import (
 )
 
 
-def test_knn_equals_a_direct_vote():
+def test_knn_equals_a_direct_vote() -> None:
     rng = np.random.default_rng(0)
     train, test = rng.normal(size=(60, 5)), rng.normal(size=(33, 5))
     labels = rng.integers(0, 4, size=60)
@@ -28,19 +28,19 @@ def test_knn_equals_a_direct_vote():
             assert ours[k][row].item() == best
 
 
-def test_more_neighbours_than_rows():
+def test_more_neighbours_than_rows() -> None:
     train = torch.eye(3)
     guess = knn_predict(train, torch.tensor([0, 1, 1]), train, (10,))
     assert guess[10].tolist() == [1, 1, 1]
 
 
-def test_cosine_ignores_length():
+def test_cosine_ignores_length() -> None:
     train = torch.tensor([[1.0, 0.0], [0.0, 100.0]])
     guess = knn_predict(train, torch.tensor([0, 1]), torch.tensor([[500.0, 1.0], [0.1, 0.2]]))
     assert guess[1].tolist() == [0, 1]
 
 
-def test_scaling_uses_training_statistics_only():
+def test_scaling_uses_training_statistics_only() -> None:
     train, test = torch.randn(50, 3) * 5 + 2, torch.randn(20, 3)
     train[:, 2] = 7.0
     centered, shifted = center_features(train, test)

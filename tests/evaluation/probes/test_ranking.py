@@ -6,7 +6,7 @@ import torch
 from sjepa_fast.evaluation.probes.ranking import retrieve
 
 
-def test_average_precision_by_definition():
+def test_average_precision_by_definition() -> None:
     rng = np.random.default_rng(0)
     gallery, query = rng.normal(size=(40, 6)), rng.normal(size=(15, 6))
     labels, wanted = rng.integers(0, 3, size=40), rng.integers(0, 4, size=15)
@@ -25,7 +25,7 @@ def test_average_precision_by_definition():
         np.testing.assert_allclose(precision[row].item(), expected, rtol=1e-12)
 
 
-def test_a_perfect_ranking_has_precision_one():
+def test_a_perfect_ranking_has_precision_one() -> None:
     x = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     labels = torch.tensor([0, 0, 1])
     first, precision = retrieve(x, labels, x, labels)

@@ -18,7 +18,7 @@ def data(rows: int = 120, width: int = 8, classes: int = 3) -> tuple[torch.Tenso
 
 
 @pytest.mark.parametrize("c", [0.01, 1.0])
-def test_logistic_is_at_the_optimum(c: float):
+def test_logistic_is_at_the_optimum(c: float) -> None:
     x, labels = data()
     fitted = fit_logistic(x, labels, 3, c)
     weight = fitted.weight_DC.clone().requires_grad_()
@@ -28,7 +28,7 @@ def test_logistic_is_at_the_optimum(c: float):
     assert max(g.abs().max().item() for g in gradients) < 1e-4
 
 
-def test_logistic_on_more_features_than_rows():
+def test_logistic_on_more_features_than_rows() -> None:
     x, labels = data(rows=30, width=200)
     fitted = fit_logistic(x, labels, 3, 0.1)
     weight = fitted.weight_DC.clone().requires_grad_()
@@ -38,7 +38,7 @@ def test_logistic_on_more_features_than_rows():
     assert (fitted.predict(x) == labels).float().mean() > 0.95
 
 
-def test_probe_equals_a_plain_torch_loop():
+def test_probe_equals_a_plain_torch_loop() -> None:
     x, labels = data()
     test, test_labels = data(60)
     ours = linear_probe(
@@ -69,7 +69,7 @@ def test_probe_equals_a_plain_torch_loop():
         assert result.last == pytest.approx(100 * (guess == test_labels).double().mean().item())
 
 
-def test_probe_learns_separable_features_and_asks_for_them_every_epoch():
+def test_probe_learns_separable_features_and_asks_for_them_every_epoch() -> None:
     x, labels = data()
     epochs: list[int] = []
 
