@@ -166,12 +166,12 @@ def test_commands_run_one_after_another(raw_files: Path) -> None:
         assert file["x_train"].shape == (1, 300, 150)
 
 
-def test_every_reader_has_a_command():
+def test_every_reader_has_a_command() -> None:
     lines = [shlex.split(line) for block in blocks(DATA, "sh") for line in block.splitlines()]
     assert {words[3] for words in lines if words[2] == "sjepa_fast.prepare"} == set(READERS)
 
 
-def test_the_named_layouts_are_all_there_are():
+def test_the_named_layouts_are_all_there_are() -> None:
     text = (ROOT / DATA).read_text()
     (line,) = re.findall(r"Known layouts: ([^.]*)\.", text)
     assert re.findall(r"`(\w+)`", line) == [layout.name for layout in LAYOUTS]

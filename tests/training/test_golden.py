@@ -75,7 +75,7 @@ def trace(kind: str) -> list[float]:
     return [sum(values[k : k + 5]) / 5 for k in (0, 20, 45)]
 
 
-def test_every_objective_is_recorded():
+def test_every_objective_is_recorded() -> None:
     assert set(GOLDEN) == set(OBJECTIVES)
 
 

@@ -79,7 +79,7 @@ OTHERS: dict[str, dict[str, dict[str, object]]] = {
 
 
 @pytest.mark.parametrize("kind", TRAITS)
-def test_steady_state_step_has_no_host_wait(kind: str, monkeypatch: pytest.MonkeyPatch):
+def test_steady_state_step_has_no_host_wait(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # On a CPU, the fused ops read the values of ids and scalars to check them; on a GPU not.
     for module in ("_checks", "augment.checks"):
         path = f"sjepa_kernels.{module}.readable"
