@@ -198,7 +198,7 @@ def test_only_training_clips_reach_the_step_and_it_follows_the_schedules(
 def test_two_processes_follow_one(store: Path, finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "two"
     # Without the two dashes the launcher takes --run for an abbreviation of its own --run-path.
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29541"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     launcher += ["-m", "--", "sjepa_fast.train"]
     both = run_python(*launcher, *words(store, run, "--runtime.dtype", "float32"))
     assert both.returncode == 0, both.stderr[-2000:]

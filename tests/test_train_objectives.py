@@ -89,8 +89,8 @@ def test_objective_trains_scores_and_resumes(
 def test_two_processes_follow_one(
     kind: str, store: Path, whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2"]
-    launcher += [f"--master-port={29551 + KINDS.index(kind)}", "-m", "--", "sjepa_fast.train"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    launcher += ["-m", "--", "sjepa_fast.train"]
     done = run_python(*launcher, *arguments(kind, store, tmp_path / "two"))
     assert done.returncode == 0, done.stderr[-2000:]
     one, two = rows(whole(kind)), rows(tmp_path / "two")
