@@ -275,11 +275,7 @@ def commands(comparison: Comparison, data: Path, work: Path) -> dict[str, list[l
                 words += ["--run", str(run), "--seed", str(seed), *comparison.train.split()]
                 train.append(words)
     score = [found.command for found in evaluations(comparison, work) if found.file is None]
-    return {
-        "sjepa_fast.prepare": prepare,
-        "sjepa_fast.train": train,
-        "sjepa_fast.evaluate": score,
-    }
+    return {"sjepa_fast.prepare": prepare, "sjepa_fast.train": train, "sjepa_fast.evaluate": score}
 
 
 def execute(module: str, wanted: list[list[str]], jobs: int) -> None:

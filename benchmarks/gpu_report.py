@@ -30,15 +30,7 @@ for folder in (ROOT / "kernels", ROOT):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-from benchmarks.report.book import (  # noqa: E402
-    DONE,
-    FAILED,
-    LATE,
-    RUNNING,
-    Book,
-    DeviceLostError,
-    read_report,
-)
+from benchmarks.report.book import DONE, FAILED, LATE, RUNNING, Book, DeviceLostError, read_report  # noqa: E402
 from benchmarks.report.page import page  # noqa: E402
 from benchmarks.report.plots import draw  # noqa: E402
 from sjepa_fast.runtime.files import write_json, write_text  # noqa: E402

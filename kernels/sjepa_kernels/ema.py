@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,15 @@ from sjepa_kernels._triton import TL_DTYPES, compute_dtype, device_scalar, tl, t
 from sjepa_kernels.native import LIBRARY
 
 _CHUNK = 4096
+_HALVES = (torch.bfloat16, torch.float16)
+
+
+class _Group(NamedTuple):
+    """Tensors in the order of their targets; the shadows may be missing."""
+
+    targets: list[Tensor]
+    sources: list[Tensor]
+    shadows: list[Tensor]
 
 
 def ema_update_ref_(
@@ -81,10 +90,14 @@ def _ema_kernel(
             tl.store(shadow + i, t.to(tl.float32), mask=inside)
 
 
+# Addresses of a target, its source and its shadow (or 0), and how many elements they have.
+_Row = tuple[int, int, int, int]
+
+
 class _Tables:
     """Addresses and chunks of a group of tensors with the same dtypes, on their device."""
 
-    def __init__(self, rows: list[tuple[int, int, int, int]], device: torch.device) -> None:
+    def __init__(self, rows: list[_Row], device: torch.device) -> None:
         chunks = [(k, start) for k, row in enumerate(rows) for start in range(0, row[3], _CHUNK)]
         self.aligned = all(address % 16 == 0 for row in rows for address in row[:3])
         self.programs = len(chunks)
@@ -95,17 +108,11 @@ class _Tables:
 class _Arrays:
     """The same addresses as C arrays, for a group on the CPU."""
 
-    def __init__(self, rows: list[tuple[int, int, int, int]], device: torch.device) -> None:
+    def __init__(self, rows: list[_Row], device: torch.device) -> None:
         count = len(rows)
-        targets, sources, shadows, lengths = zip(*rows, strict=True)
-        addresses = ctypes.c_void_p * count
-        self.arguments = (
-            addresses(*targets),
-            addresses(*sources),
-            addresses(*shadows),
-            (ctypes.c_int64 * count)(*lengths),
-            ctypes.c_int64(count),
-        )
+        *columns, lengths = zip(*rows, strict=True)
+        addresses = [(ctypes.c_void_p * count)(*column) for column in columns]
+        self.arguments = *addresses, (ctypes.c_int64 * count)(*lengths), ctypes.c_int64(count)
 
 
 # Tables by the addresses they hold, so that one can never be stale: a tensor that moved asks for
@@ -114,57 +121,42 @@ _tables: dict[tuple[object, ...], Any] = {}
 _MAX_TABLES = 16
 
 
-def _tables_for(
-    kind: type[_Tables] | type[_Arrays],
-    targets: list[Tensor],
-    sources: list[Tensor],
-    shadows: list[Tensor],
-) -> Any:
-    addresses = [x.data_ptr() for tensors in (targets, sources, shadows) for x in tensors]
+def _tables_for(kind: type[_Tables] | type[_Arrays], group: _Group) -> Any:
+    targets, sources, shadows = group
+    addresses = [x.data_ptr() for tensors in group for x in tensors]
     key = (kind, targets[0].device, *addresses, *[t.numel() for t in targets])
     found = _tables.pop(key, None)
     if found is None:
-        found = kind(_address_rows(targets, sources, shadows), targets[0].device)
+        rows = [
+            (t.data_ptr(), s.data_ptr(), shadows[k].data_ptr() if shadows else 0, t.numel())
+            for k, (t, s) in enumerate(zip(targets, sources, strict=True))
+        ]
+        found = kind(rows, targets[0].device)
         while len(_tables) >= _MAX_TABLES:
             _tables.pop(next(iter(_tables)))
     _tables[key] = found
     return found
 
 
-def _address_rows(
-    targets: list[Tensor], sources: list[Tensor], shadows: list[Tensor]
-) -> list[tuple[int, int, int, int]]:
-    return [
-        (t.data_ptr(), s.data_ptr(), shadows[k].data_ptr() if shadows else 0, t.numel())
-        for k, (t, s) in enumerate(zip(targets, sources, strict=True))
-    ]
-
-
-def _launch(
-    targets: list[Tensor], sources: list[Tensor], shadows: list[Tensor], weight: Tensor
-) -> None:
-    tables = _tables_for(_Tables, targets, sources, shadows)
+def _launch(*args: Any) -> None:
+    """Run the kernel on the arguments of `_body` but its last."""
+    *group, weight = args
+    tables = _tables_for(_Tables, _Group(*group))
+    target, source, shadow = (TL_DTYPES[x[0].dtype] if x else None for x in group)
     _ema_kernel[(tables.programs,)](
-        tables.tensors,
-        tables.chunks,
-        weight,
-        TARGET=TL_DTYPES[targets[0].dtype],
-        SOURCE=TL_DTYPES[sources[0].dtype],
-        SHADOW=TL_DTYPES[shadows[0].dtype] if shadows else None,
-        HAS_SHADOW=bool(shadows),
-        COMPUTE=TL_DTYPES[compute_dtype(targets[0].dtype)],
-        ALIGNED=tables.aligned,
-        CHUNK=_CHUNK,
-        num_warps=8,
-    )
+        tables.tensors, tables.chunks, weight,
+        TARGET=target, SOURCE=source, SHADOW=shadow, HAS_SHADOW=shadow is not None,
+        COMPUTE=TL_DTYPES[compute_dtype(group[0][0].dtype)],
+        ALIGNED=tables.aligned, CHUNK=_CHUNK, num_warps=8,
+    )  # fmt: skip
 
 
-def _run_cpp(
-    targets: list[Tensor], sources: list[Tensor], shadows: list[Tensor], weight: Tensor
-) -> None:
+def _run_cpp(*args: Any) -> None:
+    """Run the C++ code on the arguments of `_body` but its last."""
     assert LIBRARY is not None
+    *group, weight = args
     status = LIBRARY.sjepa_ema_f32(
-        *_tables_for(_Arrays, targets, sources, shadows).arguments,
+        *_tables_for(_Arrays, _Group(*group)).arguments,
         ctypes.c_void_p(weight.data_ptr()),
         ctypes.c_int(torch.get_num_threads()),
     )
@@ -176,29 +168,30 @@ def _body(
     targets: list[Tensor], sources: list[Tensor], shadows: list[Tensor], weight: Tensor, impl: str
 ) -> None:
     """Update one group: non-empty tensors, dense in the same order, of the same dtypes."""
-    run = _run_cpp if impl == "cpu" else _launch
-    run(targets, sources, shadows, weight)
+    (_run_cpp if impl == "cpu" else _launch)(targets, sources, shadows, weight)
 
 
 _op = Op("ema_update_", _body, None, mutates=("targets", "shadows"))
 
 
-def _groups(
-    targets: list[Tensor], sources: list[Tensor], shadows: list[Tensor]
-) -> list[tuple[str, list[int]]]:
-    """Return (kind, positions): "fused" groups of equal dtypes, and a "plain" one for the rest."""
+def _groups(tensors: _Group) -> list[tuple[str, _Group]]:
+    """Return (kind, group): "fused" groups of equal dtypes, and a "plain" one for the rest."""
     fused: dict[tuple[torch.dtype, ...], list[int]] = {}
     plain: list[int] = []
-    for k, target in enumerate(targets):
-        others = [sources[k], *(shadows[k : k + 1])]
+    for k, target in enumerate(tensors.targets):
+        others = [tensors.sources[k], *tensors.shadows[k : k + 1]]
         if target.numel() == 0:
             continue
         if _is_dense(target) and all(other.stride() == target.stride() for other in others):
             fused.setdefault((target.dtype, *(o.dtype for o in others)), []).append(k)
         else:
             plain.append(k)
-    kinds = [("fused", positions) for positions in fused.values()]
-    return [*kinds, ("plain", plain)] if plain else kinds
+    kinds = [*(("fused", positions) for positions in fused.values()), ("plain", plain)]
+    return [
+        (kind, _Group(*([of[k] for k in positions] if of else [] for of in tensors)))
+        for kind, positions in kinds
+        if positions
+    ]
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -238,25 +231,12 @@ class EmaPlan:
         *,
         impl: str = "auto",
     ) -> None:
-        self.targets = list(targets)
-        self.sources = list(sources)
-        self.shadows = [] if shadows is None else list(shadows)
+        tensors = _Group(list(targets), list(sources), list(shadows or []))
+        self.targets, self.sources, self.shadows = tensors
         self.impl = impl
-        _check_lists(self.targets, self.sources, self.shadows)
-        self.half = [
-            (i, target.dtype)
-            for i, target in enumerate(self.targets)
-            if target.dtype in (torch.bfloat16, torch.float16)
-        ]
-        self.groups = [
-            (
-                kind,
-                [self.targets[k] for k in positions],
-                [self.sources[k] for k in positions],
-                [self.shadows[k] for k in positions] if self.shadows else [],
-            )
-            for kind, positions in _groups(self.targets, self.sources, self.shadows)
-        ]
+        _check_lists(*tensors)
+        self.half = [(i, t.dtype) for i, t in enumerate(self.targets) if t.dtype in _HALVES]
+        self.groups = _groups(tensors)
 
     def update_(self, momentum: float | Tensor) -> None:
         """Update every target, and its shadow, once.
@@ -271,15 +251,13 @@ class EmaPlan:
         """
         _check_momentum(momentum, self.half)
         with torch.no_grad():
-            for kind, targets, sources, shadows in self.groups:
-                chosen = choose(
-                    self.impl, targets[0].device, cpu=_has_cpu_code(targets, sources, shadows)
-                )
+            for kind, group in self.groups:
+                first = group.targets[0]
+                chosen = choose(self.impl, first.device, cpu=_has_cpu_code(group))
                 if kind == "plain" or chosen == "torch":
-                    ema_update_ref_(targets, sources, shadows, 1 - momentum)
+                    ema_update_ref_(*group, 1 - momentum)
                 else:
-                    weight = device_scalar(1 - momentum, targets[0])
-                    _op(targets, sources, shadows, weight, chosen)
+                    _op(*group, device_scalar(1 - momentum, first), chosen)
 
 
 def ema_update_(
@@ -297,23 +275,20 @@ def ema_update_(
     EmaPlan(targets, sources, shadows, impl=impl).update_(momentum)
 
 
-def _has_cpu_code(targets: list[Tensor], sources: list[Tensor], shadows: list[Tensor]) -> bool:
+def _has_cpu_code(group: _Group) -> bool:
     """Whether the C++ code takes a group: float32, with bfloat16 shadows if any."""
-    return targets[0].dtype == sources[0].dtype == torch.float32 and (
-        not shadows or shadows[0].dtype == torch.bfloat16
-    )
+    wanted = torch.float32, torch.float32, torch.bfloat16
+    pairs = zip(group, wanted, strict=True)
+    return all(not tensors or tensors[0].dtype == dtype for tensors, dtype in pairs)
 
 
 def _check_momentum(momentum: float | Tensor, half: list[tuple[int, torch.dtype]]) -> None:
     check_fraction("momentum", momentum)
     if half and (isinstance(momentum, Tensor) or momentum >= 0.99):
         i, dtype = half[0]
-        raise bad_value(
-            f"targets[{i}]",
-            f"{dtype} with momentum {momentum}",
-            "its changes would round away; keep a float32 target and pass the "
-            "half-precision tensor as a shadow",
-        )
+        fix = "its changes would round away; keep a float32 target and pass the "
+        fix += "half-precision tensor as a shadow"
+        raise bad_value(f"targets[{i}]", f"{dtype} with momentum {momentum}", fix)
 
 
 def _check_lists(targets: list[Tensor], sources: list[Tensor], shadows: list[Tensor]) -> None:
@@ -333,7 +308,7 @@ def _check_lists(targets: list[Tensor], sources: list[Tensor], shadows: list[Ten
         check_not_expanded(f"targets[{i}]", target)
         _check_once(f"targets[{i}]", target, seen)
     for i, shadow in enumerate(shadows):
-        if shadow.dtype not in (torch.bfloat16, torch.float16):
+        if shadow.dtype not in _HALVES:
             raise bad_type(f"shadows[{i}]", shadow.dtype, "pass bfloat16 or float16")
         check_not_expanded(f"shadows[{i}]", shadow)
         _check_once(f"shadows[{i}]", shadow, seen)

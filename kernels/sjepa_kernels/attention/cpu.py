@@ -27,10 +27,13 @@ def has_cpu_code(q_BHNd: Tensor, k_BHMd: Tensor) -> bool:
     return usable and filled and q_BHNd.shape[-1] in _WIDTHS and PROCESSOR_HAS_CODE
 
 
-def _call(function: Any, shape: tuple[int, ...], tensors: list[Tensor], lse: Tensor) -> None:
+def _call(function: Any, tensors: list[Tensor], lse: Tensor) -> None:
+    """Call the C++ code on tensors that begin with q and k; those it fills lie dense in width."""
+    batch, heads, tokens, width = tensors[0].shape
+    tensors = [x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
     strides = [s for t in tensors for s in t.stride()[:3]]
     status = function(
-        (ctypes.c_int64 * 5)(*shape),
+        (ctypes.c_int64 * 5)(batch, heads, tokens, tensors[1].shape[2], width),
         (ctypes.c_int64 * len(strides))(*strides),
         *(ctypes.c_void_p(t.data_ptr()) for t in [*tensors, lse]),
         ctypes.c_int(torch.get_num_threads()),
@@ -39,13 +42,10 @@ def _call(function: Any, shape: tuple[int, ...], tensors: list[Tensor], lse: Ten
         raise MemoryError("attention: no memory for its scratch")
 
 
-def _call_backward(inputs: list[Tensor], found: list[Tensor], lse: Tensor) -> None:
+def _call_backward(inputs: list[Tensor], found: tuple[Tensor, ...], lse: Tensor) -> None:
     """Write the gradients of q, k and v; the inputs are q, k, v, out and its gradient."""
     assert LIBRARY is not None
-    q, k = inputs[:2]
-    batch, heads, tokens, width = q.shape
-    shape = (batch, heads, tokens, k.shape[2], width)
-    _call(LIBRARY.sjepa_attention_backward, shape, [*inputs, *found], lse)
+    _call(LIBRARY.sjepa_attention_backward, [*inputs, *found], lse)
 
 
 def _empty_token_major(x_BHNd: Tensor) -> Tensor:
@@ -54,18 +54,11 @@ def _empty_token_major(x_BHNd: Tensor) -> Tensor:
     return x_BHNd.new_empty(batch, tokens, heads, width).transpose(1, 2)
 
 
-def _contiguous_width(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
 def _forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mixed values and, for the backward, log2 of the row sums (B, H, N)."""
     assert LIBRARY is not None
-    batch, heads, tokens, width = q.shape
     out, lse = _forward_fake(q, k, v)
-    tensors = [_contiguous_width(q), _contiguous_width(k), _contiguous_width(v), out]
-    shape = (batch, heads, tokens, k.shape[2], width)
-    _call(LIBRARY.sjepa_attention_forward, shape, tensors, lse)
+    _call(LIBRARY.sjepa_attention_forward, [q, k, v, out], lse)
     return out, lse
 
 
@@ -76,21 +69,19 @@ def _forward_fake(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 def _gradients(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    found = _gradients_fake(grad, q, k, v, out, lse)
-    _call_backward([_contiguous_width(x) for x in (q, k, v, out, grad)], list(found), lse)
+    found = _gradients_fake(grad, q, k, v)
+    _call_backward([q, k, v, out, grad], found, lse)
     return found
 
 
-def _gradients_fake(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _gradients_fake(*inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    _, q, k, v, *_ = inputs
     return _empty_token_major(q), _empty_token_major(k), _empty_token_major(v)
 
 
 def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    out, lse = output
-    ctx.mark_non_differentiable(lse)
-    ctx.save_for_backward(*inputs, out, lse)
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*inputs, *output)
 
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,22 +107,18 @@ def _packed_gradients(grad: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, first
     """Return the gradient of the packed tensor, which the C++ writes in place of three."""
     found = qkv.new_empty(qkv.shape)
     found[:, :first, 0] = 0
-    tensors = [*unpack(qkv, first), out, grad]
-    _call_backward([_contiguous_width(x) for x in tensors], list(unpack(found, first)), lse)
+    _call_backward([*unpack(qkv, first), out, grad], unpack(found, first), lse)
     return found
 
 
-def _packed_gradients_fake(
-    grad: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, first: int
-) -> Tensor:
-    return qkv.new_empty(qkv.shape)
+def _packed_gradients_fake(*inputs: Any) -> Tensor:
+    empty: Tensor = inputs[1].new_empty(inputs[1].shape)
+    return empty
 
 
 def _packed_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     qkv, ctx.first = inputs
-    out, lse = output
-    ctx.mark_non_differentiable(lse)
-    ctx.save_for_backward(qkv, out, lse)
+    _setup(ctx, (qkv,), output)
 
 
 def _packed_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
@@ -142,9 +129,6 @@ _gradients_op = Op("attention_cpu_backward", _gradients, _gradients_fake)
 attention_cpu = Op("attention_cpu", _forward, _forward_fake, setup=_setup, backward=_backward)
 _packed_gradients_op = Op("self_attention_cpu_backward", _packed_gradients, _packed_gradients_fake)
 self_attention_cpu = Op(
-    "self_attention_cpu",
-    _packed_forward,
-    _packed_forward_fake,
-    setup=_packed_setup,
-    backward=_packed_backward,
-)
+    "self_attention_cpu", _packed_forward, _packed_forward_fake,
+    setup=_packed_setup, backward=_packed_backward,
+)  # fmt: skip

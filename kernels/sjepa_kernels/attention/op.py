@@ -137,19 +137,13 @@ def _cpu(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
 
 def _xformers(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
     if q_BHNd.device.type != "cuda" or q_BHNd.dtype not in (torch.bfloat16, torch.float16):
-        raise bad_value(
-            "impl",
-            f"'xformers' with {q_BHNd.dtype} on {q_BHNd.device}",
-            'it needs half precision on CUDA; use "auto"',
-        )
+        found = f"'xformers' with {q_BHNd.dtype} on {q_BHNd.device}"
+        raise bad_value("impl", found, 'it needs half precision on CUDA; use "auto"')
     try:
         ops = importlib.import_module("xformers.ops")
     except ImportError as error:
-        raise bad_value(
-            "impl",
-            f"'xformers' ({error})",
-            "pip install 'sjepa-fast[xformers]', or use \"auto\"",
-        ) from error
+        fix = "pip install 'sjepa-fast[xformers]', or use \"auto\""
+        raise bad_value("impl", f"'xformers' ({error})", fix) from error
     q, k, v = (x.transpose(1, 2) for x in (q_BHNd, k_BHNd, v_BHNd))
     try:
         mixed: Tensor = ops.memory_efficient_attention(q, k, v)
@@ -168,10 +162,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
             raise bad_value(name, tuple(x.shape), "expected (B, H, N, d)")
     check_same_device(q.device, k=k, v=v)
     if k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
-        raise bad_value(
-            "q, k, v",
-            (tuple(q.shape), tuple(k.shape), tuple(v.shape)),
-            "batch, heads and head width must agree, and keys and values must pair up",
-        )
+        fix = "batch, heads and head width must agree, and keys and values must pair up"
+        raise bad_value("q, k, v", (tuple(q.shape), tuple(k.shape), tuple(v.shape)), fix)
     if k.shape[2] == 0 or k.shape[3] == 0:
         raise bad_value("k", tuple(k.shape), "a softmax over nothing has no value; pass keys")

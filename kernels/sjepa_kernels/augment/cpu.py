@@ -6,19 +6,14 @@ Shapes: B clips of a batch, M bodies, T frames, V joints.
 
 import ctypes
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sjepa_kernels.augment.reference import (
-    DRAWS,
-    FLIP,
-    SHIFT,
-    clip_uniforms,
-    crop_bounds,
-    view_matrix,
-)
-from sjepa_kernels.augment.settings import Augmentation, PackedStore, SkeletonTables
+from sjepa_kernels.augment import reference
+from sjepa_kernels.augment.reference import DRAWS, FLIP, SHIFT, clip_uniforms
+from sjepa_kernels.augment.settings import Augmentation, PackedStore
 from sjepa_kernels.native import LIBRARY
 from sjepa_kernels.purposes import CROP, VIEW
 
@@ -35,23 +30,16 @@ def has_cpu_code(joints_RVC: Tensor, augmentation: Augmentation) -> bool:
     )
 
 
-def augment_clips_cpu(
-    store: PackedStore,
-    ids_B: Tensor,
-    seed: Tensor,
-    step: Tensor,
-    skeleton: SkeletonTables,
-    augmentation: Augmentation,
-    with_clip: bool,
-) -> tuple[Tensor, Tensor]:
-    """Return the tokens of views and of clips, as `augment_clips_ref` does."""
+def augment_clips_cpu(store: PackedStore, *args: Any) -> tuple[Tensor, Tensor]:
+    """Return the tokens of views and of clips; the arguments are those of `augment_clips_ref`."""
+    ids_B, seed, step, skeleton, a, with_clip = args
     assert LIBRARY is not None
-    a, rows = augmentation, store.joints_RVC.contiguous()
+    rows = store.joints_RVC.contiguous()
     batch, joints = len(ids_B), rows.shape[1]
     frames_B = store.frames_N[ids_B]
     segments = a.frames // a.segment_length
     draws = clip_uniforms(seed, step, ids_B, CROP, 2)
-    start, valid = crop_bounds(draws, frames_B, a.crop_min, a.crop_min_frames)
+    start, valid = reference.crop_bounds(draws, frames_B, a.crop_min, a.crop_min_frames)
     body = torch.arange(a.bodies)
     first = (store.offsets_N[ids_B] + start)[:, None] + body * frames_B[:, None]
     first = torch.where(body < store.bodies_N[ids_B][:, None], first, -1).contiguous()
@@ -67,7 +55,7 @@ def augment_clips_cpu(
 
     uniforms = clip_uniforms(seed, step, ids_B, VIEW, DRAWS)
     axis = dataclasses.replace(skeleton, center=0, spine_top=1)
-    matrix = view_matrix(two, uniforms, axis, a).contiguous()
+    matrix = reference.view_matrix(two, uniforms, axis, a).contiguous()
     pivot = rows.new_zeros(batch, 3)
     if a.form == "body":
         pivot = two[:, 0, :, 0].mean(dim=1).contiguous()

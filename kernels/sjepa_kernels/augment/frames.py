@@ -14,14 +14,7 @@ def random_frames(uniforms_BU: Tensor, valid_B: Tensor, frames: int) -> Tensor:
 
     L < T: from a random start on, wrapping around. T <= L < 2 T: all but L - T frames that are
     skipped at random places. L >= 2 T: one frame of each of T equal bins.
-
-    Args:
-        uniforms_BU: T + 1 draws in [0, 1) for each clip.
-        valid_B: L, int64.
-        frames: T.
-
-    Returns:
-        Frame numbers in [0, L), int64 (B, T).
+    Takes T + 1 draws in [0, 1) per clip and L, int64; returns numbers in [0, L), int64 (B, T).
     """
     time = torch.arange(frames, device=valid_B.device)
     length = valid_B[:, None]

@@ -13,7 +13,9 @@ from sjepa_kernels.purposes import CROP, VIEW
 
 _BLOCK = 1024
 _LONGEST_TILE = 128
-
+# Numbers of the registered op, by the kernel's names for them.
+SIZES = ("T", "M", "L", "CROP_FRAMES", "CENTER", "TOP")
+RANGES = ("CROP_MIN", "ROTATION", "TILT", "TRANSLATION", "SCALE", "SHEAR", "FLIP")
 
 # Globals of kernels must be constants of the compiler.
 _CROP, _VIEW = tl.constexpr(CROP), tl.constexpr(VIEW)
@@ -318,57 +320,25 @@ def _augment_kernel(
 
 
 def launch(
-    inputs: list[Tensor],
-    view: Tensor,
-    clip: Tensor,
-    sizes: list[int],
-    ranges: list[float],
-    form: str,
-    stream: str,
-) -> None:
-    """Fill `view`, and `clip` where it has rows.
+    inputs: list[Tensor], view: Tensor, clip: Tensor, sizes: list[int], ranges: list[float],
+    form: str, stream: str,
+) -> None:  # fmt: skip
+    """Fill `view` and, where it has rows, `clip`, the tokens.
 
-    Args:
-        inputs: Store, ids, seed, step and tables as the op gets them, contiguous.
-        view: (B*M, S*V, l*3).
-        clip: The same, or no rows.
-        sizes: T, M, l, crop_min_frames, center, spine_top.
-        ranges: crop_min, rotation, tilt, translation, scale, shear, flip.
-        form: "body" or "axes".
-        stream: "joint", "bone", "motion" or "bone_motion".
+    The inputs are the store, ids, seed, step and tables as the op gets them, contiguous; the
+    numbers are in the order of `SIZES` and of `RANGES`.
     """
-    frames, bodies, segment_length, crop_min_frames, center, spine_top = sizes
-    crop_min, rotation, tilt, translation, scale, shear, flip = ranges
     joints = inputs[0].shape[1]
-    _augment_kernel[(view.shape[0], cdiv(frames * joints, _BLOCK))](
-        *inputs,
-        view,
-        clip,
-        inputs[1].shape[0],
-        inputs[0].shape[0],
-        T=frames,
-        V=joints,
-        L=segment_length,
-        M=bodies,
-        CENTER=center,
-        TOP=spine_top,
-        CROP_FRAMES=crop_min_frames,
-        CROP_MIN=crop_min,
-        ROTATION=rotation,
-        TILT=tilt,
-        TRANSLATION=translation,
-        SCALE=scale,
-        SHEAR=shear,
-        FLIP=flip,
-        BODY=form == "body",
-        BONE=stream.startswith("bone"),
-        MOTION=stream.endswith("motion"),
-        WITH_CLIP=clip.shape[0] > 0,
-        COMPUTE=TL_DTYPES[view.dtype],
-        BT=min(next_power_of_two(frames), _LONGEST_TILE),
-        BLOCK=min(next_power_of_two(frames * joints), _BLOCK),
+    cells = sizes[0] * joints
+    constants = dict(zip(SIZES + RANGES, [*sizes, *ranges], strict=True))
+    _augment_kernel[(view.shape[0], cdiv(cells, _BLOCK))](
+        *inputs, view, clip, inputs[1].shape[0], inputs[0].shape[0], V=joints, **constants,
+        BODY=form == "body", BONE=stream.startswith("bone"), MOTION=stream.endswith("motion"),
+        WITH_CLIP=clip.shape[0] > 0, COMPUTE=TL_DTYPES[view.dtype],
+        BT=min(next_power_of_two(sizes[0]), _LONGEST_TILE),
+        BLOCK=min(next_power_of_two(cells), _BLOCK),
         # A fused multiply-add could move a crop by a frame against the reference.
         enable_fp_fusion=False,
         # Bones and motion hold up to four times the rows; more warps keep them out of memory.
         num_warps=4 if stream == "joint" else 8,
-    )
+    )  # fmt: skip

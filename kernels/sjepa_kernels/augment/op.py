@@ -32,21 +32,10 @@ def _outputs(
 
 
 def _forward(
-    joints_RVC: Tensor,
-    offsets_N: Tensor,
-    frames_N: Tensor,
-    bodies_N: Tensor,
-    ids_B: Tensor,
-    seed: Tensor,
-    step: Tensor,
-    flip_V: Tensor,
-    parents_V: Tensor,
-    sizes: list[int],
-    ranges: list[float],
-    form: str,
-    stream: str,
-    with_clip: bool,
-) -> tuple[Tensor, Tensor]:
+    joints_RVC: Tensor, offsets_N: Tensor, frames_N: Tensor, bodies_N: Tensor,
+    ids_B: Tensor, seed: Tensor, step: Tensor, flip_V: Tensor, parents_V: Tensor,
+    sizes: list[int], ranges: list[float], form: str, stream: str, with_clip: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     view, clip = _outputs(joints_RVC, ids_B, sizes, with_clip)
     if view.numel():
         inputs = joints_RVC, offsets_N, frames_N, bodies_N, ids_B, seed, step, flip_V, parents_V
@@ -117,12 +106,11 @@ def augment_clips(
         check_int64(f"skeleton.{name}", table)
         check_same_device(joints_RVC.device, **{f"skeleton.{name}": table})
     chosen = choose(impl, joints_RVC.device, cpu=has_cpu_code(joints_RVC, augmentation))
-    keys = ids_B, seed, step
+    keys, a = (ids_B, seed, step), augmentation
     if chosen == "cpu":
-        return augment_clips_cpu(store, *keys, skeleton, augmentation, with_clip)
-    if chosen == "torch" or augmentation.sampling == "index":
-        return augment_clips_ref(store, *keys, skeleton, augmentation, with_clip)
-    a = augmentation
+        return augment_clips_cpu(store, *keys, skeleton, a, with_clip)
+    if chosen == "torch" or a.sampling == "index":
+        return augment_clips_ref(store, *keys, skeleton, a, with_clip)
     sizes = [a.frames, a.bodies, a.segment_length, a.crop_min_frames]
     sizes += [skeleton.center, skeleton.spine_top]
     ranges = [a.crop_min, a.rotation, a.tilt, a.translation, a.scale, a.shear, a.flip]

@@ -128,17 +128,7 @@ def crop_resize(
 
 
 def take_frames(store: PackedStore, ids_B: Tensor, index_BT: Tensor, bodies: int) -> Tensor:
-    """Frames of each clip by number; absent bodies are zero.
-
-    Args:
-        store: The clips.
-        ids_B: Clip ids, int32 or int64.
-        index_BT: Frame numbers below the clip's count, int64.
-        bodies: M.
-
-    Returns:
-        (B, M, T, V, C) in float32, or float64 for float64.
-    """
+    """Frames (below the clip's count) of each clip, (B, M, T, V, C); absent bodies are zero."""
     joints_RVC, offsets_N, frames_N, bodies_N = store
     dtype = compute_dtype(joints_RVC.dtype)
     body = torch.arange(bodies, device=joints_RVC.device)
@@ -153,14 +143,9 @@ def take_frames(store: PackedStore, ids_B: Tensor, index_BT: Tensor, bodies: int
 
 
 def rotation_about(axis_B3: Tensor, angle_B: Tensor) -> Tensor:
-    """Rodrigues' rotation matrices: R = I + sin(a) K + (1 - cos(a)) K K.
+    """Rodrigues' rotation matrices for column vectors, about unit axes by angles in radians.
 
-    Args:
-        axis_B3: Unit axes.
-        angle_B: Angles in radians.
-
-    Returns:
-        (B, 3, 3), to be applied to column vectors.
+    R = I + sin(a) K + (1 - cos(a)) K K, (B, 3, 3).
     """
     x, y, z = axis_B3.unbind(-1)
     zero = torch.zeros_like(x)
@@ -218,15 +203,8 @@ def random_view(
 ) -> Tensor:
     """One geometric view of each clip, the same for all bodies; all-zero bodies stay zero.
 
-    Args:
-        x_BMTVC: Clips.
-        uniforms_BU: 14 draws in [0, 1): angle, tilt x and z (form "axes": the angles about x, y
-            and z), shift x, y, z, flip, scale, six entries of the shear.
-        skeleton: Mirror table, and the joints of the axis.
-        augmentation: Ranges.
-
-    Returns:
-        The transformed clips, same shape.
+    It takes 14 draws in [0, 1) per clip: angle, tilt x and z (form "axes": the angles about x, y
+    and z), shift x, y, z, flip, scale, six entries of the shear.
     """
     matrix = view_matrix(x_BMTVC, uniforms_BU, skeleton, augmentation)
     pivot = x_BMTVC.new_zeros(())

@@ -22,23 +22,15 @@ _CHUNK_NUMBERS = 1 << 22
 _BLOCK = 2048
 
 
-def fused_mlp_ref(
-    x: Tensor,
-    norm_weight_D: Tensor,
-    norm_bias_D: Tensor,
-    w1_HD: Tensor,
-    b1_H: Tensor,
-    w2_DH: Tensor,
-    b2_D: Tensor,
-    eps: float,
-    dot: torch.dtype,
-) -> Tensor:
-    """Plain PyTorch form of `fused_mlp`; `dot` is the dtype of the matrix products."""
+def fused_mlp_ref(*args: Any) -> Tensor:
+    """Plain PyTorch form of `fused_mlp`; the last argument is the dtype of the matrix products."""
+    x, norm_weight_D, norm_bias_D, w1_HD, b1_H, w2_DH, b2_D, eps, dot = args
     dtype = compute_dtype(x.dtype)
     affine = norm_weight_D.to(dtype), norm_bias_D.to(dtype)
     normal = layer_norm(x.to(dtype), affine[0].shape, *affine, eps).to(dot)
     hidden = gelu(linear(normal, w1_HD.to(dot), b1_H.to(dot)))
-    return x + linear(hidden, w2_DH.to(dot), b2_D.to(dot)).to(x.dtype)
+    out: Tensor = x + linear(hidden, w2_DH.to(dot), b2_D.to(dot)).to(x.dtype)
+    return out
 
 
 @triton.jit
@@ -101,16 +93,9 @@ def _tiles(columns: int, dot: torch.dtype) -> dict[str, int]:
 
 
 def _forward(
-    x: Tensor,
-    norm_weight_D: Tensor,
-    norm_bias_D: Tensor,
-    w1_HD: Tensor,
-    b1_H: Tensor,
-    w2_DH: Tensor,
-    b2_D: Tensor,
-    eps: float,
-    dot: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, norm_weight_D: Tensor, norm_bias_D: Tensor,
+    w1_HD: Tensor, b1_H: Tensor, w2_DH: Tensor, b2_D: Tensor, eps: float, dot: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the output, and each row's mean and 1 / deviation."""
     out, mean, rstd = _forward_fake(x)
     hidden, width = w1_HD.shape
@@ -135,19 +120,10 @@ def _forward_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _gradients(
-    grad_out: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    norm_weight_D: Tensor,
-    norm_bias_D: Tensor,
-    w1_HD: Tensor,
-    b1_H: Tensor,
-    w2_DH: Tensor,
-    eps: float,
-    dot: torch.dtype,
-    needs_weights: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grad_out: Tensor, x: Tensor, mean: Tensor, rstd: Tensor,
+    norm_weight_D: Tensor, norm_bias_D: Tensor, w1_HD: Tensor, b1_H: Tensor, w2_DH: Tensor,
+    eps: float, dot: torch.dtype, needs_weights: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients of x, of the norm's weight and bias, and of w1, b1 and w2.
 
     The last three stay zero if they are not needed.

@@ -26,14 +26,11 @@ class MaskTokens(nn.Module):
         self, visible_BKD: Tensor, ids_keep_BK: Tensor, ids_mask_BQ: Tensor | None = None
     ) -> Tensor:
         """Return `pack_tokens`, (B, K + Q, D), or the full grid (B, N, D) without `ids_mask_BQ`."""
-        tables = self.position_temporal, self.position_spatial
+        tables, impl = (self.position_temporal, self.position_spatial), self.impl
+        tokens = visible_BKD, self.mask_token, ids_keep_BK
         if ids_mask_BQ is None:
-            return scatter_mask_tokens(
-                visible_BKD, self.mask_token, ids_keep_BK, *tables, impl=self.impl
-            )
-        return pack_tokens(
-            visible_BKD, self.mask_token, ids_keep_BK, ids_mask_BQ, *tables, impl=self.impl
-        )
+            return scatter_mask_tokens(*tokens, *tables, impl=impl)
+        return pack_tokens(*tokens, ids_mask_BQ, *tables, impl=impl)
 
 
 class ResidualLayerNorm(nn.Module):
@@ -86,14 +83,6 @@ class FusedMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x + fc2(gelu(fc1(norm(x)))) of a residual stream (..., D)."""
-        return fused_mlp(
-            x,
-            self.norm.weight,
-            self.norm.bias,
-            self.fc1.weight,
-            self.fc1.bias,
-            self.fc2.weight,
-            self.fc2.bias,
-            eps=self.norm.eps,
-            impl=self.impl,
-        )
+        norm, fc1, fc2 = self.norm, self.fc1, self.fc2
+        parameters = norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias
+        return fused_mlp(x, *parameters, eps=norm.eps, impl=self.impl)

@@ -119,14 +119,9 @@ def _forward_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _gradients(
-    grad_y: Tensor,
-    grad_total: Tensor,
-    total: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    weight_D: Tensor,
-    needs_affine: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad_y: Tensor, grad_total: Tensor, total: Tensor, mean: Tensor, rstd: Tensor,
+    weight_D: Tensor, needs_affine: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return the gradients of the sum, of the weight and of the bias (empty if not needed)."""
     width = weight_D.shape[0]
     rows, columns, warps = row_tile(width, 2048)
@@ -145,10 +140,8 @@ def _gradients(
 
 def _gradients_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     _, _, total, mean, _, weight_D, needs_affine = inputs
-    weight, bias = (
-        total.new_empty(weight_D.shape[0] if needs_affine else 0, dtype=mean.dtype)
-        for _ in range(2)
-    )
+    size = weight_D.shape[0] if needs_affine else 0
+    weight, bias = (total.new_empty(size, dtype=mean.dtype) for _ in range(2))
     return total.new_empty(total.shape), weight, bias
 
 
@@ -169,13 +162,10 @@ def _backward(ctx: Any, grad_y: Tensor, grad_total: Tensor, *_: Tensor) -> tuple
     grad, grad_weight, grad_bias = _gradients_op(
         grad_y, grad_total, total, mean, rstd, weight, needs_weight or needs_bias
     )
-    return (
-        grad.to(ctx.dtypes[0]) if needs_x else None,
-        grad if needs_residual else None,
-        grad_weight.to(weight.dtype) if needs_weight else None,
-        grad_bias.to(ctx.dtypes[1]) if needs_bias else None,
-        None,
-    )
+    grad_x = grad.to(ctx.dtypes[0]) if needs_x else None
+    grad_weight = grad_weight.to(weight.dtype) if needs_weight else None
+    grad_bias = grad_bias.to(ctx.dtypes[1]) if needs_bias else None
+    return grad_x, grad if needs_residual else None, grad_weight, grad_bias, None
 
 
 _op = Op("residual_layer_norm", _forward, _forward_fake, setup=_setup, backward=_backward)

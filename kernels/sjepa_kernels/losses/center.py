@@ -74,12 +74,7 @@ def update_center_(
 def sum_of_used_rows(teacher: Tensor, index_R: Tensor | None) -> Tensor:
     """Sum the teacher's rows, each as often as `index_R` names it, without gathering them.
 
-    Args:
-        teacher: (any, D).
-        index_R: int32 or int64 row numbers, or None for every row once.
-
-    Returns:
-        (D,), float32 (float64 for a float64 teacher).
+    Without an index every row counts once. The sum is float32 (float64 for a float64 teacher).
     """
     wide = teacher.to(compute_dtype(teacher.dtype))
     if index_R is None:

@@ -19,18 +19,10 @@ from sjepa_kernels._checks import (
 )
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
-from sjepa_kernels._triton import (
-    TL_DTYPES,
-    cdiv,
-    compute_dtype,
-    device_scalar,
-    row_block,
-    tl,
-    triton,
-)
+from sjepa_kernels._triton import TL_DTYPES, cdiv, compute_dtype, row_block, tl, triton
 from sjepa_kernels.losses.cpu import centered_ce_cpu, has_cpu_code
 from sjepa_kernels.losses.scale import scaled
-from sjepa_kernels.losses.shared import Outputs, empty_outputs, save_gradient
+from sjepa_kernels.losses.shared import Outputs, empty_outputs, on_device, save_gradient
 
 # Rows up to this width stay in registers; wider ones are read twice, with online row statistics.
 _WIDEST_ROW = 4096
@@ -201,25 +193,17 @@ def _ce_columns_kernel(
     tl.store(center_part + part * D + d, center_sum, mask=in_d)
 
 
-def _launch(
-    student: Tensor,
-    teacher: Tensor,
-    center: Tensor,
-    temp_student: Tensor,
-    temp_target: Tensor,
-    index: Tensor | None,
-    weights: Tensor | None,
-    needs_grad: bool,
-) -> Outputs:
+def _launch(*args: Any) -> Outputs:
+    """Run the kernels on the arguments of `_body` but its last."""
+    *tensors, temp_student, temp_target, index, weights, needs_grad = args
+    student, teacher, center = (x.contiguous() for x in tensors)
     rows, width = student.shape
     dtype = compute_dtype(student.dtype)
-    student, teacher, center = student.contiguous(), teacher.contiguous(), center.contiguous()
     # Without weights the sum is the number of rows, which the kernels know.
-    total = None if weights is None else weights.to(dtype).sum()
+    total = rows if weights is None else weights.to(dtype).sum()
     # Pointers that the constexpr flags switch off still need a tensor to stand for them.
     index_arg = student if index is None else index.contiguous()
-    weights_arg = student if weights is None else weights.contiguous()
-    total_arg = student if total is None else total
+    weights_arg, total_arg = (student,) * 2 if weights is None else (weights.contiguous(), total)
     inputs = student, teacher, center, index_arg, weights_arg, temp_student, temp_target
     grad = torch.empty_like(student) if needs_grad else student.new_empty(0)
     flags: dict[str, Any] = {
@@ -240,7 +224,7 @@ def _launch(
             NEEDS_GRAD=needs_grad, BR=tile, BD=columns, **flags,
             num_warps=8 if columns == _WIDEST_ROW else 4,
         )  # fmt: skip
-        return loss_part.sum() / (rows if total is None else total), center_part.sum(0), grad
+        return loss_part.sum() / total, center_part.sum(0), grad
     stats = student.new_empty((5, rows), dtype=dtype)
     _ce_stats_kernel[(rows,)](
         *inputs, stats, rows, teacher.shape[0], width, BD=2048, **flags, num_warps=8
@@ -253,20 +237,13 @@ def _launch(
         *inputs, total_arg, stats, grad, center_part, rows, teacher.shape[0], width, chunk,
         NEEDS_GRAD=needs_grad, BD=1024, **flags,
     )  # fmt: skip
-    return stats[4].sum() / (rows if total is None else total), center_part.sum(0), grad
+    return stats[4].sum() / total, center_part.sum(0), grad
 
 
 def _body(
-    student: Tensor,
-    teacher: Tensor,
-    center: Tensor,
-    temp_student: Tensor,
-    temp_target: Tensor,
-    index: Tensor | None,
-    weights: Tensor | None,
-    needs_grad: bool,
-    impl: str,
-) -> Outputs:
+    student: Tensor, teacher: Tensor, center: Tensor, temp_student: Tensor, temp_target: Tensor,
+    index: Tensor | None, weights: Tensor | None, needs_grad: bool, impl: str,
+) -> Outputs:  # fmt: skip
     """Return the loss, the column sums of the teacher, and d loss / d student (or nothing)."""
     run = centered_ce_cpu if impl == "cpu" else _launch
     return run(student, teacher, center, temp_student, temp_target, index, weights, needs_grad)
@@ -284,7 +261,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     (grad,) = ctx.saved_tensors
-    return scaled(grad, grad_loss, ctx.impl), None, None, None, None, None, None, None, None
+    return scaled(grad, grad_loss, ctx.impl), *[None] * 8
 
 
 _op = Op("centered_softmax_cross_entropy", _body, _fake, setup=_setup, backward=_backward)
@@ -335,36 +312,20 @@ def centered_softmax_cross_entropy(
     _check(student_RD, teacher, center_D, teacher_index_R, row_weights_R)
     check_positive("temp_student", temp_student)
     check_positive("temp_target", temp_target)
-    teacher, center_D = teacher.detach(), center_D.detach()
     if row_weights_R is not None:
         row_weights_R = row_weights_R.detach()
+    tensors = student_RD, teacher.detach(), center_D.detach()
     chosen = choose(impl, student_RD.device, cpu=has_cpu_code(student_RD))
+    temps, rows = (temp_student, temp_target), (teacher_index_R, row_weights_R)
     if chosen == "torch":
-        return centered_ce_ref(
-            student_RD, teacher, center_D, temp_student, temp_target, teacher_index_R, row_weights_R
-        )
+        return centered_ce_ref(*tensors, *temps, *rows)
     needs_grad = torch.is_grad_enabled() and student_RD.requires_grad
-    temp_s, temp_t = device_scalar(temp_student, student_RD), device_scalar(temp_target, student_RD)
-    loss, center_sum, _ = _op(
-        student_RD,
-        teacher,
-        center_D,
-        temp_s,
-        temp_t,
-        teacher_index_R,
-        row_weights_R,
-        needs_grad,
-        chosen,
-    )
+    loss, center_sum, _ = _op(*tensors, *on_device(temps, student_RD), *rows, needs_grad, chosen)
     return loss, center_sum
 
 
 def _check(
-    student: Tensor,
-    teacher: Tensor,
-    center: Tensor,
-    index: Tensor | None,
-    weights: Tensor | None,
+    student: Tensor, teacher: Tensor, center: Tensor, index: Tensor | None, weights: Tensor | None
 ) -> None:
     if student.ndim != 2:
         raise bad_value("student", tuple(student.shape), "expected (R, D); flatten leading axes")
@@ -374,12 +335,10 @@ def _check(
     if teacher.ndim != 2 or teacher.shape[1] != width:
         raise bad_value("teacher", tuple(teacher.shape), f"expected (rows, D = {width})")
     check_float("student", student)
-    others = {
-        "teacher": (teacher, tuple(teacher.shape), "(any, D)"),
-        "center": (center, (width,), "(D,)"),
-    }
+    of_teacher = (teacher, tuple(teacher.shape), "(any, D)")
     if index is None:
-        others["teacher"] = (teacher, (rows, width), "(R, D) without teacher_index")
+        of_teacher = (teacher, (rows, width), "(R, D) without teacher_index")
+    others = {"teacher": of_teacher, "center": (center, (width,), "(D,)")}
     if weights is not None:
         others["row_weights"] = (weights, (rows,), "(R,)")
     check_tensors(student.device, others)

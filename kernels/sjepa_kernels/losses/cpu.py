@@ -1,6 +1,7 @@
 """Calls the C++ form of the centered cross-entropy (csrc/centered_ce.cpp)."""
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,45 +15,32 @@ def has_cpu_code(student: Tensor) -> bool:
     return student.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 
-def centered_ce_cpu(
-    student: Tensor,
-    teacher: Tensor,
-    center: Tensor,
-    temp_student: Tensor,
-    temp_target: Tensor,
-    index: Tensor | None,
-    weights: Tensor | None,
-    needs_grad: bool,
-) -> Outputs:
-    """Run the C++ code on these inputs, in the order of the registered op."""
+def centered_ce_cpu(*args: Any) -> Outputs:
+    """Run the C++ code on the arguments of the registered op but its last."""
     assert LIBRARY is not None
-    rows, width = student.shape
-    s, t, c = (x.to(torch.float32).contiguous() for x in (student, teacher, center))
-    index64 = None if index is None else index.to(torch.int64).contiguous()
-    w = None if weights is None else weights.to(torch.float32).contiguous()
+    *tensors, temp_student, temp_target, index, weights, needs_grad = args
+    s, t, c = (_laid_out(x, torch.float32) for x in tensors)
+    rows, width = s.shape
+    inputs = s, t, c, _laid_out(index, torch.int64), _laid_out(weights, torch.float32)
+    sizes = [ctypes.c_int64(n) for n in (rows, t.shape[0], width)]
     loss, center_sum = s.new_empty(()), s.new_empty(width)
     grad = torch.empty_like(s) if needs_grad else s.new_empty(0)
+    outputs = temp_student, temp_target, loss, center_sum, grad if needs_grad else None
     status = LIBRARY.sjepa_centered_ce_f32(
-        _pointer(s),
-        _pointer(t),
-        _pointer(c),
-        _pointer(index64),
-        _pointer(w),
-        ctypes.c_int64(rows),
-        ctypes.c_int64(t.shape[0]),
-        ctypes.c_int64(width),
-        _pointer(temp_student),
-        _pointer(temp_target),
-        _pointer(loss),
-        _pointer(center_sum),
-        _pointer(grad if needs_grad else None),
+        *map(_pointer, inputs),
+        *sizes,
+        *map(_pointer, outputs),
         ctypes.c_int(torch.get_num_threads()),
     )
     if status == 1:
         raise ValueError("teacher_index: an id outside the teacher's rows; ids must lie within it")
     if status != 0:
         raise MemoryError("centered_softmax_cross_entropy: no memory for its scratch rows")
-    return loss, center_sum, grad.to(student.dtype)
+    return loss, center_sum, grad.to(tensors[0].dtype)
+
+
+def _laid_out(tensor: Any, dtype: torch.dtype) -> Any:
+    return None if tensor is None else tensor.to(dtype).contiguous()
 
 
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:

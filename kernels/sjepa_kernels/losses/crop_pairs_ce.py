@@ -15,7 +15,6 @@ from sjepa_kernels._triton import (
     TL_DTYPES,
     cdiv,
     compute_dtype,
-    device_scalar,
     next_power_of_two,
     row_block,
     tl,
@@ -24,7 +23,7 @@ from sjepa_kernels._triton import (
 from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.losses.cpu import has_cpu_code
 from sjepa_kernels.losses.scale import scaled
-from sjepa_kernels.losses.shared import Outputs, empty_outputs, save_gradient
+from sjepa_kernels.losses.shared import Outputs, empty_outputs, on_device, save_gradient
 
 
 def centered_crop_ce_ref(
@@ -132,14 +131,9 @@ def _pairs(students: int, teachers: int, skip_same: bool) -> int:
 
 
 def _launch(
-    student: Tensor,
-    teacher: Tensor,
-    center: Tensor,
-    temp_student: Tensor,
-    temp_target: Tensor,
-    skip_same: bool,
-    needs_grad: bool,
-) -> Outputs:
+    student: Tensor, teacher: Tensor, center: Tensor, temp_student: Tensor, temp_target: Tensor,
+    skip_same: bool, needs_grad: bool,
+) -> Outputs:  # fmt: skip
     """Return the loss, the column sums of the teachers, and d loss / d student (or nothing)."""
     (crops, batch, width), teachers = student.shape, teacher.shape[0]
     dtype = compute_dtype(student.dtype)
@@ -187,7 +181,7 @@ def _fake(*inputs: Any) -> Outputs:
 
 def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     (grad,) = ctx.saved_tensors
-    return scaled(grad, grad_loss, "triton"), None, None, None, None, None, None
+    return scaled(grad, grad_loss, "triton"), *[None] * 6
 
 
 _op = Op("centered_crop_cross_entropy", _launch, _fake, setup=save_gradient, backward=_backward)
@@ -233,61 +227,42 @@ def centered_crop_cross_entropy(
     _check(student_SBK, teacher_TBK, center_K, skip_same)
     check_positive("temp_student", temp_student)
     check_positive("temp_target", temp_target)
-    teacher_TBK, center_K = teacher_TBK.detach(), center_K.detach()
+    args = student_SBK, teacher_TBK.detach(), center_K.detach()
+    temps = temp_student, temp_target
     chosen = choose(impl, student_SBK.device, cpu=has_cpu_code(student_SBK))
     if chosen == "torch":
-        return centered_crop_ce_ref(
-            student_SBK, teacher_TBK, center_K, temp_student, temp_target, skip_same
-        )
+        return centered_crop_ce_ref(*args, *temps, skip_same)
     if chosen == "cpu":
-        temps = {"temp_student": temp_student, "temp_target": temp_target}
-        return _one_teacher_at_a_time(student_SBK, teacher_TBK, center_K, temps, skip_same)
+        return _one_teacher_at_a_time(*args, *temps, skip_same)
     needs_grad = torch.is_grad_enabled() and student_SBK.requires_grad
-    temp_s = device_scalar(temp_student, student_SBK)
-    temp_t = device_scalar(temp_target, student_SBK)
-    loss, center_sum, _ = _op(
-        student_SBK, teacher_TBK, center_K, temp_s, temp_t, skip_same, needs_grad
-    )
+    loss, center_sum, _ = _op(*args, *on_device(temps, student_SBK), skip_same, needs_grad)
     return loss, center_sum
 
 
 def _one_teacher_at_a_time(
-    student_SBK: Tensor,
-    teacher_TBK: Tensor,
-    center_K: Tensor,
-    temps: dict[str, float | Tensor],
-    skip_same: bool,
+    student_SBK: Tensor, teacher_TBK: Tensor, center_K: Tensor, *options: Any
 ) -> tuple[Tensor, Tensor]:
     """The C++ form: each student row is read, and its gradient written, once for each teacher."""
-    seen, batch, width = student_SBK.shape
-    targets = teacher_TBK.shape[0]
-    device = student_SBK.device
-    rows = student_SBK.reshape(seen * batch, width)
+    temp_student, temp_target, skip_same = options
+    seen, batch = student_SBK.shape[:2]
+    rows, device = student_SBK.flatten(0, 1), student_SBK.device
     crop = torch.arange(seen, device=device).repeat_interleave(batch)
     image = torch.arange(batch, device=device).repeat(seen)
-    loss = torch.zeros((), device=device)
-    center_sum = torch.zeros((), device=device)
-    pairs = 0
-    for target in range(targets):
+    loss = center_sum = torch.zeros((), device=device)
+    for target, teacher_BK in enumerate(teacher_TBK):
         paired = seen - (skip_same and target < seen)
         if paired == 0:
-            center_sum = center_sum + teacher_TBK[target].float().sum(dim=0)
+            center_sum = center_sum + teacher_BK.float().sum(dim=0)
             continue
-        weights = (crop != target).to(torch.float32) if skip_same else None
+        given: dict[str, Any] = {"temp_student": temp_student, "temp_target": temp_target}
+        given["row_weights_R"] = (crop != target).to(torch.float32) if skip_same else None
         mean, total = centered_softmax_cross_entropy(
-            rows,
-            teacher_TBK[target],
-            center_K,
-            **temps,
-            teacher_index_R=image,
-            row_weights_R=weights,
-            impl="cpu",
+            rows, teacher_BK, center_K, teacher_index_R=image, impl="cpu", **given
         )
         loss = loss + paired * mean
         # Every student crop has read each teacher row once.
         center_sum = center_sum + total / seen
-        pairs += paired
-    return loss / pairs, center_sum
+    return loss / _pairs(seen, len(teacher_TBK), skip_same), center_sum
 
 
 def _check(student: Tensor, teacher: Tensor, center: Tensor, skip_same: bool) -> None:
@@ -296,13 +271,11 @@ def _check(student: Tensor, teacher: Tensor, center: Tensor, skip_same: bool) ->
             raise bad_value(name, tuple(crops.shape), "expected (crops, batch, K), none of them 0")
         check_float(name, crops)
     seen, batch, width = student.shape
-    if teacher.shape[1:] != (batch, width):
+    expected = (len(teacher), batch, width)
+    if tuple(teacher.shape) != expected:
         fix = f"expected (T, B, K) = (T, {batch}, {width})"
         raise bad_value("teacher", tuple(teacher.shape), fix)
-    others = {
-        "teacher": (teacher, tuple(teacher.shape), "(T, B, K)"),
-        "center": (center, (width,), "(K,)"),
-    }
+    others = {"teacher": (teacher, expected, "(T, B, K)"), "center": (center, (width,), "(K,)")}
     check_tensors(student.device, others)
-    if _pairs(seen, teacher.shape[0], skip_same) == 0:
+    if _pairs(seen, len(teacher), skip_same) == 0:
         raise bad_value("student", "one crop, the teacher's own", "pass more, or skip_same=False")

@@ -3,6 +3,8 @@
 Shapes: R rows, D features; S student crops, T teacher crops, B images per crop, K prototypes.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -85,15 +87,11 @@ class CenteredCrossEntropy(_CenteredLoss):
         rows = student_RD.shape[0]
         if self.training and self.update == "before":
             self._move(sum_of_used_rows(teacher, teacher_index_R), rows)
+        temps = {"temp_student": self.temp_student, "temp_target": self.temp_target}
+        of_rows = {"teacher_index_R": teacher_index_R, "row_weights_R": row_weights_R}
+        options: dict[str, Any] = {**temps, **of_rows, "impl": self.impl}
         loss, center_sum = centered_softmax_cross_entropy(
-            student_RD,
-            teacher,
-            self.center,
-            temp_student=self.temp_student,
-            temp_target=self.temp_target,
-            teacher_index_R=teacher_index_R,
-            row_weights_R=row_weights_R,
-            impl=self.impl,
+            student_RD, teacher, self.center, **options
         )
         if self.training and self.update == "after":
             self._move(center_sum, rows)
@@ -131,14 +129,9 @@ class CenteredCropCrossEntropy(_CenteredLoss):
         self, student_SBK: Tensor, teacher_TBK: Tensor, temp_target: float | Tensor = 0.04
     ) -> Tensor:
         """Return `centered_crop_cross_entropy`, 0-dim, and move the center in training mode."""
+        temps = {"temp_student": self.temp_student, "temp_target": temp_target}
         loss, center_sum = centered_crop_cross_entropy(
-            student_SBK,
-            teacher_TBK,
-            self.center,
-            temp_student=self.temp_student,
-            temp_target=temp_target,
-            skip_same=self.skip_same,
-            impl=self.impl,
+            student_SBK, teacher_TBK, self.center, **temps, skip_same=self.skip_same, impl=self.impl
         )
         if self.training:
             self._move(center_sum, teacher_TBK.shape[0] * teacher_TBK.shape[1])

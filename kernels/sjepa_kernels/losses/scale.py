@@ -28,16 +28,10 @@ def _scale_(grad: Tensor, factor: Tensor) -> None:
 
 
 def scaled(grad: Tensor, factor: Tensor | None, impl: str) -> Tensor | None:
-    """Return factor * grad inside a backward, where `grad` is saved memory with no other user.
+    """Return factor * grad, in the dtype of `grad`, inside a backward.
 
-    Args:
-        grad: The saved gradient, contiguous. Its memory is reused unless the graph is kept for
-            another backward, which would read it again.
-        factor: Gradient of the loss, 0-dim, or None.
-        impl: The implementation that made the gradient.
-
-    Returns:
-        The product, in the dtype of `grad`, or None.
+    `grad` is saved, contiguous memory with no other user, made by `impl`. It is reused unless the
+    graph is kept for another backward, which would read it again. `factor` is 0-dim.
     """
     if factor is None:
         return None

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sjepa_kernels._triton import compute_dtype
+from sjepa_kernels._triton import compute_dtype, device_scalar
 
 # The loss, the column sums of the teacher, and d loss / d student (empty where it is not needed).
 Outputs = tuple[Tensor, Tensor, Tensor]
@@ -16,6 +16,11 @@ def empty_outputs(student: Tensor, needs_grad: bool) -> Outputs:
     grad = student.new_empty(student.shape if needs_grad else (0,))
     center_sum = student.new_empty(student.shape[-1], dtype=dtype)
     return student.new_empty((), dtype=dtype), center_sum, grad
+
+
+def on_device(temps: tuple[float | Tensor, ...], student: Tensor) -> list[Tensor]:
+    """Return the temperatures as tensors beside the student."""
+    return [device_scalar(temp, student) for temp in temps]
 
 
 def save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

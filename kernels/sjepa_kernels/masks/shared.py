@@ -24,6 +24,9 @@ from sjepa_kernels.philox import philox4x32, philox4x32_device
 
 MAX_TOKENS = 4096
 
+# The three tensors of a `TokenMask`.
+IdTensors = tuple[Tensor, Tensor, Tensor]
+
 
 class TokenMask(NamedTuple):
     """Which tokens stay visible; int32, ids in rising order.
@@ -144,7 +147,7 @@ def vector_width(size: int) -> int:
     return math.gcd(size, 4)
 
 
-def empty_mask(like: Tensor, batch: int, tokens: int, keep: int) -> tuple[Tensor, Tensor, Tensor]:
+def empty_mask(like: Tensor, batch: int, tokens: int, keep: int) -> IdTensors:
     """Return the three tensors of a `TokenMask`, not filled."""
     keep_BK, mask_BQ, restore_BN = (
         like.new_empty((batch, columns), dtype=torch.int32)

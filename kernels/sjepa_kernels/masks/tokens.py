@@ -13,23 +13,8 @@ from sjepa_kernels._checks import bad_value, check_positive
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import device_scalar, tl, triton
-from sjepa_kernels.masks.shared import (
-    Draws,
-    TokenMask,
-    block_and_warps,
-    check_counts,
-    check_tubelets,
-    checked_draws,
-    draw_words,
-    draw_words_device,
-    empty_mask,
-    keep_smallest,
-    max_device,
-    ordered_bits,
-    split_smallest,
-    uniform_device,
-    vector_width,
-)
+from sjepa_kernels.masks import shared
+from sjepa_kernels.masks.shared import Draws, IdTensors, TokenMask, draw_words, empty_mask
 from sjepa_kernels.philox import uniform
 
 
@@ -48,20 +33,16 @@ def motion_keys(tubelets_BNP: Tensor, words_BN: Tensor, joints: int, tau: float 
 
 
 def motion_aware_mask_ref(
-    tubelets_BNP: Tensor,
-    keep: int,
-    joints: int,
-    tau: float | Tensor,
-    draws: Draws,
+    tubelets_BNP: Tensor, keep: int, joints: int, tau: float | Tensor, draws: Draws
 ) -> TokenMask:
     """Plain PyTorch form of `motion_aware_mask`."""
     words = draw_words(draws, tubelets_BNP.shape[1])
-    return split_smallest(motion_keys(tubelets_BNP, words, joints, tau), keep)
+    return shared.split_smallest(motion_keys(tubelets_BNP, words, joints, tau), keep)
 
 
 def random_mask_ref(tokens: int, keep: int, draws: Draws) -> TokenMask:
     """Plain PyTorch form of `random_mask`."""
-    return split_smallest(draw_words(draws, tokens) >> 8, keep)
+    return shared.split_smallest(draw_words(draws, tokens) >> 8, keep)
 
 
 @triton.jit
@@ -74,7 +55,7 @@ def _mask_kernel(
     b = tl.program_id(0).to(tl.int64)
     n = tl.arange(0, BN)
     inside = n < N
-    word = draw_words_device(seed, step, clip_ids, b, n, N, bodies, PURPOSE)
+    word = shared.draw_words_device(seed, step, clip_ids, b, n, N, bodies, PURPOSE)
     if MOTION:
         # The first segment takes the change of the second one; a single segment has none.
         here = tl.where(n < V, n + V, n)
@@ -87,11 +68,11 @@ def _mask_kernel(
             before = tl.load(place - V * P, mask=there, other=0.0).to(tl.float32)
             total += tl.sum(tl.abs(now - before), axis=1)
         intensity = total / P
-        scaled = intensity / (max_device(intensity) * tl.load(tau).to(tl.float32) + 1e-10)
-        key = scaled - tl.log(-tl.log(uniform_device(word) + 1e-10) + 1e-10)
-        keep, seen = keep_smallest(ordered_bits(key), inside, K, 32)
+        scaled = intensity / (shared.max_device(intensity) * tl.load(tau).to(tl.float32) + 1e-10)
+        key = scaled - tl.log(-tl.log(shared.uniform_device(word) + 1e-10) + 1e-10)
+        keep, seen = shared.keep_smallest(shared.ordered_bits(key), inside, K, 32)
     else:
-        keep, seen = keep_smallest(word >> 8, inside, K, 24)
+        keep, seen = shared.keep_smallest(word >> 8, inside, K, 24)
     kept_place = seen - 1
     mask_place = n - seen
     tl.store(ids_keep + b * K + kept_place, n, mask=keep)
@@ -100,41 +81,34 @@ def _mask_kernel(
 
 
 def _motion_aware_mask(
-    tubelets: Tensor,
-    keep: int,
-    joints: int,
-    tau: Tensor,
-    seed: Tensor,
-    step: Tensor,
-    clip_ids: Tensor,
-    bodies: int,
-    purpose: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+    tubelets: Tensor, keep: int, joints: int, tau: Tensor,
+    seed: Tensor, step: Tensor, clip_ids: Tensor, bodies: int, purpose: int,
+) -> IdTensors:  # fmt: skip
     batch, tokens, size = tubelets.shape
     out = empty_mask(tubelets, batch, tokens, keep)
     if batch:
-        block, warps = block_and_warps(tokens)
+        block, warps = shared.block_and_warps(tokens)
         _mask_kernel[(batch,)](
             tubelets.contiguous(), tau, seed, step, clip_ids.contiguous(), *out,
             tokens, keep, joints, bodies,
-            P=size, PURPOSE=purpose, MOTION=True, BN=block, BP=vector_width(size),
+            P=size, PURPOSE=purpose, MOTION=True, BN=block, BP=shared.vector_width(size),
             num_warps=warps,
         )  # fmt: skip
     return out
 
 
-def _motion_aware_mask_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _motion_aware_mask_fake(*inputs: Any) -> IdTensors:
     tubelets, keep, *_ = inputs
     return empty_mask(tubelets, tubelets.shape[0], tubelets.shape[1], keep)
 
 
 def _random_mask(
     tokens: int, keep: int, seed: Tensor, step: Tensor, clip_ids: Tensor, bodies: int, purpose: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> IdTensors:
     batch = clip_ids.shape[0] * bodies
     out = empty_mask(seed, batch, tokens, keep)
     if batch:
-        block, warps = block_and_warps(tokens)
+        block, warps = shared.block_and_warps(tokens)
         # Numbers and tau are not read: the seed stands for them.
         _mask_kernel[(batch,)](
             seed, seed, seed, step, clip_ids.contiguous(), *out, tokens, keep, 1, bodies,
@@ -143,7 +117,7 @@ def _random_mask(
     return out
 
 
-def _random_mask_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _random_mask_fake(*inputs: Any) -> IdTensors:
     tokens, keep, *keys = inputs
     draws = Draws(*keys)
     return empty_mask(draws.seed, draws.clip_ids_C.shape[0] * draws.bodies, tokens, keep)
@@ -198,12 +172,12 @@ def motion_aware_mask(
         TypeError: A dtype is not usable.
         ValueError: A shape, count, device, temperature or `impl` is not usable.
     """
-    check_tubelets(tubelets_BNP, joints)
+    shared.check_tubelets(tubelets_BNP, joints)
     batch, tokens = tubelets_BNP.shape[:2]
-    check_counts(tokens, keep, tokens, "tokens")
+    shared.check_counts(tokens, keep, tokens, "tokens")
     check_positive("tau", tau)
     device = tubelets_BNP.device
-    draws = checked_draws(device, seed, step, clip_ids_C, batch, bodies, purpose)
+    draws = shared.checked_draws(device, seed, step, clip_ids_C, batch, bodies, purpose)
     tubelets_BNP = tubelets_BNP.detach()
     args = (tubelets_BNP, keep, joints, device_scalar(tau, tubelets_BNP))
     if choose(impl, device) == "torch":
@@ -248,8 +222,8 @@ def random_mask(
     """
     if batch < 0:
         raise bad_value("batch", batch, "pass a number of sequences")
-    check_counts(tokens, keep, tokens, "tokens", "tokens")
-    draws = checked_draws(seed.device, seed, step, clip_ids_C, batch, bodies, purpose)
+    shared.check_counts(tokens, keep, tokens, "tokens", "tokens")
+    draws = shared.checked_draws(seed.device, seed, step, clip_ids_C, batch, bodies, purpose)
     if choose(impl, seed.device) == "torch":
         return random_mask_ref(tokens, keep, draws)
     return TokenMask(*_random_op(tokens, keep, *draws))

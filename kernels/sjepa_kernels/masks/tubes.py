@@ -5,7 +5,7 @@ Shapes: C clips, B sequences (clip x body, bodies innermost), S segments, V join
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,36 +14,24 @@ from sjepa_kernels._checks import bad_value, check_number
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import device_scalar, tl, triton
-from sjepa_kernels.masks.shared import (
-    Draws,
-    TokenMask,
-    block_and_warps,
-    check_counts,
-    check_tubelets,
-    checked_draws,
-    draw_words,
-    draw_words_device,
-    empty_mask,
-    keep_smallest,
-    max_device,
-    ordered_bits,
-    split_smallest,
-    uniform_device,
-    vector_width,
-)
+from sjepa_kernels.masks import shared
+from sjepa_kernels.masks.shared import Draws, IdTensors, TokenMask, draw_words, empty_mask
 from sjepa_kernels.philox import uniform
 from sjepa_kernels.tubelets import forward_difference, to_frames
 
 
-def tube_keys(
-    tubelets_BNP: Tensor,
-    words_BUV: Tensor,
-    joints: int,
-    tube_length: int,
-    scale: float | Tensor,
-    coords: int,
-) -> Tensor:
+class TubeGrid(NamedTuple):
+    """How tokens make tubes, in the argument order of the registered op."""
+
+    joints: int
+    tube_length: int
+    scale: Tensor
+    coords: int
+
+
+def tube_keys(tubelets_BNP: Tensor, words_BUV: Tensor, grid: TubeGrid) -> Tensor:
     """Sort keys of `tube_mask`, float32 (B, U, V)."""
+    joints, tube_length, scale, coords = grid
     change = forward_difference(to_frames(tubelets_BNP.float(), joints, coords)).abs()
     batch, frames = change.shape[:2]
     tubes = tubelets_BNP.shape[1] // joints // tube_length
@@ -53,21 +41,14 @@ def tube_keys(
     return uniform(words_BUV) + scale * share
 
 
-def tube_mask_ref(
-    tubelets_BNP: Tensor,
-    keep: int,
-    joints: int,
-    tube_length: int,
-    scale: float | Tensor,
-    coords: int,
-    draws: Draws,
-) -> TokenMask:
+def tube_mask_ref(tubelets_BNP: Tensor, keep: int, grid: TubeGrid, draws: Draws) -> TokenMask:
     """Plain PyTorch form of `tube_mask`."""
+    joints, tube_length = grid.joints, grid.tube_length
     batch, segments = tubelets_BNP.shape[0], tubelets_BNP.shape[1] // joints
     tubes, hidden = segments // tube_length, joints - keep
     words = draw_words(draws, tubes * joints).view(batch, tubes, joints)
-    keys = tube_keys(tubelets_BNP, words, joints, tube_length, scale, coords)
-    of_tube = split_smallest(keys.flatten(0, 1), keep)
+    keys = tube_keys(tubelets_BNP, words, grid)
+    of_tube = shared.split_smallest(keys.flatten(0, 1), keep)
     # From joints of a tube to tokens: every segment repeats the joints of its tube.
     keep_v, mask_v, restore_v = (
         x.view(batch, tubes, x.shape[1]).repeat_interleave(tube_length, dim=1) for x in of_tube
@@ -95,7 +76,9 @@ def _tube_kernel(
     tube = tl.program_id(0) % tubes
     v = tl.arange(0, BV)
     inside = v < V
-    word = draw_words_device(seed, step, clip_ids, b, tube * V + v, tubes * V, bodies, PURPOSE)
+    word = shared.draw_words_device(
+        seed, step, clip_ids, b, tube * V + v, tubes * V, bodies, PURPOSE
+    )
     total = tl.zeros((BV,), tl.float32)
     for s in range(tube * L, tube * L + L):
         row = tubelets + (b * S + s) * V * P + v[:, None] * P
@@ -108,9 +91,9 @@ def _tube_kernel(
             then = tl.load(row + after, mask=there, other=0.0).to(tl.float32)
             total += tl.sum(tl.abs(then - now), axis=1)
     motion = total / (P * L)
-    share = motion / (max_device(motion) + 1e-6)
-    key = uniform_device(word) + tl.load(scale).to(tl.float32) * share
-    keep, seen = keep_smallest(ordered_bits(key), inside, K, 32)
+    share = motion / (shared.max_device(motion) + 1e-6)
+    key = shared.uniform_device(word) + tl.load(scale).to(tl.float32) * share
+    keep, seen = shared.keep_smallest(shared.ordered_bits(key), inside, K, 32)
     hide = inside & (keep == 0)
     for s in range(tube * L, tube * L + L):
         kept_place = s * K + seen - 1
@@ -122,32 +105,24 @@ def _tube_kernel(
 
 
 def _tube_mask(
-    tubelets: Tensor,
-    keep: int,
-    joints: int,
-    tube_length: int,
-    scale: Tensor,
-    coords: int,
-    seed: Tensor,
-    step: Tensor,
-    clip_ids: Tensor,
-    bodies: int,
-    purpose: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+    tubelets: Tensor, keep: int, joints: int, tube_length: int, scale: Tensor, coords: int,
+    seed: Tensor, step: Tensor, clip_ids: Tensor, bodies: int, purpose: int,
+) -> IdTensors:  # fmt: skip
     batch, tokens, size = tubelets.shape
     segments = tokens // joints
     out = empty_mask(tubelets, batch, tokens, segments * keep)
     if batch:
-        block, warps = block_and_warps(joints)
+        block, warps = shared.block_and_warps(joints)
         _tube_kernel[(batch * (segments // tube_length),)](
             tubelets.contiguous(), scale, seed, step, clip_ids.contiguous(), *out,
             segments, joints, keep, tube_length, bodies,
-            P=size, C=coords, PURPOSE=purpose, BV=block, BP=vector_width(size), num_warps=warps,
+            P=size, C=coords, PURPOSE=purpose, BV=block, BP=shared.vector_width(size),
+            num_warps=warps,
         )  # fmt: skip
     return out
 
 
-def _tube_mask_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _tube_mask_fake(*inputs: Any) -> IdTensors:
     tubelets, keep, joints, *_ = inputs
     batch, tokens = tubelets.shape[:2]
     return empty_mask(tubelets, batch, tokens, tokens // joints * keep)
@@ -206,9 +181,9 @@ def tube_mask(
         TypeError: A dtype is not usable.
         ValueError: A shape, count, device, scale or `impl` is not usable.
     """
-    check_tubelets(tubelets_BNP, joints)
+    shared.check_tubelets(tubelets_BNP, joints)
     batch, tokens, size = tubelets_BNP.shape
-    check_counts(tokens, keep, joints, "joints per tube")
+    shared.check_counts(tokens, keep, joints, "joints per tube")
     if tube_length < 1 or tokens // joints % tube_length:
         segments = tokens // joints
         raise bad_value("tube_length", tube_length, f"must divide the {segments} segments")
@@ -217,10 +192,9 @@ def tube_mask(
     fix = "pass a finite number not below zero"
     check_number("scale", scale, lambda x: 0 <= x < math.inf, fix)
     device = tubelets_BNP.device
-    draws = checked_draws(device, seed, step, clip_ids_C, batch, bodies, purpose)
+    draws = shared.checked_draws(device, seed, step, clip_ids_C, batch, bodies, purpose)
     tubelets_BNP = tubelets_BNP.detach()
-    weight = device_scalar(scale, tubelets_BNP)
-    args = (tubelets_BNP, keep, joints, tube_length, weight, coords)
+    grid = TubeGrid(joints, tube_length, device_scalar(scale, tubelets_BNP), coords)
     if choose(impl, device) == "torch":
-        return tube_mask_ref(*args, draws)
-    return TokenMask(*_op(*args, *draws))
+        return tube_mask_ref(tubelets_BNP, keep, grid, draws)
+    return TokenMask(*_op(tubelets_BNP, keep, *grid, *draws))

@@ -12,18 +12,13 @@ from torch.nn.functional import embedding
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import INTERPRETED, TL_DTYPES, cdiv, compute_dtype, tl, triton
-from sjepa_kernels.tokens.shared import check_tokens, position_table, row_tiles, working_dtype
+from sjepa_kernels.tokens.shared import check_tokens, position_table, row_tiles
 
 
-def pack_tokens_ref(
-    visible_BKD: Tensor,
-    mask_token_D: Tensor,
-    ids_keep_BK: Tensor,
-    ids_mask_BQ: Tensor,
-    *tables: Tensor,
-) -> Tensor:
-    """Plain PyTorch form of `pack_tokens`; the tables are those of segments and of joints."""
-    dtype = working_dtype(visible_BKD)
+def pack_tokens_ref(*args: Tensor) -> Tensor:
+    """Plain PyTorch form of `pack_tokens`, of the same arguments in their order."""
+    visible_BKD, mask_token_D, ids_keep_BK, ids_mask_BQ, *tables = args
+    dtype = compute_dtype(visible_BKD.dtype)
     position_ND = position_table(tables, dtype)
     kept = visible_BKD + embedding(ids_keep_BK, position_ND)
     masked = mask_token_D + embedding(ids_mask_BQ, position_ND)
@@ -98,13 +93,9 @@ def _pack_backward_kernel(
 
 
 def _forward(
-    visible_BKD: Tensor,
-    mask_token_D: Tensor,
-    ids_keep_BK: Tensor,
-    ids_mask_BQ: Tensor,
-    position_temporal_SD: Tensor,
-    position_spatial_VD: Tensor,
-) -> Tensor:
+    visible_BKD: Tensor, mask_token_D: Tensor, ids_keep_BK: Tensor, ids_mask_BQ: Tensor,
+    position_temporal_SD: Tensor, position_spatial_VD: Tensor,
+) -> Tensor:  # fmt: skip
     batch, kept, width = visible_BKD.shape
     masked, joints = ids_mask_BQ.shape[1], position_spatial_VD.shape[0]
     out = visible_BKD.new_empty(batch, kept + masked, width)
@@ -178,16 +169,13 @@ def _backward(ctx: Any, grad_BRD: Tensor) -> tuple[Tensor | None, ...]:
     needs_visible, needs_mask, _, _, needs_temporal, needs_spatial = ctx.needs_input_grad
     visible = grad_BRD[:, : ids_keep.shape[1]] if needs_visible else None
     if not (needs_mask or needs_temporal or needs_spatial):
-        return visible, None, None, None, None, None
+        return visible, *[None] * 5
     temporal, spatial, hidden = _sums_op(grad_BRD, ids_keep, ids_mask, *ctx.sizes)
-    return (
-        visible,
-        hidden.to(ctx.dtypes[0]) if needs_mask else None,
-        None,
-        None,
-        temporal.to(ctx.dtypes[1]) if needs_temporal else None,
-        spatial.to(ctx.dtypes[2]) if needs_spatial else None,
-    )
+    mask_dtype, temporal_dtype, spatial_dtype = ctx.dtypes
+    mask = hidden.to(mask_dtype) if needs_mask else None
+    temporal = temporal.to(temporal_dtype) if needs_temporal else None
+    spatial = spatial.to(spatial_dtype) if needs_spatial else None
+    return visible, mask, None, None, temporal, spatial
 
 
 _op = Op("pack_tokens", _forward, _forward_fake, setup=_setup, backward=_backward)

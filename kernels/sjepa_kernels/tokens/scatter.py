@@ -11,23 +11,13 @@ from sjepa_kernels._checks import check_distinct
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import TL_DTYPES, cdiv, compute_dtype, tl, triton
-from sjepa_kernels.tokens.shared import (
-    check_tokens,
-    position_table,
-    row_tiles,
-    table_gradients,
-    working_dtype,
-)
+from sjepa_kernels.tokens.shared import check_tokens, position_table, row_tiles, table_gradients
 
 
-def scatter_mask_tokens_ref(
-    visible_BKD: Tensor,
-    mask_token_D: Tensor,
-    ids_keep_BK: Tensor,
-    *tables: Tensor,
-) -> Tensor:
-    """Plain PyTorch form of `scatter_mask_tokens`; the tables are as in `pack_tokens_ref`."""
-    dtype = working_dtype(visible_BKD)
+def scatter_mask_tokens_ref(*args: Tensor) -> Tensor:
+    """Plain PyTorch form of `scatter_mask_tokens`, of the same arguments in their order."""
+    visible_BKD, mask_token_D, ids_keep_BK, *tables = args
+    dtype = compute_dtype(visible_BKD.dtype)
     batch, _, width = visible_BKD.shape
     position_ND = position_table(tables, dtype)
     content = mask_token_D.to(dtype).expand(batch, position_ND.shape[0], width)
@@ -105,12 +95,9 @@ def _scatter_backward_kernel(
 
 
 def _forward(
-    visible_BKD: Tensor,
-    mask_token_D: Tensor,
-    ids_keep_BK: Tensor,
-    position_temporal_SD: Tensor,
-    position_spatial_VD: Tensor,
-) -> Tensor:
+    visible_BKD: Tensor, mask_token_D: Tensor, ids_keep_BK: Tensor,
+    position_temporal_SD: Tensor, position_spatial_VD: Tensor,
+) -> Tensor:  # fmt: skip
     batch, kept, width = visible_BKD.shape
     joints = position_spatial_VD.shape[0]
     tokens = position_temporal_SD.shape[0] * joints
@@ -162,9 +149,8 @@ def _sums(
     return grad_visible, position_part.sum(0), hidden_part.sum(0)
 
 
-def _sums_fake(
-    grad_BND: Tensor, ids_keep_BK: Tensor, needs_visible: bool, needs_tables: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _sums_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    grad_BND, ids_keep_BK, needs_visible, needs_tables = inputs
     batch, tokens, width = grad_BND.shape
     dtype = compute_dtype(grad_BND.dtype)
     shape = (batch, ids_keep_BK.shape[1], width) if needs_visible else (0,)
@@ -190,13 +176,9 @@ def _backward(ctx: Any, grad_BND: Tensor) -> tuple[Tensor | None, ...]:
     )
     mask_dtype, *table_dtypes = ctx.dtypes
     temporal, spatial = table_gradients(position_ND, ctx.sizes, needs_position, table_dtypes)
-    return (
-        grad_visible if needs_visible else None,
-        hidden_D.to(mask_dtype) if needs_mask else None,
-        None,
-        temporal,
-        spatial,
-    )
+    visible = grad_visible if needs_visible else None
+    mask = hidden_D.to(mask_dtype) if needs_mask else None
+    return visible, mask, None, temporal, spatial
 
 
 _op = Op("scatter_mask_tokens", _forward, _forward_fake, setup=_setup, backward=_backward)

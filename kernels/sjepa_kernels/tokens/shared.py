@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels._checks import bad_value, check_float, check_ids, check_same_device, check_shape
-from sjepa_kernels._triton import compute_dtype, next_power_of_two
+from sjepa_kernels._triton import row_block
 
 
 def position_table(tables: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
@@ -19,33 +19,19 @@ def position_table(tables: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     return table.flatten(0, 1)
 
 
-def working_dtype(visible: Tensor) -> torch.dtype:
-    """Return the dtype in which a token op adds before it rounds to the visible tokens' dtype."""
-    return compute_dtype(visible.dtype)
-
-
 def row_tiles(width: int) -> tuple[int, int]:
     """Return (rows, columns) of a kernel's tile: about 2,048 numbers, whole rows where they fit."""
-    columns = min(max(next_power_of_two(width), 16), 256)
+    columns = min(row_block(width), 256)
     return 2048 // columns, columns
 
 
 def table_gradients(
-    position_ND: Tensor,
-    sizes: tuple[int, int],
-    needs: Sequence[bool],
-    dtypes: Sequence[torch.dtype],
+    position_ND: Tensor, sizes: tuple[int, int], needs: list[bool], dtypes: list[torch.dtype]
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients of the temporal and spatial tables, of those that are needed.
 
-    Args:
-        position_ND: Gradient of the full table of positions.
-        sizes: (S, V).
-        needs: Whether each table needs one.
-        dtypes: Dtype of each table.
-
-    Returns:
-        (S, D) and (V, D); None for what is not needed.
+    `position_ND` is the gradient of the full table, `sizes` are (S, V); `needs` and `dtypes` are
+    of the two tables.
     """
     if not any(needs):
         return None, None
@@ -56,28 +42,21 @@ def table_gradients(
 
 
 def check_tokens(
-    visible_BKD: Tensor,
-    mask_token_D: Tensor,
-    ids: dict[str, Tensor],
-    position_temporal_SD: Tensor,
-    position_spatial_VD: Tensor,
+    visible_BKD: Tensor, mask_token_D: Tensor, ids: dict[str, Tensor], *position: Tensor
 ) -> None:
     """Check shapes, dtypes, devices and id ranges; the first entry of `ids` is `ids_keep`."""
     if visible_BKD.ndim != 3:
         raise bad_value("visible", tuple(visible_BKD.shape), "expected (B, K, D)")
     batch, kept, width = visible_BKD.shape
     check_shape("mask_token", mask_token_D, (width,), "(D,)")
-    tables = {
-        "position_temporal": position_temporal_SD,
-        "position_spatial": position_spatial_VD,
-    }
+    tables = dict(zip(("position_temporal", "position_spatial"), position, strict=True))
     for name, table in tables.items():
         if table.ndim != 2 or table.shape[1] != width:
             raise bad_value(name, tuple(table.shape), f"expected (rows, D = {width})")
     for name, tensor in {"visible": visible_BKD, "mask_token": mask_token_D, **tables}.items():
         check_float(name, tensor)
     check_same_device(visible_BKD.device, mask_token=mask_token_D, **tables, **ids)
-    tokens = position_temporal_SD.shape[0] * position_spatial_VD.shape[0]
+    tokens = position[0].shape[0] * position[1].shape[0]
     for name, index in ids.items():
         letters = "(B, K)" if name == "ids_keep" else "(B, Q)"
         if index.ndim != 2:
