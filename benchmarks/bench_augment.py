@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from benchmarks.conftest import Timed
+from benchmarks.conftest import COMPILES, Timed
 from benchmarks.reference.sampling import random_view
 from benchmarks.steps import ntu_like_clips
 from sjepa_fast.config.schema import TrainConfig
@@ -27,8 +27,7 @@ from sjepa_kernels.tubelets import to_tubelets
 
 CLIPS, BATCH, CONFIG = 1024, 128, TrainConfig()
 Tokens = tuple[Tensor, Tensor]
-# Inductor imports a module of torch that torch itself deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method.:DeprecationWarning")
+pytestmark = COMPILES
 OURS_RUNS = pytest.mark.skipif(
     not torch.cuda.is_available() and LIBRARY is None, reason="the C++ library is not built"
 )
@@ -87,12 +86,5 @@ def test_augment(timed: Timed, clips: ResidentClips, device: torch.device, varia
     length = crop_bounds(draws, valid, settings.crop_min, settings.crop_min_frames)[1]
     read = int((length * clips.bodies_N[ids]).sum()) * 75
     numbers = read + 2 * exact[0].numel()
-    timed(
-        variants[variant],
-        dtype=torch.float32,
-        rounds=15,
-        warmup=5,
-        row=variant,
-        clips=BATCH,
-        gigabytes=round(numbers * 4e-9, 6),
-    )
+    facts = {"row": variant, "clips": BATCH, "gigabytes": round(numbers * 4e-9, 6)}
+    timed(variants[variant], dtype=torch.float32, rounds=15, warmup=5, **facts)

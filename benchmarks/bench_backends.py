@@ -9,7 +9,6 @@ with a worker have its core as well. Each row first compares its tokens with the
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ import torch
 
 from benchmarks.conftest import Timed
 from sjepa_fast.config.schema import OptimConfig, TrainConfig, replace
-from sjepa_fast.data.clips import augmentation
+from sjepa_fast.data.clips import ResidentClips, augmentation
 from sjepa_fast.data.feed import open_clips, open_feed
 from sjepa_fast.data.store import Store
 from sjepa_fast.data.synthetic import write_synthetic_store
@@ -33,7 +32,10 @@ NEEDS_DALI = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-pytestmark = pytest.mark.benchmark(group="data backends, 128 clips, float32")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.benchmark(group="data backends, 128 clips, float32"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,23 +45,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return write_synthetic_store(root, subjects=6, repetitions=2)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize(
     ("backend", "workers"),
-    [
-        ("resident", 0),
-        ("disk", 0),
-        ("disk", 1),
-        pytest.param("dali", 0, marks=NEEDS_DALI),
-        pytest.param("dali", 1, marks=NEEDS_DALI),
-    ],
+    [("resident", 0), ("disk", 0), ("disk", 1)]
+    + [pytest.param("dali", workers, marks=NEEDS_DALI) for workers in (0, 1)],
 )
 def test_backend(
     timed: Timed, store: Store, device: torch.device, backend: str, workers: int
@@ -68,19 +57,14 @@ def test_backend(
     seed, step = (torch.tensor(0, device=device) for _ in range(2))
     whole = open_clips(store, CONFIG.data, device)
     clips, part = open_clips(store, config.data, device), np.arange(len(store))
+
+    def tokens(of: ResidentClips, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return of.train_tokens(ids, seed, step, augmentation(config, of.max_bodies))
+
     with open_feed(clips, part, config, World(), range(1_000_000)) as (fed, feed):
         ids = next(feed)
-        ours = fed.train_tokens(ids, seed, step, augmentation(config, fed.max_bodies))
-        expected = whole.train_tokens(ids, seed, step, augmentation(config, whole.max_bodies))
-        for got, true in zip(ours, expected, strict=True):
+        for got, true in zip(tokens(fed, ids), tokens(whole, ids), strict=True):
             assert got.shape == (2 * BATCH, 750, 12) and torch.equal(got, true)
-        timed(
-            lambda: fed.train_tokens(next(feed), seed, step, augmentation(config, fed.max_bodies)),
-            dtype=torch.float32,
-            rounds=15,
-            warmup=5,
-            row=backend,
-            clips=BATCH,
-            workers=workers,
-            cores=1 + workers,
-        )
+        facts = {"row": backend, "clips": BATCH, "workers": workers, "cores": 1 + workers}
+        settings = {"dtype": torch.float32, "rounds": 15, "warmup": 5}
+        timed(lambda: tokens(fed, next(feed)), **settings, **facts)

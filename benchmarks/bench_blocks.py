@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, instance_norm, layer_norm, linear
 
+from benchmarks.conftest import COMPILES, Timed, variants
 from sjepa_kernels import ContextualizedTargets, fused_mlp, residual_layer_norm
 
 ON_GPU = torch.cuda.is_available()
@@ -27,8 +28,7 @@ VARIANTS = [
     "compiled",
     pytest.param("ours", marks=pytest.mark.skipif(not ON_GPU, reason="Triton needs a GPU")),
 ]
-# Inductor imports a module of torch that torch itself deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method.:DeprecationWarning")
+pytestmark = COMPILES
 
 
 def assert_close(ours: Tensor, truth: Tensor) -> None:
@@ -51,19 +51,14 @@ def our_targets(layers: list[Tensor], ids: Tensor) -> Tensor:
 
 @pytest.mark.benchmark(group="contextualised targets of 8 layers, width 256")
 @pytest.mark.parametrize("variant", ["eager", "compiled", "ours"])
-def test_targets(timed: Callable[..., None], device: torch.device, variant: str) -> None:
+def test_targets(timed: Timed, device: torch.device, variant: str) -> None:
     torch.manual_seed(0)
     width = 256
     # The layers are there before the clock starts in every row; in a model only "ours" can let
     # each one go before the next is computed.
     layers = [torch.randn(SEQUENCES, TOKENS, width, device=device, dtype=DTYPE) for _ in range(8)]
     ids = torch.rand(SEQUENCES, TOKENS, device=device).argsort(1)[:, : TOKENS * 92 // 100]
-    forms: dict[str, Callable[..., Tensor]] = {
-        "eager": plain_targets,
-        "compiled": torch.compile(plain_targets, dynamic=False),
-        "ours": our_targets,
-    }
-    form = forms[variant]
+    form = variants(plain_targets, our_targets, dynamic=False)[variant]
     with torch.no_grad():
         if not ON_GPU or variant == "ours":
             few = [x[:2] for x in layers]
@@ -87,7 +82,7 @@ def plain_mlp(x: Tensor, *parameters: Tensor) -> Tensor:
 
 
 def timed_with_gradients(
-    timed: Callable[..., None], form: Callable[..., Any], plain: Callable[..., Any],
+    timed: Timed, form: Callable[..., Any], plain: Callable[..., Any],
     leaves: list[Tensor], grads: list[Tensor],
 ) -> None:  # fmt: skip
     """Check values and gradients on the first rows, then time forward and backward."""
@@ -121,53 +116,38 @@ def random_leaves(device: torch.device, *shapes: tuple[int, ...]) -> list[Tensor
 @pytest.mark.benchmark(group="residual addition and LayerNorm, forward and backward")
 @pytest.mark.parametrize("width", [256, 1024])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_residual_norm(
-    timed: Callable[..., None], device: torch.device, variant: str, width: int
-) -> None:
+def test_residual_norm(timed: Timed, device: torch.device, variant: str, width: int) -> None:
     torch.manual_seed(0)
     rows = SEQUENCES * TOKENS
     leaves = random_leaves(device, (rows, width), (rows, width), (width,), (width,))
     grads = [torch.randn(rows, width, device=device, dtype=DTYPE) for _ in range(2)]
-    forms: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-        "eager": plain_residual_norm,
-        "compiled": torch.compile(plain_residual_norm),
-        "ours": residual_layer_norm,
-    }
-    timed_with_gradients(timed, forms[variant], plain_residual_norm, leaves, grads)
+    form = variants(plain_residual_norm, residual_layer_norm)[variant]
+    timed_with_gradients(timed, form, plain_residual_norm, leaves, grads)
+
+
+def mlp_leaves(device: torch.device, width: int) -> list[Tensor]:
+    torch.manual_seed(0)
+    stream, wide = (SEQUENCES * TOKENS, width), (4 * width, width)
+    return random_leaves(device, stream, (width,), (width,), wide, wide[:1], wide[::-1], (width,))
 
 
 @pytest.mark.benchmark(group="MLP half of a block, forward and backward")
 @pytest.mark.parametrize("width", [128, 256, 512])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_mlp(timed: Callable[..., None], device: torch.device, variant: str, width: int) -> None:
-    torch.manual_seed(0)
-    rows = SEQUENCES * TOKENS
-    hidden = 4 * width
-    shapes = [(rows, width), (width,), (width,), (hidden, width), (hidden,)]
-    leaves = random_leaves(device, *shapes, (width, hidden), (width,))
-    grads = [torch.randn(rows, width, device=device, dtype=DTYPE)]
-    forms: dict[str, Callable[..., Tensor]] = {
-        "eager": plain_mlp,
-        "compiled": torch.compile(plain_mlp),
-        "ours": fused_mlp,
-    }
-    timed_with_gradients(timed, forms[variant], plain_mlp, leaves, grads)
+def test_mlp(timed: Timed, device: torch.device, variant: str, width: int) -> None:
+    leaves = mlp_leaves(device, width)
+    grads = [torch.randn(leaves[0].shape, device=device, dtype=DTYPE)]
+    form = variants(plain_mlp, fused_mlp)[variant]
+    timed_with_gradients(timed, form, plain_mlp, leaves, grads)
 
 
 @pytest.mark.benchmark(group="MLP half of a block, forward alone as in the teacher")
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_mlp_of_the_teacher(timed: Callable[..., None], device: torch.device, variant: str) -> None:
-    torch.manual_seed(0)
-    rows, width = SEQUENCES * TOKENS, 256
-    shapes = [(rows, width), (width,), (width,), (4 * width, width), (4 * width,)]
-    leaves = random_leaves(device, *shapes, (width, 4 * width), (width,))
-    forms: dict[str, Callable[..., Tensor]] = {
-        "eager": plain_mlp,
-        "compiled": torch.compile(plain_mlp),
-        "ours": fused_mlp,
-    }
-    form = forms[variant]
+def test_mlp_of_the_teacher(timed: Timed, device: torch.device, variant: str) -> None:
+    leaves = mlp_leaves(device, 256)
+    form = variants(plain_mlp, fused_mlp)[variant]
     with torch.no_grad():
         few = [leaves[0][:256], *leaves[1:]]
         assert_close(form(*few), plain_mlp(*(x.double() for x in few)))
-        timed(lambda: form(*leaves), dtype=DTYPE, rounds=15, warmup=5, shape=[rows, width])
+        shape = list(leaves[0].shape)
+        timed(lambda: form(*leaves), dtype=DTYPE, rounds=15, warmup=5, shape=shape)

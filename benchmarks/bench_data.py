@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
 
 import pytest
 import torch
@@ -20,7 +20,10 @@ from sjepa_fast.data.clips import ResidentClips, augmentation
 BATCH = 128
 CONFIG = TrainConfig(optim=OptimConfig(batch_size=BATCH))
 
-pytestmark = pytest.mark.benchmark(group="data path, 128 clips, one core")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.benchmark(group="data path, 128 clips, one core"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -28,25 +31,13 @@ def clips(device: torch.device) -> ResidentClips:
     return ntu_like_clips(1024, device)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_feeder(timed: Timed, clips: ResidentClips) -> None:
     """One worker's loop: copy, length, crop, resize and view of each clip, then the collation."""
     padded = padded_clips(clips, torch.arange(2 * BATCH))
     loader = feeding_loader(padded, CONFIG, workers=0, pinned=False)
 
-    def batches() -> Iterator[object]:
-        while True:
-            yield from loader
-
-    fed = batches()
-    clip, view = next(fed)  # type: ignore[misc]
+    fed = itertools.chain.from_iterable(itertools.repeat(loader))
+    clip, view = next(fed)
     assert clip.shape == view.shape == (BATCH, 2, 120, 25, 3)
     timed(lambda: next(fed), dtype=torch.float32, row="feeder", clips=BATCH)
 
@@ -55,12 +46,10 @@ def test_resident(timed: Timed, clips: ResidentClips, device: torch.device) -> N
     """Ours: crops, views and their tokens of a whole batch at once."""
     seed, step = (torch.tensor(0, device=device) for _ in range(2))
     ids = torch.randperm(1024, device=device)[:BATCH]
-    view, clip = clips.train_tokens(ids, seed, step, augmentation(CONFIG, clips.max_bodies))
+
+    def tokens() -> tuple[torch.Tensor, torch.Tensor]:
+        return clips.train_tokens(ids, seed, step, augmentation(CONFIG, clips.max_bodies))
+
+    view, clip = tokens()
     assert clip.shape == view.shape == (2 * BATCH, 750, 12)
-    timed(
-        lambda: clips.train_tokens(ids, seed, step, augmentation(CONFIG, clips.max_bodies)),
-        dtype=torch.float32,
-        warmup=3,
-        row="resident",
-        clips=BATCH,
-    )
+    timed(tokens, dtype=torch.float32, warmup=3, row="resident", clips=BATCH)

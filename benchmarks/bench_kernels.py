@@ -23,6 +23,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.conftest import COMPILES, variants
 from sjepa_kernels import (
     EmaPlan,
     centered_crop_cross_entropy,
@@ -41,8 +42,7 @@ REGIMES = ["call", "graph"] if ON_GPU else ["call"]
 # Steps in one graph: enough for the launch of the graph to vanish beside them.
 CALLS = {"call": 1, "graph": 20}
 LOSSES = ["eager", "compiled", pytest.param("ours", marks=OURS_BUILT), "ours compiled"]
-# Inductor imports a module of torch that torch itself deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method.:DeprecationWarning")
+pytestmark = COMPILES
 
 Step = Callable[[], Any]
 
@@ -144,15 +144,12 @@ def measure_loss(
     measure(benchmark, step, (2 * student.numel() + teacher.numel()) * 4e-9, error, regime)
 
 
-def plain_centered_ce(student: Tensor, teacher: Tensor, center: Tensor) -> Tensor:
-    target = torch.softmax((teacher - center) / 0.06, dim=-1)
-    return -(target * torch.log_softmax(student / 0.1, dim=-1)).sum(-1).mean()
-
-
 def plain_loss_and_center(
     student: Tensor, teacher: Tensor, center: Tensor
 ) -> tuple[Tensor, Tensor]:
-    return plain_centered_ce(student, teacher, center), teacher.sum(0)
+    target = torch.softmax((teacher - center) / 0.06, dim=-1)
+    loss = -(target * torch.log_softmax(student / 0.1, dim=-1)).sum(-1).mean()
+    return loss, teacher.sum(0)
 
 
 @pytest.mark.benchmark(group="centered cross-entropy, forward, gradient and center sum")
@@ -165,12 +162,7 @@ def test_centered_ce(benchmark: Any, variant: str, shape: tuple[int, int], regim
     torch.manual_seed(0)
     student = torch.randn(shape, device=DEVICE, requires_grad=True)
     inputs = [student, torch.randn(shape, device=DEVICE), torch.zeros(shape[1], device=DEVICE)]
-    losses: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-        "eager": plain_loss_and_center,
-        "compiled": torch.compile(plain_loss_and_center, dynamic=False),
-        "ours": centered_softmax_cross_entropy,
-        "ours compiled": torch.compile(centered_softmax_cross_entropy, dynamic=False),
-    }
+    losses = variants(plain_loss_and_center, centered_softmax_cross_entropy, dynamic=False)
     measure_loss(benchmark, losses[variant], plain_loss_and_center, inputs, regime)
 
 
@@ -201,12 +193,7 @@ def test_crop_ce(benchmark: Any, variant: str, shape: tuple[int, ...], regime: s
         0.3 * torch.randn(teachers, batch, width, device=DEVICE),
         torch.zeros(width, device=DEVICE),
     ]
-    losses: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-        "eager": plain_crop_loss,
-        "compiled": torch.compile(plain_crop_loss, dynamic=False),
-        "ours": centered_crop_cross_entropy,
-        "ours compiled": torch.compile(centered_crop_cross_entropy, dynamic=False),
-    }
+    losses = variants(plain_crop_loss, centered_crop_cross_entropy, dynamic=False)
     measure_loss(benchmark, losses[variant], plain_crop_loss, inputs, regime)
 
 
@@ -228,9 +215,8 @@ def test_ema(benchmark: Any, variant: str, shadow: bool, regime: str) -> None:
     targets = [torch.randn(shape, device=DEVICE) for shape in encoder_shapes()]
     sources = [torch.randn(shape, device=DEVICE) for shape in encoder_shapes()]
     shadows = [torch.empty_like(t, dtype=torch.bfloat16) for t in targets] if shadow else []
-    truths = [
-        0.999 * t.double() + 0.001 * s.double() for t, s in zip(targets, sources, strict=True)
-    ]
+    pairs = zip(targets, sources, strict=True)
+    truths = [0.999 * t.double() + 0.001 * s.double() for t, s in pairs]
     momentum = torch.tensor(0.999, device=DEVICE)
     plan = EmaPlan(targets, sources, shadows)
 

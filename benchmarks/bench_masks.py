@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.conftest import COMPILES, Timed
 from benchmarks.reference.sampling import mask_from_keys
 from sjepa_kernels import motion_aware_mask, random_mask, tube_mask
 
-# Inductor imports a module of torch that torch itself deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method.:DeprecationWarning")
+pytestmark = COMPILES
 
 ON_GPU = torch.cuda.is_available()
 SEQUENCES, SEGMENTS, JOINTS, KEPT = (256 if ON_GPU else 32), 30, 25, 75
@@ -87,7 +87,7 @@ def check(drawn: Masks, kind: str) -> None:
 @pytest.mark.benchmark(group="masks")
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kind", ["motion", "random", "tube"])
-def test_mask(timed: Callable[..., None], device: torch.device, kind: str, variant: str) -> None:
+def test_mask(timed: Timed, device: torch.device, kind: str, variant: str) -> None:
     torch.manual_seed(0)
     x = torch.randn(SEQUENCES, TOKENS, 9 if kind == "tube" else 12, device=device)
     seed, step = torch.tensor(0, device=device), torch.tensor(0, device=device)
@@ -101,14 +101,5 @@ def test_mask(timed: Callable[..., None], device: torch.device, kind: str, varia
     }
     run = runs[variant]
     check(run(), kind)
-
-    timed(
-        run,
-        dtype=x.dtype,
-        rounds=15,
-        warmup=5,
-        kind=kind,
-        variant=variant,
-        sequences=SEQUENCES,
-        tokens=TOKENS,
-    )
+    facts = {"kind": kind, "variant": variant, "sequences": SEQUENCES, "tokens": TOKENS}
+    timed(run, dtype=x.dtype, rounds=15, warmup=5, **facts)

@@ -11,13 +11,7 @@ import pytest
 import torch
 
 from benchmarks.conftest import Timed
-from sjepa_fast.config.schema import (
-    MaskConfig,
-    ModelConfig,
-    OptimConfig,
-    TrainConfig,
-    predicted_tokens,
-)
+from sjepa_fast.config.schema import TrainConfig, predicted_tokens, replace
 from sjepa_fast.models.predictor import Predictor
 from sjepa_fast.runtime.device import autocast
 from sjepa_fast.training.flops import sequences_per_step, step_flops
@@ -59,10 +53,11 @@ def test_predictor(timed: Timed, device: torch.device, dtype: torch.dtype, form:
     network, share = FORMS[form]
     cross = form.startswith("cross")
     bodies = 256 if device.type == "cuda" else 4
-    config = TrainConfig(
-        mask=MaskConfig(predict_ratio=share),
-        model=ModelConfig(predictor="cross" if cross else "joint"),
-        optim=OptimConfig(batch_size=bodies // 2),
+    config = replace(
+        TrainConfig(),
+        mask={"predict_ratio": share},
+        model={"predictor": "cross" if cross else "joint"},
+        optim={"batch_size": bodies // 2},
     )
     assert sequences_per_step(config) == bodies
     sizes = config.model
@@ -81,12 +76,6 @@ def test_predictor(timed: Timed, device: torch.device, dtype: torch.dtype, form:
             out = predictor(visible, keep, mask)
         out.backward(torch.ones_like(out))
 
-    timed(
-        run,
-        dtype=dtype,
-        warmup=2,
-        row=form,
-        bodies=bodies,
-        predicted=predicted,
-        gflop=round(step_flops(config).predictor / 1e9, 2),
-    )
+    gflop = round(step_flops(config).predictor / 1e9, 2)
+    facts = {"row": form, "bodies": bodies, "predicted": predicted, "gflop": gflop}
+    timed(run, dtype=dtype, warmup=2, **facts)

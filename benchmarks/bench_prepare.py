@@ -64,11 +64,6 @@ def test_skeleton_text(
     for ours, plain in zip(denoised(read(texts)), denoised(READERS["Python"](texts)), strict=True):
         assert np.array_equal(ours, plain)
     run = (lambda: denoised(read(texts))) if "denoise" in work else (lambda: read(texts))
-    timed(
-        run,
-        dtype=torch.float64,
-        rounds=15,
-        files=FILES,
-        mebibytes=sum(map(len, texts)) / 2**20,
-        reader_threads=1,
-    )
+    size = sum(map(len, texts)) / 2**20
+    facts = {"files": FILES, "mebibytes": size, "reader_threads": 1}
+    timed(run, dtype=torch.float64, rounds=15, **facts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -24,62 +25,50 @@ from sjepa_fast.data.synthetic import write_synthetic_store
 pytestmark = pytest.mark.benchmark(group="sjepa step")
 
 
+class Setting(NamedTuple):
+    """What all rows train on: the paper's preset, and synthetic clips on the device."""
+
+    config: TrainConfig
+    clips: ResidentClips
+    ids: torch.Tensor
+    device: torch.device
+    facts: dict[str, int]
+
+
 @pytest.fixture(scope="module")
-def config(device: torch.device) -> TrainConfig:
-    """The paper's preset: 2 clips x 2 bodies on a CPU, 128 x 2 on a GPU."""
+def setting(device: torch.device, tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    """A batch is 2 clips x 2 bodies on a CPU, 128 x 2 on a GPU; there is at least one."""
+    batch = 128 if device.type == "cuda" else 2
     paper = preset("sjepa-ntu60-xsub")
-    clips = 128 if device.type == "cuda" else 2
-    return TrainConfig(data=paper.data, optim=OptimConfig(batch_size=clips))
-
-
-@pytest.fixture(scope="module")
-def clips(
-    config: TrainConfig, device: torch.device, tmp_path_factory: pytest.TempPathFactory
-) -> ResidentClips:
-    """Synthetic clips on the device, at least one batch of them."""
+    config = TrainConfig(data=paper.data, optim=OptimConfig(batch_size=batch))
     root = tmp_path_factory.mktemp("store") / "synthetic"
     store = write_synthetic_store(root, subjects=2, repetitions=2, cameras=3)
-    return load_resident(store, config.data, device)
-
-
-@pytest.fixture(scope="module")
-def batch_ids(config: TrainConfig, device: torch.device) -> torch.Tensor:
-    return torch.arange(config.optim.batch_size, device=device)
+    clips = load_resident(store, config.data, device)
+    facts = {"clips": batch, "bodies": config.data.bodies}
+    return Setting(config, clips, torch.arange(batch, device=device), device, facts)
 
 
 @pytest.mark.parametrize("rung", RUNGS)
-def test_reference(
-    timed: Timed,
-    config: TrainConfig,
-    clips: ResidentClips,
-    batch_ids: torch.Tensor,
-    device: torch.device,
-    rung: str,
-) -> None:
+def test_reference(timed: Timed, setting: Setting, rung: str) -> None:
     """The rungs of `reference/sjepa_step.py`.
 
     The crop is made outside the timed region, so these rows do not carry their data path.
     """
-    x_BMTVC = clips.eval_crop(batch_ids, config.data)
+    config, clips, ids, device, facts = setting
+    x_BMTVC = clips.eval_crop(ids, config.data)
     step, run = reference_step(config, clips, device, rung)
     timed(
         lambda: run(x_BMTVC, None, None),
         dtype=torch.bfloat16 if step.rung.amp else torch.float32,
         warmup=3 if step.rung.compiled else 1,
         row=f"reference_{rung}",
-        clips=len(batch_ids),
-        bodies=config.data.bodies,
+        **facts,
     )
 
 
-def test_reference_with_its_feeder(
-    timed: Timed,
-    config: TrainConfig,
-    clips: ResidentClips,
-    batch_ids: torch.Tensor,
-    device: torch.device,
-) -> None:
+def test_reference_with_its_feeder(timed: Timed, setting: Setting) -> None:
     """Rung A fed by its loader: in this process on a CPU, by a worker for each core on a GPU."""
+    config, clips, _, device, facts = setting
     on_gpu = device.type == "cuda"
     padded = padded_clips(clips, torch.arange(len(clips.frames_N)))
     workers = (os.cpu_count() or 1) if on_gpu else 0
@@ -88,36 +77,17 @@ def test_reference_with_its_feeder(
     _, run = reference_step(config, clips, device, "A")
 
     def step() -> torch.Tensor:
-        clip, view = next(fed)
-        return run(clip.to(device, non_blocking=True), view.to(device, non_blocking=True), None)
+        clip, view = (x.to(device, non_blocking=True) for x in next(fed))
+        return run(clip, view, None)
 
-    timed(
-        step,
-        dtype=torch.float32,
-        row="reference_A_with_feeder",
-        clips=len(batch_ids),
-        bodies=config.data.bodies,
-    )
+    timed(step, dtype=torch.float32, row="reference_A_with_feeder", **facts)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compile"])
-def test_ours(
-    timed: Timed,
-    config: TrainConfig,
-    clips: ResidentClips,
-    batch_ids: torch.Tensor,
-    device: torch.device,
-    dtype: torch.dtype,
-    compiled: bool,
-) -> None:
+def test_ours(timed: Timed, setting: Setting, dtype: torch.dtype, compiled: bool) -> None:
     """The library's step, with crop, view, mask, clipping, AdamW, EMA and center in the time."""
+    config, clips, ids, device, facts = setting
     _, step = our_step(replace(config, runtime={"compile": compiled}), clips, device, dtype)
-    timed(
-        lambda: step(batch_ids),
-        dtype=dtype,
-        warmup=5,
-        row=f"ours_{'compile' if compiled else 'eager'}",
-        clips=len(batch_ids),
-        bodies=config.data.bodies,
-    )
+    row = f"ours_{'compile' if compiled else 'eager'}"
+    timed(lambda: step(ids), dtype=dtype, warmup=5, row=row, **facts)

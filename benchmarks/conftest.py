@@ -8,14 +8,26 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 Timed = Callable[..., None]
+Run = Callable[[], object]
+Form = Callable[..., Any]
+# Inductor imports a module of torch that torch itself deprecates.
+COMPILES = pytest.mark.filterwarnings("ignore:.torch.jit.script_method.:DeprecationWarning")
+
+
+def variants(plain: Form, ours: Form, **options: Any) -> dict[str, Form]:
+    """Return what is timed: plain PyTorch, the same compiled, ours, and ours compiled."""
+    pairs = ("", plain), ("ours", ours)
+    found = {name or "eager": form for name, form in pairs}
+    return found | {f"{n} compiled".strip(): torch.compile(f, **options) for n, f in pairs}
 
 
 def cpu_name() -> str:
@@ -63,6 +75,14 @@ def device() -> torch.device:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def timed(benchmark: BenchmarkFixture, device: torch.device) -> Timed:
     """Return `timed(run, dtype=..., rounds=..., warmup=..., **facts)`.
 
@@ -71,20 +91,21 @@ def timed(benchmark: BenchmarkFixture, device: torch.device) -> Timed:
     versions, the device, the threads and the peak memory.
     """
 
+    on_gpu = device.type == "cuda"
+
     def measure(
         run: Callable[[], object],
         *,
         dtype: torch.dtype,
         rounds: int = 5,
         warmup: int = 1,
-        **facts: object,
+        **facts: Any,
     ) -> None:
         def run_and_wait() -> None:
             run()
-            if device.type == "cuda":
+            if on_gpu:
                 torch.cuda.synchronize(device)
 
-        on_gpu = device.type == "cuda"
         benchmark.extra_info.update(
             torch=torch.__version__,
             python=platform.python_version(),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from benchmarks.tables import RESULTS, ROOT, wrapped
+from benchmarks.tables import RESULTS, ROOT, between, wrapped
 
 README = ROOT / "kernels" / "README.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -82,9 +82,7 @@ def measured() -> str:
 
 def with_measured(readme: str) -> str:
     """Return the README's text with what stands between the markers made anew."""
-    head, _, rest = readme.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n{measured()}\n{END}{tail}"
+    return between(readme, BEGIN, END, measured())
 
 
 if __name__ == "__main__":

@@ -36,16 +36,9 @@ def ntu_like_clips(
     layout: SkeletonLayout = NTU25,
     two_persons: float = TWO_PERSONS,
 ) -> ResidentClips:
-    """Random walks about the lengths of NTU-60's clips, some with two bodies.
+    """Random walks about the lengths of NTU-60's clips, 40 to 180 frames each.
 
-    Args:
-        count: Number of clips.
-        device: Where they live.
-        layout: The joints.
-        two_persons: Share of clips with two bodies; the others have an absent second one.
-
-    Returns:
-        The clips; each has 40 to 180 frames.
+    A share of `two_persons` has two bodies; the others have an absent second one.
     """
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(40, 180, (count,), generator=generator)
@@ -115,21 +108,12 @@ def reference_step(
         The step module, and a function of (clips (B, M, T, V, C), their view or None, visible ids
         or None) that trains on them and returns the loss.
     """
+    model, data = config.model, config.data
     step = ReferenceStep(
-        batch_clips=config.optim.batch_size,
-        bodies=config.data.bodies,
-        frames=config.data.frames,
-        joints=clips.layout.num_joints,
-        width=config.model.width,
-        depth=config.model.depth,
-        predictor_depth=config.model.predictor_depth,
-        heads=config.model.heads,
-        seed=config.seed,
-        length=config.model.segment_length,
-        mask_ratio=config.mask.ratio,
-        device=device,
-        rung=rung,
-    )
+        config.optim.batch_size, data.bodies, data.frames, clips.layout.num_joints,
+        model.width, model.depth, model.predictor_depth, model.heads, config.seed,
+        length=model.segment_length, mask_ratio=config.mask.ratio, device=device, rung=rung,
+    )  # fmt: skip
 
     def run(x_BMTVC: Tensor, view_BMTVC: Tensor | None, ids_keep: Tensor | None) -> Tensor:
         return step.step(x_BMTVC, RATE, MOMENTUM, view_BMTVC=view_BMTVC, ids_keep=ids_keep)

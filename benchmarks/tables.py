@@ -48,22 +48,22 @@ def condense(raw: dict[str, Any], files: str = "benchmarks/") -> dict[str, Any]:
     return {"command": command, "date": raw["datetime"][:10], "rows": rows}
 
 
+def markdown(header: list[str], cells: list[list[str]]) -> str:
+    """Format a table whose first column holds words, the others numbers."""
+    return "\n".join(page.table(header, cells)[:-1])
+
+
 def step_table(result: dict[str, Any]) -> str:
     """One row for each variant of the whole step, with the ratio to the plain reference."""
     rows = [row for row in result["rows"] if row["group"] == "sjepa step"]
     base = next(row for row in rows if row["row"] in ("reference_A", "reference_fp32"))
-    lines = [
-        "| step, 2 clips x 2 bodies, NTU shape | ms (median) | vs reference | peak MiB |",
-        "| --- | ---: | ---: | ---: |",
-    ]
+    header = ["step, 2 clips x 2 bodies, NTU shape", "ms (median)", "vs reference", "peak MiB"]
+    cells = []
     for row in rows:
         name = "plain reference, float32" if row is base else f"{row['row']}, {row['dtype']}"
-        ratio = base["median"] / row["median"]
-        lines.append(
-            f"| {name.replace('_', ' ')} | {1000 * row['median']:.0f} | {ratio:.2f}x | "
-            f"{row['peak_memory_mib']:.0f} |"
-        )
-    return "\n".join(lines)
+        speed = [f"{1000 * row['median']:.0f}", f"{base['median'] / row['median']:.2f}x"]
+        cells.append([name.replace("_", " "), *speed, f"{row['peak_memory_mib']:.0f}"])
+    return markdown(header, cells)
 
 
 def gpu_tables(folder: Path) -> str:
@@ -96,16 +96,13 @@ def data_table(result: dict[str, Any]) -> str:
 def memory_table(result: dict[str, Any]) -> str:
     """Peak memory in fresh processes, with and without what the imports alone hold."""
     base = next(row for row in result["rows"] if row["row"] == "reference A")
-    lines = [
-        "| peak of a fresh process, 2 clips | MiB | of rung A | above its imports | of rung A |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
+    header = ["peak of a fresh process, 2 clips", "MiB", "of rung A", "above its imports"]
+    cells = []
     for row in result["rows"]:
-        cells = [row["row"]]
+        cells.append([row["row"]])
         for key in ("peak_mib", "step_mib"):
-            cells += [f"{row[key]:.0f}", f"{row[key] / base[key]:.2f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            cells[-1] += [f"{row[key]:.0f}", f"{row[key] / base[key]:.2f}"]
+    return markdown([*header, "of rung A"], cells)
 
 
 def cold_start_line(result: dict[str, Any]) -> str:
@@ -126,13 +123,9 @@ def optional_tables(folder: Path) -> list[str]:
 
 def demo_table(result: dict[str, Any]) -> str:
     """Score and cost of the demo."""
-    lines = ["| demo | 1-NN before | 1-NN after | wall s |", "| --- | ---: | ---: | ---: |"]
-    for row in result["rows"]:
-        lines.append(
-            f"| seed {row['seed']} | {row['before']:.1f} | {row['after']:.1f} | "
-            f"{row['wall_s']:.0f} |"
-        )
-    return "\n".join(lines)
+    forms = {"before": ".1f", "after": ".1f", "wall_s": ".0f"}
+    cells = [[f"seed {row['seed']}", *page.figures(row, forms)] for row in result["rows"]]
+    return markdown(["demo", "1-NN before", "1-NN after", "wall s"], cells)
 
 
 def tables() -> str:
@@ -168,11 +161,15 @@ def tables() -> str:
     )
 
 
+def between(text: str, begin: str, end: str, new: str) -> str:
+    """Return the text with what stands between two markers made anew."""
+    head, _, rest = text.partition(begin)
+    return f"{head}{begin}\n{new}\n{end}{rest.partition(end)[2]}"
+
+
 def with_tables(readme: str) -> str:
     """Return the README's text with its tables made anew."""
-    head, _, rest = readme.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n{wrapped(tables())}\n{END}{tail}"
+    return between(readme, BEGIN, END, wrapped(tables()))
 
 
 def main() -> None:

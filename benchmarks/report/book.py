@@ -35,21 +35,16 @@ def read_report(path: Path) -> dict[str, Any]:
 
 @dataclass
 class Book:
-    """One section's view of the report.
-
-    Attributes:
-        path: `report.json`.
-        section: Name of the section.
-        device: "cuda" or "cpu".
-        small: Whether sizes are scaled down, as on a CPU.
-        deadline: `time.time()` at which the section should have ended.
-    """
+    """One section's view of the report."""
 
     path: Path
     section: str
     device: str
+    """cuda or cpu."""
     small: bool
+    """Whether sizes are scaled down, as on a CPU."""
     deadline: float
+    """`time.time()` at which the section should have ended."""
 
     def left(self) -> float:
         """Return the seconds that the section still has."""
@@ -71,13 +66,8 @@ class Book:
     def attempt(self, measure: Callable[[], Row], *, needs: float = 0.0, **facts: Any) -> None:
         """Add the row that a measurement returns, or the reason why there is none.
 
-        Args:
-            measure: Returns figures.
-            needs: Seconds it is expected to take; it is left out if there are not so many.
-            **facts: What is measured.
-
-        Raises:
-            DeviceLostError: If the failure left the device unusable.
+        It is left out if there are not so many seconds as it `needs`; the facts say what it is.
+        A failure that leaves the device unusable raises DeviceLostError.
         """
         import torch
 
@@ -101,27 +91,14 @@ class Book:
 
 
 def timed(
-    run: Callable[[], Any],
-    device: str,
-    *,
-    warmup: int = 3,
-    rounds: int = 10,
-    calls: int = 1,
-    most: float = 20.0,
-) -> Row:
-    """Time a function and note what it adds to the memory.
+    run: Callable[[], Any], device: str, *,
+    warmup: int = 3, rounds: int = 10, calls: int = 1, most: float = 20.0,
+) -> Row:  # fmt: skip
+    """Time a function and note what it adds to the memory; a GPU is waited for around each round.
 
-    Args:
-        run: What to time.
-        device: "cuda" or "cpu"; a GPU is waited for around each round.
-        warmup: Calls before.
-        rounds: Rounds; fewer, but at least 3, if they would take longer than `most`.
-        calls: Calls in a round; many short ones hide the wait.
-        most: Seconds.
-
-    Returns:
-        Median, least and largest milliseconds per call, the rounds, and on a GPU the peak MiB
-        allocated.
+    Rounds of several calls hide the wait. There are fewer, but at least 3, if they would take more
+    than `most` seconds. Returns median, least and largest milliseconds per call, the rounds, and on
+    a GPU the peak MiB allocated.
     """
     import torch
 
@@ -138,12 +115,9 @@ def timed(
             run()
         wait()
         taken.append((time.perf_counter() - start) / calls)
-    figures: Row = {
-        "ms": 1000 * statistics.median(taken),
-        "ms_min": 1000 * min(taken),
-        "ms_max": 1000 * max(taken),
-        "rounds": len(taken),
-    }
+    least, middle, largest = min(taken), statistics.median(taken), max(taken)
+    figures: Row = {"ms": 1000 * middle, "ms_min": 1000 * least, "ms_max": 1000 * largest}
+    figures["rounds"] = len(taken)
     if device == "cuda":
         figures["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
     return figures

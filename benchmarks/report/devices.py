@@ -60,13 +60,9 @@ def attention_forms(on_gpu: bool) -> dict[str, Attention]:
         f"sjepa_kernels, {name}": partial(attention, impl=name)
         for name in ("auto", "sdpa", "explicit", "cpu", "xformers")
     }
-    kinds = [
-        ("flash", SDPBackend.FLASH_ATTENTION),
-        ("efficient", SDPBackend.EFFICIENT_ATTENTION),
-        ("cuDNN", SDPBackend.CUDNN_ATTENTION),
-        ("math", SDPBackend.MATH),
-    ]
-    forms |= {f"SDPA, {name}": partial(with_backend, kind) for name, kind in kinds}
+    kinds = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
+    kinds |= {"cuDNN": SDPBackend.CUDNN_ATTENTION, "math": SDPBackend.MATH}
+    forms |= {f"SDPA, {name}": partial(with_backend, kind) for name, kind in kinds.items()}
     if on_gpu:
         forms["FlexAttention, compiled"] = torch.compile(flexible, dynamic=False)
     return forms
@@ -86,11 +82,11 @@ def attention_section(book: Book) -> None:
     shapes = [(256, 8, 750, 32), (256, 8, 75, 32)] if on_gpu else [(2, 2, 150, 32), (2, 2, 15, 32)]
     for shape in shapes:
         torch.manual_seed(0)
-        leaves = [
-            torch.randn(shape, device=book.device, dtype=torch.bfloat16).requires_grad_()
-            for _ in range(3)
-        ]
-        grad = torch.randn(shape, device=book.device, dtype=torch.bfloat16)
+        *leaves, grad = (
+            torch.randn(shape, device=book.device, dtype=torch.bfloat16) for _ in range(4)
+        )
+        for x in leaves:
+            x.requires_grad_()
         exact = [x.detach()[:2].double().requires_grad_() for x in leaves]
         with sdpa_kernel(SDPBackend.MATH):
             truth = scaled_dot_product_attention(*exact)
@@ -98,19 +94,15 @@ def attention_section(book: Book) -> None:
         batch, heads, tokens, size = shape
         flops = 4 * batch * heads * tokens**2 * size
         for name, form in attention_forms(on_gpu).items():
-            measure = partial(one_attention, book.device, form, leaves, grad, truths, flops)
+            measure = partial(one_attention, book.device, form, [*leaves, grad], truths, flops)
             book.attempt(measure, needs=2, shape=list(shape), backend=name)
 
 
 def one_attention(
-    device: str,
-    form: Attention,
-    leaves: list[Tensor],
-    grad: Tensor,
-    truths: list[Tensor],
-    flops: int,
+    device: str, form: Attention, inputs: list[Tensor], truths: list[Tensor], flops: int
 ) -> Row:
-    """Error, forward and forward with backward of one form at one shape."""
+    """Error, forward and forward with backward of one form, of q, k, v and the gradient."""
+    *leaves, grad = inputs
 
     def both() -> list[Any]:
         out = form(*leaves)

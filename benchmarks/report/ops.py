@@ -49,14 +49,9 @@ def ops(book: Book) -> None:
             }
             try:
                 done = subprocess.run(
-                    command,
-                    cwd=folder,
-                    env=environment,
-                    capture_output=True,
-                    text=True,
-                    timeout=budget + 15,
-                    check=False,
-                )
+                    command, cwd=folder, env=environment, capture_output=True, text=True,
+                    timeout=budget + 15, check=False,
+                )  # fmt: skip
                 output, code = done.stdout, done.returncode
             except subprocess.TimeoutExpired:
                 output, code = "out of time", -1
@@ -64,8 +59,7 @@ def ops(book: Book) -> None:
                 for row in condense(json.loads(raw.read_text()))["rows"]:
                     book.row(file=name, **row)
             if code != 0:
-                lines = [
-                    line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))
-                ]
+                told = output.splitlines()
+                lines = [line for line in told if line.startswith(("FAILED", "ERROR"))]
                 last = output.strip().splitlines()[-1:]
                 book.row(file=name, error="; ".join([*lines[:8], *last])[:1500])

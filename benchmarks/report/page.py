@@ -52,6 +52,11 @@ def figure(row: Row, key: str, form: str = ".2f") -> str:
     return f"{row[key]:{form}}" if row.get(key) is not None else "-"
 
 
+def figures(row: Row, forms: dict[str, str]) -> list[str]:
+    """Format several figures, each by its own format."""
+    return [figure(row, key, form) for key, form in forms.items()]
+
+
 def utilisation(report: Row, row: Row) -> list[str]:
     """MFU against the measured and against the datasheet's peak."""
     peaks = [measured_peak(report), (datasheet(report["device"]) or (None, None))[1]]
@@ -62,13 +67,9 @@ def utilisation(report: Row, row: Row) -> list[str]:
 
 def ceilings(report: Row) -> list[str]:
     sheet = datasheet(report["device"])
-    lines = table(
-        ["what", "ms", "GB/s", "TFLOP/s"],
-        [
-            [row["what"], figure(row, "ms"), figure(row, "GB/s", ".1f"), figure(row, "TFLOP/s")]
-            for row in rows_of(report, "ceilings")
-        ],
-    )
+    forms = {"ms": ".2f", "GB/s": ".1f", "TFLOP/s": ".2f"}
+    cells = [[row["what"], *figures(row, forms)] for row in rows_of(report, "ceilings")]
+    lines = table(["what", *forms], cells)
     if sheet is not None:
         lines.append(f"Datasheet of the {sheet[0]}: {sheet[1]:.0f} TFLOP/s, {sheet[2]:.0f} GB/s.")
     return lines
@@ -80,14 +81,8 @@ STEP_HEADER = ["ms", "min", "clips/s", "TFLOP/s", "MFU, measured peak", "MFU, da
 def step_cells(report: Row, row: Row) -> list[str]:
     if "error" in row:
         return [row["error"], *["-"] * (len(STEP_HEADER) - 1)]
-    return [
-        figure(row, "ms"),
-        figure(row, "ms_min"),
-        figure(row, "clips/s", ".1f"),
-        figure(row, "TFLOP/s", ".3f"),
-        *utilisation(report, row),
-        figure(row, "peak_mib", ".0f"),
-    ]
+    speed = {"ms": ".2f", "ms_min": ".2f", "clips/s": ".1f", "TFLOP/s": ".3f"}
+    return [*figures(row, speed), *utilisation(report, row), figure(row, "peak_mib", ".0f")]
 
 
 def steps(report: Row) -> list[str]:
@@ -98,7 +93,7 @@ def steps(report: Row) -> list[str]:
         ratio = "-"
         if ours is not None and "ms" in row:
             ratio = f"{row['ms'] / ours['ms']:.2f}x"
-        first = [figure(row, "first_step_s", ".1f"), figure(row, "first_loss", ".2f")]
+        first = figures(row, {"first_step_s": ".1f", "first_loss": ".2f"})
         cells.append([row["row"], *step_cells(report, row), ratio, *first])
     base = ours["row"] if ours is not None else "ours"
     header = ["step", *STEP_HEADER, f"time over that of {base}", "s to first step", "first loss"]
@@ -116,41 +111,28 @@ def breakdown(report: Row) -> list[str]:
         if "error" in row:
             lines += [f"{row['row']}: {row['error']}", ""]
             continue
-        total = row["step_seconds"]
-        run = 1000 * row["run_seconds"]
+        total, run = row["step_seconds"], 1000 * row["run_seconds"]
         lines += [
             f"{row['row']}: {run:.2f} ms as a run has it, {1000 * total:.2f} ms clocked pass by "
             "pass without a CUDA graph:",
             "",
         ]
         passes = row["seconds"].items()
-        lines += table(
-            ["pass", "ms", "share"],
-            [[name, f"{1000 * s:.2f}", f"{100 * s / total:.1f} %"] for name, s in passes],
-        )
+        cells = [[name, f"{1000 * s:.2f}", f"{100 * s / total:.1f} %"] for name, s in passes]
+        lines += table(["pass", "ms", "share"], cells)
         counts = ", ".join(f"{value:.0f} {name}" for name, value in row["counts"].items())
         lines += [f"A step: {counts}.", ""]
     return lines
 
 
 def attention(report: Row) -> list[str]:
+    forms = {"forward_ms": ".3f", "ms": ".3f", "forward TFLOP/s": ".1f", "TFLOP/s": ".1f"}
+    forms |= {"error": ".1e", "gradient_error": ".1e"}
     cells = []
     for row in rows_of(report, "attention"):
-        name = f"{tuple(row['shape'])}, {row['backend']}"
-        if "error" in row and isinstance(row["error"], str):
-            cells.append([name, row["error"][:90], *["-"] * 5])
-            continue
-        cells.append(
-            [
-                name,
-                figure(row, "forward_ms", ".3f"),
-                figure(row, "ms", ".3f"),
-                figure(row, "forward TFLOP/s", ".1f"),
-                figure(row, "TFLOP/s", ".1f"),
-                figure(row, "error", ".1e"),
-                figure(row, "gradient_error", ".1e"),
-            ]
-        )
+        failed = isinstance(row.get("error"), str)
+        found = [row["error"][:90], *["-"] * 5] if failed else figures(row, forms)
+        cells.append([f"{tuple(row['shape'])}, {row['backend']}", *found])
     header = ["attention, bfloat16", "forward ms", "with backward", "TFLOP/s", "with backward"]
     return table([*header, "error", "of gradients"], cells)
 
@@ -197,14 +179,9 @@ def long_run(report: Row) -> list[str]:
 
 
 def hours(report: Row) -> list[str]:
+    forms = {"ms": ".2f", "clips/s": ".1f", "steps": ".0f"}
     cells = [
-        [
-            row["preset"],
-            figure(row, "ms"),
-            figure(row, "clips/s", ".1f"),
-            figure(row, "steps", ".0f"),
-            figure(row, "hours", ".2f") if "error" not in row else row["error"],
-        ]
+        [row["preset"], *figures(row, forms), row.get("error") or figure(row, "hours")]
         for row in rows_of(report, "hours")
     ]
     lines = table(["preset", "ms a step here", "clips/s", "steps", "hours"], cells)
@@ -213,20 +190,14 @@ def hours(report: Row) -> list[str]:
 
 
 def operations(report: Row) -> list[str]:
+    forms = {"GB/s": ".1f", "% of copy": ".0f", "error": ".1e"}
     cells, errors = [], []
     for row in rows_of(report, "operations"):
         if "error" in row and "median" not in row:
             errors.append(f"`{row['file']}`: {row['error']}")
             continue
-        cells.append(
-            [
-                f"{row['group']}: `{row['name']}`",
-                f"{1e6 * row['median']:.1f}",
-                figure(row, "GB/s", ".1f"),
-                figure(row, "% of copy", ".0f"),
-                figure(row, "error", ".1e"),
-            ]
-        )
+        name = f"{row['group']}: `{row['name']}`"
+        cells.append([name, f"{1e6 * row['median']:.1f}", *figures(row, forms)])
     header = ["operation", "us a round (median)", "GB/s", "% of copy", "error"]
     note = "A round of the regime `graph` is 20 calls. Ratios: `python -m benchmarks.kernel_table`."
     return [*table(header, cells), note, *errors]
@@ -246,24 +217,12 @@ TITLES = {
 
 
 def page(report: Row) -> str:
-    """Return the report as Markdown.
-
-    Args:
-        report: As `report.json` holds it, complete or not.
-
-    Returns:
-        The page; sections that did not end well say so.
-    """
-    lines = [
-        f"# {report['device']}, torch {report['torch']}, {report['date']}",
-        "",
-        f"`{report['command']}`"
-        + (f" in {report['minutes']} minutes." if "minutes" in report else "."),
-        "",
-    ]
+    """Return the report, complete or not, as Markdown; sections that did not end well say so."""
+    took = f" in {report['minutes']} minutes." if "minutes" in report else "."
+    lines = [f"# {report['device']}, torch {report['torch']}, {report['date']}", ""]
+    lines += [f"`{report['command']}`{took}", ""]
     if report["small"]:
-        lines += ["**Scaled down for a CPU: the command works; no figure here is a claim.**"]
-        lines += [""]
+        lines += ["**Scaled down for a CPU: the command works; no figure here is a claim.**", ""]
     known = {"cuda": "CUDA", "cudnn": "cuDNN", "memory_gib": "GiB", "nvidia_smi": "nvidia-smi"}
     lines += [f"* {name}: {report[key]}" for key, name in known.items() if key in report]
     lines += [f"* {report['threads']} threads of {report['cores']} cores", ""]

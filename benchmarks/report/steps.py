@@ -13,16 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import steps
 from benchmarks.reference.feeder import feeding_loader, padded_clips
 from benchmarks.report.book import Book, Row, timed
-from benchmarks.steps import (
-    TWO_PERSONS,
-    ntu_like_clips,
-    our_step,
-    profiled_step,
-    reference_step,
-    shared_batch,
-)
+from benchmarks.steps import TWO_PERSONS, ntu_like_clips, our_step
 from sjepa_fast.build import build_model
 from sjepa_fast.config.presets import PRESETS, preset
 from sjepa_fast.config.schema import TrainConfig, replace
@@ -31,14 +25,8 @@ from sjepa_fast.skeletons import KINECT15, KINECT20, NTU25, SkeletonLayout
 from sjepa_fast.training.flops import step_flops
 
 # Training clips of the papers' splits (method 1.2).
-TRAINING_CLIPS = {
-    "ntu60-xsub": 40_091,
-    "ntu60-xview": 37_646,
-    "ntu120-xsub": 63_026,
-    "ntu120-xset": 54_468,
-    "pku1": 18_841,
-    "pku2": 5_332,
-}
+TRAINING_CLIPS = {"ntu60-xsub": 40_091, "ntu60-xview": 37_646, "ntu120-xsub": 63_026}
+TRAINING_CLIPS |= {"ntu120-xset": 54_468, "pku1": 18_841, "pku2": 5_332}
 SMALL: dict[str, dict[str, object]] = {
     "data": {"frames": 24, "crop_min_frames": 8},
     "model": {"width": 32, "heads": 1, "depth": 2, "predictor_depth": 1},
@@ -65,32 +53,21 @@ def synchronise(device: str) -> None:
 
 
 def measured_step(
-    book: Book,
-    config: TrainConfig,
-    clips: ResidentClips,
-    *,
-    dtype: torch.dtype = torch.bfloat16,
-    rounds: int = 10,
-    most: float = 8.0,
-) -> Row:
+    book: Book, config: TrainConfig, clips: ResidentClips, *,
+    dtype: torch.dtype = torch.bfloat16, rounds: int = 10, most: float = 8.0,
+) -> Row:  # fmt: skip
     """Time our step on clips of changing ids, from its first call on."""
     device = torch.device(book.device)
     start = time.perf_counter()
-    model, step = our_step(config, clips, device, dtype)
+    _, step = our_step(config, clips, device, dtype)
     batch = config.optim.batch_size
     ids = [torch.arange(batch, device=device)]
     ids += [torch.randperm(len(clips.frames_N), device=device)[:batch] for _ in range(3)]
-    first_loss = float(step(ids[0]))
-    first = time.perf_counter() - start
+    loss = float(step(ids[0]))
+    began = {"first_step_s": time.perf_counter() - start, "first_loss": loss}
     turn = iter(chain.from_iterable(repeat(ids)))
     figures = timed(lambda: step(next(turn)), book.device, warmup=5, rounds=rounds, most=most)
-    del model
-    return {
-        **figures,
-        **rates(config, clips.layout, figures["ms"]),
-        "first_step_s": first,
-        "first_loss": first_loss,
-    }
+    return {**figures, **rates(config, clips.layout, figures["ms"]), **began}
 
 
 def rates(config: TrainConfig, layout: SkeletonLayout, ms: float) -> Row:
@@ -110,13 +87,13 @@ def measured_rung(
     """Time a rung of the reference: on clips cropped before, or fed by its own loader."""
     device = torch.device(book.device)
     start = time.perf_counter()
-    reference, run = reference_step(config, clips, device, rung)
+    reference, run = steps.reference_step(config, clips, device, rung)
     ids = torch.arange(config.optim.batch_size, device=device)
     # From our initialisation, and first on what our first step draws: the losses must agree.
     reference.load_weights(build_model(config, clips, ids, device).state_dict())
-    clip, view, keep = shared_batch(config, clips, ids, 0)
-    first_loss = float(run(clip, view, keep))
-    first = time.perf_counter() - start
+    clip, view, keep = steps.shared_batch(config, clips, ids, 0)
+    loss = float(run(clip, view, keep))
+    began = {"first_step_s": time.perf_counter() - start, "first_loss": loss}
     step: Callable[[], Tensor] = partial(run, clip, None, None)
     if feed:
         on_gpu = book.device == "cuda"
@@ -131,12 +108,7 @@ def measured_rung(
             return run(*moved, None)
 
     figures = timed(step, book.device, warmup=2, rounds=8, most=8)
-    return {
-        **figures,
-        **rates(config, clips.layout, figures["ms"]),
-        "first_step_s": first,
-        "first_loss": first_loss,
-    }
+    return {**figures, **rates(config, clips.layout, figures["ms"]), **began}
 
 
 def rungs(book: Book) -> None:
@@ -177,7 +149,7 @@ def breakdown(book: Book) -> None:
             written = folder / "profile.json"
             written.unlink(missing_ok=True)
             own = replace(config, runtime={"compile": compiled})
-            step = profiled_step(own, clips, device, torch.bfloat16, folder)
+            step = steps.profiled_step(own, clips, device, torch.bfloat16, folder)
             ids = torch.arange(config.optim.batch_size, device=device)
             while not written.exists():
                 step(ids)
@@ -263,13 +235,8 @@ def long_run(book: Book) -> None:
             synchronise(book.device)
             chunks.append(1000 * (time.perf_counter() - start) / chunk)
         ms = sum(chunks) / len(chunks)
-        return {
-            "steps": done,
-            "ms": ms,
-            "chunks_ms": chunks,
-            "last_loss": float(loss),
-            **rates(config, clips.layout, ms),
-        }
+        figures = {"steps": done, "ms": ms, "chunks_ms": chunks, "last_loss": float(loss)}
+        return {**figures, **rates(config, clips.layout, ms)}
 
     book.attempt(measure, needs=4, row="ours" if book.small else "ours, compiled")
 
@@ -286,12 +253,12 @@ def projections(book: Book) -> None:
         if key not in known:
             known[key] = measured_step(book, config, clips, rounds=5, most=4)
         figures, optim = known[key], base.optim
-        steps = optim.length
+        length = optim.length
         if optim.unit == "epochs":
-            steps *= training_clips // optim.batch_size
-        seconds = steps * optim.batch_size / figures["clips/s"]
+            length *= training_clips // optim.batch_size
+        seconds = length * optim.batch_size / figures["clips/s"]
         # A scaled-down step says nothing about the papers' runs.
-        return {**figures, "steps": steps, "hours": None if book.small else seconds / 3600}
+        return {**figures, "steps": length, "hours": None if book.small else seconds / 3600}
 
     for name in PRESETS:
         data = next((split for split in TRAINING_CLIPS if name.endswith(split)), None)

@@ -9,7 +9,8 @@ plain PyTorch gives in float32, and the formula in float64, written out here or 
 import math
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,23 +77,24 @@ def _packed(order: Tensor, x: Tensor, mask: Tensor, temporal: Tensor, spatial: T
 def _pack(impl: str, device: str) -> list[Triple]:
     leaves, order = _token_inputs(device)
     keep, hide = order[:, :6], order[:, 6:]
-    return _with_gradients(
-        lambda x, m, t, s: pack_tokens(x, m, keep, hide, t, s, impl=impl),
-        lambda *inputs: _packed(order, *inputs),
-        leaves,
-        device,
-    )
+
+    def ours(x: Tensor, mask: Tensor, *tables: Tensor) -> Tensor:
+        return pack_tokens(x, mask, keep, hide, *tables, impl=impl)
+
+    return _with_gradients(ours, partial(_packed, order), leaves, device)
 
 
 def _scatter(impl: str, device: str) -> list[Triple]:
     leaves, order = _token_inputs(device)
     back = order.argsort(dim=1)[:, :, None].expand(-1, -1, 24)
-    return _with_gradients(
-        lambda x, m, t, s: scatter_mask_tokens(x, m, order[:, :6], t, s, impl=impl),
-        lambda *inputs: _packed(order, *inputs).gather(1, back),
-        leaves,
-        device,
-    )
+
+    def ours(x: Tensor, mask: Tensor, *tables: Tensor) -> Tensor:
+        return scatter_mask_tokens(x, mask, order[:, :6], *tables, impl=impl)
+
+    def plain(*inputs: Tensor) -> Tensor:
+        return _packed(order, *inputs).gather(1, back)
+
+    return _with_gradients(ours, plain, leaves, device)
 
 
 def _centered_ce(impl: str, device: str) -> list[Triple]:
@@ -207,9 +209,7 @@ def _attention(impl: str, device: str, dtype: torch.dtype) -> list[Triple]:
         return torch.softmax(q @ k.mT / 4, dim=-1) @ v
 
     leaves = [_random(2, 3, n, 16, seed=n) for n in (37, 41, 41)]
-    return _with_gradients(
-        lambda q, k, v: attention(q, k, v, impl=impl), plain, leaves, device, dtype
-    )
+    return _with_gradients(partial(attention, impl=impl), plain, leaves, device, dtype)
 
 
 def _self_attention(impl: str, device: str, dtype: torch.dtype) -> list[Triple]:
@@ -220,13 +220,8 @@ def _self_attention(impl: str, device: str, dtype: torch.dtype) -> list[Triple]:
         mixed: Tensor = torch.softmax(q[:, :, 5:] @ k.mT / 4, dim=-1) @ v
         return mixed.transpose(1, 2)
 
-    return _with_gradients(
-        lambda qkv: self_attention(qkv, first=5, impl=impl),
-        plain,
-        [_random(2, 41, 3, 3, 16)],
-        device,
-        dtype,
-    )
+    ours = partial(self_attention, first=5, impl=impl)
+    return _with_gradients(ours, plain, [_random(2, 41, 3, 3, 16)], device, dtype)
 
 
 def _residual_norm(impl: str, device: str) -> list[Triple]:
@@ -243,15 +238,14 @@ def _residual_norm(impl: str, device: str) -> list[Triple]:
 
 
 def _fused_mlp(impl: str, device: str) -> list[Triple]:
-    def plain(
-        x: Tensor, weight: Tensor, bias: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
-    ) -> Tensor:
+    def plain(x: Tensor, *parameters: Tensor) -> Tensor:
+        weight, bias, w1, b1, w2, b2 = parameters
         hidden = gelu(layer_norm(x, (16,), weight, bias) @ w1.mT + b1)
         return x + hidden @ w2.mT + b2
 
     shapes = (9, 16), (16,), (16,), (64, 16), (64,), (16, 64), (16,)
     leaves = [_random(*shape, seed=k) for k, shape in enumerate(shapes)]
-    return _with_gradients(lambda *inputs: fused_mlp(*inputs, impl=impl), plain, leaves, device)
+    return _with_gradients(partial(fused_mlp, impl=impl), plain, leaves, device)
 
 
 def _targets(impl: str, device: str) -> list[Triple]:
@@ -280,20 +274,18 @@ def _philox(impl: str, device: str) -> list[Triple]:
     return [(words, known, known), (uniform(words), draws[0].float(), draws[0])]
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """The function that runs an op, and which code it has beside plain PyTorch."""
 
     run: Callable[[str, str], list[Triple]]
     impls: tuple[str, ...] = ()
 
 
+# The C++ code of attention is for processors that multiply bfloat16; elsewhere "cpu" is the
+# reference.
 CHECKS = {
-    "attention": Check(lambda impl, device: _attention(impl, device, torch.float32)),
-    # The C++ code is for processors that multiply bfloat16; elsewhere "cpu" is the reference.
-    "attention (bfloat16)": Check(
-        lambda impl, device: _attention(impl, device, torch.bfloat16), ("cpu",)
-    ),
+    "attention": Check(partial(_attention, dtype=torch.float32)),
+    "attention (bfloat16)": Check(partial(_attention, dtype=torch.bfloat16), ("cpu",)),
     "augment_clips": Check(_augment, ("triton",)),
     "centered_crop_cross_entropy": Check(_centered_crops, ("cpu", "triton")),
     "centered_softmax_cross_entropy": Check(_centered_ce, ("cpu", "triton")),
@@ -305,10 +297,8 @@ CHECKS = {
     "philox4x32, uniform": Check(_philox),
     "residual_layer_norm": Check(_residual_norm, ("triton",)),
     "scatter_mask_tokens": Check(_scatter, ("triton",)),
-    "self_attention": Check(lambda impl, device: _self_attention(impl, device, torch.float32)),
-    "self_attention (bfloat16)": Check(
-        lambda impl, device: _self_attention(impl, device, torch.bfloat16), ("cpu",)
-    ),
+    "self_attention": Check(partial(_self_attention, dtype=torch.float32)),
+    "self_attention (bfloat16)": Check(partial(_self_attention, dtype=torch.bfloat16), ("cpu",)),
     "update_center_": Check(_update_center),
 }
 
