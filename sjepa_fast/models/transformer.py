@@ -14,6 +14,16 @@ from sjepa_fast.models.recompute import gelu_linear, norm_linear
 from sjepa_kernels import attention, self_attention
 
 
+def mlp_parts(width: int) -> tuple[nn.LayerNorm, nn.Linear, nn.Linear]:
+    """Return norm and layers of a block's MLP, four times as wide inside."""
+    return nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+
+def branch_scale(width: int, layer_scale: float) -> nn.Module:
+    """Return the factors of a residual branch, or nothing that has an effect."""
+    return LayerScale(width, layer_scale) if layer_scale else nn.Identity()
+
+
 class Block(nn.Module):
     """One pre-norm block: x += Attn(LN x), then x += MLP(LN x) (method: all four papers).
 
@@ -31,11 +41,8 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        self.norm2 = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
-        self.scale1 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
-        self.scale2 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
+        self.norm2, self.fc1, self.fc2 = mlp_parts(width)
+        self.scale1, self.scale2 = (branch_scale(width, layer_scale) for _ in range(2))
 
     def forward(self, x_BND: Tensor, first: int = 0) -> Tensor:
         """Return the block's output for the tokens from `first` on, (B, N - first, D).
@@ -91,11 +98,8 @@ class CrossBlock(nn.Module):
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
-        self.norm2 = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
-        self.scale1 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
-        self.scale2 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
+        self.norm2, self.fc1, self.fc2 = mlp_parts(width)
+        self.scale1, self.scale2 = (branch_scale(width, layer_scale) for _ in range(2))
 
     def forward(self, x_BQD: Tensor, memory_BKD: Tensor) -> Tensor:
         """Return the block's output (B, Q, D)."""

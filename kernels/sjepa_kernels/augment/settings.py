@@ -38,7 +38,8 @@ class CropRanges:
     crop_min: float = 0.5
     """Smallest share of a clip that a training crop keeps (the largest is 1)."""
     crop_min_frames: int = 64
-    """Crops are at least this many frames where the clip has them."""
+    """Crops have at least this many frames; of a shorter clip, they are the whole
+    clip."""
 
 
 @dataclass(frozen=True)
