@@ -32,29 +32,26 @@ class Run:
         return code, self.output.read()
 
 
+def python(
+    code: str, folder: Path = HERE.parents[1] / "kernels", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run code with the package of a folder, interpreted only where `variables` say so."""
+    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command, environment = [sys.executable, "-c", code], kept | {"PYTHONPATH": str(folder)}
+    return subprocess.run(command, env=environment | variables, capture_output=True, text=True)
+
+
 def start(files: list[str], processes: int) -> list[Run]:
-    """Run the tests of these files in some processes, each of which takes its share of every file.
-
-    Args:
-        files: Names of files in this folder.
-        processes: How many; each is one thread.
-
-    Returns:
-        The running processes.
-    """
+    """Run the tests of these files in some processes, each with its share of every file."""
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider"]
     runs = []
     for share in range(processes):
         output = tempfile.TemporaryFile("w+")  # noqa: SIM115 (the run closes it)
-        environment = {
-            **os.environ,
-            "TRITON_INTERPRET": "1",
-            "OMP_NUM_THREADS": "1",
-            "SJEPA_TEST_SHARE": f"{share}/{processes}",
-        }
+        environment = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+        environment["SJEPA_TEST_SHARE"] = f"{share}/{processes}"
         process = subprocess.Popen(
             [*command, *(str(HERE / name) for name in files)],
-            env=environment,
+            env=os.environ | environment,
             cwd=HERE.parents[1],
             stdout=output,
             stderr=subprocess.STDOUT,

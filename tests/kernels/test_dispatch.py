@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +10,7 @@ import torch
 import sjepa_kernels
 from sjepa_kernels import _dispatch, native, use
 from sjepa_kernels._dispatch import choose
+from tests.kernels.interpreted import python
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -103,15 +100,6 @@ def test_missing_library_is_said_once(
         r.message for r in caplog.records
     ]
     assert len(caplog.records) == 1
-
-
-def python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root / "kernels"), **variables}
-    environment.pop("TRITON_INTERPRET", None)
-    return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
 
 
 def test_environment_variable_sets_the_default() -> None:

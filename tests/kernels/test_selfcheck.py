@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from sjepa_kernels.masks import tokens
 from sjepa_kernels.native import LIBRARY
 from sjepa_kernels.selfcheck import checks
 from tests.kernels.cases import SLACK
+from tests.kernels.interpreted import python
 from tests.kernels.op_case import all_cases
 
 KERNELS = Path(__file__).parents[2] / "kernels"
@@ -36,15 +34,6 @@ class Hiding:
 sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
 """
 RUN = "import runpy; runpy.run_module('sjepa_kernels', run_name='__main__', alter_sys=True)"
-
-
-def python(code: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(folder), **variables}
-    if "TRITON_INTERPRET" not in variables:
-        environment.pop("TRITON_INTERPRET", None)
-    return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
 
 
 def table(printed: str) -> dict[tuple[str, str, str], tuple[float, float, str]]:
