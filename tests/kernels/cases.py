@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor
 
 from sjepa_kernels._triton import INTERPRETED
 from sjepa_kernels.native import LIBRARY
+
+Outputs = Tensor | Sequence[Tensor]
 
 # Added to twice eager's error, relative to the size of the truth.
 SLACK = {
@@ -59,6 +63,12 @@ def places(has_cpp: bool) -> list[Place]:
     return found
 
 
+def at(place: Place, *values: object, name: str) -> ParameterSet:
+    """Return the place and more as values for a test, which is skipped where it cannot run."""
+    missing = pytest.mark.skipif(bool(place.missing), reason=place.missing or "it can run")
+    return pytest.param(place, *values, id=f"{place}-{name}", marks=missing)
+
+
 def assert_within_budget(
     ours: Tensor, eager: Tensor, truth: Tensor, what: str, extra: float = 0.0
 ) -> None:
@@ -78,6 +88,27 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
+def assert_learns_within_budget(
+    ours: Outputs, eager: Outputs, truth: Outputs, leaves: Sequence[Tensor], exact: Sequence[Tensor]
+) -> None:
+    """Demand it of what op and eager made of the leaves, `exact` in float64, and of gradients."""
+    found = [listed(outputs) for outputs in (ours, eager, truth)]
+    learning = [k for k, y in enumerate(found[2]) if y.requires_grad]
+    # Of a loss 1: a gradient that is rounded before it is scaled would be rounded again.
+    shapes = [found[0][k].shape for k in learning]
+    grads = [torch.randn(shape) if shape else torch.ones(()) for shape in shapes]
+    for outputs, inputs in zip(found, (leaves, leaves, exact), strict=True):
+        used = [outputs[k] for k in learning]
+        outputs += gradients(used, inputs, [g.to(y) for g, y in zip(grads, used, strict=True)])
+    for k, (mine, plain, true) in enumerate(zip(*found, strict=True)):
+        assert_within_budget(mine, plain, true, f"output or gradient {k}")
+
+
+def in_float64(leaves: Sequence[Tensor]) -> list[Tensor]:
+    """Return the same numbers as leaves of their own, which learn where the first do."""
+    return [x.detach().double().requires_grad_(x.requires_grad) for x in leaves]
+
+
 def leaves_of(
     place: Place, *shapes: tuple[int, ...], dtype: torch.dtype = torch.float32
 ) -> list[Tensor]:
@@ -86,14 +117,21 @@ def leaves_of(
     return [x.requires_grad_() for x in made]
 
 
-def with_gradients(outputs: Tensor | tuple[Tensor, ...], leaves: list[Tensor]) -> list[Tensor]:
-    """Return the outputs, and the leaves' gradients for some gradient of each output."""
-    found = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+def listed(outputs: Outputs) -> list[Tensor]:
+    """Return a list of one output or of all."""
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+
+def with_gradients(outputs: Outputs, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return the outputs, and the inputs' gradients for some gradient of each output."""
+    found = listed(outputs)
     learning = [y for y in found if y.requires_grad]
-    return [*found, *torch.autograd.grad(learning, leaves, [y.detach().cos() for y in learning])]
+    return [*found, *gradients(learning, inputs, [y.detach().cos() for y in learning])]
 
 
-def gradients(outputs: Tensor, leaves: list[Tensor], grad: Tensor) -> list[Tensor]:
-    """Return the gradient of each leaf that requires one, in order."""
-    wanted = [x for x in leaves if x.requires_grad]
-    return list(torch.autograd.grad(outputs, wanted, grad, materialize_grads=True))
+def gradients(outputs: Outputs, inputs: Sequence[Tensor], grads: Outputs) -> list[Tensor]:
+    """Return the gradient of each input that requires one, in order."""
+    wanted = [x for x in inputs if x.requires_grad]
+    if not wanted:
+        return []
+    return list(torch.autograd.grad(listed(outputs), wanted, listed(grads), materialize_grads=True))

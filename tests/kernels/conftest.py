@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from sjepa_kernels._triton import HAVE_TRITON, INTERPRETED
+from sjepa_kernels.native import LIBRARY
 from tests.kernels.cases import Place, places
 from tests.kernels.interpreted import Run, start
 
@@ -57,6 +59,19 @@ def place(request: pytest.FixtureRequest) -> Place:
     if chosen.missing:
         pytest.skip(chosen.missing)
     return chosen
+
+
+@pytest.fixture(params=[16, 8, 1])
+def lanes(request: pytest.FixtureRequest) -> Iterator[int]:
+    """How many numbers the C++ takes at once, where the processor can."""
+    if LIBRARY is None:
+        pytest.skip("the C++ library is not built")
+    try:
+        if LIBRARY.sjepa_limit_lanes(request.param) != request.param:
+            pytest.skip(f"this processor has no vectors of {request.param} floats")
+        yield request.param
+    finally:
+        LIBRARY.sjepa_limit_lanes(16)
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor
 
-from tests.kernels.cases import Place
+from tests.kernels.cases import Outputs, Place, at, places, with_gradients
 from tests.kernels.fuzzing import Draw
 from tests.kernels.spoils import Ways
 
@@ -33,6 +34,23 @@ class Absent:
     """Why an op lacks a part that others have."""
 
     because: str
+
+
+@dataclass(frozen=True)
+class Use:
+    """A function of tensors that calls the op, and tensors for it; what learns is a leaf."""
+
+    call: Callable[..., Outputs]
+    inputs: Sequence[Tensor]
+
+    def outcome(self, inputs: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Return the outputs, and the gradients for some gradient of each output."""
+        inputs = self.inputs if inputs is None else inputs
+        return with_gradients(self.call(*inputs), inputs)
+
+
+# Makes one with random numbers; a small one is for checks that take each number in turn.
+MakeUse = Callable[[Place, torch.dtype, bool], Use]
 
 
 @dataclass(frozen=True)
@@ -53,7 +71,8 @@ class OpCase:
         tests: The files of the op's own tests; they run in the interpreter too.
         arguments: Makes the arguments of a valid call, under the names that errors give them.
         spoils: How each argument may be wrong.
-        poison: Calls that return every output and gradient, for fresh memory full of NaN.
+        says: Changes of the arguments, and the words of their errors.
+        uses: What is filled with NaN, repeated, compiled, and called in other strides.
         launches: Every kernel at the default and at odd shapes, by the case's name in the table.
         fuzz: Random calls against float64.
         calls: Calls with the arguments; None where they have the names of the op's parameters.
@@ -61,20 +80,23 @@ class OpCase:
         checked_with: The name under which the self-check has the op; empty for the op's own.
         in_cpp: Whether the op has C++ code.
         in_triton: Whether the op has Triton code.
+        learns: Whether it has gradients.
     """
 
     op: Callable[..., object]
     tests: Sequence[str]
     arguments: Callable[[], Arguments]
     spoils: dict[str, Ways]
-    poison: Sequence[Callable[[Place], list[Tensor]]] | Absent
+    uses: Sequence[MakeUse] | Absent
     launches: dict[str, Launch] | Absent
     fuzz: Fuzz | Absent
+    says: Sequence[tuple[Arguments, str]] = ()
     calls: Callable[[Arguments], object] | None = None
     also_named: Sequence[str] = ()
     checked_with: str = ""
     in_cpp: bool = False
     in_triton: bool = True
+    learns: bool = True
 
     @property
     def name(self) -> str:
@@ -107,3 +129,15 @@ def all_cases() -> dict[str, OpCase]:
     stems = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
     cases = [importlib.import_module(f"tests.kernels.ops.{stem}").CASE for stem in stems]
     return {case.name: case for case in cases}
+
+
+def all_uses(*, of_torch: bool, learning: bool = False) -> list[ParameterSet]:
+    """Return `where`, `make` for a test of every use; also `of_torch`, or only what is learning."""
+    return [
+        at(place, make, name=f"{case.name}{f'-{k}' * (k > 0)}")
+        for case in all_cases().values()
+        if not isinstance(case.uses, Absent) and (case.learns or not learning)
+        for place in places(case.in_cpp)
+        if (of_torch or place.impl != "torch") and (case.in_triton or place.impl == "cpu")
+        for k, make in enumerate(case.uses)
+    ]

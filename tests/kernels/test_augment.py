@@ -24,7 +24,7 @@ from tests.kernels.augment_truth import (
     scalars,
     truth_of,
 )
-from tests.kernels.cases import Place, assert_within_budget, compiles
+from tests.kernels.cases import Place, assert_within_budget
 
 SETTINGS = {
     "body axis": {"rotation": 1.0},
@@ -207,19 +207,6 @@ def test_draws_depend_on_clip_and_step_alone(place: Place) -> None:
     assert torch.equal(only, alone[0]) and nothing.shape == (0, *only.shape[1:])
 
 
-def test_repeats_bitwise_and_writes_every_number(place: Place) -> None:
-    a = dataclasses.replace(SMALL, frames=10, shear=0.2, flip=0.5)
-    store, ids = packed(place), torch.tensor([0, 3, 1])
-    first = run(place, store, ids, a)
-    torch.use_deterministic_algorithms(True)  # Fills what `empty` returns with NaN.
-    try:
-        second = run(place, store, ids, a)
-    finally:
-        torch.use_deterministic_algorithms(False)
-    for x, y in zip(first, second, strict=True):
-        assert torch.equal(x, y)
-
-
 def test_empty_batch_and_strided_store(place: Place) -> None:
     store = packed(place)
     empty = run(place, store, torch.zeros(0, dtype=torch.int64), SMALL)
@@ -232,38 +219,6 @@ def test_empty_batch_and_strided_store(place: Place) -> None:
         strict=True,
     ):
         assert torch.equal(x, y)
-
-
-def test_opcheck(place: Place) -> None:
-    if place.impl != "triton":
-        pytest.skip("the reference is plain PyTorch; only the kernel is registered")
-    store, ids = packed(place), torch.tensor([1, 3], device=place.device)
-    tables = store.skeleton.flip_V, store.skeleton.parents_V
-    for with_clip in (True, False):
-        torch.library.opcheck(
-            torch.ops.sjepa.augment_clips.default,
-            (
-                *(*store.args(), ids, *scalars(place), *tables),
-                *([6, 2, 2, 3, CENTER, TOP], [0.5, 0.3, 0.1, 0.1, 0.1, 0.1, 0.5]),
-                *("body", "joint", with_clip),
-            ),
-        )
-
-
-@compiles
-def test_compiled_values_equal_eager(place: Place) -> None:
-    a = dataclasses.replace(SMALL, tilt=0.1, translation=0.1, flip=0.5)
-    store = packed(place)
-
-    def tokens(ids: Tensor, seed: Tensor, step: Tensor) -> tuple[Tensor, ...]:
-        view, clip = augment_clips(
-            *store.args(), ids + 1, seed, step, store.skeleton, a, impl=place.impl
-        )
-        return 2 * view, clip.square()
-
-    args = torch.tensor([2, 0], device=place.device), *scalars(place)
-    compiled = torch.compile(tokens, fullgraph=True)(*args)
-    torch.testing.assert_close(compiled, tokens(*args), rtol=1e-5, atol=1e-5)
 
 
 WRONG_CLIPS = [("offsets", 1, -1), ("offsets", 3, 21), ("frames", 2, 0), ("frames", 3, 13)]
@@ -295,69 +250,3 @@ def test_crop_stays_inside_the_clip_and_has_the_least_length() -> None:
     assert start[length == 20].max() == 20
     start, length = crop_bounds(grid, torch.full((9,), 7), 0.5, 10)
     assert (start == 0).all() and (length == 7).all(), "a clip shorter than the least is kept whole"
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "words"),
-    [
-        ({"joints": torch.zeros(4, 6)}, ValueError, r"joints: \(4, 6\); expected \(R, V, 3\)"),
-        ({"joints": torch.zeros(4, 6, 3).int()}, TypeError, r"joints: torch.int32"),
-        ({"frames": torch.tensor([2])}, ValueError, r"frames: \(1,\); expected \(N,\)"),
-        ({"bodies": torch.tensor([1, 1]).int()}, TypeError, "bodies: torch.int32; pass an int64"),
-        ({"ids": torch.tensor([0, 2])}, ValueError, r"ids: ids from 0 to 2; .*0\.\.1"),
-        ({"ids": torch.tensor([[0]])}, ValueError, r"ids: \(1, 1\); expected \(B,\)"),
-        ({"seed": torch.tensor([1])}, ValueError, r"seed: \(1,\); expected \(\)"),
-        ({"step": torch.tensor(1.0)}, TypeError, "step: torch.float32; pass an int64"),
-        ({"joints": torch.zeros(4, 5, 3)}, ValueError, r"skeleton.flip: \(6,\); expected \(V,\)"),
-        ({"impl": "fast"}, ValueError, "impl: 'fast'; choose one of auto, triton, cpu, torch"),
-    ],
-)
-def test_bad_input_is_named(change: dict, error: type[Exception], words: str) -> None:
-    good = {
-        "joints": torch.zeros(4, 6, 3),
-        "offsets": torch.tensor([0, 2]),
-        "frames": torch.tensor([2, 2]),
-        "bodies": torch.tensor([1, 1]),
-        "ids": torch.tensor([1, 0]),
-        "seed": torch.tensor(0),
-        "step": torch.tensor(0),
-        "skeleton": SkeletonTables.of(FLIP, PARENTS, CENTER, TOP, "cpu"),
-        "augmentation": SMALL,
-        "impl": "auto",
-    }
-    args = good | change
-    impl = args.pop("impl")
-    with pytest.raises(error, match=words):
-        augment_clips(*args.values(), impl=impl)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"frames": 7, "segment_length": 2}, "segment_length: 2; choose a divisor of frames = 7"),
-        ({"bodies": 0}, "bodies: 0; give at least 1"),
-        ({"flip": 1.5}, "flip: 1.5; give a finite number from 0 to 1"),
-        ({"rotation": float("nan")}, "rotation: nan; give a finite number"),
-        ({"shear": -0.1}, "shear: -0.1; give a finite number from 0"),
-        ({"form": "spin"}, "form: 'spin'; choose one of body, axes"),
-        ({"stream": "velocity"}, "stream: 'velocity'; choose one of joint, bone"),
-        ({"form": "axes", "tilt": 0.1}, 'tilt: 0.1; use form="body"'),
-    ],
-)
-def test_bad_settings_are_named(change: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        dataclasses.replace(SMALL, **change)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"flip": (0, 0, 2, 3, 4, 5)}, r"flip: .*give a permutation of 0\.\.5"),
-        ({"parents": (0, 6, 0, 0, 0, 0)}, r"parents: .*joints must lie in 0\.\.5"),
-        ({"spine_top": -1}, r"spine_top: \(-1,\); joints must lie in 0\.\.5"),
-    ],
-)
-def test_bad_skeletons_are_named(change: dict, words: str) -> None:
-    good = {"flip": FLIP, "parents": PARENTS, "center": CENTER, "spine_top": TOP}
-    with pytest.raises(ValueError, match=words):
-        SkeletonTables.of(**(good | change), device="cpu")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,7 @@ from sjepa_kernels.masks import tokens as masks_module
 from sjepa_kernels.masks import tubes as tube_module
 from sjepa_kernels.masks.shared import keep_smallest, ordered_bits, split_smallest
 from sjepa_kernels.masks.tokens import motion_keys
-from tests.kernels.cases import Place, compiles
+from tests.kernels.cases import Place
 
 SEED, STEP, PURPOSE = -(1 << 40) - 9, 7, 5
 KINDS = ["motion", "random", "tube"]
@@ -287,42 +286,6 @@ def test_empty_batch(place: Place, kind: str, bodies: int) -> None:
         assert all(x.dtype == torch.int32 for x in mask)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_opcheck(place: Place, kind: str) -> None:
-    if place.impl != "triton":
-        pytest.skip("the reference is plain PyTorch; only the kernels are registered")
-    device = place.device
-    seed, step = torch.tensor(2, device=device), torch.tensor(3, device=device)
-    tail = (seed, step, clip_ids(2, device), 2, 1)
-    x, scale = torch.randn(4, 12, 6).to(device), torch.tensor(0.3, device=device)
-    calls: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
-        "motion": (torch.ops.sjepa.motion_aware_mask.default, (x, 5, 4, scale, *tail)),
-        "random": (torch.ops.sjepa.random_mask.default, (12, 5, *tail)),
-        "tube": (torch.ops.sjepa.tube_mask.default, (x, 2, 4, 3, scale, 3, *tail)),
-    }
-    op, args = calls[kind]
-    torch.library.opcheck(op, args)
-
-
-@compiles
-@pytest.mark.parametrize("kind", KINDS)
-def test_compiled_masks_equal_eager_and_follow_the_step(place: Place, kind: str) -> None:
-    shape = (2, 1, 4, 5, 3, 3)
-    x = tubelets_of(shape, place.device)
-    seed = torch.tensor(SEED, device=place.device)
-
-    def step(tubelets: Tensor, when: Tensor) -> tuple[Tensor, ...]:
-        return tuple(draw(kind, shape, tubelets, place.impl, step=when, seed=seed, clip_ids_C=None))
-
-    compiled = torch.compile(step, fullgraph=True)
-    found = []
-    for i in range(2):
-        when = torch.tensor(i, device=place.device)
-        found.append(compiled(x, when))
-        assert all(map(torch.equal, found[-1], step(x, when)))
-    assert not torch.equal(found[0][0], found[1][0])
-
-
 def test_keys_are_as_close_to_float64_as_promised() -> None:
     x = torch.randn(40, 750, 12) * torch.rand(40, 750, 1)
     words = torch.randint(1 << 32, (40, 750))
@@ -378,57 +341,3 @@ def test_tube_visibility_matches_the_simulated_oracle(
     rates = visible[:, 0].gather(1, order).mean(dim=0)
     assert rates[0].item() == pytest.approx(calm, abs=0.01)
     assert rates[-1].item() == pytest.approx(fast, abs=0.005)
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "words"),
-    [
-        ({"tubelets": torch.zeros(4, 12)}, ValueError, r"tubelets: \(4, 12\); expected \(B, N, P"),
-        ({"tubelets": torch.zeros(4, 12, 0)}, ValueError, r"tubelets: .*with P > 0"),
-        ({"tubelets": torch.zeros(4, 12, 6).int()}, TypeError, "tubelets: torch.int32"),
-        ({"joints": 5}, ValueError, "joints: 5; must divide the 12 tokens"),
-        ({"keep": 13}, ValueError, "keep: 13; keep 0 to "),
-        ({"keep": -1}, ValueError, "keep: -1; keep 0 to "),
-        ({"seed": torch.tensor(0.5)}, TypeError, "seed: torch.float32; pass an int64"),
-        ({"seed": torch.tensor([1])}, ValueError, r"seed: \(1,\); expected a 0-dim tensor"),
-        ({"step": torch.tensor([1])}, ValueError, r"step: \(1,\); expected a 0-dim tensor"),
-        ({"step": torch.tensor(1.0)}, TypeError, "step: torch.float32"),
-        ({"bodies": 3}, ValueError, "bodies: 3; must divide the batch of 4"),
-        ({"bodies": 0}, ValueError, "bodies: 0"),
-        (
-            {"clip_ids_C": torch.arange(3)},
-            ValueError,
-            r"clip_ids: \(3,\); expected \(C,\) = \(4,\)",
-        ),
-        ({"clip_ids_C": torch.zeros(4)}, TypeError, "clip_ids: torch.float32"),
-        ({"purpose": -1}, ValueError, "purpose: -1"),
-        ({"tau": 0.0}, ValueError, "tau: 0.0; pass a finite number above zero"),
-        ({"scale": -0.1}, ValueError, "scale: -0.1; pass a finite number not below zero"),
-        ({"scale": torch.zeros(2)}, ValueError, r"scale: \(2,\); pass a float or a 0-dim"),
-        ({"tube_length": 2}, ValueError, "tube_length: 2; must divide the 3 segments"),
-        ({"coords": 4}, ValueError, "coords: 4; must divide the 6 numbers"),
-        ({"impl": "fast"}, ValueError, "impl: 'fast'; choose one of auto, triton, cpu, torch"),
-    ],
-)
-def test_bad_input_is_named(change: dict, error: type[Exception], words: str) -> None:
-    good = {"tubelets": torch.zeros(4, 12, 6), "keep": 3, "seed": torch.tensor(0), "joints": 4}
-    args = good | change
-    first = [args.pop(name) for name in ("tubelets", "keep", "seed")]
-    tube_only, motion_only = {"scale", "tube_length", "coords"}, {"tau"}
-    if not tube_only & set(change):
-        with pytest.raises(error, match=words):
-            motion_aware_mask(*first, **args)
-    if not motion_only & set(change):
-        with pytest.raises(error, match=words):
-            tube_mask(*first, **({"tube_length": 3} | args))
-    if not (tube_only | motion_only | {"tubelets", "joints"}) & set(change):
-        args.pop("joints")
-        with pytest.raises(error, match=words):
-            random_mask(4, 12, *first[1:], **args)
-
-
-def test_more_tokens_than_a_kernel_holds_are_refused() -> None:
-    with pytest.raises(ValueError, match="tokens: 4097 tokens; pass 1 to 4096"):
-        random_mask(1, 4097, 1, torch.tensor(0))
-    with pytest.raises(ValueError, match="tubelets: 0 tokens; pass 1 to 4096"):
-        motion_aware_mask(torch.zeros(1, 0, 3), 0, torch.tensor(0), joints=1)

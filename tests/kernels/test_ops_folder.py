@@ -40,7 +40,7 @@ def lacking(name: str, case: OpCase | None) -> list[str]:
         problems.append("name the files of its tests")
     if set(case.spoils) != set(case.arguments()) or not all(case.spoils.values()):
         problems.append("spoil each of its arguments")
-    for part in ("poison", "launches", "fuzz"):
+    for part in ("uses", "launches", "fuzz"):
         value = getattr(case, part)
         if not value or (isinstance(value, Absent) and len(value.because.split()) < 3):
             problems.append(f"give its {part}, or say why it has none")
@@ -73,10 +73,10 @@ def test_what_is_left_out_is_named() -> None:
     ]
     whole = CASES["pack_tokens"]
     half = dataclasses.replace(
-        whole, tests=["test_new_op.py"], spoils={}, poison=[], launches={}, fuzz=Absent("")
+        whole, tests=["test_new_op.py"], spoils={}, uses=[], launches={}, fuzz=Absent("")
     )
     assert lacking("pack_tokens", half) == [
         "name the files of its tests",
         "spoil each of its arguments",
-        *(f"give its {part}, or say why it has none" for part in ("poison", "launches", "fuzz")),
+        *(f"give its {part}, or say why it has none" for part in ("uses", "launches", "fuzz")),
     ]

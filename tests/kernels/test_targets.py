@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import instance_norm, layer_norm
 
 from sjepa_kernels import ContextualizedTargets, accumulate_normalized_
-from tests.kernels.cases import Place, assert_within_budget, compiles
+from tests.kernels.cases import Place, assert_within_budget
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 NORMS = ["instance", "layer", "none"]
@@ -94,18 +92,6 @@ def test_constant_channels_become_zero(place: Place) -> None:
     assert torch.equal(run([x], None, place.impl, "instance", final=False), torch.zeros_like(x))
 
 
-def test_the_object_starts_again_after_finish(place: Place) -> None:
-    hidden, ids = random_layers((2, 9, 6, 4), torch.float32, place.device)
-    targets = ContextualizedTargets(3, impl=place.impl)
-    runs = []
-    for _ in range(2):
-        for x in hidden:
-            targets.add_(x)
-        runs.append(targets.finish(ids))
-    assert torch.equal(*runs)
-    assert torch.equal(runs[0], run(hidden, ids, place.impl, "instance"))
-
-
 @pytest.mark.parametrize("norm", NORMS)
 def test_strided_layers_and_int32_ids(place: Place, norm: str) -> None:
     hidden, ids = random_layers((3, 10, 6, 4), torch.float32, place.device)
@@ -145,20 +131,6 @@ def test_adds_in_place_with_a_weight(place: Place, norm: str) -> None:
         assert torch.equal(x, before)
 
 
-def test_the_teacher_gets_no_gradient(place: Place) -> None:
-    hidden, ids = random_layers((2, 5, 6, 2), torch.float32, place.device)
-    for x in hidden:
-        x.requires_grad_()
-    assert not run(hidden, ids, place.impl, "layer").requires_grad
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_repeats_bitwise(place: Place, norm: str) -> None:
-    hidden, ids = random_layers((3, 40, 70, 11), torch.float32, place.device)
-    runs = [run(hidden, ids, place.impl, norm) for _ in range(2)]
-    assert torch.equal(*runs)
-
-
 def test_kernels_turn_a_bad_id_into_nan(place: Place) -> None:
     if place.impl != "triton":
         pytest.skip("the other implementations check the ids")
@@ -169,30 +141,6 @@ def test_kernels_turn_a_bad_id_into_nan(place: Place) -> None:
         bad = torch.tensor([[False, True], [True, False]], device=place.device)
         assert torch.equal(torch.isnan(out).all(-1), bad)
         assert torch.equal(torch.isnan(out).any(-1), bad)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_opcheck(place: Place, norm: str) -> None:
-    if place.impl == "torch":
-        pytest.skip("the reference is plain PyTorch; only the kernels are registered")
-    (x,), ids = random_layers((2, 5, 6, 2), torch.float32, place.device, 1)
-    total, weight = torch.zeros_like(x), torch.tensor(0.5, device=place.device)
-    ops = torch.ops.sjepa
-    torch.library.opcheck(ops.accumulate_normalized_.default, (total, x, weight, norm))
-    torch.library.opcheck(ops.finish_targets.default, (total, ids, norm != "none"))
-    torch.library.opcheck(ops.finish_targets.default, (total, None, True))
-
-
-@compiles
-@pytest.mark.parametrize("norm", NORMS)
-def test_compiled_values_equal_eager(place: Place, norm: str) -> None:
-    hidden, ids = random_layers((2, 7, 6, 3), torch.float32, place.device)
-
-    def step(hidden: list[Tensor], ids: Tensor) -> Tensor:
-        return run([x * 2 for x in hidden], ids, place.impl, norm) + 1
-
-    compiled = torch.compile(step, fullgraph=True)(hidden, ids)
-    torch.testing.assert_close(compiled, step(hidden, ids), rtol=1e-5, atol=1e-6)
 
 
 def test_layers_are_counted(place: Place) -> None:
@@ -216,49 +164,3 @@ def test_kernels_name_the_widest_row(place: Place) -> None:
     with pytest.raises(ValueError, match=r'hidden: width 8193; up to 8192, or impl="torch"'):
         run([x], None, place.impl, "layer")
     assert run([x], None, place.impl, "instance", final=False).shape == x.shape
-
-
-X = torch.zeros(2, 3, 4)
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "words"),
-    [
-        ({"total": torch.zeros(6, 4)}, ValueError, r"total: \(6, 4\); expected \(B, N, D\)"),
-        ({"total": X.half()}, TypeError, "total: torch.float16; .*needs float32"),
-        ({"total": X.clone().requires_grad_()}, ValueError, "total: requires a gradient"),
-        ({"total": torch.zeros(2, 4, 3).mT}, ValueError, "total: strides .*contiguous"),
-        ({"hidden": X.int()}, TypeError, "hidden: torch.int32"),
-        ({"hidden": X.double()}, TypeError, "total: torch.float32; pass a float64 total"),
-        ({"hidden": torch.zeros(2, 3, 5)}, ValueError, r"hidden: \(2, 3, 5\)"),
-        ({"weight": torch.ones(1)}, ValueError, r"weight: \(1,\); pass a float or a 0-dim tensor"),
-        ({"norm": "batch"}, ValueError, "norm: 'batch'; choose one of instance, layer, none"),
-    ],
-)
-def test_bad_input_is_named(change: dict[str, Any], error: type[Exception], words: str) -> None:
-    given = {"total": X.clone(), "hidden": X, "weight": 1.0, "norm": "layer"} | change
-    norm = given.pop("norm")
-    with pytest.raises(error, match=words):
-        accumulate_normalized_(*given.values(), norm=norm)
-
-
-@pytest.mark.parametrize(
-    ("ids", "error", "words"),
-    [
-        (torch.zeros(2, 2), TypeError, "ids_mask: torch.float32"),
-        (torch.zeros(3, 2).long(), ValueError, r"ids_mask: \(3, 2\)"),
-        (torch.tensor([[0], [3]]), ValueError, r"ids_mask: ids from 0 to 3"),
-    ],
-)
-def test_bad_ids_are_named(ids: Tensor, error: type[Exception], words: str) -> None:
-    targets = ContextualizedTargets(1)
-    targets.add_(X)
-    with pytest.raises(error, match=words):
-        targets.finish(ids)
-
-
-def test_bad_options_are_named() -> None:
-    with pytest.raises(ValueError, match=r"layers: 0; .*at least 1"):
-        ContextualizedTargets(0)
-    with pytest.raises(ValueError, match="norm: 'batch'"):
-        ContextualizedTargets(1, "batch")

@@ -6,11 +6,12 @@ and so is a result.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
-from tests.kernels.op_case import all_cases
+from tests.kernels.op_case import Arguments, OpCase, all_cases
 
 CASES = all_cases()
 
@@ -37,3 +38,18 @@ def test_a_spoiled_argument_is_named(name: str, argument: str, way: Any) -> None
     names = "|".join([*arguments, *case.also_named])
     with pytest.raises((ValueError, TypeError), match=rf"^({names})(\[\d+\])?: "):
         case.call(arguments)
+
+
+@pytest.mark.parametrize(
+    ("case", "change", "words"),
+    [
+        pytest.param(case, *said, id=f"{name}-{k}")
+        for name, case in CASES.items()
+        for k, said in enumerate(case.says)
+    ],
+)
+def test_an_error_says_what_to_do(case: OpCase, change: Arguments, words: str) -> None:
+    """A wrong dtype, which the error names, is a TypeError, and all else a ValueError."""
+    error = TypeError if re.search(r"torch\.\w+\d", words) else ValueError
+    with pytest.raises(error, match=words):
+        case.call(case.arguments() | change)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from sjepa_kernels import TokenMask
 from tests.kernels.cases import Place, meta
 from tests.kernels.fuzzing import FLOATS, Draw, philox_in_integers
-from tests.kernels.op_case import Arguments
+from tests.kernels.op_case import Arguments, Use
 from tests.kernels.spoils import (
     COUNTS,
     FLOAT,
@@ -48,6 +49,28 @@ GRID: dict[str, Ways] = {
     },
     "joints": [0, -1, 4],
 }
+SAYS: list[tuple[Arguments, str]] = [
+    ({"keep": 13}, "keep: 13; keep 0 to "),
+    ({"keep": -1}, "keep: -1; keep 0 to "),
+    ({"seed": torch.tensor(0.5)}, "seed: torch.float32; pass an int64"),
+    ({"seed": torch.tensor([1])}, r"seed: \(1,\); expected a 0-dim tensor"),
+    ({"step": torch.tensor([1])}, r"step: \(1,\); expected a 0-dim tensor"),
+    ({"step": torch.tensor(1.0)}, "step: torch.float32"),
+    ({"bodies": 3}, "bodies: 3; must divide the batch of 4"),
+    ({"bodies": 0}, "bodies: 0"),
+    ({"clip_ids": torch.arange(3)}, r"clip_ids: \(3,\); expected \(C,\) = \(2,\)"),
+    ({"clip_ids": torch.zeros(2)}, "clip_ids: torch.float32"),
+    ({"purpose": -1}, "purpose: -1"),
+    ({"impl": "fast"}, "impl: 'fast'; choose one of auto, triton, cpu, torch"),
+]
+GRID_SAYS: list[tuple[Arguments, str]] = [
+    *SAYS,
+    ({"tubelets": torch.zeros(4, 12)}, r"tubelets: \(4, 12\); expected \(B, N, P"),
+    ({"tubelets": torch.zeros(4, 6, 0)}, r"tubelets: .*with P > 0"),
+    ({"tubelets": torch.zeros(4, 6, 12).int()}, "tubelets: torch.int32"),
+    ({"joints": 5}, "joints: 5; must divide the 6 tokens"),
+    ({"tubelets": torch.zeros(4, 0, 12)}, "tubelets: 0 tokens; pass 1 to 4096"),
+]
 
 
 def arguments(**own: Any) -> Arguments:
@@ -62,9 +85,17 @@ def arguments(**own: Any) -> Arguments:
     }
 
 
-def to_poison(place: Place) -> tuple[Tensor, Tensor]:
-    """Tubelets of 6 segments of 7 joints, and a seed."""
-    return torch.randn(3, 42, 6).to(place.device), torch.tensor(3, device=place.device)
+def use(op: Callable[..., TokenMask], place: Place, dtype: torch.dtype, small: bool) -> Use:
+    """Call `op` with tubelets of even segments, a seed, how many joints they have, and options."""
+    segments, joints = (4, 5) if small else (6, 7)
+    tubelets = torch.randn(4, segments * joints, 6).to(place.device, dtype)
+    whole = [torch.randint(99, shape).to(place.device) for shape in ((), (), (2,))]
+
+    def mask(x: Tensor, seed: Tensor, step: Tensor, ids: Tensor) -> TokenMask:
+        options = {"clip_ids_C": ids, "bodies": 2, "purpose": 5, "impl": place.impl}
+        return op(x, seed, joints, step=step, **options)
+
+    return Use(mask, [tubelets, *whole])
 
 
 def meta_draws(clips: int = 128) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tests.kernels.cases import Place, meta
+from tests.kernels.cases import Place, leaves_of, meta
 from tests.kernels.fuzzing import FLOATS, Draw, assert_all_rounded
-from tests.kernels.op_case import Arguments, Launch, normals
+from tests.kernels.op_case import Arguments, Launch, Use, normals
 from tests.kernels.spoils import FLOAT, IDS, VECTOR, WRONG_CHOICE, Ways
 
 SPOILS: dict[str, Ways] = {
@@ -20,6 +21,16 @@ SPOILS: dict[str, Ways] = {
     "ids_keep": IDS,
     "impl": WRONG_CHOICE,
 }
+SAYS: list[tuple[Arguments, str]] = [
+    ({"visible": torch.zeros(2, 2)}, r"visible: \(2, 2\); expected \(B, K, D\)"),
+    ({"mask_token": torch.zeros(4)}, r"mask_token: \(4,\); expected"),
+    ({"mask_token": torch.zeros(5, dtype=torch.int32)}, "mask_token: torch.int32"),
+    ({"ids_keep": torch.zeros(2, 3, dtype=torch.int64)}, r"ids_keep: \(2, 3\)"),
+    ({"ids_keep": torch.zeros(2, 4)}, "ids_keep: torch.float32; pass an int32 or int64"),
+    ({"ids_keep": torch.tensor([[0, 6, 1, 2]] * 2)}, r"ids_keep: .*must lie in 0\.\.5"),
+    ({"position_spatial": torch.zeros(3, 4)}, r"position_spatial: \(3, 4\)"),
+    ({"impl": "fast"}, "impl: 'fast'; choose one of auto, triton, cpu, torch"),
+]
 
 
 def arguments() -> Arguments:
@@ -30,13 +41,12 @@ def arguments() -> Arguments:
     return made | {"ids_keep": order[:, :4], "ids_mask": order[:, 4:], "impl": "auto"}
 
 
-def random_order(place: Place) -> Tensor:
-    """Two permutations of 35 tokens."""
-    return torch.stack([torch.randperm(35) for _ in range(2)]).to(place.device)
-
-
-# Of 35 tokens 7 are visible: more than a tile of rows and of columns, and a broken tile of each.
-SHAPES = (2, 7, 300), (300,), (5, 300), (7, 300)
+def use(op: Callable[..., Tensor], place: Place, dtype: torch.dtype, small: bool) -> Use:
+    """Call `op` with tables, then with the ids of both; large, with a broken tile of each axis."""
+    segments, joints, width, kept = (2, 3, 4, 3) if small else (5, 7, 300, 7)
+    shapes = (2, kept, width), (width,), (segments, width), (joints, width)
+    order = torch.stack([torch.randperm(segments * joints) for _ in range(2)]).to(place.device)
+    return Use(op, [*leaves_of(place, *shapes, dtype=dtype), order[:, :kept], order[:, kept:]])
 
 
 def launch(name: str, dtype: torch.dtype, odd: bool) -> Launch:

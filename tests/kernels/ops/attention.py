@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor
 
 from sjepa_kernels import attention
 from sjepa_kernels.attention.cpu import PROCESSOR_HAS_CODE
-from tests.kernels.cases import Place, gradients, leaves_of, with_gradients
+from tests.kernels.cases import Place, gradients, leaves_of
 from tests.kernels.fuzzing import FLOATS, Draw
-from tests.kernels.op_case import Absent, Arguments, Fuzz, OpCase, normals
+from tests.kernels.op_case import Absent, Arguments, Fuzz, OpCase, Use, normals
 from tests.kernels.spoils import FLOAT, WRONG_CHOICE, Ways
+
+FULL, SHAPE = torch.float32, (1, 2, 3, 4)
 
 
 def arguments() -> Arguments:
     return normals(**dict.fromkeys("qkv", (2, 2, 3, 4))) | {"impl": "auto"}
 
 
-def poisoned(place: Place) -> list[Tensor]:
+def zeros(*shapes: tuple[int, ...], dtype: torch.dtype = FULL, **other: Any) -> Arguments:
+    """Queries, keys and values of these shapes."""
+    return dict(zip("qkv", (torch.zeros(s, dtype=dtype) for s in shapes), strict=True)) | other
+
+
+def use(place: Place, dtype: torch.dtype, small: bool) -> Use:
+    """Of the C++ alone, which is for bfloat16."""
     if not PROCESSOR_HAS_CODE:
-        pytest.skip("the processor does not multiply bfloat16")
-    shapes = (2, 3, 37, 16), (2, 3, 41, 16), (2, 3, 41, 16)
-    leaves = leaves_of(Place("cpu", "cpu"), *shapes, dtype=torch.bfloat16)
-    return with_gradients(attention(*leaves, impl="cpu"), leaves)
+        pytest.skip("needs C++ and AVX-512 bfloat16")
+    shapes = [(2, 3, tokens, 16) for tokens in ((9, 11, 11) if small else (37, 41, 41))]
+    return Use(partial(attention, impl="cpu"), leaves_of(place, *shapes, dtype=torch.bfloat16))
 
 
 def random_call(draw: Draw) -> None:
@@ -51,9 +60,21 @@ CASE = OpCase(
     op=attention,
     tests=["test_attention.py"],
     arguments=arguments,
+    says=[
+        ({"impl": "flash"}, "impl: 'flash'; choose one of"),
+        ({"impl": "triton"}, "'triton'; attention has no Triton"),
+        (
+            zeros(*[SHAPE] * 3, dtype=torch.bfloat16, impl="xformers"),
+            "half precision on CUDA",
+        ),
+        (zeros(*[SHAPE] * 3, dtype=torch.int32), "q: torch.int32"),
+        (zeros(*[(2, 3, 4)] * 3), r"q: \(2, 3, 4\); expected"),
+        (zeros(SHAPE, (1, 2, 5, 4), (1, 2, 6, 4)), "pair up"),
+        (zeros(SHAPE, (1, 1, 3, 4), (1, 1, 3, 4)), "agree"),
+    ],
     spoils={**dict.fromkeys("qkv", TENSOR), "impl": [*WRONG_CHOICE, "xformers"]},
     also_named=["q, k, v"],
-    poison=[poisoned],
+    uses=[use],
     launches=Absent("no Triton code: SDPA on a GPU, C++ on a CPU"),
     fuzz=Fuzz(random_call),
     in_cpp=True,

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels import Augmentation, SkeletonTables, augment_clips
-from tests.kernels.augment_truth import truth_of
+from tests.kernels.augment_truth import packed, truth_of
 from tests.kernels.cases import Place, meta
 from tests.kernels.fuzzing import Draw
-from tests.kernels.op_case import Arguments, Fuzz, Launch, OpCase
+from tests.kernels.op_case import Arguments, Fuzz, Launch, OpCase, Use
 from tests.kernels.ops import _store
 from tests.kernels.spoils import KEYS, TABLE, WRONG_CHOICE
 
@@ -29,16 +29,19 @@ def calls(a: Arguments) -> object:
     return augment_clips(*store, ids, seed, step, tables, Augmentation(frames=8), impl=impl)
 
 
-def poisoned(place: Place) -> list[Tensor]:
-    joints = torch.randn(30, 3, 3).to(place.device)
-    numbers = ([0, 10], [10, 10], [1, 2], [1, 0], 3, 4)
-    offsets, frames, bodies, ids, seed, step = (
-        torch.tensor(x, device=place.device) for x in numbers
-    )
-    store, keys = (joints, offsets, frames, bodies), (ids, seed, step)
-    skeleton = SkeletonTables.of([0, 2, 1], [0, 0, 0], 0, 1, place.device)
-    settings = Augmentation(frames=12, flip=0.5, tilt=0.1, shear=0.1, scale=0.1)
-    return list(augment_clips(*store, *keys, skeleton, settings, impl=place.impl))
+def use(place: Place, dtype: torch.dtype, small: bool) -> Use:
+    """Clips of one and of two bodies, with a block and a broken block of frames."""
+    store = packed(place, dtype)
+    a = Augmentation(frames=12, flip=0.5, tilt=0.1, shear=0.1, scale=0.1, translation=0.1)
+    ids = torch.tensor([1, 0, 3], device=place.device)
+    keys = torch.randint(99, (2,)).to(place.device).unbind()
+
+    def tokens(joints: Tensor, ids: Tensor, seed: Tensor, step: Tensor) -> tuple[Tensor, ...]:
+        args = *store.args()[1:], ids, seed, step, store.skeleton, a
+        view, _ = augment_clips(joints, *args, with_clip=False, impl=place.impl)
+        return view, *augment_clips(joints, *args, impl=place.impl)
+
+    return Use(tokens, [store.joints, ids, *keys])
 
 
 DEFAULT = Augmentation(translation=0.1, flip=0.5)
@@ -106,10 +109,23 @@ CASE = OpCase(
     tests=["test_augment.py"],
     arguments=arguments,
     calls=calls,
+    says=[
+        ({"joints": torch.zeros(4, 6)}, r"joints: \(4, 6\); expected \(R, V, 3\)"),
+        ({"joints": torch.zeros(4, 6, 3).int()}, r"joints: torch.int32"),
+        ({"frames": torch.tensor([2])}, r"frames: \(1,\); expected \(N,\)"),
+        ({"bodies": torch.tensor([1, 1, 1]).int()}, "bodies: torch.int32; pass an int64"),
+        ({"ids": torch.tensor([0, 3])}, r"ids: ids from 0 to 3; .*0\.\.2"),
+        ({"ids": torch.tensor([[0]])}, r"ids: \(1, 1\); expected \(B,\)"),
+        ({"seed": torch.tensor([1])}, r"seed: \(1,\); expected \(\)"),
+        ({"step": torch.tensor(1.0)}, "step: torch.float32; pass an int64"),
+        ({"joints": torch.zeros(19, 5, 3)}, r"skeleton.flip: \(4,\); expected \(V,\)"),
+        ({"impl": "fast"}, "impl: 'fast'; choose one of auto, triton, cpu, torch"),
+    ],
     spoils=_store.SPOILS
     | KEYS
     | {"skeleton.flip": TABLE, "skeleton.parents": TABLE, "impl": WRONG_CHOICE},
-    poison=[poisoned],
+    uses=[use],
+    learns=False,
     launches={
         f"augment-{name}-{str(dtype)[6:]}": launch(a, dtype, 17 if name == "odd" else 25)
         for name, a in SETTINGS.items()

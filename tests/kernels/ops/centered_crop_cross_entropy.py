@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from sjepa_kernels import centered_crop_cross_entropy
-from tests.kernels.cases import Place, leaves_of, meta, with_gradients
+from tests.kernels.cases import Place, leaves_of, meta
 from tests.kernels.fuzzing import FLOATS, Draw
-from tests.kernels.op_case import Arguments, Fuzz, Launch, OpCase, normals
+from tests.kernels.op_case import Arguments, Fuzz, Launch, OpCase, Use, normals
 from tests.kernels.ops import _losses
 from tests.kernels.spoils import FLOAT, without
 
@@ -19,11 +21,11 @@ def arguments() -> Arguments:
     return made | {"temp_student": 0.1, "temp_target": 0.06, "impl": "auto"}
 
 
-def poisoned(place: Place) -> list[Tensor]:
-    (student,) = leaves_of(place, (4, 3, 70))
-    teacher, center = torch.randn(2, 3, 70).to(place.device), torch.randn(70).to(place.device)
-    found = centered_crop_cross_entropy(student, teacher, center, impl=place.impl)
-    return with_gradients(found, [student])
+def use(place: Place, dtype: torch.dtype, small: bool) -> Use:
+    batch, width = (2, 5) if small else (9, 130)
+    (student,) = leaves_of(place, (3, batch, width), dtype=dtype)
+    fixed = (torch.randn(shape).to(student) for shape in ((2, batch, width), (width,)))
+    return Use(partial(centered_crop_cross_entropy, impl=place.impl), [student, *fixed])
 
 
 def launch(shape: tuple[int, ...], dtype: torch.dtype, full: bool) -> Launch:
@@ -79,6 +81,12 @@ CASE = OpCase(
     op=centered_crop_cross_entropy,
     tests=["test_crops.py"],
     arguments=arguments,
+    says=[
+        ({"student": torch.zeros(2, 3)}, r"student: \(2, 3\); expected \(crops, batch, K\)"),
+        ({"teacher": torch.zeros(0, 3, 6)}, r"teacher: \(0, 3, 6\)"),
+        ({"teacher": torch.zeros(2, 1, 6)}, r"teacher: \(2, 1, 6\); .* \(T, B, K\) = \(T, 3, 6\)"),
+        (dict.fromkeys(("student", "teacher"), torch.zeros(1, 3, 6)), "student: one crop, the te"),
+    ],
     spoils=_losses.SPOILS
     | {
         "student": without(FLOAT, "one axis more")
@@ -90,7 +98,7 @@ CASE = OpCase(
         },
         "teacher": FLOAT | {"no crops": lambda x: x[:0]},
     },
-    poison=[poisoned],
+    uses=[use],
     launches=LAUNCHES,
     fuzz=Fuzz(random_call),
     in_cpp=True,

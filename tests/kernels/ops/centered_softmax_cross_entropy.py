@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from sjepa_kernels import centered_softmax_cross_entropy
-from tests.kernels.cases import Place, leaves_of, meta, with_gradients
+from tests.kernels.cases import Outputs, Place, leaves_of, meta
 from tests.kernels.fuzzing import FLOATS, Draw
-from tests.kernels.op_case import Arguments, Fuzz, Launch, OpCase, normals
+from tests.kernels.op_case import Arguments, Fuzz, Launch, OpCase, Use, normals
 from tests.kernels.ops import _losses
 from tests.kernels.spoils import FLOAT, IDS, VECTOR, without
 
 
 def arguments() -> Arguments:
-    return normals(student=(4, 6), teacher=(9, 6), center=(6,)) | {
+    return normals(student=(2, 3), teacher=(5, 3), center=(3,)) | {
         "temp_student": 0.1,
         "temp_target": 0.06,
-        "teacher_index": torch.randint(9, (4,)),
-        "row_weights": torch.rand(4),
+        "teacher_index": torch.randint(5, (2,)),
+        "row_weights": torch.rand(2),
         "impl": "auto",
     }
 
 
-def poisoned(place: Place, width: int) -> list[Tensor]:
-    (student,) = leaves_of(place, (7, width))
-    teacher, center = torch.randn(9, width), torch.randn(width)
-    rows, weights = torch.randint(9, (7,)), torch.rand(7) + 0.1
-    found = centered_softmax_cross_entropy(
-        student,
-        *(x.to(place.device) for x in (teacher, center)),
-        teacher_index_R=rows.to(place.device),
-        row_weights_R=weights.to(place.device),
-        impl=place.impl,
-    )
-    return with_gradients(found, [student])
+def use(widths: tuple[int, int], place: Place, dtype: torch.dtype, small: bool) -> Use:
+    """Enough rows for each of several threads, where there are any; a weight for each."""
+    rows = 4 if small else (1000 if place.impl == "cpu" else 40)
+    width = widths[0] if small else widths[1]
+    (student,) = leaves_of(place, (rows, width), dtype=dtype)
+    fixed = torch.randn(rows + 2, width), torch.randn(width), torch.rand(rows) + 0.1
+    index = torch.randint(rows + 2, (rows,)).to(place.device)
+
+    def loss(s: Tensor, t: Tensor, center: Tensor, weights: Tensor, index: Tensor) -> Outputs:
+        options = {"teacher_index_R": index, "row_weights_R": weights}
+        chosen = centered_softmax_cross_entropy(s, t, center, **options, impl=place.impl)
+        first = centered_softmax_cross_entropy(s, t[: len(s)], center, impl=place.impl)
+        return *chosen, *first
+
+    return Use(loss, [student, *(x.to(student) for x in fixed), index])
 
 
 def launch(rows: int, width: int, dtype: torch.dtype, full: bool) -> Launch:
@@ -97,6 +102,22 @@ CASE = OpCase(
     op=centered_softmax_cross_entropy,
     tests=["test_centered_ce.py"],
     arguments=arguments,
+    says=[
+        ({"student": torch.zeros(0, 3)}, r"student: \(0, 3\); .*pass rows"),
+        ({"student": torch.zeros(2, 2, 3)}, r"student: \(2, 2, 3\); expected \(R, D\)"),
+        ({"student": torch.zeros(2, 3).int()}, "student: torch.int32"),
+        ({"teacher": torch.zeros(4, 4)}, r"teacher: \(4, 4\)"),
+        ({"teacher_index": None}, r"teacher: \(5, 3\); .*without teacher_index"),
+        ({"center": torch.zeros(4)}, r"center: \(4,\)"),
+        ({"temp_student": 0.0}, r"temp_student: 0\.0; pass a finite number above zero"),
+        ({"temp_target": float("nan")}, "temp_target: nan"),
+        ({"temp_target": torch.tensor(-1.0)}, r"temp_target: -1\.0"),
+        ({"temp_student": torch.ones(2)}, r"temp_student: \(2,\)"),
+        ({"teacher_index": torch.tensor([0, 5])}, r"teacher_index: ids from 0 to 5"),
+        ({"teacher_index": torch.zeros(3).long()}, r"teacher_index: \(3,\)"),
+        ({"row_weights": torch.ones(3)}, r"row_weights: \(3,\)"),
+        ({"row_weights": torch.ones(2).int()}, "row_weights: torch.int32"),
+    ],
     spoils=_losses.SPOILS
     | {
         "student": FLOAT | {"no rows": lambda x: x[:0], "no columns": lambda x: x[:, :0]},
@@ -105,7 +126,7 @@ CASE = OpCase(
         "row_weights": VECTOR,
     },
     # Of one tile, and of more than fits into one.
-    poison=[lambda place: poisoned(place, 100), lambda place: poisoned(place, 4500)],
+    uses=[partial(use, (5, 100)), partial(use, (8, 4500))],
     launches=LAUNCHES,
     fuzz=Fuzz(random_call),
     in_cpp=True,

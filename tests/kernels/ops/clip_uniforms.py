@@ -41,7 +41,7 @@ CASE = OpCase(
         "purpose": WRONG_PURPOSE,
         "count": [-1],
     },
-    poison=Absent("plain PyTorch; the kernel of augment_clips draws by itself"),
+    uses=Absent("plain PyTorch; the kernel of augment_clips draws by itself"),
     launches=Absent("plain PyTorch; the kernel of augment_clips draws by itself"),
     fuzz=Fuzz(random_call),
     checked_with="augment_clips",

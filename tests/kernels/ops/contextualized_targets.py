@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from torch.nn.functional import layer_norm
 from sjepa_kernels import ContextualizedTargets, accumulate_normalized_
 from tests.kernels.cases import Place, meta
 from tests.kernels.fuzzing import HALVES, Draw, assert_norms_close, spread_of
-from tests.kernels.op_case import Arguments, Fuzz, Launch, OpCase
+from tests.kernels.op_case import Arguments, Fuzz, Launch, OpCase, Use
 from tests.kernels.spoils import IDS, NOT_FLOATS, SHAPES, WRONG_CHOICE, without
+
+NORMS = ["instance", "layer", "none"]
 
 
 def arguments() -> Arguments:
@@ -32,14 +35,20 @@ def calls(a: Arguments) -> object:
     return averaged.finish(a["ids_mask"])
 
 
-def poisoned(place: Place) -> list[Tensor]:
-    found = []
-    for kind in ("instance", "layer", "none"):
-        mean = ContextualizedTargets(2, kind, impl=place.impl)
-        for _ in range(2):
-            mean.add_(torch.randn(2, 37, 70).to(place.device))
-        found.append(mean.finish(torch.randint(37, (2, 11)).to(place.device)))
-    return found
+def use(norm: str, place: Place, dtype: torch.dtype, small: bool) -> Use:
+    batch, tokens, width, masked = (2, 7, 6, 3) if small else (3, 40, 70, 11)
+    hidden = [torch.randn(batch, tokens, width).to(place.device, dtype) for _ in range(2)]
+    ids = torch.randint(tokens, (batch, masked)).to(place.device)
+
+    def targets(first: Tensor, second: Tensor, ids: Tensor) -> list[Tensor]:
+        mean, found = ContextualizedTargets(2, norm, impl=place.impl), []
+        for chosen in (ids, None):
+            mean.add_(first)
+            mean.add_(second)
+            found.append(mean.finish(chosen))
+        return found
+
+    return Use(targets, [*hidden, ids])
 
 
 def launch(shape: tuple[int, int, int], masked: int, dtype: torch.dtype, norm: str) -> Launch:
@@ -63,14 +72,14 @@ LAUNCHES = {
         (3, 77, 100, 5),
     )
     for dtype in (torch.bfloat16, torch.float32)
-    for norm in ("instance", "layer", "none")
+    for norm in NORMS
 }
 
 
 def random_call(draw: Draw) -> None:
     """Layers of different dtypes, any tokens of any sequence, then a total with a weight."""
     batch, tokens, layers = draw.size(), draw.size(), draw.size(1, 3)
-    width, norm = draw.one_of(0, 1, 2, 5, 33, 70), draw.one_of("instance", "layer", "none")
+    width, norm = draw.one_of(0, 1, 2, 5, 33, 70), draw.one_of(*NORMS)
     # A LayerNorm of one channel, or of zeros, is all rounding.
     final = width > 2 and not (norm == "instance" and tokens < 2) and draw.flag()
     dtypes = [torch.float64] if draw.flag() else [torch.float32, *HALVES]
@@ -113,6 +122,13 @@ CASE = OpCase(
     tests=["test_targets.py"],
     arguments=arguments,
     calls=calls,
+    says=[
+        ({"ids_mask": torch.zeros(2, 2)}, "ids_mask: torch.float32"),
+        ({"ids_mask": torch.zeros(3, 2).long()}, r"ids_mask: \(3, 2\)"),
+        ({"ids_mask": torch.tensor([[0], [3]])}, r"ids_mask: ids from 0 to 3"),
+        ({"layers": 0}, r"layers: 0; .*at least 1"),
+        ({"norm": "batch"}, "norm: 'batch'"),
+    ],
     spoils={
         "layers": [0, -1],
         "hidden": {"one axis": SHAPES["one axis"], "no axes": SHAPES["no axes"]} | NOT_FLOATS,
@@ -120,7 +136,8 @@ CASE = OpCase(
         "norm": ["", "batch"],
         "impl": WRONG_CHOICE,
     },
-    poison=[poisoned],
+    uses=[partial(use, norm) for norm in NORMS],
+    learns=False,
     launches=LAUNCHES,
     fuzz=Fuzz(random_call),
 )

@@ -55,7 +55,7 @@ CASE = OpCase(
     },
     # As parameters, T and M have the names of the store's tables, which lack the suffix in errors.
     also_named=["frames", "bodies"],
-    poison=Absent("plain PyTorch; the kernel of augment_clips crops by itself"),
+    uses=Absent("plain PyTorch; the kernel of augment_clips crops by itself"),
     launches=Absent("plain PyTorch; the kernel of augment_clips crops by itself"),
     fuzz=Fuzz(random_call),
     checked_with="augment_clips",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from sjepa_kernels import EmaPlan, ema_update_
 from sjepa_kernels._triton import compute_dtype
-from tests.kernels.cases import assert_within_budget
+from tests.kernels.cases import Place, assert_within_budget
 from tests.kernels.fuzzing import FLOATS, HALVES, Draw
-from tests.kernels.op_case import Absent, Arguments, Fuzz, Launch, OpCase, normals
+from tests.kernels.op_case import Arguments, Fuzz, Launch, OpCase, Use, normals
 from tests.kernels.spoils import FLOAT, WRONG_CHOICE, WRONG_SHARE
 
 
@@ -25,6 +26,24 @@ def calls(a: Arguments) -> None:
     if isinstance(a["momentum"], float):
         EmaPlan(targets, sources, shadows, impl=a["impl"]).update_(a["momentum"])
     ema_update_(targets, sources, a["momentum"], shadows=shadows, impl=a["impl"])
+
+
+def use(place: Place, dtype: torch.dtype, small: bool) -> Use:
+    """A plan with shadows and a call without, of an empty tensor and of a chunk and a bit."""
+    shapes = [(3, 4), (0,), (5,) if small else (4099,)]
+    tensors = [torch.randn(s).to(place.device, dtype) for s in shapes * 2]
+    # The interpreter casts float64 to bfloat16 wrongly.
+    half = torch.float16 if dtype == torch.float64 else torch.bfloat16
+
+    def moved(*tensors: Tensor) -> list[Tensor]:
+        targets, sources = [x.detach().clone() for x in tensors[:3]], list(tensors[3:])
+        shadows = [torch.empty_like(x, dtype=half) for x in targets]
+        momentum = torch.tensor(0.95, device=place.device)
+        EmaPlan(targets, sources, shadows, impl=place.impl).update_(momentum)
+        ema_update_(targets, sources, 0.5, impl=place.impl)
+        return [*targets, *shadows]
+
+    return Use(moved, tensors)
 
 
 def launch(shadow: bool, aligned: bool) -> Launch:
@@ -83,7 +102,8 @@ CASE = OpCase(
         "momentum": WRONG_SHARE,
         "impl": WRONG_CHOICE,
     },
-    poison=Absent("writes into its arguments; test_ema.py poisons the shadows"),
+    uses=[use],
+    learns=False,
     launches={
         f"ema{'-shadow' * shadow}{'' if aligned else '-unaligned'}": launch(shadow, aligned)
         for shadow in (False, True)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear
 
 from sjepa_kernels import fused_mlp
-from tests.kernels.cases import Place, gradients, leaves_of, meta, with_gradients
+from tests.kernels.cases import Place, gradients, leaves_of, meta
 from tests.kernels.fuzzing import FLOATS, Draw, assert_norms_close, spread_of
-from tests.kernels.op_case import Arguments, Fuzz, Launch, OpCase, normals
+from tests.kernels.op_case import Arguments, Fuzz, Launch, OpCase, Use, normals
 from tests.kernels.spoils import FLOAT, VECTOR, WRONG_CHOICE, WRONG_EPS, without
 
 HALF, FULL = torch.bfloat16, torch.float32
@@ -29,12 +29,13 @@ def shapes(width: int, hidden: int) -> dict[str, tuple[int, ...]]:
 
 
 def arguments() -> Arguments:
-    return normals(x=(3, 4), **shapes(4, 6)) | {"eps": 1e-5, "impl": "auto"}
+    return normals(x=(2, 3), **shapes(3, 5)) | {"eps": 1e-5, "impl": "auto"}
 
 
-def poisoned(place: Place) -> list[Tensor]:
-    leaves = leaves_of(place, (21, 20), *shapes(20, 37).values())
-    return with_gradients(fused_mlp(*leaves, impl=place.impl), leaves)
+def use(place: Place, dtype: torch.dtype, small: bool) -> Use:
+    shape, hidden = ((2, 2, 4), 5) if small else ((150, 20), 37)
+    leaves = leaves_of(place, shape, *shapes(shape[-1], hidden).values(), dtype=dtype)
+    return Use(partial(fused_mlp, impl=place.impl), leaves)
 
 
 def launch(rows: int, width: int, dtype: torch.dtype, dot: torch.dtype) -> Launch:
@@ -87,6 +88,18 @@ CASE = OpCase(
     op=fused_mlp,
     tests=["test_fused_mlp.py", "test_modules_blocks.py"],
     arguments=arguments,
+    says=[
+        ({"x": torch.zeros(())}, r"x: \(\); expected"),
+        ({"x": torch.zeros(2, 0)}, r"x: \(2, 0\); .*at least 1"),
+        ({"x": torch.zeros(2, 3).int()}, "x: torch.int32"),
+        ({"norm_weight": torch.zeros(2)}, r"norm_weight: \(2,\); expected \(D,\)"),
+        ({"norm_bias": torch.zeros(3).int()}, "norm_bias: torch.int32"),
+        ({"w1": torch.zeros(3)}, r"w1: \(3,\); expected \(H, D\)"),
+        ({"w1": torch.zeros(5, 4)}, r"w1: \(5, 4\); expected \(H, D\) = \(5, 3\)"),
+        ({"b1": torch.zeros(3)}, r"b1: \(3,\); expected \(H,\) = \(5,\)"),
+        ({"w2": torch.zeros(5, 3)}, r"w2: \(5, 3\); expected \(D, H\) = \(3, 5\)"),
+        ({"b2": torch.zeros(3, device="meta")}, "b2: meta; move it to cpu"),
+    ],
     spoils={
         # More leading axes are as good; one axis of another length is not.
         "x": without(FLOAT, "one axis more") | {"no columns": lambda x: x[:, :0]},
@@ -95,7 +108,7 @@ CASE = OpCase(
         "eps": WRONG_EPS,
         "impl": WRONG_CHOICE,
     },
-    poison=[poisoned],
+    uses=[use],
     launches=LAUNCHES,
     fuzz=Fuzz(random_call),
 )

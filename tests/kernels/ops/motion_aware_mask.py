@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from sjepa_kernels import motion_aware_mask
-from tests.kernels.cases import Place, meta
+from sjepa_kernels import TokenMask, motion_aware_mask
+from tests.kernels.cases import meta
 from tests.kernels.fuzzing import Draw
 from tests.kernels.op_case import Arguments, Fuzz, Launch, OpCase
 from tests.kernels.ops import _masks
@@ -18,9 +21,8 @@ def arguments() -> Arguments:
     return _masks.arguments(tubelets=torch.randn(4, 6, 12), joints=3, tau=0.8)
 
 
-def poisoned(place: Place) -> list[Tensor]:
-    x, seed = _masks.to_poison(place)
-    return list(motion_aware_mask(x, 10, seed, joints=7, impl=place.impl))
+def call(x: Tensor, seed: Tensor, joints: int, **options: Any) -> TokenMask:
+    return motion_aware_mask(x, 6, seed, joints=joints, **options)
 
 
 def launch(tokens: int, numbers: int, dtype: torch.dtype) -> Launch:
@@ -46,8 +48,13 @@ CASE = OpCase(
     op=motion_aware_mask,
     tests=["test_masks.py"],
     arguments=arguments,
+    says=[
+        *_masks.GRID_SAYS,
+        ({"tau": 0.0}, "tau: 0.0; pass a finite number above zero"),
+    ],
     spoils=_masks.GRID | _masks.SPOILS | {"tau": WRONG_POSITIVE},
-    poison=[poisoned],
+    uses=[partial(_masks.use, call)],
+    learns=False,
     launches={
         "motion-mask-750x12-fp32": launch(750, 12, torch.float32),
         "motion-mask-4000x12-fp32": launch(4000, 12, torch.float32),

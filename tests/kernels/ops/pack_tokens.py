@@ -6,19 +6,18 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels import pack_tokens
-from tests.kernels.cases import Place, leaves_of, with_gradients
+from tests.kernels.cases import Place
 from tests.kernels.fuzzing import Draw
-from tests.kernels.op_case import Fuzz, OpCase
+from tests.kernels.op_case import Fuzz, OpCase, Use
 from tests.kernels.ops import _tokens
 from tests.kernels.spoils import IDS, without
 
 
-def poisoned(place: Place) -> list[Tensor]:
-    leaves = visible, mask_token, *tables = leaves_of(place, *_tokens.SHAPES)
-    order = _tokens.random_order(place)
-    keep, hide = order[:, :7], order[:, 7:30]
-    out = pack_tokens(visible, mask_token, keep, hide, *tables, impl=place.impl)
-    return with_gradients(out, leaves)
+def use(place: Place, dtype: torch.dtype, small: bool) -> Use:
+    def pack(x: Tensor, m: Tensor, t: Tensor, s: Tensor, keep: Tensor, hide: Tensor) -> Tensor:
+        return pack_tokens(x, m, keep, hide, t, s, impl=place.impl)
+
+    return _tokens.use(pack, place, dtype, small)
 
 
 def random_call(draw: Draw) -> None:
@@ -37,8 +36,9 @@ CASE = OpCase(
     op=pack_tokens,
     tests=["test_tokens.py"],
     arguments=_tokens.arguments,
+    says=[*_tokens.SAYS, ({"ids_mask": torch.tensor([[-1], [0]])}, r"ids_mask: ids from -1")],
     spoils=_tokens.SPOILS | {"ids_mask": without(IDS, "wider", "narrower")},
-    poison=[poisoned],
+    uses=[use],
     launches=_tokens.launches("pack"),
     fuzz=Fuzz(random_call, examples=40, interpreted=20),
 )

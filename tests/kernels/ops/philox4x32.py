@@ -50,7 +50,7 @@ CASE = OpCase(
     tests=["test_philox.py"],
     arguments=arguments,
     spoils={"seed": KEYS["seed"], **{f"c{i}": COUNTER for i in range(4)}},
-    poison=Absent("a device function of the masks and augment_clips, without memory of its own"),
+    uses=Absent("a device function of the masks and augment_clips, without memory of its own"),
     launches=Absent("a device function, compiled in the kernels of the masks and augment_clips"),
     fuzz=Fuzz(random_call),
 )

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import torch
+from functools import partial
+from typing import Any
+
 from torch import Tensor
 
-from sjepa_kernels import random_mask
-from tests.kernels.cases import Place
+from sjepa_kernels import TokenMask, random_mask
 from tests.kernels.fuzzing import Draw
 from tests.kernels.op_case import Fuzz, Launch, OpCase
 from tests.kernels.ops import _masks
 
 
-def poisoned(place: Place) -> list[Tensor]:
-    seed = torch.tensor(3, device=place.device)
-    return list(random_mask(3, 42, 10, seed, impl=place.impl))
+def call(x: Tensor, seed: Tensor, joints: int, **options: Any) -> TokenMask:
+    return random_mask(len(x), x.shape[1], 6, seed, **options)
 
 
 def launch(tokens: int) -> Launch:
@@ -33,8 +33,13 @@ CASE = OpCase(
     op=random_mask,
     tests=["test_masks.py"],
     arguments=lambda: _masks.arguments(batch=4, tokens=6),
+    says=[
+        *_masks.SAYS,
+        ({"tokens": 4097}, "tokens: 4097 tokens; pass 1 to 4096"),
+    ],
     spoils=_masks.SPOILS | {"batch": [-2, 3], "tokens": [0, -1, 1, 4097]},
-    poison=[poisoned],
+    uses=[partial(_masks.use, call)],
+    learns=False,
     # Nothing wide to load: the kernel reads no tensor.
     launches={f"random-mask-{tokens}-narrow": launch(tokens) for tokens in (750, 4096)},
     fuzz=Fuzz(random_call, examples=27, interpreted=6),

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from sjepa_kernels import residual_layer_norm
-from tests.kernels.cases import Place, leaves_of, meta, with_gradients
+from tests.kernels.cases import Place, leaves_of, meta
 from tests.kernels.fuzzing import FLOATS, HALVES, Draw, assert_norms_close, spread_of
-from tests.kernels.op_case import Arguments, Fuzz, Launch, OpCase, normals
+from tests.kernels.op_case import Arguments, Fuzz, Launch, OpCase, Use, normals
 from tests.kernels.spoils import FLOAT, VECTOR, WRONG_CHOICE, WRONG_EPS
 
 
 def arguments() -> Arguments:
-    made = normals(x=(3, 4), residual=(3, 4), weight=(4,), bias=(4,))
+    made = normals(x=(2, 3), residual=(2, 3), weight=(3,), bias=(3,))
     return made | {"eps": 1e-5, "impl": "auto"}
 
 
-def poisoned(place: Place) -> list[Tensor]:
-    leaves = leaves_of(place, (9, 70), (9, 70), (70,), (70,))
-    return with_gradients(residual_layer_norm(*leaves, impl=place.impl), leaves)
+def use(place: Place, dtype: torch.dtype, small: bool) -> Use:
+    shape = (2, 3, 5) if small else (50, 70)
+    leaves = leaves_of(place, shape, shape, shape[-1:], shape[-1:], dtype=dtype)
+    return Use(partial(residual_layer_norm, impl=place.impl), leaves)
 
 
 def launch(rows: int, width: int, dtype: torch.dtype) -> Launch:
@@ -71,6 +72,14 @@ CASE = OpCase(
     op=residual_layer_norm,
     tests=["test_residual_norm.py", "test_modules_blocks.py"],
     arguments=arguments,
+    says=[
+        ({"x": torch.zeros(())}, r"x: \(\); expected"),
+        ({"x": torch.zeros(2, 3).int()}, "x: torch.int32"),
+        ({"residual": torch.zeros(3)}, r"residual: \(3,\); expected x.shape = \(2, 3"),
+        ({"weight": torch.zeros(2)}, r"weight: \(2,\); expected \(D,\) = \(3,\)"),
+        ({"bias": torch.zeros(3).long()}, "bias: torch.int64"),
+        ({"bias": torch.zeros(3, device="meta")}, "bias: meta; move it to cpu"),
+    ],
     spoils={
         "x": FLOAT,
         "residual": FLOAT,
@@ -79,7 +88,7 @@ CASE = OpCase(
         "eps": WRONG_EPS,
         "impl": WRONG_CHOICE,
     },
-    poison=[poisoned],
+    uses=[use],
     launches={
         f"residual_norm-{width}-{str(dtype)[6:]}{'-odd' * (width % 16 > 0)}": launch(
             77 if width == 100 else 192000, width, dtype

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels import scatter_mask_tokens
-from tests.kernels.cases import Place, leaves_of, with_gradients
+from tests.kernels.cases import Place
 from tests.kernels.fuzzing import Draw
-from tests.kernels.op_case import Arguments, Fuzz, OpCase
+from tests.kernels.op_case import Arguments, Fuzz, OpCase, Use
 from tests.kernels.ops import _tokens
 from tests.kernels.spoils import IDS
 
@@ -17,11 +17,11 @@ def arguments() -> Arguments:
     return {name: x for name, x in _tokens.arguments().items() if name != "ids_mask"}
 
 
-def poisoned(place: Place) -> list[Tensor]:
-    leaves = visible, mask_token, *tables = leaves_of(place, *_tokens.SHAPES)
-    keep = _tokens.random_order(place)[:, :7]
-    out = scatter_mask_tokens(visible, mask_token, keep, *tables, impl=place.impl)
-    return with_gradients(out, leaves)
+def use(place: Place, dtype: torch.dtype, small: bool) -> Use:
+    def scatter(x: Tensor, m: Tensor, t: Tensor, s: Tensor, keep: Tensor, _: Tensor) -> Tensor:
+        return scatter_mask_tokens(x, m, keep, t, s, impl=place.impl)
+
+    return _tokens.use(scatter, place, dtype, small)
 
 
 def random_call(draw: Draw) -> None:
@@ -38,8 +38,9 @@ CASE = OpCase(
     op=scatter_mask_tokens,
     tests=["test_tokens.py"],
     arguments=arguments,
+    says=_tokens.SAYS,
     spoils=_tokens.SPOILS | {"ids_keep": IDS | {"one twice": lambda x: x[:, [0, 1, 2, 1]]}},
-    poison=[poisoned],
+    uses=[use],
     launches=_tokens.launches("scatter"),
     fuzz=Fuzz(random_call, examples=40, interpreted=20),
 )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
-from torch import Tensor
 
 from sjepa_kernels import attention, self_attention
 from sjepa_kernels.attention.cpu import PROCESSOR_HAS_CODE
-from tests.kernels.cases import Place, gradients, leaves_of, with_gradients
+from tests.kernels.cases import Place, gradients, leaves_of
 from tests.kernels.fuzzing import FLOATS, Draw
-from tests.kernels.op_case import Absent, Arguments, Fuzz, OpCase
+from tests.kernels.op_case import Absent, Arguments, Fuzz, OpCase, Use
 from tests.kernels.spoils import NOT_FLOATS, WRONG_CHOICE
 
 
@@ -18,11 +19,12 @@ def arguments() -> Arguments:
     return {"qkv": torch.randn(2, 5, 3, 2, 4), "first": 1, "impl": "auto"}
 
 
-def poisoned(place: Place) -> list[Tensor]:
+def use(place: Place, dtype: torch.dtype, small: bool) -> Use:
+    """Of the C++ alone, which is for bfloat16."""
     if not PROCESSOR_HAS_CODE:
-        pytest.skip("the processor does not multiply bfloat16")
-    leaves = leaves_of(Place("cpu", "cpu"), (2, 41, 3, 3, 16), dtype=torch.bfloat16)
-    return with_gradients(self_attention(*leaves, first=5), leaves)
+        pytest.skip("needs C++ and AVX-512 bfloat16")
+    shape = (2, 9 if small else 41, 3, 3, 16)
+    return Use(partial(self_attention, first=5), leaves_of(place, shape, dtype=torch.bfloat16))
 
 
 def random_call(draw: Draw) -> None:
@@ -52,7 +54,7 @@ CASE = OpCase(
         "impl": [*WRONG_CHOICE, "xformers"],
     },
     also_named=["q, k, v"],
-    poison=[poisoned],
+    uses=[use],
     launches=Absent("no Triton code: SDPA on a GPU, C++ on a CPU"),
     fuzz=Fuzz(random_call),
     in_cpp=True,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from sjepa_kernels import tube_mask
-from tests.kernels.cases import Place, meta
+from sjepa_kernels import TokenMask, tube_mask
+from tests.kernels.cases import meta
 from tests.kernels.fuzzing import Draw
 from tests.kernels.op_case import Arguments, Fuzz, Launch, OpCase
 from tests.kernels.ops import _masks
@@ -19,9 +22,8 @@ def arguments() -> Arguments:
     return _masks.arguments(tubelets=tubelets, joints=3, tube_length=2, scale=0.1, coords=3)
 
 
-def poisoned(place: Place) -> list[Tensor]:
-    x, seed = _masks.to_poison(place)
-    return list(tube_mask(x, 2, seed, joints=7, tube_length=3, impl=place.impl))
+def call(x: Tensor, seed: Tensor, joints: int, **options: Any) -> TokenMask:
+    return tube_mask(x, 2, seed, joints=joints, tube_length=2, **options)
 
 
 def launch(joints: int, numbers: int, dtype: torch.dtype) -> Launch:
@@ -51,6 +53,13 @@ CASE = OpCase(
     op=tube_mask,
     tests=["test_masks.py"],
     arguments=arguments,
+    says=[
+        *_masks.GRID_SAYS,
+        ({"scale": -0.1}, "scale: -0.1; pass a finite number not below zero"),
+        ({"scale": torch.zeros(2)}, r"scale: \(2,\); pass a float or a 0-dim"),
+        ({"tube_length": 3}, "tube_length: 3; must divide the 2 segments"),
+        ({"coords": 5}, "coords: 5; must divide the 12 numbers"),
+    ],
     spoils=_masks.GRID
     | _masks.SPOILS
     | {
@@ -58,7 +67,8 @@ CASE = OpCase(
         "scale": [-0.1, NAN, INF, torch.tensor(-1.0), torch.tensor(NAN), torch.ones(2)],
         "coords": [0, -1, 5],
     },
-    poison=[poisoned],
+    uses=[partial(_masks.use, call)],
+    learns=False,
     # Half-size or odd numbers per token: nothing wide to load.
     launches={
         "tube-mask-25x9-fp32-narrow": launch(25, 9, torch.float32),

@@ -13,7 +13,7 @@ CASE = OpCase(
     tests=["test_philox.py"],
     arguments=lambda: {"bits": torch.arange(5)},
     spoils={"bits": NOT_INTEGERS},
-    poison=Absent("a device function of the masks and augment_clips, without memory of its own"),
+    uses=Absent("a device function of the masks and augment_clips, without memory of its own"),
     launches=Absent("a device function, compiled in the kernels of the masks and augment_clips"),
     fuzz=Absent("the random calls of clip_uniforms compare its numbers, bit for bit"),
 )
