@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from sjepa_kernels import Augmentation, SkeletonTables, augment_clips, clip_uniforms
 from sjepa_kernels.augment.reference import DRAWS
 from tests.kernels.cases import Place
+
+Floats = npt.NDArray[np.float64]
 
 # Pelvis, neck, two elbows and two hands; the neck is the root.
 FLIP, PARENTS, CENTER, TOP = (0, 1, 3, 2, 5, 4), (1, 1, 1, 1, 2, 3), 0, 1
@@ -68,30 +71,48 @@ def run(
     )
 
 
-def turn(axis: np.ndarray, angle: float, v: np.ndarray) -> np.ndarray:
+def turn(axis: Floats, angle: float, v: Floats) -> Floats:
     """Rodrigues' vector formula."""
     across = np.cross(axis, v) * np.sin(angle)
-    return v * np.cos(angle) + across + axis * (axis @ v) * (1 - np.cos(angle))
+    turned: Floats = v * np.cos(angle) + across + axis * (axis @ v) * (1 - np.cos(angle))
+    return turned
 
 
-def mamp_matrix(x: float, y: float, z: float) -> np.ndarray:
+def mamp_matrix(x: float, y: float, z: float) -> Floats:
     """Rz Ry Rx as method 1.5 writes them."""
     c, s = np.cos, np.sin
     rx = np.array([[1, 0, 0], [0, c(x), s(x)], [0, -s(x), c(x)]])
     ry = np.array([[c(y), 0, -s(y)], [0, 1, 0], [s(y), 0, c(y)]])
     rz = np.array([[c(z), s(z), 0], [-s(z), c(z), 0], [0, 0, 1]])
-    return rz @ ry @ rx
+    matrix: Floats = rz @ ry @ rx
+    return matrix
 
 
-def cropped(store: Packed, clip: int, draws: np.ndarray, a: Augmentation) -> np.ndarray:
+def index_frames(draws: Floats, valid: int, wanted: int) -> list[int]:
+    """Numbers of the frames taken of a clip: all and again, all but some, or one of each bin."""
+    if valid < wanted:
+        return [(int(draws[0] * valid) + t) % valid for t in range(wanted)]
+    if valid < 2 * wanted:
+        # The smallest of the draws say before which frames one is left out.
+        skipped = np.argsort(draws, kind="stable")[: valid - wanted]
+        return [t + int((skipped <= t).sum()) for t in range(wanted)]
+    bins = [(t * valid // wanted, (t + 1) * valid // wanted) for t in range(wanted)]
+    return [low + int(u * (high - low)) for u, (low, high) in zip(draws, bins, strict=False)]
+
+
+def cropped(store: Packed, clip: int, draws: Floats, a: Augmentation) -> Floats:
     """(M, T, V, 3) of one clip, each frame between the two source frames around its center."""
     joints = store.joints.double().cpu().numpy()
     offset, valid, count = (int(x[clip]) for x in (store.offsets, store.frames, store.bodies))
+    index = index_frames(draws, valid, a.frames) if a.sampling == "index" else None
     length = min(max(int((a.crop_min + (1 - a.crop_min) * draws[0]) * valid), 1), valid)
     length = min(max(length, a.crop_min_frames), valid)
     start = min(int(draws[1] * (valid - length + 1)), valid - length)
     out = np.zeros((a.bodies, a.frames, *joints.shape[1:]))
     for m in range(min(count, a.bodies)):
+        if index:
+            out[m] = joints[offset + m * valid :][index]
+            continue
         body = joints[offset + m * valid + start :][:length]
         for t in range(a.frames):
             at = min(max((t + 0.5) * length / a.frames - 0.5, 0.0), length - 1)
@@ -101,7 +122,7 @@ def cropped(store: Packed, clip: int, draws: np.ndarray, a: Augmentation) -> np.
     return out
 
 
-def viewed(x: np.ndarray, store: Packed, u: np.ndarray, a: Augmentation) -> np.ndarray:
+def viewed(x: Floats, store: Packed, u: Floats, a: Augmentation) -> Floats:
     """The view of one clip, joint by joint."""
     signed, out = 2 * u - 1, np.zeros_like(x)
     flip = store.skeleton.flip_V.tolist()
@@ -132,7 +153,7 @@ def viewed(x: np.ndarray, store: Packed, u: np.ndarray, a: Augmentation) -> np.n
     return out
 
 
-def tokenised(x: np.ndarray, store: Packed, a: Augmentation) -> np.ndarray:
+def tokenised(x: Floats, store: Packed, a: Augmentation) -> Floats:
     """Stream, then tokens (M, S*V, l*3), number by number."""
     parents = store.skeleton.parents_V.tolist()
     if a.stream in ("bone", "bone_motion"):
@@ -151,7 +172,8 @@ def truth_of(
     store: Packed, ids: Tensor, a: Augmentation, seed: Tensor, step: Tensor
 ) -> list[Tensor]:
     """Tokens of the view and of the clip, from the definition; ids, seed and step on the CPU."""
-    drawn = [clip_uniforms(seed, step, ids, s, DRAWS).double().numpy() for s in (CROP, VIEW)]
+    counts = {CROP: a.frames + 1, VIEW: DRAWS}
+    drawn = [clip_uniforms(seed, step, ids, *count).double().numpy() for count in counts.items()]
     views, clips = [], []
     for i, clip in enumerate(ids.tolist()):
         x = cropped(store, clip, drawn[0][i], a)

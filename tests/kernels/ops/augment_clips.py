@@ -72,10 +72,12 @@ def launch(a: Augmentation, dtype: torch.dtype, joints: int) -> Launch:
 
 def random_call(draw: Draw) -> None:
     store = _store.random_store(draw, draw.size(1, 5))
+    length = draw.one_of(1, 2, 3, 6)
     a = Augmentation(
-        frames=6,
+        frames=length * draw.one_of(1, 6 // length),
+        sampling=draw.one_of("resize", "index"),
         bodies=draw.size(1, 3),
-        segment_length=draw.one_of(1, 2, 3, 6),
+        segment_length=length,
         crop_min=draw.one_of(0.0, 0.5, 1.0),
         crop_min_frames=draw.size(1, 10),
         form=draw.one_of("body", "axes"),
