@@ -30,7 +30,7 @@ def calls(a: Arguments) -> object:
 
 
 def use(place: Place, dtype: torch.dtype, small: bool) -> Use:
-    """Clips of one and of two bodies, with a block and a broken block of frames."""
+    """Clips of one and of two bodies, with fewer and with as many frames as are wanted."""
     store = packed(place, dtype)
     a = Augmentation(frames=12, flip=0.5, tilt=0.1, shear=0.1, scale=0.1, translation=0.1)
     ids = torch.tensor([1, 0, 3], device=place.device)
