@@ -122,8 +122,12 @@ def test_compiled_values_equal_eager_for_other_numbers_too(where: Place, make: M
             used = [y for y in found if y.requires_grad]
             found += gradients(used, use.inputs, [torch.ones_like(y) for y in used])
         for mine, plain in zip(ours, eager, strict=True):
-            rounding = torch.finfo(mine.dtype).eps if mine.is_floating_point() else 0
-            assert_close(mine, plain, rtol=max(1e-5, rounding), atol=1e-5)
+            budget: dict[str, float] = {}
+            if mine.dtype not in (torch.float32, torch.float64):
+                # The compiler may round PyTorch's own half-precision steps elsewhere, never ours.
+                half = mine.is_floating_point() and where.impl == "torch"
+                budget = {"rtol": torch.finfo(mine.dtype).eps if half else 0.0, "atol": 0.0}
+            assert_close(mine, plain, **budget)
         firsts.append(ours[0])
     assert not torch.equal(*firsts)
 
