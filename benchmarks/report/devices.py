@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.report.book import Book, Row, timed
 from sjepa_kernels import attention
+from sjepa_kernels.attention.cpu import has_cpu_code
 
 
 def ceilings(book: Book) -> None:
@@ -54,12 +55,20 @@ def flexible(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return mixed
 
 
+def in_cpp(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Our C++, and nothing else under its name."""
+    if not has_cpu_code(q, k):
+        raise ValueError("the C++ attention has no code for these inputs or this processor")
+    return attention(q, k, v, impl="cpu")
+
+
 def attention_forms(on_gpu: bool) -> dict[str, Attention]:
     """Every way to the same attention: ours, each backend of PyTorch's, FlexAttention."""
     forms: dict[str, Attention] = {
         f"sjepa_kernels, {name}": partial(attention, impl=name)
-        for name in ("auto", "sdpa", "explicit", "cpu", "xformers")
+        for name in ("auto", "sdpa", "explicit", "xformers")
     }
+    forms["sjepa_kernels, cpu"] = in_cpp
     kinds = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
     kinds |= {"cuDNN": SDPBackend.CUDNN_ATTENTION, "math": SDPBackend.MATH}
     forms |= {f"SDPA, {name}": partial(with_backend, kind) for name, kind in kinds.items()}

@@ -22,7 +22,7 @@ from sjepa_fast.skeletons import SkeletonLayout
 from sjepa_kernels import Augmentation, SkeletonTables, augment_clips, crop_resize
 from sjepa_kernels.augment.frames import even_frames
 from sjepa_kernels.augment.reference import take_frames
-from sjepa_kernels.augment.settings import CropRanges, PackedStore, ViewRanges
+from sjepa_kernels.augment.settings import CropShare, PackedStore, ViewRanges
 from sjepa_kernels.tubelets import to_stream
 
 
@@ -144,23 +144,25 @@ def augmentation(
     config: TrainConfig,
     bodies: int,
     *,
-    crop: CropRanges | None = None,
+    crop: CropShare | None = None,
     view: ViewRanges | None = None,
 ) -> Augmentation:
     """Return the settings by which training clips of M bodies are cropped and turned into views.
 
-    `crop` and `view` have the ranges; the run's own, if not given. The ranges of S-JEPA's view and
-    its pivot, the clip-mean center of the first body, are our choice (method 3.3).
+    `crop` and `view` have the ranges; the run's own, if not given. The shortest crop is always the
+    run's. The ranges of S-JEPA's view and its pivot, the clip-mean center of the first body, are
+    our choice (method 3.3).
     """
-    chosen = {CropRanges: crop or config.data, ViewRanges: view or config.view}
-    ranges = {f.name: getattr(chosen[kind], f.name) for kind in chosen for f in fields(kind)}
+    view = view or config.view
     return Augmentation(
         frames=config.data.frames,
         bodies=bodies,
         segment_length=config.model.segment_length,
         sampling=config.data.sampling,
         stream=config.data.stream,
-        **ranges,
+        crop_min=(crop or config.data).crop_min,
+        crop_min_frames=config.data.crop_min_frames,
+        **{field.name: getattr(view, field.name) for field in fields(ViewRanges)},
     )
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sjepa_fast.config.schema import TrainConfig
-from sjepa_kernels.augment.settings import CropRanges, ViewRanges
+from sjepa_kernels.augment.settings import CropShare, ViewRanges
 
 Family = Literal["auto", "paper", "small"]
 
 
 @dataclass(frozen=True)
-class Views(ViewRanges, CropRanges):
+class Views(ViewRanges, CropShare):
     """Random crops and rotations of training clips; the defaults are MAMP's (method 1.5)."""
 
     form: Literal["body", "axes"] = "axes"
@@ -86,23 +86,15 @@ def is_small(name: Family, config: TrainConfig) -> bool:
     return (config.eval.recipe if name == "auto" else name) == "small"
 
 
-def training_views(config: TrainConfig, *, small: bool) -> Views:
-    """Return the views of training clips; short clips keep the run's shortest crop.
-
-    The small recipes use the views of the small S-JEPA preset for all runs, so that objectives can
-    be compared.
-    """
-    shortest = config.data.crop_min_frames
-    if small:
-        return Views(crop_min=0.6, crop_min_frames=shortest, form="body", rotation=1.2, tilt=0.2)
-    return Views(crop_min_frames=shortest)
+# Those of the small S-JEPA preset; one for all runs, so that objectives can be compared.
+SMALL_VIEWS = Views(crop_min=0.6, form="body", rotation=1.2, tilt=0.2)
 
 
 def linear_recipe(name: Family, config: TrainConfig) -> LinearRecipe:
     """Return the defaults of a recipe for a run."""
-    small = is_small(name, config)
-    views = training_views(config, small=small)
-    return LinearRecipe(name="small" if small else "paper", views=views)
+    if is_small(name, config):
+        return LinearRecipe(name="small", views=SMALL_VIEWS)
+    return LinearRecipe(name="paper")
 
 
 def finetune_recipe(name: Family, config: TrainConfig, *, scratch: bool) -> FinetuneRecipe:
@@ -110,10 +102,9 @@ def finetune_recipe(name: Family, config: TrainConfig, *, scratch: bool) -> Fine
 
     The small recipe was chosen on N-UCLA with camera 1 for training and camera 2 for validation.
     """
-    small = is_small(name, config)
-    views, layer_decay = training_views(config, small=small), 1.0 if scratch else 0.8
-    if not small:
-        return FinetuneRecipe(name="paper", layer_decay=layer_decay, views=views)
+    layer_decay = 1.0 if scratch else 0.8
+    if not is_small(name, config):
+        return FinetuneRecipe(name="paper", layer_decay=layer_decay)
     return FinetuneRecipe(
         name="small",
         length=240,
@@ -126,5 +117,5 @@ def finetune_recipe(name: Family, config: TrainConfig, *, scratch: bool) -> Fine
         drop_path=0.1,
         hidden=256,
         clip_grad=3.0,
-        views=views,
+        views=SMALL_VIEWS,
     )

@@ -158,11 +158,10 @@ def test_recipes_follow_the_papers_or_the_run() -> None:
     assert (
         small.name == "small" and small.views.rotation == preset("sjepa-nucla").view.rotation == 1.2
     )
+    assert finetune_recipe("paper", preset("sjepa-nucla"), scratch=False) == paper
     # The run's own shortest crop: 64 frames are more than a small set's clips have.
-    assert (paper.views.crop_min_frames, small.views.crop_min_frames) == (64, 8)
-    views = dataclasses.replace(paper.views, crop_min_frames=8)
-    expected = dataclasses.replace(paper, views=views)
-    assert finetune_recipe("paper", preset("sjepa-nucla"), scratch=False) == expected
+    views = augmentation(preset("sjepa-nucla"), 1, crop=paper.views, view=paper.views)
+    assert (views.crop_min, views.crop_min_frames, views.form) == (0.5, 8, "axes")
     probe = linear_recipe("auto", preset("sjepa-ntu60-xsub"))
     assert (probe.name, probe.epochs, probe.batch_size, probe.lr) == ("paper", 100, 256, (0.1,))
     assert linear_recipe("auto", preset("sjepa-nucla")).name == "small"

@@ -22,7 +22,7 @@ from sjepa_fast.models.heads import ActionClassifier
 from sjepa_fast.objectives.objective import make_step_input
 
 FRAMES, LENGTH = 10, 2
-STILL = Views(rotation=0.0, crop_min_frames=8)
+STILL = Views(rotation=0.0)
 
 
 def pretrain(

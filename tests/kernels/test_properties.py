@@ -152,7 +152,8 @@ def test_opcheck(where: Place, make: MakeUse, monkeypatch: pytest.MonkeyPatch) -
         outputs = [y for y in listed(use.call(*some)) if y.requires_grad]
         gradients(outputs, some, [row_of(y).expand(y.shape) for y in outputs])
     monkeypatch.undo()
-    if not calls:
+    if not calls and where.impl == "cpu":
         pytest.skip("its C++ is not registered")
+    assert calls
     for op, args in calls:
         torch.library.opcheck(op, args)

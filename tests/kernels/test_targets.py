@@ -92,6 +92,18 @@ def test_constant_channels_become_zero(place: Place) -> None:
     assert torch.equal(run([x], None, place.impl, "instance", final=False), torch.zeros_like(x))
 
 
+def test_the_object_starts_again_after_finish(place: Place) -> None:
+    hidden, ids = random_layers((2, 9, 6, 4), torch.float32, place.device)
+    targets = ContextualizedTargets(3, impl=place.impl)
+    runs = []
+    for _ in range(2):
+        for x in hidden:
+            targets.add_(x)
+        runs.append(targets.finish(ids))
+    assert torch.equal(*runs)
+    assert torch.equal(runs[0], run(hidden, ids, place.impl, "instance"))
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_strided_layers_and_int32_ids(place: Place, norm: str) -> None:
     hidden, ids = random_layers((3, 10, 6, 4), torch.float32, place.device)

@@ -31,18 +31,24 @@ class PackedStore(NamedTuple):
     """Bodies of each clip, int64."""
 
 
-@dataclass(frozen=True)
-class CropRanges:
-    """Which part of a clip a training crop keeps."""
+@dataclass(frozen=True, kw_only=True)
+class CropShare:
+    """How much of a clip a training crop keeps."""
 
     crop_min: float = 0.5
     """Smallest share of a clip that a training crop keeps (the largest is 1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropRanges(CropShare):
+    """Which part of a clip a training crop keeps."""
+
     crop_min_frames: int = 64
     """Crops have at least this many frames; of a shorter clip, they are the whole
     clip."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ViewRanges:
     """The geometric view of a crop; every range is symmetric and 0 switches it off."""
 
@@ -65,7 +71,7 @@ class ViewRanges:
     """Probability of a left-right mirror with joint swap."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Augmentation(ViewRanges, CropRanges):
     """How a training clip becomes tokens: frames, crop, view, stream and tubelets.
 

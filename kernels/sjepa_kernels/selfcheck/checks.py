@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
 
 from sjepa_kernels import _triton, native
+from sjepa_kernels.attention.cpu import PROCESSOR_HAS_CODE
 from sjepa_kernels.attention.op import attention, self_attention
 from sjepa_kernels.augment.op import augment_clips
 from sjepa_kernels.augment.settings import Augmentation, SkeletonTables
@@ -281,11 +282,11 @@ class Check(NamedTuple):
     impls: tuple[str, ...] = ()
 
 
-# The C++ code of attention is for processors that multiply bfloat16; elsewhere "cpu" is the
-# reference.
+# Elsewhere "cpu" is the reference, which has its line already.
+_ATTENTION = ("cpu",) if PROCESSOR_HAS_CODE else ()
 CHECKS = {
     "attention": Check(partial(_attention, dtype=torch.float32)),
-    "attention (bfloat16)": Check(partial(_attention, dtype=torch.bfloat16), ("cpu",)),
+    "attention (bfloat16)": Check(partial(_attention, dtype=torch.bfloat16), _ATTENTION),
     "augment_clips": Check(_augment, ("triton",)),
     "centered_crop_cross_entropy": Check(_centered_crops, ("cpu", "triton")),
     "centered_softmax_cross_entropy": Check(_centered_ce, ("cpu", "triton")),
@@ -298,7 +299,7 @@ CHECKS = {
     "residual_layer_norm": Check(_residual_norm, ("triton",)),
     "scatter_mask_tokens": Check(_scatter, ("triton",)),
     "self_attention": Check(partial(_self_attention, dtype=torch.float32)),
-    "self_attention (bfloat16)": Check(partial(_self_attention, dtype=torch.bfloat16), ("cpu",)),
+    "self_attention (bfloat16)": Check(partial(_self_attention, dtype=torch.bfloat16), _ATTENTION),
     "update_center_": Check(_update_center),
 }
 

@@ -82,7 +82,7 @@ def run_semi(subject: Subject, request: SemiRequest) -> Outcome:
 def run_transfer(subject: Subject, request: TransferRequest) -> Outcome:
     """Fine-tune on a store that the run was not trained on.
 
-    Clips of any length are resized to the run's T frames; joints are matched by body part.
+    Clips of any length become the run's T frames; joints are matched by body part.
 
     Raises InputError if the store is the run's own.
     """

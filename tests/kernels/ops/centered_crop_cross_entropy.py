@@ -85,7 +85,10 @@ CASE = OpCase(
         ({"student": torch.zeros(2, 3)}, r"student: \(2, 3\); expected \(crops, batch, K\)"),
         ({"teacher": torch.zeros(0, 3, 6)}, r"teacher: \(0, 3, 6\)"),
         ({"teacher": torch.zeros(2, 1, 6)}, r"teacher: \(2, 1, 6\); .* \(T, B, K\) = \(T, 3, 6\)"),
-        (dict.fromkeys(("student", "teacher"), torch.zeros(1, 3, 6)), "student: one crop, the te"),
+        (
+            dict.fromkeys(("student", "teacher"), torch.zeros(1, 3, 6)),
+            "student: one crop, the teacher",
+        ),
     ],
     spoils=_losses.SPOILS
     | {
