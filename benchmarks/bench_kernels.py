@@ -132,7 +132,8 @@ def measure_loss(
         loss.backward()
         return loss, center_sum
 
-    values = step()
+    # Detached: a loss that lives would bring its stream, the default one, into a later capture.
+    values = [x.detach() for x in step()]
     assert student.grad is not None
     exact = [x.detach().double() for x in inputs]
     truths = exactly(exact[0].requires_grad_(), *exact[1:])

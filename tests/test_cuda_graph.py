@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from sjepa_fast.runtime.graph import StepGraph
 from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.training.step import TrainStep, wants_graph
 from tests.tiny import CPU, STEP_CONFIG, step_clips
+from tests.training.test_step import make_step
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 GPU = torch.device("cuda")
@@ -83,6 +86,77 @@ def test_a_failed_capture_goes_on_without_and_says_why_once(
     assert seen == [1, 2, 3, 4, 5, 6]
     said = [str(w.message) for w in recwarn]
     assert len(said) == 1 and said[0].endswith("not permitted when stream is capturing")
+
+
+@pytest.mark.usefixtures("broken_capture")
+def test_a_failed_capture_leaves_nothing_of_itself(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """A step that broke off before its end has left gradients that were never computed."""
+    left: list[str] = []
+    seen: list[list[str]] = []
+
+    def step(ids: torch.Tensor) -> None:
+        seen.append(list(left))
+        left.append("gradient")
+        if len(seen) != 4:
+            left.clear()
+
+    class Capture(contextlib.nullcontext[None]):
+        """Runs what is captured, then finds that it was not legal."""
+
+        def __init__(self, *_: object, **__: object) -> None:
+            super().__init__()
+
+        def __exit__(self, *_: object) -> None:
+            try:
+                raise RuntimeError("the cause")
+            except RuntimeError:
+                raise RuntimeError("a previous error") from None
+
+    monkeypatch.setattr("torch.cuda.graph", Capture)
+    run = StepGraph(step, required=False, reset=left.clear)
+    for _ in range(6):
+        run(torch.zeros(1))
+    assert seen == [[]] * 7
+    (warning,) = recwarn
+    assert str(warning.message).endswith("the cause")
+
+
+@pytest.mark.usefixtures("broken_capture")
+def test_all_warm_up_runs_on_the_stream_of_the_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Freed memory is kept per stream: three streams would keep three times as much."""
+    used: list[object] = []
+
+    def stream(chosen: object) -> contextlib.nullcontext[None]:
+        used.append(chosen)
+        return contextlib.nullcontext()
+
+    def graph(*_: object, **options: object) -> None:
+        used.append(options["stream"])
+        raise RuntimeError("no GPU")
+
+    monkeypatch.setattr("torch.cuda.stream", stream)
+    monkeypatch.setattr("torch.cuda.graph", graph)
+    run = StepGraph(lambda ids: ids, required=False)
+    with pytest.warns(UserWarning, match="no GPU"):
+        for _ in range(4):
+            run(torch.zeros(1))
+    assert len(used) == 4 and len(set(map(id, used))) == 1
+
+
+def test_a_step_is_freed_without_the_garbage_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the next model on the same GPU finds the memory of this one taken."""
+    monkeypatch.setattr("sjepa_fast.training.step.wants_graph", lambda *_: True)
+    gc.collect()
+    gc.disable()
+    try:
+        step = make_step()
+        freed = weakref.ref(step)
+        del step
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.usefixtures("broken_capture")

@@ -6,6 +6,7 @@ time-out are kept.
 
 from __future__ import annotations
 
+import gc
 import json
 import statistics
 import time
@@ -83,6 +84,8 @@ class Book:
             figures = {"error": f"{type(error).__name__}: {' '.join(lines)}"[:300]}
         self.row(**facts, **figures)
         if self.device == "cuda":
+            # What a failed or finished row holds in cycles would be missing in the next one.
+            gc.collect()
             try:
                 torch.cuda.synchronize()
                 torch.cuda.empty_cache()
@@ -103,11 +106,12 @@ def timed(
     import torch
 
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    # Before the first call: a graph allocates while it is captured, and nothing when it replays.
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     for _ in range(warmup):
         run()
     wait()
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     taken: list[float] = []
     while len(taken) < rounds and (len(taken) < 3 or sum(taken) * calls < most):
         start = time.perf_counter()

@@ -18,6 +18,9 @@ from torch import nn
 from sjepa_fast.errors import InputError
 from sjepa_fast.runtime.files import new_folder
 
+# What an optimiser's group says of the device that it steps on.
+_HOW = ("capturable", "fused", "foreach")
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -77,7 +80,14 @@ def load_state(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None
     path = checkpoint.path / "state.pt"
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        # How to compute is this device's, not that of the run so far: on a GPU the step counts of a
+        # fused optimiser must be `capturable`, or its step cannot be a CUDA graph.
+        here = [
+            {key: group[key] for key in _HOW if key in group} for group in optimizer.param_groups
+        ]
         optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(optimizer.param_groups, here, strict=True):
+            group.update(own)
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         fix = "delete that checkpoint folder to resume an older one"
         raise InputError("resume", f"{path}: {error}", fix) from error

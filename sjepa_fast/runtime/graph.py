@@ -21,13 +21,21 @@ class StepGraph(Generic[Result]):
     The step maps clip ids (B,), int64 on the GPU, to tensors, which the next call overwrites.
     Everything that changes between steps (counter, schedules, parameters) must lie at fixed
     addresses; this class copies the clip ids to one. A failed capture is an error if `required`;
-    else the steps stay eager, with a warning.
+    else the steps stay eager, with a warning, after `reset` has dropped what the step had made when
+    it broke off (gradients that no kernel has computed).
     """
 
-    def __init__(self, step: Callable[[Tensor], Result], *, required: bool) -> None:
-        self.step, self.required = step, required
+    def __init__(
+        self,
+        step: Callable[[Tensor], Result],
+        *,
+        required: bool,
+        reset: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.step, self.required, self.reset = step, required, reset
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.stream: torch.cuda.Stream | None = None
         self.usable = True
 
     def __call__(self, ids_B: Tensor) -> Result:
@@ -36,7 +44,7 @@ class StepGraph(Generic[Result]):
         if not self.usable:
             return self.step(ids_B)
         if self.calls <= _WARMUP:
-            return self._on_side_stream(ids_B)
+            return self._warm_up(ids_B)
         if self.graph is None:
             self._capture(ids_B)
             if not self.usable:
@@ -46,13 +54,15 @@ class StepGraph(Generic[Result]):
         self.graph.replay()
         return self.result
 
-    def _on_side_stream(self, ids_B: Tensor) -> Result:
-        # A capture runs on a side stream, so what is built lazily must be built on one.
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+    def _warm_up(self, ids_B: Tensor) -> Result:
+        # On the stream of the capture: what is built lazily is built for a stream, and memory that
+        # is freed can only be used again by the stream that it came from.
+        if self.stream is None:
+            self.stream = torch.cuda.Stream()
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
             result = self.step(ids_B)
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self.stream)
         return result
 
     def _capture(self, ids_B: Tensor) -> None:
@@ -60,15 +70,33 @@ class StepGraph(Generic[Result]):
         graph = torch.cuda.CUDAGraph()
         try:
             # Restrict this thread only: the loader's thread pins memory meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.result = self.step(self.ids_B)
         except RuntimeError as error:
+            self.reset()
+            _leave_capture()
             if self.required:
                 raise
             self.usable = False
-            reason = str(error).partition("\n")[0]
+            reason = str(_first_cause(error)).partition("\n")[0]
             warnings.warn(
                 f"the step cannot be a CUDA graph, going on without: {reason}", stacklevel=2
             )
             return
         self.graph = graph
+
+
+def _leave_capture() -> None:
+    """Let CUDA's random numbers be drawn again after a capture that the driver broke off.
+
+    Up to torch 2.11 the generators still believe to be captured.
+    """
+    for generator in torch.cuda.default_generators:
+        generator.graphsafe_set_state(generator.clone_state())
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Return the error that came first; those that follow only say that the capture is broken."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error

@@ -7,8 +7,9 @@ Shapes: B clips of this process, M bodies, N tokens, D width, S steps of the run
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -69,14 +70,19 @@ class TrainStep:
         self.objective: nn.Module = model
         if world.size > 1:
             self.objective = DistributedDataParallel(model)
-        self.run: Callable[[Tensor], StepResult] = self.eager
+        self.graph: StepGraph[StepResult] | None = None
         if wants_graph(config, device, world):
-            required = config.runtime.cuda_graph == "on"
-            self.run = StepGraph(self.eager, required=required)
+            # By a weak reference: a cycle would keep the model's memory until Python looks for one.
+            weak = weakref.proxy(self)
+            self.graph = StepGraph(
+                lambda ids_B: weak.eager(ids_B),
+                required=config.runtime.cuda_graph == "on",
+                reset=partial(optimizer.zero_grad, set_to_none=True),
+            )
 
     def __call__(self, ids_B: Tensor) -> StepResult:
         """Train on the clips `ids_B`, int64 on the device; the next call overwrites the result."""
-        return self.run(ids_B)
+        return self.eager(ids_B) if self.graph is None else self.graph(ids_B)
 
     def recent(self, end: int, count: int) -> Tensor:
         """Loss and gradient norm of the `count` steps before step `end`, (count, 2).
