@@ -93,9 +93,15 @@ def test_prose_of_documents_has_at_most_120_columns() -> None:
     ]
 
 
-@pytest.mark.parametrize("folder", ["kernels", "tests", "benchmarks", "csrc", "examples"])
+@pytest.mark.parametrize("folder", ["kernels", "tests", "csrc", "examples"])
 def test_plain_folders_are_not_packages(folder: str) -> None:
     assert not (ROOT / folder / "__init__.py").exists()
+
+
+def test_benchmarks_are_a_package() -> None:
+    """A folder without `__init__.py` loses its name to any installed package called benchmarks."""
+    for folder in ("benchmarks", "benchmarks/report", "benchmarks/reference"):
+        assert (ROOT / folder / "__init__.py").exists()
 
 
 def test_every_folder_of_a_package_is_a_package() -> None:

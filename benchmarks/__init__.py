@@ -1,0 +1,1 @@
+"""Speed rows, the plain reference and the report: `pytest benchmarks/ --benchmark-only`."""

@@ -1,0 +1,1 @@
+"""The step as the official codes write it, in plain PyTorch."""

@@ -1,0 +1,1 @@
+"""The GPU report: its sections, its page and its pictures."""
