@@ -54,12 +54,12 @@ class Block(nn.Module):
         qkv = norm_linear(x_BND, self.norm1, self.qkv)
         qkv_BN3HD = qkv.view(batch, tokens, 3, self.heads, width // self.heads)
         mixed_BQD = self_attention(qkv_BN3HD, first=first).flatten(2)
-        x_BQD = x_BND[:, first:] + self._thin(self.scale1(self.proj(mixed_BQD)))
+        x_BQD = x_BND[:, first:] + self._apply_drop_path(self.scale1(self.proj(mixed_BQD)))
         hidden = norm_linear(x_BQD, self.norm2, self.fc1)
-        out: Tensor = x_BQD + self._thin(self.scale2(gelu_linear(hidden, self.fc2)))
+        out: Tensor = x_BQD + self._apply_drop_path(self.scale2(gelu_linear(hidden, self.fc2)))
         return out
 
-    def _thin(self, branch_BND: Tensor) -> Tensor:
+    def _apply_drop_path(self, branch_BND: Tensor) -> Tensor:
         if self.drop_path is None or not self.training:
             return branch_BND
         drawn = torch.rand(len(branch_BND), 1, 1, device=branch_BND.device)
