@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from sjepa_kernels._checks import (
     bad_type,
@@ -115,9 +116,10 @@ class _Arrays:
         self.arguments = *addresses, (ctypes.c_int64 * count)(*lengths), ctypes.c_int64(count)
 
 
-# Tables by the addresses they hold, so that one can never be stale: a tensor that moved asks for
-# another. A few are kept, for a few models at once.
-_tables: dict[tuple[object, ...], Any] = {}
+# Tables of a group by its first target, as long as that lives: a captured graph keeps the addresses
+# of tables, not the tables. With the addresses they hold, so that one can never be stale: a tensor
+# that moved asks for another. A few are kept, for sources that are new in every call.
+_tables = WeakTensorKeyDictionary()
 _MAX_TABLES = 16
 
 
@@ -125,17 +127,16 @@ def _tables_for(kind: type[_Tables] | type[_Arrays], group: _Group) -> Any:
     targets, sources, shadows = group
     addresses = [x.data_ptr() for tensors in group for x in tensors]
     key = (kind, targets[0].device, *addresses, *[t.numel() for t in targets])
-    found = _tables.pop(key, None)
-    if found is None:
+    held: dict[tuple[object, ...], Any] = _tables.setdefault(targets[0], {})
+    if key not in held:
         rows = [
             (t.data_ptr(), s.data_ptr(), shadows[k].data_ptr() if shadows else 0, t.numel())
             for k, (t, s) in enumerate(zip(targets, sources, strict=True))
         ]
-        found = kind(rows, targets[0].device)
-        while len(_tables) >= _MAX_TABLES:
-            _tables.pop(next(iter(_tables)))
-    _tables[key] = found
-    return found
+        if len(held) >= _MAX_TABLES:
+            held.pop(next(iter(held)))
+        held[key] = kind(rows, targets[0].device)
+    return held[key]
 
 
 def _launch(*args: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import weakref
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels import EmaPlan, ema_update_
-from tests.kernels.cases import Place, assert_within_budget
+from tests.kernels.cases import Place, assert_within_budget, places
 
 HAS_CPP = True
 
@@ -71,6 +73,28 @@ def test_plan_follows_tensors_that_move(place: Place) -> None:
     parameter.data = torch.full_like(source, 8.0)
     plan.update_(0.5)
     torch.testing.assert_close(parameter.detach(), torch.full_like(source, 4.5))
+
+
+@pytest.mark.parametrize("impl", ["cpu", "triton"])
+def test_tables_live_as_long_as_their_targets(impl: str) -> None:
+    """A captured graph replays with their addresses, however many other plans there were since."""
+    if impl not in [p.impl for p in places(True) if not p.missing]:
+        pytest.skip("cannot run here")
+
+    def update() -> list[torch.Tensor]:
+        pair = [torch.randn(5), torch.randn(5)]
+        EmaPlan(pair[:1], pair[1:], impl=impl).update_(0.5)
+        return pair
+
+    module = importlib.import_module("sjepa_kernels.ema")
+    first = update()
+    (table,) = module._tables[first[0]].values()
+    others = [update() for _ in range(20)]
+    (same,) = module._tables[first[0]].values()
+    assert same is table and len({id(pair[0]) for pair in others}) == 20
+    freed = weakref.ref(table)
+    del first, table, same
+    assert freed() is None
 
 
 def test_tables_know_a_shorter_tensor_at_the_same_place(place: Place) -> None:
