@@ -84,10 +84,10 @@ def test_reference_with_its_feeder(timed: Timed, setting: Setting) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compile"])
+@pytest.mark.parametrize("compiled", ["off", "on"], ids=["eager", "compile"])
 def test_ours(timed: Timed, setting: Setting, dtype: torch.dtype, compiled: bool) -> None:
     """The library's step, with crop, view, mask, clipping, AdamW, EMA and center in the time."""
     config, clips, ids, device, facts = setting
     _, step = our_step(replace(config, runtime={"compile": compiled}), clips, device, dtype)
-    row = f"ours_{'compile' if compiled else 'eager'}"
+    row = f"ours_{'compile' if compiled == 'on' else 'eager'}"
     timed(lambda: step(ids), dtype=dtype, warmup=5, row=row, **facts)

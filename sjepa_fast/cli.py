@@ -9,10 +9,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, get_type_hints
+from itertools import pairwise
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import tyro
 
+from sjepa_fast.config.schema import Switch
 from sjepa_fast.errors import InputError, nearest
 
 T = TypeVar("T")
@@ -35,7 +37,8 @@ def parse(
     `default` has the values of the flags that are not given. Raises InputError on an unknown flag
     (with the nearest ones) or a value of the wrong type, and SystemExit with code 0 after `--help`.
     """
-    args, start = arguments(argv), tyro.MISSING_NONPROP if default is None else default
+    args = _spell_out(arguments(argv))
+    start = tyro.MISSING_NONPROP if default is None else default
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):
@@ -56,6 +59,17 @@ def parse(
     if wrong:
         raise InputError(wrong[1], wrong[2], "see --help")
     raise InputError("arguments", text.split(" For full")[0] or " ".join(args), "see --help")
+
+
+def _spell_out(args: list[str]) -> list[str]:
+    """Give `--compile` its value where it stands alone, and `--no-compile` its long form."""
+    spelled = []
+    for arg, after in pairwise([*args, ""]):
+        if arg == "--compile" and after not in get_args(Switch):
+            spelled += [arg, "on"]
+        else:
+            spelled += ["--compile", "off"] if arg == "--no-compile" else [arg]
+    return spelled
 
 
 def _plain(text: str) -> str:

@@ -91,6 +91,9 @@ def _is_choice(kind: Any) -> bool:
 
 
 def _one_of(value: object, known: tuple[str, ...]) -> object:
+    # YAML 1.1 reads on and off as booleans.
+    if isinstance(value, bool) and {"on", "off"} <= set(known):
+        return "on" if value else "off"
     if value not in known:
         raise ValueError(f"{value!r} is no choice, {nearest(str(value), list(known))}")
     return value

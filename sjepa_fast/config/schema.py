@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 from sjepa_kernels.augment.settings import CropRanges, ViewRanges
 from sjepa_kernels.tubelets import Stream
 
+Switch = Literal["auto", "on", "off"]
+
 
 def _flag(name: str) -> object:
     """Mark a field whose flag has no section in front, such as `--compile`.
@@ -237,9 +239,9 @@ class RuntimeConfig:
     """auto, cpu, cuda or cuda:0."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision; weights, loss and EMA stay float32. auto asks the device."""
-    compile: Annotated[bool, _flag("compile")] = False
-    """Compile the blocks of the three networks."""
-    cuda_graph: Annotated[Literal["auto", "on", "off"], _flag("cuda-graph")] = "auto"
+    compile: Annotated[Switch, _flag("compile")] = "auto"
+    """Compile the blocks of the three networks; auto: on a GPU. `--compile` alone is on."""
+    cuda_graph: Annotated[Switch, _flag("cuda-graph")] = "auto"
     """Replay the whole step as one CUDA graph; auto: with one process on a GPU."""
 
 

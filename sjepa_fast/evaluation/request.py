@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from sjepa_fast.config.schema import TrainConfig
+from sjepa_fast.config.schema import Switch, TrainConfig
 from sjepa_fast.evaluation.recipes import FinetuneRecipe, LinearRecipe
 
 Encoder = Literal["target", "view", "random", "raw"]
@@ -36,8 +36,8 @@ class EvalRuntime:
     """auto, cpu, cuda or cuda:0."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision; auto asks the device."""
-    compile: Annotated[bool, tyro.conf.arg(name="compile", prefix_name=False)] = False
-    """Compile the encoder's blocks."""
+    compile: Annotated[Switch, tyro.conf.arg(name="compile", prefix_name=False)] = "off"
+    """Compile the encoder's blocks; auto: on a GPU. `--compile` alone is on."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from sjepa_fast.evaluation.request import Request
 from sjepa_fast.joint_map import map_joints
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.runtime.checkpoint import Checkpoint, latest_checkpoint
-from sjepa_fast.runtime.device import pick_device, pick_dtype
+from sjepa_fast.runtime.device import pick_device, pick_dtype, wants_compile
 from sjepa_fast.skeletons import SkeletonLayout
 
 
@@ -139,7 +139,7 @@ def make_encoder(
     encoder = model.view_encoder
     if subject.checkpoint is not None:
         load_encoder(subject.checkpoint, kind, encoder, subject.layout, subject.store.layout)
-    if config.runtime.compile:
+    if wants_compile(config.runtime.compile, subject.device):
         for block in encoder.blocks:
             block.compile(dynamic=False)
     return encoder.eval().requires_grad_(False)

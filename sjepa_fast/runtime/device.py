@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from sjepa_fast.config.schema import RuntimeConfig
+from sjepa_fast.config.schema import RuntimeConfig, Switch
 from sjepa_fast.errors import InputError
 
 
@@ -45,6 +45,14 @@ def pick_dtype(runtime: RuntimeConfig, device: torch.device) -> tuple[torch.dtyp
     if native:
         return torch.bfloat16, f"{where} has native bfloat16"
     return torch.float32, f"{where} has no native bfloat16"
+
+
+def wants_compile(choice: Switch, device: torch.device) -> bool:
+    """Whether to compile: `auto` does on a GPU, where passes over memory cost the most.
+
+    On a CPU it gains little and takes half a minute to start.
+    """
+    return choice == "on" or (choice == "auto" and device.type == "cuda")
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:

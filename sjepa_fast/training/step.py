@@ -20,7 +20,7 @@ from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.errors import InputError
 from sjepa_fast.objectives.objective import Objective, make_step_input
-from sjepa_fast.runtime.device import autocast
+from sjepa_fast.runtime.device import autocast, wants_compile
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.graph import StepGraph
 from sjepa_fast.runtime.schedule import Schedule
@@ -65,7 +65,7 @@ class TrainStep:
         # Ring buffer of (loss, gradient norm), long enough for the steps between two log lines.
         self.history_W2 = torch.zeros(config.log.every, 2, device=device)
         self.ema = [] if model.target_encoder is None else plan_ema(model, dtype)
-        if config.runtime.compile:
+        if wants_compile(config.runtime.compile, device):
             compile_blocks(model, config)
         self.objective: nn.Module = model
         if world.size > 1:

@@ -42,7 +42,27 @@ def test_no_argument_is_the_demo_and_compile_is_a_plain_flag(
     # Not where `make demo` may have left runs/demo.
     monkeypatch.chdir(tmp_path)
     assert parse_train([]) == preset("sjepa-demo")
-    assert parse_train(["--compile"]).runtime.compile is True
+    for words, meant in (
+        ([], "auto"),
+        (["--compile"], "on"),
+        (["--compile", "--seed", "3"], "on"),
+        (["--compile", "off"], "off"),
+        (["--compile=auto"], "auto"),
+        (["--no-compile"], "off"),
+    ):
+        assert parse_train(words).runtime.compile == meant, words
+    with pytest.raises(InputError, match="compile: maybe"):
+        parse_train(["--compile=maybe"])
+
+
+@pytest.mark.parametrize(("value", "meant"), [("on", "on"), ("off", "off"), ("auto", "auto")])
+def test_switches_in_yaml_may_go_without_quotes(tmp_path: Path, value: str, meant: str) -> None:
+    """YAML 1.1 reads on and off, and older runs wrote true and false."""
+    file = write(tmp_path, f"runtime: {{compile: {value}, cuda_graph: {value}}}\n")
+    runtime = apply_yaml(TrainConfig(), file).runtime
+    assert (runtime.compile, runtime.cuda_graph) == (meant, meant)
+    old = write(tmp_path, "runtime: {compile: true}\n")
+    assert apply_yaml(TrainConfig(), old).runtime.compile == "on"
 
 
 def test_a_misspelt_choice_names_the_nearest() -> None:
@@ -184,7 +204,7 @@ def test_resume_without_preset_takes_the_runs_own_configuration(tmp_path: Path) 
 
 def test_yaml_is_plain() -> None:
     tree = yaml.safe_load(to_yaml(preset("sjepa-demo")))
-    assert tree["data"]["root"] is None and tree["runtime"]["compile"] is False
+    assert tree["data"]["root"] is None and tree["runtime"]["compile"] == "auto"
 
 
 def test_help_lists_presets_and_print_config_is_yaml(capsys: pytest.CaptureFixture[str]) -> None:
