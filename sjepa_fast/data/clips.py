@@ -42,6 +42,8 @@ class ResidentClips:
     layout: SkeletonLayout
     max_bodies: int
     reader: RowReader | None = None
+    most_bodies: int = 0
+    """Most bodies that are present in any batch drawn from these clips; 0 is unknown."""
 
     @property
     def store(self) -> PackedStore:
@@ -95,6 +97,20 @@ class ResidentClips:
         )
         chosen = np.isin(of_body.cpu().numpy(), ids).nonzero()[0]
         return bodies, chosen
+
+    def distinct_sequences(self, clips: int) -> int:
+        """Return how many of the sequences of a batch of B clips can differ, B*M at most.
+
+        All absent bodies are zero, and so one sequence; each present body is another.
+        """
+        whole = clips * self.max_bodies
+        return min(whole, 1 + self.most_bodies) if self.most_bodies else whole
+
+    @cached_property
+    def present_NM(self) -> Tensor:
+        """1 for each body of a clip that is present, 0 for each absent one, int64."""
+        body_M = torch.arange(self.max_bodies, device=self.bodies_N.device)
+        return (body_M < self.bodies_N[:, None]).long()
 
     @cached_property
     def tables(self) -> SkeletonTables:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sjepa_fast.config.schema import DataConfig, TrainConfig
+from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.data.clips import ResidentClips, load_resident, load_tables
 from sjepa_fast.data.dali import dali_batches, require_dali
 from sjepa_fast.data.disk import disk_batches
@@ -54,10 +55,15 @@ def open_feed(
     Yields the clips that the step crops, and this process's ids (B,) of each step's batch, int64,
     on the device. The clips' tensors stay where they are; a window is filled anew, in the order of
     the device's work, when the next ids are taken. A resumed run, with the `steps` still to do,
-    gets the batches that the uninterrupted one would have had.
+    gets the batches that the uninterrupted one would have had. The clips know how many bodies a
+    batch has at most, if an objective with a target encoder can make use of it.
     """
     order = BatchOrder(part, config.seed, config.optim.batch_size, world.rank, world.size)
     device = clips.joints_RVC.device
+    bodies_N = clips.bodies_N.cpu().numpy()
+    some_absent = bool((bodies_N[part] < clips.max_bodies).any())
+    if some_absent and TRAITS[config.objective.kind].target_encoder:
+        clips = dataclasses.replace(clips, most_bodies=order.most(bodies_N, steps.stop))
     if clips.reader is None:
         yield clips, _resident_ids(order, steps, device)
         return

@@ -40,3 +40,16 @@ class BatchOrder:
         """Return this process's ids of a step, (B,)."""
         epoch, place = self.place(step)
         return self.epoch_ids(epoch)[place]
+
+    def most(self, count_N: NDArray[np.int64], steps: int) -> int:
+        """Return the largest sum of `count_N` over the ids of one step, of any process.
+
+        All epochs that the first `steps` steps touch are searched, so a run finds the same number
+        wherever it is resumed.
+        """
+        per_epoch = len(self.part) // self.batch_size
+        used = per_epoch * self.batch_size
+        return max(
+            int(count_N[ids[:used]].reshape(-1, self.share).sum(axis=1).max())
+            for ids in map(self.epoch_ids, range(-(-steps // per_epoch)))
+        )

@@ -142,6 +142,36 @@ def test_a_resumed_run_and_a_share_get_the_batches_of_the_whole(store: Store, ba
     check_equal(joined, iter(whole))
 
 
+@pytest.mark.parametrize("backend", ["resident", *BACKENDS])
+def test_clips_know_the_most_bodies_of_any_batch(store: Store, backend: str) -> None:
+    """Counted batch by batch, over whole epochs, and the same for each process and each start."""
+    config = replace(using(backend), optim={"batch_size": 4})
+    clips, part = opened(store, config)
+    epochs, per_epoch = 3, len(part) // 4
+    for size in (1, 2):
+        sums = []
+        for epoch in range(epochs):
+            order = np.random.Generator(np.random.Philox(key=[3, epoch])).permutation(part)
+            shares = [order[i : i + 4 // size] for i in range(0, 4 * per_epoch, 4 // size)]
+            sums += [int(store.bodies[ids].sum()) for ids in shares]
+        assert len(set(sums)) > 1
+        for rank in range(size):
+            for start in (0, 2 * per_epoch + 1):
+                steps = range(start, 2 * per_epoch + 2)
+                with open_feed(clips, part, config, World(rank, size), steps) as (fed, _):
+                    assert fed.most_bodies == max(sums)
+                    assert fed.distinct_sequences(4) == min(8, 1 + max(sums))
+
+
+def test_bodies_are_not_counted_where_it_is_no_use(store: Store) -> None:
+    for config in (
+        using("resident", skip_empty_bodies=True),
+        replace(using("resident"), objective={"kind": "mamp", "target_norm": "patch"}),
+    ):
+        with open_feed(*opened(store, config), config, World(), range(4)) as (fed, _):
+            assert fed.most_bodies == 0 and fed.distinct_sequences(8) == 8 * fed.max_bodies
+
+
 def test_ids_are_the_epochs_permutation_cut_into_batches(store: Store) -> None:
     part = store.ids("xsub", "train")
     got = [batch[0].numpy() for batch in batches(store, using("disk"), range(7))]
