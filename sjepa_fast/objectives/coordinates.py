@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sjepa_fast.objectives.distinct import Encoded
 from sjepa_fast.objectives.objective import Objective, StepInput, StepOutput
 from sjepa_kernels.tubelets import to_frames, to_tubelets
 
@@ -34,7 +35,7 @@ class CoordinateObjective(Objective):
             numbers = self.numbers(batch.view_BNP)
             target = normalized(numbers, self.joints, self.objective.target_norm)
             target = rows_at(target, batch.ids_by_sequence())
-        return StepOutput(mean_squared_error(prediction, target), visible.detach())
+        return StepOutput(mean_squared_error(prediction, target), Encoded(visible.detach()))
 
 
 def normalized(tubelets_BNP: Tensor, joints: int, norm: str) -> Tensor:

@@ -17,6 +17,7 @@ from sjepa_fast.data.clips import ResidentClips, augmentation
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.predictor import Predictor
 from sjepa_fast.models.shadow import shadow_encoder
+from sjepa_fast.objectives.distinct import Distinct, Encoded
 from sjepa_fast.objectives.masking import draw_mask, draw_predicted
 from sjepa_fast.skeletons import SkeletonLayout
 from sjepa_kernels.purposes import MASK, PREDICT
@@ -31,10 +32,25 @@ class StepInput:
     ids_keep_BK: Tensor
     ids_mask_BQ: Tensor
     """The masked tokens to predict: all, or with `mask.predict_ratio` some."""
+    distinct: Distinct | None = None
+    """Which sequences are equal, if it is known that enough are."""
 
     def ids_by_sequence(self) -> Tensor:
         """Ids of the masked tokens of all masks of a sequence, (B, R*Q)."""
         return self.ids_mask_BQ.reshape(len(self.view_BNP), -1)
+
+    def target_input(self) -> Tensor:
+        """Clips for the target encoder, each sequence of them once: (U, N, P), or (B, N, P)."""
+        return self.clip_BNP if self.distinct is None else self.distinct.gather(self.clip_BNP)
+
+    def target_rows(self) -> Tensor:
+        """Rows of the target encoder's tokens (U*N) that are to be predicted, (B*R*Q,)."""
+        ids, tokens = self.ids_by_sequence(), self.clip_BNP.shape[1]
+        if self.distinct is None:
+            slot_B = torch.arange(len(ids), device=ids.device)
+        else:
+            slot_B = self.distinct.slot_B
+        return (ids + (slot_B * tokens)[:, None]).flatten()
 
 
 @dataclass(frozen=True)
@@ -42,12 +58,15 @@ class StepOutput:
     """The output of an objective in one step."""
 
     loss: Tensor
-    # Features (..., D) for the collapse panel: the target encoder's of all tokens, or, without
-    # one, the view encoder's of the visible tokens.
-    features: Tensor
+    encoded: Encoded
     # Sum of the target features over masked tokens (D,), if there is a center.
     center_sum: Tensor | None = None
     center_count: int = 0  # rows in that sum
+
+    @property
+    def features(self) -> Tensor:
+        """What `Encoded.features` returns."""
+        return self.encoded.features()
 
 
 class Objective(nn.Module):
@@ -156,4 +175,8 @@ def make_step_input(
     keep, mask = drawn[0]
     if views > 1:
         keep, mask = (torch.stack(ids, dim=1).flatten(0, 1) for ids in zip(*drawn, strict=True))
-    return StepInput(view, clip, keep, mask)
+    distinct = None
+    slots = clips.distinct_sequences(len(ids_B))
+    if TRAITS[config.objective.kind].target_encoder and slots < len(clip):
+        distinct = Distinct.of(clips.present_NM.index_select(0, ids_B).flatten(), slots)
+    return StepInput(view, clip, keep, mask, distinct)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.models.encoder import SkeletonTransformer
+from sjepa_fast.objectives.distinct import Encoded
 from sjepa_fast.objectives.objective import Objective, StepInput, StepOutput
 from sjepa_fast.skeletons import SkeletonLayout
 from sjepa_kernels import centered_softmax_cross_entropy
@@ -34,27 +35,25 @@ class SJEPA(Objective):
         p1 = softmax(R_p / temp_student), p2 = softmax((R_t - c) / temp_target), L = -mean over
         masked tokens of sum_d p2 log p1 (method 3.2), with the center as it was before this batch.
 
-        Returns the loss; the target features (B, N, D); and the sum of R_t over the masked tokens
+        Returns the loss; the target features; and the sum of R_t over the masked tokens
         of this process, for the center.
         """
         # First, so that its memory is free before the others keep activations for the backward.
         with torch.no_grad():
             teacher = self.teacher
             assert teacher is not None
-            target = teacher(batch.clip_BNP)
+            target = teacher(batch.target_input())
             if self.objective.target_norm == "layernorm":
                 target = nn.functional.layer_norm(target, target.shape[-1:])
-            sequences, tokens, width = target.shape
-            first_row = torch.arange(sequences, device=target.device) * tokens
-            rows = (batch.ids_by_sequence() + first_row[:, None]).flatten()
+            rows = batch.target_rows()
         visible = self.encode_visible(batch)
         prediction = self.predictor(visible, batch.ids_keep_BK, batch.ids_mask_BQ)
         loss, center_sum = centered_softmax_cross_entropy(
             prediction.flatten(0, 1),
-            target.reshape(-1, width),
+            target.flatten(0, 1),
             self.center,
             temp_student=self.objective.temp_student,
             temp_target=self.objective.temp_target,
             teacher_index_R=rows,
         )
-        return StepOutput(loss, target, center_sum, len(rows))
+        return StepOutput(loss, Encoded(target, batch.distinct), center_sum, len(rows))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.objectives.coordinates import mean_squared_error, rows_at
+from sjepa_fast.objectives.distinct import Encoded
 from sjepa_fast.objectives.objective import Objective, StepInput, StepOutput
 from sjepa_fast.skeletons import SkeletonLayout
 from sjepa_kernels import ContextualizedTargets
@@ -41,7 +42,7 @@ class Skeleton2vec(Objective):
         target encoder's last K block outputs, each normalised, then LayerNorm over channels (method
         4.3, 4.4).
 
-        Returns the loss and the target encoder's features (B, N, D), as they are used downstream.
+        Returns the loss and the target encoder's features, as they are used downstream.
         """
         norm = _LAYER_NORMS[self.objective.target_norm]
         layers = ContextualizedTargets(self.objective.target_layers, norm)
@@ -49,11 +50,15 @@ class Skeleton2vec(Objective):
         with torch.no_grad():
             teacher = self.teacher
             assert teacher is not None
-            features = teacher(batch.clip_BNP, layers=layers)
-            target = layers.finish(batch.ids_by_sequence())
+            features = teacher(batch.target_input(), layers=layers)
+            if batch.distinct is None:
+                target = layers.finish(batch.ids_by_sequence())
+            else:
+                target = layers.finish().flatten(0, 1).index_select(0, batch.target_rows())
         visible = self.encode_visible(batch)
         prediction = self._predict(visible, batch.ids_keep_BK, batch.ids_mask_BQ)
-        return StepOutput(mean_squared_error(prediction, target), features)
+        encoded = Encoded(features, batch.distinct)
+        return StepOutput(mean_squared_error(prediction, target), encoded)
 
     def _predict(self, visible_BKD: Tensor, ids_keep_BK: Tensor, ids_mask_BQ: Tensor) -> Tensor:
         if not self.objective.legacy_tube_layout:

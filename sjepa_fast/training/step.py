@@ -19,6 +19,7 @@ from sjepa_fast.build import compile_blocks
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.errors import InputError
+from sjepa_fast.objectives.distinct import Encoded
 from sjepa_fast.objectives.objective import Objective, make_step_input
 from sjepa_fast.runtime.device import autocast, wants_compile
 from sjepa_fast.runtime.dist import World
@@ -33,7 +34,12 @@ class StepResult:
 
     loss: Tensor
     grad_norm: Tensor
-    features: Tensor
+    encoded: Encoded
+
+    @property
+    def features(self) -> Tensor:
+        """What `Encoded.features` returns."""
+        return self.encoded.features()
 
 
 class TrainStep:
@@ -118,7 +124,7 @@ class TrainStep:
         slot = at % len(self.history_W2)
         self.history_W2.index_copy_(0, slot, torch.stack([loss, norm]).unsqueeze(0))
         self.step += 1
-        return StepResult(loss, norm, output.features)
+        return StepResult(loss, norm, output.encoded)
 
 
 def plan_ema(model: Objective, dtype: torch.dtype) -> list[EmaPlan]:

@@ -78,14 +78,19 @@ OTHERS: dict[str, dict[str, dict[str, object]]] = {
 }
 
 
+@pytest.mark.parametrize("absent", [False, True], ids=["all present", "absent bodies"])
 @pytest.mark.parametrize("kind", TRAITS)
-def test_steady_state_step_has_no_host_wait(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steady_state_step_has_no_host_wait(
+    kind: str, absent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # On a CPU, the fused ops read the values of ids and scalars to check them; on a GPU not.
     for module in ("_checks", "augment.checks"):
         path = f"sjepa_kernels.{module}.readable"
         monkeypatch.setattr(path, lambda _: False, raising=False)
     plain: dict[str, object] = {"kind": kind, "target_norm": TRAITS[kind].target_norms[0]}
     step = make_step(**OTHERS.get(kind, {"objective": plain}))
+    if absent:
+        step.clips = dataclasses.replace(step.clips, max_bodies=2, most_bodies=6)
     ids = torch.arange(6)
     step(ids)
     with HostWaits() as waits:
