@@ -163,7 +163,9 @@ def train(config: TrainConfig) -> int:
             train_step, train_step.eager, config.optim.batch_size, world.size, device
         )
         if config.log.profile and world.leads:
-            flops = step_flops(config, store.layout.num_joints).total / world.size
+            distinct = world.size * fed.distinct_sequences(config.optim.batch_size // world.size)
+            counted = step_flops(config, store.layout.num_joints, target_sequences=distinct)
+            flops = counted.total / world.size
             passes = PassClock(model, optimizer, device)
             take_step = ProfiledStep(
                 take_step, train_step.eager, passes, flops, dtype, config.run / "profile"

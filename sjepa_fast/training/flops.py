@@ -5,6 +5,10 @@ softmax, GELU, loss, optimiser, EMA, rotations and the mask token's one row per 
 out. So is what a kernel computes again in its backward: the count divided by a measured time and by
 a device's peak is the model FLOPs utilisation (MFU) as it is usually defined.
 
+A step that computes the targets of equal sequences once is counted with the sequences that it
+computes. The papers' code computes all; dividing that count by our time would call left-out work
+utilisation.
+
 Shapes: N tokens, K visible, Q masked that are predicted, D width, P numbers per token.
 """
 
@@ -66,10 +70,16 @@ def sequences_per_step(config: TrainConfig) -> int:
 
 
 def step_flops(
-    config: TrainConfig, joints: int = 25, *, visible_to_the_end: bool = False
+    config: TrainConfig,
+    joints: int = 25,
+    *,
+    visible_to_the_end: bool = False,
+    target_sequences: int | None = None,
 ) -> StepFlops:
     """Count a training step of the whole batch.
 
+    `target_sequences` is how many sequences the target encoders of all processes compute in a step
+    (`ResidentClips.distinct_sequences` of each); by default all of them, as in the papers.
     With the sizes of the S-JEPA paper it gives method 8.3's figures, less what the predictor's last
     block and head save by leaving the visible tokens out; `visible_to_the_end` counts as if they
     computed those too, as the papers' code does and ours does not.
@@ -106,6 +116,6 @@ def step_flops(
     return StepFlops(
         view_encoder=masks * (seen + kept * whitening),
         predictor=masks * guess,
-        target_encoder=sequences * target,
+        target_encoder=(target_sequences or sequences) * target,
         backward=masks * (2 * (seen + guess) - kept * embedding),
     )

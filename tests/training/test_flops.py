@@ -1,5 +1,6 @@
 """The FLOP count against the method's figures, and against torch's count of a real step."""
 
+import dataclasses
 from functools import partial
 
 import pytest
@@ -62,6 +63,13 @@ def test_with_what_is_left_out_it_is_the_methods_count(name: str) -> None:
     assert whole == pytest.approx(PUBLISHED[name] * 1e9, rel=0.005)
 
 
+def test_equal_sequences_are_counted_once_if_they_are_computed_once() -> None:
+    paper = preset("sjepa-ntu60-xsub")
+    whole, once = step_flops(paper), step_flops(paper, target_sequences=128)
+    assert 4 * once.target_encoder == whole.target_encoder
+    assert whole.total - once.total == 3 * once.target_encoder
+
+
 def test_batch_bodies_and_skipping_scale_the_count() -> None:
     paper = preset("sjepa-ntu60-xsub")
     one = replace(paper, optim={"batch_size": 1})
@@ -91,6 +99,8 @@ CASES = {
     "two masks": small(mask={"num_masked_views": 2}),
     "mamp": small("mamp"),
     "tubes": small("skeleton2vec", mask={"kind": "tube", "tube_length": 2}),
+    "absent bodies": small(data={"bodies": 2}),
+    "absent bodies, tubes": small("skeleton2vec", data={"bodies": 2}, mask={"num_masked_views": 2}),
 }
 
 
@@ -102,6 +112,9 @@ def test_count_equals_torchs_of_a_real_step(case: str, monkeypatch: pytest.Monke
         monkeypatch.setattr(f"sjepa_fast.models.transformer.{form.__name__}", explicit)
     config = CASES[case]
     clips = packed(drawn([1] * 3, [20] * 3, KINECT20), KINECT20)
+    if config.data.bodies > 1:
+        clips = dataclasses.replace(clips, max_bodies=2, most_bodies=3)
+        assert clips.distinct_sequences(3) == 4
     model = build_model(config, clips, torch.arange(3), CPU)
     optimizer = build_optimizer(model, config)
     schedule = tabulate(config, 10, 2, CPU)
@@ -110,7 +123,7 @@ def test_count_equals_torchs_of_a_real_step(case: str, monkeypatch: pytest.Monke
         step(torch.arange(3))
     name = type(model).__name__
     counts = {part: sum(found.values()) for part, found in counter.get_flop_counts().items()}
-    ours = step_flops(config, joints=20)
+    ours = step_flops(config, joints=20, target_sequences=clips.distinct_sequences(3))
     assert counts.get(f"{name}.target_encoder", 0) == ours.target_encoder
     # S-JEPA's mask token passes the input layer, forward and two products backward, once a batch.
     mask_token = 3 * 2 * 48 * 48 if name == "SJEPA" else 0
