@@ -61,11 +61,16 @@ class Op:
 
     def __call__(self, *args: Any) -> Any:
         """Run the op: through the dispatcher while compiling or faking, directly otherwise."""
-        if torch.compiler.is_compiling() or not all(map(_is_plain, args)):
+        if not is_direct(args):
             return self.registered(*args)
         if self.function is not None and torch.is_grad_enabled() and any(map(_needs_grad, args)):
             return self.function.apply(*args)
         return self.body(*args)
+
+
+def is_direct(args: Iterable[Any]) -> bool:
+    """Whether a call with these arguments skips the dispatcher."""
+    return not torch.compiler.is_compiling() and all(map(_is_plain, args))
 
 
 def _nothing(*_: Any) -> None:

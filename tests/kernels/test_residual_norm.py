@@ -15,6 +15,7 @@ from tests.kernels.cases import (
     Place,
     assert_learns_within_budget,
     assert_within_budget,
+    compiles,
     gradients,
     in_float64,
 )
@@ -103,6 +104,125 @@ def test_empty(place: Place, shape: tuple[int, ...]) -> None:
         leaves, gradients([y, total], leaves, [torch.ones_like(y)] * 2), strict=True
     ):
         assert torch.equal(grad, torch.zeros_like(leaf))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 5), (4, 256)], ids=str)
+def test_bias_that_the_branch_has_already(
+    place: Place, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    leaves = [*random_inputs(shape, dtype, place.device)]
+    leaves += [torch.randn(shape[-1:]).to(place.device, dtype).requires_grad_()]
+    exact = in_float64(leaves)
+
+    def with_bias(leaves: list[Tensor]) -> tuple[Tensor, Tensor]:
+        x, *others, added = leaves
+        return by_definition([x + added, *others])
+
+    x, *others, added = leaves
+    ours = residual_layer_norm(x + added.detach(), *others, added_bias_D=added, impl=place.impl)
+    assert_learns_within_budget(ours, with_bias(leaves), with_bias(exact), leaves, exact)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("biased", [False, True])
+def test_without_a_residual(place: Place, dtype: torch.dtype, biased: bool) -> None:
+    x, _, *affine = random_inputs((3, 4, 20), dtype, place.device)
+    added = torch.randn(20).to(place.device, dtype).requires_grad_() if biased else None
+    leaves = [x, *affine, *([added] if added is not None else [])]
+    exact = in_float64(leaves)
+
+    def plain(leaves: list[Tensor]) -> tuple[Tensor, Tensor]:
+        x, weight, bias, *added = leaves
+        total = x + added[0] if added else x * 1
+        return layer_norm(total, weight.shape, weight, bias), total
+
+    there = x + added.detach() if added is not None else x * 1
+    y, total = residual_layer_norm(there, None, *affine, added_bias_D=added, impl=place.impl)
+    assert total.data_ptr() == there.data_ptr() or place.impl == "torch"
+    assert_learns_within_budget((y, total), plain(leaves), plain(exact), leaves, exact)
+
+
+def test_gradients_of_both_outputs_meet_in_one_kernel(place: Place) -> None:
+    if place.impl != "triton":
+        pytest.skip("the reference adds them")
+    x, _, *affine = random_inputs((3, 20), torch.float32, place.device)
+    y, total = residual_layer_norm(x, None, *affine, impl=place.impl)
+    assert total.grad_fn is y.grad_fn is not None
+
+
+def test_a_sum_that_nobody_uses_has_no_gradient_to_read(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place.impl != "triton":
+        pytest.skip("the reference has no kernel")
+    module = importlib.import_module("sjepa_kernels.blocks.residual_norm")
+    plain, seen = module._gradients_op, []
+
+    def record(*args: object) -> object:
+        seen.append(args[1] is None)
+        return plain(*args)
+
+    monkeypatch.setattr(module, "_gradients_op", record)
+    leaves = random_inputs((3, 20), torch.float32, place.device)
+    for some in ([0], [0, 1]):
+        outputs = residual_layer_norm(*leaves, impl=place.impl)
+        torch.autograd.backward([outputs[k].sum() for k in some])
+    assert seen == [True, False]
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_a_table_for_all_sequences(place: Place, learns: bool) -> None:
+    x, _, *affine = random_inputs((3, 7, 20), torch.float32, place.device)
+    x = x.detach().bfloat16().requires_grad_()
+    table = torch.randn(7, 20, device=place.device, requires_grad=learns)
+    leaves = [x, table, *affine]
+    exact = in_float64(leaves)
+    ours = residual_layer_norm(*leaves, impl=place.impl)
+    assert ours[1].dtype == torch.float32
+    eager = (by_definition(leaves)[0].bfloat16(), x + table)
+    assert_learns_within_budget(ours, eager, by_definition(exact), leaves, exact)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("stream", [torch.float32, torch.bfloat16], ids=str)
+def test_dtypes_are_the_callers_also_under_autocast(
+    place: Place, stream: torch.dtype, residual: bool
+) -> None:
+    x, other, weight, bias = random_inputs((6, 20), torch.float32, place.device)
+    x = x.detach().to(stream).requires_grad_()
+    given = other if residual else None
+    for dtype in (None, torch.bfloat16, torch.float32):
+        with torch.autocast(place.device, torch.bfloat16):
+            y, total = residual_layer_norm(x, given, weight, bias, dtype=dtype, impl=place.impl)
+        assert y.dtype == (dtype or stream)
+        assert total.dtype == (torch.float32 if residual else stream)
+        truth = x.detach().double() + (other.detach().double() if residual else 0)
+        exact = layer_norm(truth, (20,), weight.detach().double(), bias.detach().double())
+        assert_within_budget(y, exact.to(y.dtype), exact, "y")
+        grads = torch.autograd.grad([y.sum(), total.sum()], [x, weight])
+        assert [g.dtype for g in grads] == [stream, torch.float32]
+
+
+@compiles
+@pytest.mark.parametrize("biased", [False, True])
+def test_compiled_without_a_residual(place: Place, biased: bool) -> None:
+    x, added, *affine = random_inputs((5, 12), torch.float64, place.device)
+    added = added[0].detach().clone().requires_grad_()
+    leaves = [x, *affine, added]
+
+    def step(x: Tensor, weight: Tensor, bias: Tensor, added: Tensor) -> list[Tensor]:
+        bias_D = added if biased else None
+        y, total = residual_layer_norm(
+            x * 2, None, weight, bias, added_bias_D=bias_D, impl=place.impl
+        )
+        return [y.sin(), total.cos()]
+
+    runs = []
+    for form in (step, torch.compile(step, fullgraph=True)):
+        found = form(*leaves)
+        runs.append(found + gradients(found, leaves, [torch.ones_like(y) for y in found]))
+    torch.testing.assert_close(*runs)
 
 
 def test_kernels_name_the_widest_row(place: Place) -> None:

@@ -123,8 +123,8 @@ def _gradients(
     grad_out: Tensor, x: Tensor, mean: Tensor, rstd: Tensor,
     norm_weight_D: Tensor, norm_bias_D: Tensor, w1_HD: Tensor, b1_H: Tensor, w2_DH: Tensor,
     eps: float, dot: torch.dtype, needs_weights: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return the gradients of x, of the norm's weight and bias, and of w1, b1 and w2.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Return the gradients of x, of the norm's weight and bias, (2, D), and of w1, b1 and w2.
 
     The last three stay zero if they are not needed.
     """
@@ -134,10 +134,10 @@ def _gradients(
     weights = w1_HD.to(dot), b1_H.to(dot), w2_DH.to(dot)
     with torch.autocast("cuda" if x.is_cuda else "cpu", enabled=False):
         grad_normal, *grads = _chunks(rows_grad, rows_x, norm, weights, mean.dtype, needs_weights)
-    grad_x, grad_weight, grad_bias = norm_gradients(
-        grad_normal.view(x.shape), grad_out, x, mean, rstd, norm_weight_D, True
+    grad_x, _, sums = norm_gradients(
+        grad_normal.view(x.shape), grad_out, x, mean, rstd, norm_weight_D, True, None, 2
     )
-    return grad_x, grad_weight, grad_bias, grads[0], grads[1], grads[2]
+    return grad_x, sums, grads[0], grads[1], grads[2]
 
 
 def _chunks(
@@ -178,9 +178,9 @@ def _chunks(
 
 
 def _gradients_fake(*inputs: Any) -> tuple[Tensor, ...]:
-    _, x, mean, _, *others = inputs
-    # The norm's weight and bias, w1, b1 and w2.
-    return x.new_empty(x.shape), *(mean.new_empty(p.shape) for p in others[:5])
+    _, x, mean, _, norm_weight_D, _, *weights = inputs
+    sums = mean.new_empty(2, *norm_weight_D.shape)
+    return x.new_empty(x.shape), sums, *(mean.new_empty(p.shape) for p in weights[:3])
 
 
 _gradients_op = Op("fused_mlp_backward", _gradients, _gradients_fake)
@@ -196,9 +196,12 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 def _backward(ctx: Any, grad_out: Tensor, *_: Tensor) -> tuple[Any, ...]:
     needs = ctx.needs_input_grad
-    found = _gradients_op(grad_out, *ctx.saved_tensors, ctx.eps, ctx.dot, any(needs[3:6]))
-    grad_b2 = grad_out.reshape(-1, grad_out.shape[-1]).sum(0, dtype=found[1].dtype)
-    paired = zip((*found, grad_b2), ctx.dtypes, needs[:7], strict=True)
+    grad_x, norms, *weights = _gradients_op(
+        grad_out, *ctx.saved_tensors, ctx.eps, ctx.dot, any(needs[3:6])
+    )
+    grad_b2 = grad_out.reshape(-1, grad_out.shape[-1]).sum(0, dtype=norms.dtype)
+    found = grad_x, *norms.unbind(), *weights, grad_b2
+    paired = zip(found, ctx.dtypes, needs[:7], strict=True)
     return *(g.to(dtype) if need else None for g, dtype, need in paired), None, None
 
 
