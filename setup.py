@@ -63,7 +63,7 @@ library = Extension(
 setup(
     package_dir={"": ".", "sjepa_kernels": "kernels/sjepa_kernels"},
     packages=tree("sjepa_fast", "sjepa_fast") + tree("sjepa_kernels", "kernels/sjepa_kernels"),
-    package_data={"sjepa_fast": ["py.typed"], "sjepa_kernels": ["py.typed"]},
+    package_data={"sjepa_fast": ["py.typed"], "sjepa_kernels": ["py.typed", "attention/*.json"]},
     include_package_data=False,
     ext_modules=[library] if sources else [],
     cmdclass={"build_ext": BuildLibrary},

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels._library import Op
+from sjepa_kernels.attention.packed import unpack
 from sjepa_kernels.native import LIBRARY
 
 _WIDTHS = (16, 32, 48, 64)
@@ -87,12 +88,6 @@ def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     found: tuple[Tensor, Tensor, Tensor] = _gradients_op(grad, *ctx.saved_tensors)
     return found
-
-
-def unpack(qkv_BM3Hd: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return views: the queries from token `first` on (B, H, N, d), all keys and all values."""
-    q, k, v = qkv_BM3Hd.permute(2, 0, 3, 1, 4).unbind(0)
-    return q[:, :, first:], k, v
 
 
 def _packed_forward(qkv: Tensor, first: int) -> tuple[Tensor, Tensor]:

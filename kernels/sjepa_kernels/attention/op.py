@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from sjepa_kernels._checks import bad_type, bad_value, check_float, check_same_device
+from sjepa_kernels._checks import bad_type, bad_value, check_float, check_same_device, check_tensors
 from sjepa_kernels._dispatch import choose, default_impl
-from sjepa_kernels.attention.cpu import attention_cpu, has_cpu_code, self_attention_cpu, unpack
+from sjepa_kernels._triton import HAVE_TRITON, INTERPRETED
+from sjepa_kernels.attention.backends import BACKENDS, by_backend, measured_backend
+from sjepa_kernels.attention.cpu import attention_cpu, has_cpu_code, self_attention_cpu
+from sjepa_kernels.attention.packed import unpack, unpack_one_gradient, with_added_bias
 
-FORMS = ("sdpa", "explicit", "xformers")
+FORMS = ("sdpa", "explicit", "xformers", *BACKENDS)
 CHOICES = ("auto", "cpu", "torch", *FORMS)
 
 # Measured on an AVX-512 core with bfloat16 instructions, forward and backward, heads of 32:
@@ -33,14 +36,18 @@ def attention(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, *, impl: str = "au
     "torch" is `scaled_dot_product_attention` too: it is PyTorch's own form, and unlike "explicit"
     it needs no memory for the scores. "cpu" is the same where the C++ code does not take the
     inputs. There is no Triton kernel: under `use("triton")` or `SJEPA_IMPL=triton` attention runs
-    `scaled_dot_product_attention`, whose kernels on CUDA are fused ones.
+    `scaled_dot_product_attention`, whose kernels on CUDA are fused ones. On CUDA "auto" takes the
+    backend that `backends.json` has as the fastest measured on this card, and SDPA's own choice
+    where it has none.
 
     Args:
         q_BHNd: Queries.
         k_BHNd: Keys, (B, H, M, d).
         v_BHNd: Values, (B, H, M, d).
-        impl: "auto", "cpu", "torch", "sdpa" (the same), "explicit" (the scores are materialised) or
-            "xformers" (memory_efficient_attention; CUDA, half precision; needs the xformers extra).
+        impl: "auto", "cpu", "torch", "sdpa" (the same), "explicit" (the scores are materialised),
+            "flash", "cudnn", "efficient" (that backend of SDPA alone; CUDA; cuDNN from 9.15.1 where
+            M is no multiple of 128), or "xformers" (memory_efficient_attention; CUDA, half
+            precision; needs the xformers extra).
 
     Returns:
         (B, H, N, d) in the dtype of the inputs.
@@ -58,38 +65,55 @@ def attention(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, *, impl: str = "au
         return _cpu(q_BHNd, k_BHNd, v_BHNd)
     if form == "explicit":
         return _explicit(q_BHNd, k_BHNd, v_BHNd)
+    if form in BACKENDS:
+        return by_backend(form, q_BHNd, k_BHNd, v_BHNd)
     return scaled_dot_product_attention(q_BHNd, k_BHNd, v_BHNd)
 
 
-def self_attention(qkv_BN3Hd: Tensor, *, first: int = 0, impl: str = "auto") -> Tensor:
+def self_attention(
+    qkv_BN3Hd: Tensor, *, first: int = 0, impl: str = "auto", added_bias: Tensor | None = None
+) -> Tensor:
     """`attention` of tokens to each other, from the packed output of one linear layer.
 
-    The C++ form writes the gradient where that layer wants it, without a copy.
+    The gradient comes back packed too, in one pass: the C++ form and, on CUDA, the Triton kernels
+    write it where that layer wants it.
 
     Args:
         qkv_BN3Hd: Queries, keys and values of all tokens.
         first: The first token whose output is wanted, below N.
         impl: As in `attention`.
+        added_bias: The bias (3 H d,) that is in `qkv` already, of a layer that was given it
+            detached. It changes no value; its gradient, the column sums of the packed gradient, is
+            made in the pass that writes that gradient instead of in another one over it.
 
     Returns:
         (B, N - first, H, d) in the dtype of the input.
 
     Raises:
-        TypeError: The input is not floating point.
-        ValueError: The shape or `first` does not fit, or `impl` is unknown or cannot run here.
+        TypeError: An input is not floating point.
+        ValueError: The shape, device or `first` does not fit, or `impl` is unknown or cannot run
+            here.
     """
-    check_float("qkv", qkv_BN3Hd)
-    if qkv_BN3Hd.ndim != 5 or qkv_BN3Hd.shape[2] != 3:
-        raise bad_value("qkv", tuple(qkv_BN3Hd.shape), "expected (B, N, 3, H, d)")
-    if not 0 <= first < max(qkv_BN3Hd.shape[1], 1):
-        raise bad_value("first", first, f"expected 0 to {qkv_BN3Hd.shape[1] - 1}")
+    _check_packed(qkv_BN3Hd, first, added_bias)
     q, k, v = unpack(qkv_BN3Hd, first)
     form = _choose_form(impl, q, k)
+    if torch.is_grad_enabled():
+        if _packs(impl, qkv_BN3Hd):
+            q, k, v = unpack_one_gradient(qkv_BN3Hd, added_bias, first)
+        elif added_bias is not None:
+            qkv_BN3Hd = with_added_bias(qkv_BN3Hd, added_bias)
+            q, k, v = unpack(qkv_BN3Hd, first)
     if form == "cpu":
         mixed: Tensor = self_attention_cpu(qkv_BN3Hd, first)[0]
     else:
         mixed = attention(q, k, v, impl=form)
     return mixed.transpose(1, 2)
+
+
+def _packs(impl: str, qkv: Tensor) -> bool:
+    """Whether the three gradients are packed by a Triton kernel."""
+    asked = default_impl() if impl == "auto" else impl
+    return HAVE_TRITON and asked != "torch" and (qkv.device.type == "cuda" or INTERPRETED)
 
 
 def _choose_form(impl: str, q_BHNd: Tensor, k_BHNd: Tensor) -> str:
@@ -106,7 +130,9 @@ def _choose_form(impl: str, q_BHNd: Tensor, k_BHNd: Tensor) -> str:
     if asked == "auto":
         if has_code:
             return "cpu"
-        return "explicit" if _explicit_is_faster(q_BHNd, k_BHNd) else "sdpa"
+        if _explicit_is_faster(q_BHNd, k_BHNd):
+            return "explicit"
+        return measured_backend(q_BHNd, k_BHNd)
     if asked == "triton":
         return "sdpa"
     return "cpu" if choose(asked, q_BHNd.device, cpu=has_code) == "cpu" else "sdpa"
@@ -166,3 +192,14 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise bad_value("q, k, v", (tuple(q.shape), tuple(k.shape), tuple(v.shape)), fix)
     if k.shape[2] == 0 or k.shape[3] == 0:
         raise bad_value("k", tuple(k.shape), "a softmax over nothing has no value; pass keys")
+
+
+def _check_packed(qkv: Tensor, first: int, added_bias: Tensor | None) -> None:
+    check_float("qkv", qkv)
+    if qkv.ndim != 5 or qkv.shape[2] != 3:
+        raise bad_value("qkv", tuple(qkv.shape), "expected (B, N, 3, H, d)")
+    if not 0 <= first < max(qkv.shape[1], 1):
+        raise bad_value("first", first, f"expected 0 to {qkv.shape[1] - 1}")
+    if added_bias is not None:
+        bias = added_bias, (qkv.shape[2:].numel(),), "(3 H d,)"
+        check_tensors(qkv.device, {"added_bias": bias})

@@ -61,7 +61,8 @@ CASE = OpCase(
     tests=["test_attention.py"],
     arguments=arguments,
     says=[
-        ({"impl": "flash"}, "impl: 'flash'; choose one of"),
+        ({"impl": "fast"}, "impl: 'fast'; choose one of"),
+        ({"impl": "flash"}, "impl: 'flash' on cpu; it needs CUDA"),
         ({"impl": "triton"}, "'triton'; attention has no Triton"),
         (
             zeros(*[SHAPE] * 3, dtype=torch.bfloat16, impl="xformers"),
@@ -72,7 +73,10 @@ CASE = OpCase(
         (zeros(SHAPE, (1, 2, 5, 4), (1, 2, 6, 4)), "pair up"),
         (zeros(SHAPE, (1, 1, 3, 4), (1, 1, 3, 4)), "agree"),
     ],
-    spoils={**dict.fromkeys("qkv", TENSOR), "impl": [*WRONG_CHOICE, "xformers"]},
+    spoils={
+        **dict.fromkeys("qkv", TENSOR),
+        "impl": [*WRONG_CHOICE, "xformers", "flash", "cudnn", "efficient"],
+    },
     also_named=["q, k, v"],
     uses=[use],
     launches=Absent("no Triton code: SDPA on a GPU, C++ on a CPU"),
