@@ -9,6 +9,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ from sjepa_fast.runtime.checkpoint import (
     load_weights,
     save_checkpoint,
 )
-from sjepa_fast.runtime.device import pick_device, pick_dtype
+from sjepa_fast.runtime.compile_cache import cache_file, load_compiled, save_compiled
+from sjepa_fast.runtime.device import pick_device, pick_dtype, wants_compile
 from sjepa_fast.runtime.dist import World, connect, disconnect, environment_world
 from sjepa_fast.runtime.files import write_json, write_text
 from sjepa_fast.runtime.guard import GuardedStep
@@ -94,6 +96,12 @@ def run_lengths(config: TrainConfig, clips: int) -> tuple[int, int]:
         raise InputError("optim.batch_size", value, f"use --optim.batch-size {clips} or less")
     unit = per_epoch if config.optim.unit == "epochs" else 1
     return config.optim.length * unit, config.optim.warmup * unit
+
+
+def what_is_compiled(config: TrainConfig, store: Store, dtype: torch.dtype) -> str:
+    """Describe all that decides the shapes and formulas of a step."""
+    parts = (config.model, config.objective, config.mask, config.data, config.optim.batch_size)
+    return " ".join(map(str, (*parts, store.layout.joints, dtype)))
 
 
 def train(config: TrainConfig) -> int:
@@ -159,6 +167,10 @@ def train(config: TrainConfig) -> int:
         feed = open_feed(sampled, sampled_part, config, world, range(start, total))
         fed, batches = stack.enter_context(feed)
         train_step = TrainStep(config, fed, model, optimizer, dtype, world, schedule, start)
+        compiled: Path | None = None
+        if wants_compile(config.runtime.compile, device):
+            compiled = cache_file(what_is_compiled(config, store, dtype), device)
+            load_compiled(compiled)
         take_step: Callable[[Tensor], StepResult] = GuardedStep(
             train_step, train_step.eager, config.optim.batch_size, world.size, device
         )
@@ -188,6 +200,8 @@ def train(config: TrainConfig) -> int:
         while step < total and not stop:
             result = take_step(next(batches))
             step += 1
+            if compiled is not None and step == start + 1 and world.leads:
+                save_compiled(compiled)
 
             if world.size == 1:
                 stop = asked
