@@ -13,6 +13,7 @@ import torch
 from benchmarks.conftest import Timed
 from sjepa_fast.config.schema import TrainConfig, predicted_tokens, replace
 from sjepa_fast.models.predictor import Predictor
+from sjepa_fast.models.residual import Residual, last_norm
 from sjepa_fast.runtime.device import autocast
 from sjepa_fast.training.flops import sequences_per_step, step_flops
 from sjepa_kernels import pack_tokens
@@ -30,9 +31,10 @@ class EveryToken(Predictor):
         tables = (self.proj_in(self.mask_token), self.temporal, self.spatial)
         hidden, temporal, spatial = (table.to(visible.dtype) for table in tables)
         x = pack_tokens(visible, hidden, ids_keep, ids_mask, temporal, spatial)
+        residual = Residual(x)
         for block in self.blocks:
-            x = block(x)
-        return self.proj_out(self.norm(x[:, ids_keep.shape[1] :]))
+            residual = block(residual)
+        return self.proj_out(last_norm(residual, self.norm)[:, ids_keep.shape[1] :])
 
 
 # Name, network, share of masked tokens that are predicted.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.clips import ResidentClips
@@ -84,15 +84,13 @@ def compile_blocks(model: Objective, config: TrainConfig) -> None:
     the run use is not compiled either. Where PyTorch cannot compile, all blocks stay eager, with a
     warning.
     """
-    networks: list[nn.Module] = [model.predictor]
-    if model.teacher is not None:
-        networks.append(model.teacher)
+    names = ["predictor"]
+    if model.target_encoder is not None:
+        names.append("target_encoder")
     if config.mask.ratio < 0.8 or model.predictor.mask_token.device.type != "cpu":
-        networks.append(model.view_encoder)
-    for network in networks:
-        blocks = network.blocks
-        assert isinstance(blocks, nn.ModuleList)
-        for block in blocks:
+        names.append("view_encoder")
+    for name in names:
+        for block in model.network(name).blocks:
             try:
                 block.compile(dynamic=False)
             except Exception as error:

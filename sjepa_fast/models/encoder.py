@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sjepa_fast.models.embed import TubeletEmbed
+from sjepa_fast.models.residual import Residual, last_norm
 from sjepa_fast.models.transformer import Block, init_weights
 from sjepa_kernels import ContextualizedTargets
 
@@ -60,11 +61,11 @@ class SkeletonTransformer(nn.Module):
 
         `layers` gets the outputs of its last `layers.layers` blocks.
         """
-        x = self.embed(tubelets_BNP, ids_keep_BK)
+        residual = Residual(self.embed(tubelets_BNP, ids_keep_BK))
         skipped = len(self.blocks) if layers is None else len(self.blocks) - layers.layers
         for i, block in enumerate(self.blocks):
-            x = block(x)
+            residual = block(residual)
             if layers is not None and i >= skipped:
-                layers.add_(x)
-        out: Tensor = self.norm(x)
-        return out
+                residual = Residual(residual.settled())
+                layers.add_(residual.stream)
+        return last_norm(residual, self.norm, residual.stream.dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sjepa_fast.models.residual import Residual, last_norm
 from sjepa_fast.models.transformer import Block, CrossBlock, init_weights, learned_table
 from sjepa_kernels import pack_tokens
 
@@ -103,9 +104,10 @@ class Predictor(nn.Module):
             crossed: Tensor = self.proj_out(self.norm(x))
             return crossed
         *early, last = self.blocks
+        residual = Residual(x)
         for block in early:
-            x = block(x)
+            residual = block(residual)
         # The last block's output at the visible tokens is not used.
-        first = kept if masked_only else 0
-        out: Tensor = self.proj_out(self.norm(last(x, first)))
+        residual = last(residual, kept if masked_only else 0)
+        out: Tensor = self.proj_out(last_norm(residual, self.norm))
         return out

@@ -1,5 +1,6 @@
-"""Linear layers that do not keep their input for the backward but compute it again.
+"""Linear layers of a CPU that do not keep their input for the backward but compute it again.
 
+A GPU's blocks use `residual.py` instead: there memory is no limit and passes over it are.
 LayerNorm and GELU cost a pass over memory; what they return is one and four times the residual
 stream. The layer behind them needs it once more in the backward, where it is cheaper to compute
 again than to have kept. A compiled graph has the plain layers: what it keeps, its compiler decides.
@@ -42,15 +43,6 @@ def gelu_linear(x: Tensor, layer: nn.Linear) -> Tensor:
     return out
 
 
-def _normalisable(x: Tensor, scale: Tensor) -> Tensor:
-    """Return x in the dtype in which its norm is computed.
-
-    A CPU's norm takes half-precision rows beside float32 weights; a GPU's takes one dtype, and
-    autocast, which would see to that, is off in a backward.
-    """
-    return x if x.device.type == "cpu" else x.to(scale.dtype)
-
-
 def _linear_gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of a linear layer's input, weight and bias, from its input `x`."""
     rows = grad.reshape(-1, grad.shape[-1])
@@ -65,8 +57,7 @@ class _NormLinear(torch.autograd.Function):
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> Tensor:
         dot = product_dtype(x)
-        rows = _normalisable(x, scale)
-        normal, mean, rstd = torch.native_layer_norm(rows, scale.shape, scale, shift, eps)
+        normal, mean, rstd = torch.native_layer_norm(x, scale.shape, scale, shift, eps)
         ctx.save_for_backward(x, mean, rstd, scale, shift, weight, bias)
         ctx.eps = eps
         return linear(normal.to(dot), weight.to(dot), bias.to(dot))
@@ -75,16 +66,15 @@ class _NormLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, rstd, scale, shift, weight, bias = ctx.saved_tensors
-        rows = _normalisable(x, scale)
-        normal = layer_norm(rows, scale.shape, scale, shift, ctx.eps).to(grad.dtype)
+        normal = layer_norm(x, scale.shape, scale, shift, ctx.eps).to(grad.dtype)
         grad_normal, grad_weight, grad_bias = _linear_gradients(grad, normal, weight)
         del normal
         grad_x, grad_scale, grad_shift = torch.ops.aten.native_layer_norm_backward(
-            *(grad_normal.to(rows.dtype), rows, scale.shape, mean, rstd, scale, shift),
+            *(grad_normal.to(x.dtype), x, scale.shape, mean, rstd, scale, shift),
             [True, True, True],
         )
         grad_bias = grad_bias.to(bias.dtype)
-        return grad_x.to(x.dtype), grad_scale, grad_shift, grad_weight, grad_bias, None
+        return grad_x, grad_scale, grad_shift, grad_weight, grad_bias, None
 
 
 class _GeluLinear(torch.autograd.Function):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sjepa_fast.models.recompute import gelu_linear, norm_linear
+from sjepa_fast.models.residual import Residual, add_norm, fuses, linear_before
 from sjepa_kernels import attention, self_attention
 
 
@@ -44,20 +45,45 @@ class Block(nn.Module):
         self.norm2, self.fc1, self.fc2 = mlp_parts(width)
         self.scale1, self.scale2 = (branch_scale(width, layer_scale) for _ in range(2))
 
-    def forward(self, x_BND: Tensor, first: int = 0) -> Tensor:
+    def forward(self, residual: Residual, first: int = 0) -> Residual:
         """Return the block's output for the tokens from `first` on, (B, N - first, D).
 
         Keys and values come from all tokens; queries and all that follows only from the tokens
         whose output is wanted, which changes no value of theirs.
         """
-        batch, tokens, width = x_BND.shape
-        qkv = norm_linear(x_BND, self.norm1, self.qkv)
-        qkv_BN3HD = qkv.view(batch, tokens, 3, self.heads, width // self.heads)
+        if fuses(residual.stream):
+            return self._forward_fused(residual, first)
+        x_BND = residual.settled()
+        qkv_BN3HD = self._packed(norm_linear(x_BND, self.norm1, self.qkv))
         mixed_BQD = self_attention(qkv_BN3HD, first=first).flatten(2)
         x_BQD = x_BND[:, first:] + self._apply_drop_path(self.scale1(self.proj(mixed_BQD)))
         hidden = norm_linear(x_BQD, self.norm2, self.fc1)
-        out: Tensor = x_BQD + self._apply_drop_path(self.scale2(gelu_linear(hidden, self.fc2)))
-        return out
+        branch = self._apply_drop_path(self.scale2(gelu_linear(hidden, self.fc2)))
+        return Residual(x_BQD + branch)
+
+    def _forward_fused(self, residual: Residual, first: int) -> Residual:
+        """Compute the same in fewer passes, and leave the last addition to the next norm."""
+        normal, x_BND = add_norm(residual, self.norm1)
+        qkv_BN3HD = self._packed(linear_before(normal, self.qkv))
+        mixed_BND = self_attention(qkv_BN3HD, first=first, added_bias=self.qkv.bias).flatten(2)
+        # What changes a branch after its bias was added needs the bias' own gradient.
+        plain = self.drop_path is None and isinstance(self.scale1, nn.Identity)
+        if plain:
+            attended = Residual(
+                x_BND[:, first:], linear_before(mixed_BND, self.proj), self.proj.bias
+            )
+        else:
+            branch = self._apply_drop_path(self.scale1(self.proj(mixed_BND)))
+            attended = Residual(x_BND[:, first:], branch)
+        normal, x_BQD = add_norm(attended, self.norm2)
+        hidden = torch.nn.functional.gelu(self.fc1(normal))
+        if plain:
+            return Residual(x_BQD, linear_before(hidden, self.fc2), self.fc2.bias)
+        return Residual(x_BQD, self._apply_drop_path(self.scale2(self.fc2(hidden))))
+
+    def _packed(self, qkv: Tensor) -> Tensor:
+        batch, tokens, three_widths = qkv.shape
+        return qkv.view(batch, tokens, 3, self.heads, three_widths // (3 * self.heads))
 
     def _apply_drop_path(self, branch_BND: Tensor) -> Tensor:
         if self.drop_path is None or not self.training:

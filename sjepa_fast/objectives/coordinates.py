@@ -30,7 +30,7 @@ class CoordinateObjective(Objective):
     def forward(self, batch: StepInput) -> StepOutput:
         """Loss of one step, and the features of the visible tokens (B*R, K, D)."""
         visible = self.encode_visible(batch)
-        prediction = self.predictor(visible, batch.ids_keep_BK, batch.ids_mask_BQ)
+        prediction = self.network("predictor")(visible, batch.ids_keep_BK, batch.ids_mask_BQ)
         with torch.no_grad():
             numbers = self.numbers(batch.view_BNP)
             target = normalized(numbers, self.joints, self.objective.target_norm)

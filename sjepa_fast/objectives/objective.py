@@ -7,6 +7,7 @@ kept, Q masked, D width. Rows of masks are sequence-major: row b * R + r is mask
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.data.clips import ResidentClips, augmentation
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.predictor import Predictor
-from sjepa_fast.models.shadow import shadow_encoder
+from sjepa_fast.models.shadow import shadow
 from sjepa_fast.objectives.distinct import Distinct, Encoded
 from sjepa_fast.objectives.masking import draw_mask, draw_predicted
 from sjepa_fast.skeletons import SkeletonLayout
@@ -109,25 +110,25 @@ class Objective(nn.Module):
             cross=model.predictor == "cross",
         )
         self.target_encoder = None
-        # In a tuple, so that it is no submodule: the checkpoint holds the original.
-        self._twin: tuple[SkeletonTransformer, ...] = ()
+        # Half-precision copies by name; no submodules: the checkpoint holds the originals.
+        self._shadows: dict[str, nn.Module] = {}
         self.register_buffer("center", None)
         self.objective = config.objective
         self.joints = joints
 
-    @property
-    def teacher(self) -> SkeletonTransformer | None:
-        """The encoder of the targets: the target encoder, its half-precision copy, or None."""
-        return self._twin[0] if self._twin else self.target_encoder
+    def network(self, name: str) -> Any:
+        """Return what computes as `view_encoder`, `predictor` or `target_encoder` in a step.
 
-    def shadow_teacher(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Let a half-precision copy (autocast's `dtype`) of the target encoder compute the targets.
-
-        Returns the copy's own tensors by parameter name, to be written at every EMA update.
+        That is the network itself, its half-precision copy, or None where there is none.
         """
-        assert self.target_encoder is not None
-        twin, shadows = shadow_encoder(self.target_encoder, dtype)
-        self._twin = (twin,)
+        return self._shadows.get(name) or getattr(self, name)
+
+    def shadow(self, name: str, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Let a half-precision copy (autocast's `dtype`) of a network compute in its place.
+
+        Returns the copy's own tensors by parameter name, to be kept up to date.
+        """
+        self._shadows[name], shadows = shadow(getattr(self, name), dtype)
         return shadows
 
     @property
@@ -141,7 +142,7 @@ class Objective(nn.Module):
         masks = len(batch.ids_keep_BK) // len(view)
         if masks > 1:
             view = view.repeat_interleave(masks, dim=0)
-        visible: Tensor = self.view_encoder(view, batch.ids_keep_BK)
+        visible: Tensor = self.network("view_encoder")(view, batch.ids_keep_BK)
         return visible
 
     def forward(self, batch: StepInput) -> StepOutput:

@@ -40,14 +40,12 @@ class SJEPA(Objective):
         """
         # First, so that its memory is free before the others keep activations for the backward.
         with torch.no_grad():
-            teacher = self.teacher
-            assert teacher is not None
-            target = teacher(batch.target_input())
+            target = self.network("target_encoder")(batch.target_input())
             if self.objective.target_norm == "layernorm":
                 target = nn.functional.layer_norm(target, target.shape[-1:])
             rows = batch.target_rows()
         visible = self.encode_visible(batch)
-        prediction = self.predictor(visible, batch.ids_keep_BK, batch.ids_mask_BQ)
+        prediction = self.network("predictor")(visible, batch.ids_keep_BK, batch.ids_mask_BQ)
         loss, center_sum = centered_softmax_cross_entropy(
             prediction.flatten(0, 1),
             target.flatten(0, 1),

@@ -48,8 +48,7 @@ class Skeleton2vec(Objective):
         layers = ContextualizedTargets(self.objective.target_layers, norm)
         # First, so that its memory is free before the others keep activations for the backward.
         with torch.no_grad():
-            teacher = self.teacher
-            assert teacher is not None
+            teacher = self.network("target_encoder")
             features = teacher(batch.target_input(), layers=layers)
             if batch.distinct is None:
                 target = layers.finish(batch.ids_by_sequence())
@@ -62,10 +61,10 @@ class Skeleton2vec(Objective):
 
     def _predict(self, visible_BKD: Tensor, ids_keep_BK: Tensor, ids_mask_BQ: Tensor) -> Tensor:
         if not self.objective.legacy_tube_layout:
-            right: Tensor = self.predictor(visible_BKD, ids_keep_BK, ids_mask_BQ)
+            right: Tensor = self.network("predictor")(visible_BKD, ids_keep_BK, ids_mask_BQ)
             return right
         place, rest = legacy_places(ids_keep_BK, ids_mask_BQ, self.joints)
-        packed = self.predictor(visible_BKD, place, rest, masked_only=False)
+        packed = self.network("predictor")(visible_BKD, place, rest, masked_only=False)
         token_BN = torch.cat([place, rest], dim=1).long()
         return rows_at(packed, rows_at(token_BN.argsort(dim=1)[:, :, None], ids_mask_BQ)[:, :, 0])
 

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 WARMUP, CLOCKED, TRACED = 10, 5, 2
 # The pass that begins with the forward of a network of the objective.
-NETWORKS = {"view_encoder": "student", "predictor": "predictor", "teacher": "teacher"}
+NETWORKS = {"view_encoder": "student", "predictor": "predictor", "target_encoder": "teacher"}
 # Names of launches and waits in PyTorch's profiler.
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
 GRAPHS = ("cudaGraphLaunch",)
@@ -69,8 +69,8 @@ class PassClock:
 
         handles: list[Any] = []
         for attribute, name in NETWORKS.items():
-            network = getattr(self.model, attribute)
-            # Objectives without a target encoder have no teacher.
+            network = self.model.network(attribute)
+            # Some objectives have no target encoder.
             if network is not None:
                 handles.append(network.register_forward_pre_hook(begins(name)))
                 handles.append(network.register_forward_hook(begins("loss")))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from sjepa_fast.build import compile_blocks
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.errors import InputError
+from sjepa_fast.models.shadow import TrainedShadows
 from sjepa_fast.objectives.distinct import Encoded
 from sjepa_fast.objectives.objective import Objective, make_step_input
 from sjepa_fast.runtime.device import autocast, wants_compile
@@ -71,6 +71,9 @@ class TrainStep:
         # Ring buffer of (loss, gradient norm), long enough for the steps between two log lines.
         self.history_W2 = torch.zeros(config.log.every, 2, device=device)
         self.ema = [] if model.target_encoder is None else plan_ema(model, dtype)
+        self.shadows: TrainedShadows | None = None
+        if shadows_trained(device, dtype, world):
+            self.shadows = shadow_trained(model, dtype)
         if wants_compile(config.runtime.compile, device):
             compile_blocks(model, config)
         self.objective: nn.Module = model
@@ -83,7 +86,7 @@ class TrainStep:
             self.graph = StepGraph(
                 lambda ids_B: weak.eager(ids_B),
                 required=config.runtime.cuda_graph == "on",
-                reset=partial(optimizer.zero_grad, set_to_none=True),
+                reset=lambda: weak.forget(),
             )
 
     def __call__(self, ids_B: Tensor) -> StepResult:
@@ -98,6 +101,12 @@ class TrainStep:
         slots = [s % len(self.history_W2) for s in range(end - count, end)]
         return self.history_W2[slots]
 
+    def forget(self) -> None:
+        """Drop all gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.shadows is not None:
+            self.shadows.forget()
+
     def eager(self, ids_B: Tensor) -> StepResult:
         """Do one step eagerly, also where calls replay a graph."""
         config, model = self.config, self.model
@@ -106,13 +115,17 @@ class TrainStep:
         with autocast(ids_B.device, self.dtype):
             output = self.objective(batch)
         output.loss.backward()
+        if self.shadows is not None:
+            self.shadows.hand_over()
         grads = [p.grad for p in self.weights if p.grad is not None]
         norm = nn.utils.get_total_norm(grads, foreach=True)
         if config.optim.clip_grad > 0:
             nn.utils.clip_grads_with_norm_(self.weights, config.optim.clip_grad, norm, foreach=True)
         self.rate.copy_(self.schedule.rates_S.index_select(0, at).squeeze(0))
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.forget()
+        if self.shadows is not None:
+            self.shadows.round()
         for plan in self.ema:
             plan.update_(self.schedule.momenta_S.index_select(0, at).squeeze(0))
         if model.center is not None and output.center_sum is not None:
@@ -133,7 +146,7 @@ def plan_ema(model: Objective, dtype: torch.dtype) -> list[EmaPlan]:
     Below float32, the compute precision `dtype`, the targets are computed with shadows.
     """
     assert model.target_encoder is not None
-    shadows = {} if dtype == torch.float32 else model.shadow_teacher(dtype)
+    shadows = {} if dtype == torch.float32 else model.shadow("target_encoder", dtype)
     targets = dict(model.target_encoder.named_parameters())
     sources = dict(model.view_encoder.named_parameters())
     rest = [name for name in targets if name not in shadows]
@@ -142,6 +155,27 @@ def plan_ema(model: Objective, dtype: torch.dtype) -> list[EmaPlan]:
         halves = list(shadows.values())
         plans.append(EmaPlan([targets[n] for n in shadows], [sources[n] for n in shadows], halves))
     return plans
+
+
+def shadows_trained(device: torch.device, dtype: torch.dtype, world: World) -> bool:
+    """Whether the trained networks compute with half-precision copies of their weights.
+
+    On one GPU below float32: there the rounding of each weight is a launch of its own, forwards and
+    backwards. Several processes average the gradients of the networks themselves.
+    """
+    return device.type == "cuda" and dtype != torch.float32 and world.size == 1
+
+
+def shadow_trained(model: Objective, dtype: torch.dtype) -> TrainedShadows:
+    """Let half-precision copies of view encoder and predictor compute; return their weights."""
+    masters: list[Tensor] = []
+    halves: list[Tensor] = []
+    for name in ("view_encoder", "predictor"):
+        own = dict(getattr(model, name).named_parameters())
+        for path, half in model.shadow(name, dtype).items():
+            masters.append(own[path])
+            halves.append(half)
+    return TrainedShadows(masters, halves)
 
 
 def wants_graph(config: TrainConfig, device: torch.device, world: World) -> bool:

@@ -6,6 +6,7 @@ import torch
 from sjepa_fast.models.embed import TubeletEmbed
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.predictor import Predictor
+from sjepa_fast.models.residual import Residual
 from sjepa_kernels.tubelets import to_tubelets
 
 
@@ -90,7 +91,7 @@ def test_packed_predictor_equals_scatter_then_gather() -> None:
     position = (predictor.temporal[:, None] + predictor.spatial[None]).flatten(0, 1)
     x = predictor.proj_in(grid) + position
     for block in predictor.blocks:
-        x = block(x)
+        x = block(Residual(x)).settled()
     out = predictor.proj_out(predictor.norm(x))
     full = out.gather(1, mask.unsqueeze(-1).expand(-1, -1, width))
     torch.testing.assert_close(packed, full, rtol=1e-10, atol=1e-12)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from sjepa_fast.models.predictor import Predictor
+from sjepa_fast.models.residual import Residual
 from sjepa_fast.models.transformer import Block, CrossBlock
 
 SEGMENTS, JOINTS, WIDTH, HEADS, KEPT = 4, 5, 32, 2, 6
@@ -43,7 +44,8 @@ def test_block_from_a_token_on_is_the_tail_of_the_whole_block(first: int) -> Non
     block = unsettled(Block(WIDTH, HEADS))
     x = torch.randn(3, TOKENS, WIDTH, dtype=torch.float64).requires_grad_()
     sources = [x, *block.parameters()]
-    tail, whole = block(x, first), block(x)[:, first:]
+    tail, whole = (block(Residual(x), at).settled() for at in (first, 0))
+    whole = whole[:, first:]
     assert whole.shape[1] == TOKENS - first
     same((tail, gradients(tail, sources)), (whole, gradients(whole, sources)))
 
@@ -57,7 +59,7 @@ def test_predictor_equals_running_every_block_over_all_tokens() -> None:
     hidden = predictor.proj_in(predictor.mask_token) + position[mask]
     x = torch.cat([seen, hidden], dim=1)
     for block in predictor.blocks:
-        x = block(x)
+        x = block(Residual(x)).settled()
     whole = predictor.proj_out(predictor.norm(x))[:, KEPT:]
     ours = predictor(visible, keep, mask)
     sources = [visible, *predictor.parameters()]
@@ -128,9 +130,21 @@ def check_compiled(module: torch.nn.Module, backend: str, *arguments: Tensor | i
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+class Settled(torch.nn.Module):
+    """A block from tensor to tensor."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor, first: int) -> Tensor:
+        out: Tensor = self.block(Residual(x), first).settled()
+        return out
+
+
 @pytest.mark.slow
 def test_compiled_block_gives_the_same_tail() -> None:
-    block = unsettled(Block(WIDTH, HEADS), torch.float32)
+    block = Settled(unsettled(Block(WIDTH, HEADS), torch.float32))
     check_compiled(block, "inductor", torch.randn(2, TOKENS, WIDTH), KEPT)
 
 

@@ -111,8 +111,8 @@ def test_loss_gradients_center_and_features_are_those_of_all_sequences(
 def counted(model: Objective) -> list[int]:
     """Fill a list with the number of sequences of each pass of the target encoder."""
     passes: list[int] = []
-    assert model.teacher is not None
-    model.teacher.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+    teacher = model.network("target_encoder")
+    teacher.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
     return passes
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sjepa_fast.config.schema import TrainConfig, replace
+from sjepa_fast.models.residual import Residual
 from sjepa_fast.objectives.objective import Objective, StepInput
 from sjepa_fast.objectives.skeleton2vec import Skeleton2vec, legacy_places
 from sjepa_fast.skeletons import NTU25
@@ -159,7 +160,7 @@ def test_skeleton2vec_loss_matches_numpy(norm: str, axis: int | None) -> None:
         x = model.target_encoder.embed(batch.view_BNP)
         layers = []
         for block in model.target_encoder.blocks:
-            x = block(x)
+            x = block(Residual(x)).settled()
             layers.append(x.double().numpy())
         after = model.target_encoder.norm(x)
     kept = layers[-2:] if axis is None else [standardized(y, axis) for y in layers[-2:]]
@@ -217,7 +218,7 @@ def test_predictions_belong_to_their_tokens_in_both_layouts(legacy: bool) -> Non
         grid = grid.scatter(1, index, net.proj_in(visible))
         x = grid + (net.temporal[:, None] + net.spatial[None]).flatten(0, 1)
         for block in net.blocks:
-            x = block(x)
+            x = block(Residual(x)).settled()
         full = net.proj_out(net.norm(x))
     rows = ids_mask.long()[:, :, None].expand(-1, -1, 32)
     torch.testing.assert_close(found, full.gather(1, rows), rtol=1e-4, atol=1e-5)

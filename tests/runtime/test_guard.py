@@ -108,10 +108,11 @@ def test_compiled_are_the_networks_of_a_step_that_see_many_tokens(
     marked: list[object] = []
     monkeypatch.setattr(Block, "compile", lambda self, **_: marked.append(self))
     model.to(device)
-    model.shadow_teacher(torch.bfloat16)
+    model.shadow("target_encoder", torch.bfloat16)
     compile_blocks(model, config)
-    assert model.teacher is not None and model.teacher is not model.eval_encoder
-    networks = [model.predictor, model.teacher, *([model.view_encoder] if visible else [])]
+    teacher = model.network("target_encoder")
+    assert teacher is not None and teacher is not model.eval_encoder
+    networks = [model.predictor, teacher, *([model.view_encoder] if visible else [])]
     assert marked == [block for network in networks for block in network.blocks]
 
 

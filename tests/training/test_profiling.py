@@ -43,10 +43,13 @@ class Model(nn.Module):
         super().__init__()
         self.clock = clock
         self.view_encoder, self.predictor = Part(clock, 2.0), Part(clock, 3.0)
-        self.teacher = Part(clock, 5.0)
+        self.target_encoder = Part(clock, 5.0)
+
+    def network(self, name: str) -> nn.Module:
+        return self.get_submodule(name)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.predictor(self.view_encoder(x)) - self.teacher(x)
+        out = self.predictor(self.view_encoder(x)) - self.target_encoder(x)
         self.clock.now += 0.25
         return out.sum()
 
