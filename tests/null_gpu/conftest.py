@@ -1,0 +1,29 @@
+"""Tests in this folder need the null GPU, unless their module says `RUNS_ANYWHERE = True`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.null_gpu import gpu
+
+HERE = Path(__file__).resolve().parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if gpu.available():
+        return
+    for item in items:
+        anywhere = getattr(getattr(item, "module", None), "RUNS_ANYWHERE", False)
+        if item.path.is_relative_to(HERE) and not anywhere:
+            item.add_marker(pytest.mark.skip(reason="needs the null GPU: run make rehearse"))
+
+
+@pytest.fixture(autouse=True)
+def fresh_records() -> Iterator[None]:
+    """Each test begins with an empty list of calls."""
+    if gpu.available():
+        gpu.reset()
+    yield
