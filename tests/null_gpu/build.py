@@ -80,8 +80,6 @@ def environment(folder: Path, gib: float | None = None) -> dict[str, str]:
         "PYTHONPATH": first(ROOT, ROOT / "kernels", name="PYTHONPATH"),
         "TRITON_CACHE_DIR": found.get("TRITON_CACHE_DIR", str(CACHE / "triton")),
         "TORCHINDUCTOR_CACHE_DIR": found.get("TORCHINDUCTOR_CACHE_DIR", str(CACHE / "inductor")),
-        # cuDNN does not run here, so attention must not choose it.
-        "TORCH_CUDNN_SDPA_DEPRIORITIZED": found.get("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1"),
         # Compilers that are processes of their own cost more than they save on few cores.
         "TORCHINDUCTOR_COMPILE_THREADS": found.get("TORCHINDUCTOR_COMPILE_THREADS", "1"),
     }

@@ -1,10 +1,9 @@
-// Stream capture as a state machine: what may be captured, what breaks a capture, what a graph is.
+// Stream capture as a state machine: what may be captured, and what breaks a capture.
 //
 // The rules are those of the CUDA Programming Guide, "Stream Capture", and of the Runtime API's
 // pages on stream management and graphs; each is told in our words where it is applied.
 #include "state.h"
 
-#include <algorithm>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -212,54 +211,3 @@ cudaError_t cudaStreamGetCaptureInfo(cudaStream_t handle, cudaStreamCaptureStatu
   if (count) *count = stream.handles.size();
   return cudaSuccess;
 }
-
-cudaError_t cudaGraphGetNodes(cudaGraph_t handle, cudaGraphNode_t *nodes, size_t *count) {
-  const auto &all = reinterpret_cast<Graph *>(handle)->nodes;
-  if (nodes)
-    for (size_t i = 0; i < std::min(*count, all.size()); ++i)
-      nodes[i] = reinterpret_cast<cudaGraphNode_t>(all[i].get());
-  *count = all.size();
-  return cudaSuccess;
-}
-
-cudaError_t cudaGraphNodeGetDependencies(cudaGraphNode_t handle, cudaGraphNode_t *needs,
-                                         cudaGraphEdgeData *, size_t *count) {
-  const auto &all = reinterpret_cast<Node *>(handle)->needs;
-  if (needs)
-    for (size_t i = 0; i < std::min(*count, all.size()); ++i)
-      needs[i] = reinterpret_cast<cudaGraphNode_t>(const_cast<Node *>(all[i]));
-  *count = all.size();
-  return cudaSuccess;
-}
-
-cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *exec, cudaGraph_t handle,
-                                          unsigned long long) {
-  const Graph &graph = *reinterpret_cast<Graph *>(handle);
-  auto *made = new Executable{{}, graph.nodes.size()};
-  // Nodes stand in the order of their capture, in which each comes after what it needs.
-  for (const auto &node : graph.nodes)
-    if (node->work) made->works.push_back(node->work);
-  *exec = reinterpret_cast<cudaGraphExec_t>(made);
-  return cudaSuccess;
-}
-
-cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t handle) {
-  const Executable *graph = reinterpret_cast<Executable *>(exec);
-  const std::vector<std::function<void()>> works = graph->works;
-  return submit(stream_of(handle), Kind::graph_launch, "cudaGraphLaunch",
-                {static_cast<long>(graph->nodes)}, [works] {
-                  for (const auto &work : works) work();
-                });
-}
-
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  delete reinterpret_cast<Graph *>(graph);
-  return cudaSuccess;
-}
-
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
-  delete reinterpret_cast<Executable *>(exec);
-  return cudaSuccess;
-}
-
-cudaError_t cudaGraphDebugDotPrint(cudaGraph_t, const char *, unsigned) { return cudaSuccess; }

@@ -39,12 +39,14 @@ struct Node {
 
 struct Graph {
   std::vector<std::unique_ptr<Node>> nodes;
+  std::vector<std::shared_ptr<void>> kept = {};  // user objects
 };
 
-// A graph made ready: nodes may outlive the graph they came from.
+// A graph made ready, which may outlive the graph that it came from.
 struct Executable {
   std::vector<std::function<void()>> works;
   std::size_t nodes;
+  std::vector<std::shared_ptr<void>> kept;
 };
 
 struct Stream;
