@@ -6,6 +6,7 @@ from sjepa_kernels.augment.op import augment_clips
 from sjepa_kernels.augment.reference import clip_uniforms, crop_resize
 from sjepa_kernels.augment.settings import Augmentation, SkeletonTables
 from sjepa_kernels.blocks.fused_mlp import fused_mlp
+from sjepa_kernels.blocks.gelu_mlp import gelu_mlp
 from sjepa_kernels.blocks.modules import FusedMlp, MaskTokens, ResidualLayerNorm
 from sjepa_kernels.blocks.residual_norm import residual_layer_norm
 from sjepa_kernels.ema import EmaPlan, ema_update_
@@ -41,6 +42,7 @@ __all__ = [
     "crop_resize",
     "ema_update_",
     "fused_mlp",
+    "gelu_mlp",
     "motion_aware_mask",
     "pack_tokens",
     "philox4x32",

@@ -89,7 +89,12 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def assert_learns_within_budget(
-    ours: Outputs, eager: Outputs, truth: Outputs, leaves: Sequence[Tensor], exact: Sequence[Tensor]
+    ours: Outputs,
+    eager: Outputs,
+    truth: Outputs,
+    leaves: Sequence[Tensor],
+    exact: Sequence[Tensor],
+    extra: float = 0.0,
 ) -> None:
     """Demand it of what op and eager made of the leaves, `exact` in float64, and of gradients."""
     found = [listed(outputs) for outputs in (ours, eager, truth)]
@@ -101,7 +106,7 @@ def assert_learns_within_budget(
         used = [outputs[k] for k in learning]
         outputs += gradients(used, inputs, [g.to(y) for g, y in zip(grads, used, strict=True)])
     for k, (mine, plain, true) in enumerate(zip(*found, strict=True)):
-        assert_within_budget(mine, plain, true, f"output or gradient {k}")
+        assert_within_budget(mine, plain, true, f"output or gradient {k}", extra)
 
 
 def in_float64(leaves: Sequence[Tensor]) -> list[Tensor]:

@@ -22,6 +22,7 @@ from sjepa_kernels.attention.op import attention, self_attention
 from sjepa_kernels.augment.op import augment_clips
 from sjepa_kernels.augment.settings import Augmentation, SkeletonTables
 from sjepa_kernels.blocks.fused_mlp import fused_mlp
+from sjepa_kernels.blocks.gelu_mlp import gelu_mlp
 from sjepa_kernels.blocks.residual_norm import residual_layer_norm
 from sjepa_kernels.ema import EmaPlan
 from sjepa_kernels.losses.center import update_center_
@@ -249,6 +250,17 @@ def _fused_mlp(impl: str, device: str) -> list[Triple]:
     return _with_gradients(partial(fused_mlp, impl=impl), plain, leaves, device)
 
 
+def _gelu_mlp(impl: str, device: str, dtype: torch.dtype) -> list[Triple]:
+    """In half precision by the kernels, and in float32 around them."""
+
+    def plain(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        return gelu(x @ w1.mT + b1) @ w2.mT + b2
+
+    shapes = (9, 16), (64, 16), (64,), (16, 64), (16,)
+    leaves = [_random(*shape, seed=k) for k, shape in enumerate(shapes)]
+    return _with_gradients(partial(gelu_mlp, impl=impl), plain, leaves, device, dtype)
+
+
 def _targets(impl: str, device: str) -> list[Triple]:
     """Three layers, each normalised over its tokens; a LayerNorm of their mean at some tokens."""
     layers = [_random(2, 15, 24, seed=k).to(device) for k in range(3)]
@@ -293,6 +305,8 @@ CHECKS = {
     "ContextualizedTargets": Check(_targets, ("triton",)),
     "EmaPlan, ema_update_": Check(_ema, ("cpu", "triton")),
     "fused_mlp": Check(_fused_mlp, ("triton",)),
+    "gelu_mlp": Check(partial(_gelu_mlp, dtype=torch.float32), ("triton",)),
+    "gelu_mlp (float16)": Check(partial(_gelu_mlp, dtype=torch.float16), ("triton",)),
     "motion_aware_mask, random_mask, tube_mask": Check(_masks, ("triton",)),
     "pack_tokens": Check(_pack, ("triton",)),
     "philox4x32, uniform": Check(_philox),
