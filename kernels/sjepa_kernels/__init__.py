@@ -20,6 +20,7 @@ from sjepa_kernels.masks.tubes import tube_mask
 from sjepa_kernels.philox import philox4x32, uniform
 from sjepa_kernels.targets import ContextualizedTargets, accumulate_normalized_
 from sjepa_kernels.tokens.pack import pack_tokens
+from sjepa_kernels.tokens.positions import add_positions
 from sjepa_kernels.tokens.scatter import scatter_mask_tokens
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "SkeletonTables",
     "TokenMask",
     "accumulate_normalized_",
+    "add_positions",
     "attention",
     "augment_clips",
     "centered_crop_cross_entropy",

@@ -34,6 +34,7 @@ from sjepa_kernels.philox import philox4x32, uniform
 from sjepa_kernels.selfcheck import truth as definition
 from sjepa_kernels.targets import ContextualizedTargets
 from sjepa_kernels.tokens.pack import pack_tokens
+from sjepa_kernels.tokens.positions import add_positions
 from sjepa_kernels.tokens.scatter import scatter_mask_tokens
 
 # An error may be twice eager's plus this, in the Euclidean norm relative to the truth.
@@ -84,6 +85,19 @@ def _pack(impl: str, device: str) -> list[Triple]:
         return pack_tokens(x, mask, keep, hide, *tables, impl=impl)
 
     return _with_gradients(ours, partial(_packed, order), leaves, device)
+
+
+def _positions(impl: str, device: str) -> list[Triple]:
+    leaves, order = _token_inputs(device)
+    keep = order[:, :6]
+
+    def ours(x: Tensor, *tables: Tensor) -> Tensor:
+        return add_positions(x, keep, *tables, impl=impl)
+
+    def plain(x: Tensor, temporal: Tensor, spatial: Tensor) -> Tensor:
+        return x + (temporal[:, None] + spatial).flatten(0, 1)[keep]
+
+    return _with_gradients(ours, plain, [leaves[0], *leaves[2:]], device)
 
 
 def _scatter(impl: str, device: str) -> list[Triple]:
@@ -297,6 +311,7 @@ class Check(NamedTuple):
 # Elsewhere "cpu" is the reference, which has its line already.
 _ATTENTION = ("cpu",) if PROCESSOR_HAS_CODE else ()
 CHECKS = {
+    "add_positions": Check(_positions, ("triton",)),
     "attention": Check(partial(_attention, dtype=torch.float32)),
     "attention (bfloat16)": Check(partial(_attention, dtype=torch.bfloat16), _ATTENTION),
     "augment_clips": Check(_augment, ("triton",)),

@@ -92,16 +92,16 @@ def _pack_backward_kernel(
     tl.store(hidden_part + part * D + d, hidden, mask=first)
 
 
-def _forward(
-    visible_BKD: Tensor, mask_token_D: Tensor, ids_keep_BK: Tensor, ids_mask_BQ: Tensor,
-    position_temporal_SD: Tensor, position_spatial_VD: Tensor,
+def write_packed(
+    out: Tensor, visible_BKD: Tensor, mask_token_D: Tensor, ids_keep_BK: Tensor,
+    ids_mask_BQ: Tensor, position_temporal_SD: Tensor, position_spatial_VD: Tensor,
 ) -> Tensor:  # fmt: skip
-    batch, kept, width = visible_BKD.shape
-    masked, joints = ids_mask_BQ.shape[1], position_spatial_VD.shape[0]
-    out = visible_BKD.new_empty(batch, kept + masked, width)
+    """Fill `out`, (B, K + Q, D) of any dtype, and return it."""
+    kept, masked, joints = ids_keep_BK.shape[1], ids_mask_BQ.shape[1], position_spatial_VD.shape[0]
+    batch, tokens, width = out.shape
     if out.numel():
         rows, columns = row_tiles(width)
-        _pack_forward_kernel[(batch, cdiv(kept + masked, rows), cdiv(width, columns))](
+        _pack_forward_kernel[(batch, cdiv(tokens, rows), cdiv(width, columns))](
             visible_BKD.contiguous(), mask_token_D.contiguous(),
             ids_keep_BK.contiguous(), ids_mask_BQ.contiguous(),
             position_temporal_SD.contiguous(), position_spatial_VD.contiguous(),
@@ -109,6 +109,16 @@ def _forward(
             COMPUTE=TL_DTYPES[compute_dtype(out.dtype)], BR=rows, BD=columns,
         )  # fmt: skip
     return out
+
+
+def _forward(
+    visible_BKD: Tensor, mask_token_D: Tensor, ids_keep_BK: Tensor, ids_mask_BQ: Tensor,
+    position_temporal_SD: Tensor, position_spatial_VD: Tensor,
+) -> Tensor:  # fmt: skip
+    ids = ids_keep_BK, ids_mask_BQ
+    out = _forward_fake(visible_BKD, mask_token_D, *ids)
+    tables = position_temporal_SD, position_spatial_VD
+    return write_packed(out, visible_BKD, mask_token_D, *ids, *tables)
 
 
 def _forward_fake(*inputs: Any) -> Tensor:
@@ -154,7 +164,7 @@ def _sums_fake(*inputs: Any) -> tuple[Tensor, ...]:
     return tuple(grad_BRD.new_empty(shape, dtype=dtype) for shape in shapes)
 
 
-_sums_op = Op("pack_tokens_backward", _sums, _sums_fake)
+position_sums = Op("pack_tokens_backward", _sums, _sums_fake)
 
 
 def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -170,7 +180,7 @@ def _backward(ctx: Any, grad_BRD: Tensor) -> tuple[Tensor | None, ...]:
     visible = grad_BRD[:, : ids_keep.shape[1]] if needs_visible else None
     if not (needs_mask or needs_temporal or needs_spatial):
         return visible, *[None] * 5
-    temporal, spatial, hidden = _sums_op(grad_BRD, ids_keep, ids_mask, *ctx.sizes)
+    temporal, spatial, hidden = position_sums(grad_BRD, ids_keep, ids_mask, *ctx.sizes)
     mask_dtype, temporal_dtype, spatial_dtype = ctx.dtypes
     mask = hidden.to(mask_dtype) if needs_mask else None
     temporal = temporal.to(temporal_dtype) if needs_temporal else None

@@ -1,4 +1,4 @@
-"""What the two token ops share: the factored position table and the checks.
+"""What the token ops share: the factored position table and the checks.
 
 Shapes: B sequences, S segments, V joints, N = S*V tokens, K kept, Q masked, D width.
 """
@@ -42,20 +42,23 @@ def table_gradients(
 
 
 def check_tokens(
-    visible_BKD: Tensor, mask_token_D: Tensor, ids: dict[str, Tensor], *position: Tensor
+    visible_BKD: Tensor, mask_token_D: Tensor | None, ids: dict[str, Tensor], *position: Tensor
 ) -> None:
     """Check shapes, dtypes, devices and id ranges; the first entry of `ids` is `ids_keep`."""
     if visible_BKD.ndim != 3:
         raise bad_value("visible", tuple(visible_BKD.shape), "expected (B, K, D)")
     batch, kept, width = visible_BKD.shape
-    check_shape("mask_token", mask_token_D, (width,), "(D,)")
     tables = dict(zip(("position_temporal", "position_spatial"), position, strict=True))
     for name, table in tables.items():
         if table.ndim != 2 or table.shape[1] != width:
             raise bad_value(name, tuple(table.shape), f"expected (rows, D = {width})")
-    for name, tensor in {"visible": visible_BKD, "mask_token": mask_token_D, **tables}.items():
+    others = dict(tables)
+    if mask_token_D is not None:
+        check_shape("mask_token", mask_token_D, (width,), "(D,)")
+        others["mask_token"] = mask_token_D
+    for name, tensor in {"visible": visible_BKD, **others}.items():
         check_float(name, tensor)
-    check_same_device(visible_BKD.device, mask_token=mask_token_D, **tables, **ids)
+    check_same_device(visible_BKD.device, **others, **ids)
     tokens = position[0].shape[0] * position[1].shape[0]
     for name, index in ids.items():
         letters = "(B, K)" if name == "ids_keep" else "(B, Q)"
