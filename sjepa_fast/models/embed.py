@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
 
+from sjepa_fast.models.residual import Residual, fuses
 from sjepa_fast.models.transformer import learned_table
+from sjepa_kernels import add_positions
 
 
 class TubeletEmbed(nn.Module):
@@ -37,20 +38,26 @@ class TubeletEmbed(nn.Module):
 
     def forward(self, tubelets_BNP: Tensor, ids_keep_BK: Tensor | None = None) -> Tensor:
         """Embed all tokens, (B, N, D), or only the kept ones, (B, K, D); others cost nothing."""
+        return self.pending(tubelets_BNP, ids_keep_BK).settled()
+
+    def pending(self, tubelets_BNP: Tensor, ids_keep_BK: Tensor | None = None) -> Residual:
+        """Embed in the same way; on a GPU the first norm may have to add the positions."""
         if ids_keep_BK is None:
-            position = (self.temporal[:, None] + self.spatial[None]).flatten(0, 1)
-            x = tubelets_BNP
-        else:
-            # Not `table[ids]`, whose gradient differs from run to run on several CPU threads.
-            position = embedding(ids_keep_BK // self.joints, self.temporal)
-            position = position + embedding(ids_keep_BK % self.joints, self.spatial)
-            index = ids_keep_BK.long().unsqueeze(-1).expand(-1, -1, tubelets_BNP.shape[-1])
-            x = tubelets_BNP.gather(1, index)
+            position_ND = (self.temporal[:, None] + self.spatial[None]).flatten(0, 1)
+            branch = self._project(tubelets_BNP)
+            if fuses(branch) and not position_ND.requires_grad:
+                return Residual(position_ND, branch)
+            return Residual(branch + position_ND)
+        index = ids_keep_BK.long().unsqueeze(-1).expand(-1, -1, tubelets_BNP.shape[-1])
+        branch = self._project(tubelets_BNP.gather(1, index))
+        return Residual(add_positions(branch, ids_keep_BK, self.temporal, self.spatial))
+
+    def _project(self, x: Tensor) -> Tensor:
         if self.whiten:
             mean, matrix = self.get_buffer("whiten_mean"), self.get_buffer("whiten_matrix")
             # In float32 even under autocast: the matrix magnifies the small directions, and with
             # them the rounding of the large ones.
             with torch.autocast(x.device.type, enabled=False):
                 x = (x.to(mean.dtype) - mean) @ matrix
-        out: Tensor = self.proj(x) + position
+        out: Tensor = self.proj(x)
         return out

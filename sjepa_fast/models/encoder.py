@@ -61,7 +61,7 @@ class SkeletonTransformer(nn.Module):
 
         `layers` gets the outputs of its last `layers.layers` blocks.
         """
-        residual = Residual(self.embed(tubelets_BNP, ids_keep_BK))
+        residual = self.embed.pending(tubelets_BNP, ids_keep_BK)
         skipped = len(self.blocks) if layers is None else len(self.blocks) - layers.layers
         for i, block in enumerate(self.blocks):
             residual = block(residual)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from sjepa_fast.models.recompute import gelu_linear, norm_linear
 from sjepa_fast.models.residual import Residual, add_norm, fuses, linear_before
-from sjepa_kernels import attention, self_attention
+from sjepa_fast.models.shadow import product_bias
+from sjepa_kernels import attention, gelu_mlp, self_attention
 
 
 def mlp_parts(width: int) -> tuple[nn.LayerNorm, nn.Linear, nn.Linear]:
@@ -39,6 +40,8 @@ class Block(nn.Module):
         # A tensor, so that blocks with different probabilities share one compilation.
         self.register_buffer("drop_path", None, persistent=False)
         self.heads = heads
+        # Whether a GPU keeps the MLP's activation for the backward, or computes it again.
+        self.keep = True
         self.norm1 = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -76,10 +79,12 @@ class Block(nn.Module):
             branch = self._apply_drop_path(self.scale1(self.proj(mixed_BND)))
             attended = Residual(x_BND[:, first:], branch)
         normal, x_BQD = add_norm(attended, self.norm2)
-        hidden = torch.nn.functional.gelu(self.fc1(normal))
+        fc1, fc2 = self.fc1, self.fc2
+        bias = product_bias(fc2) if plain else fc2.bias
+        branch = gelu_mlp(normal, fc1.weight, fc1.bias, fc2.weight, bias, keep=self.keep)
         if plain:
-            return Residual(x_BQD, linear_before(hidden, self.fc2), self.fc2.bias)
-        return Residual(x_BQD, self._apply_drop_path(self.scale2(self.fc2(hidden))))
+            return Residual(x_BQD, branch, fc2.bias)
+        return Residual(x_BQD, self._apply_drop_path(self.scale2(branch)))
 
     def _packed(self, qkv: Tensor) -> Tensor:
         batch, tokens, three_widths = qkv.shape

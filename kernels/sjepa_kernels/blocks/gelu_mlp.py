@@ -231,6 +231,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     x, w1, b1, w2, b2, *_ = inputs
     _, hidden, activation = output
     ctx.mark_non_differentiable(hidden, activation)
+    # Else both would get gradients of zeros, as large as they are.
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, hidden, activation, w1, w2)
     ctx.dtypes = b1.dtype, b2.dtype
 
