@@ -79,20 +79,24 @@ def build_optimizer(model: Objective, config: TrainConfig) -> torch.optim.AdamW:
 def compile_blocks(model: Objective, config: TrainConfig) -> None:
     """Compile the transformer blocks of a step; blocks of one shape share one compilation.
 
-    On a CPU the view encoder is not compiled if it sees a fifth of the tokens or less: its blocks
-    took as long compiled, and compiling them five seconds. An encoder that only the scores during
-    the run use is not compiled either. Where PyTorch cannot compile, all blocks stay eager, with a
-    warning.
+    Left eager is what would gain nothing. On a CPU that is the view encoder if it sees a fifth of
+    the tokens or less: its blocks took as long compiled, and compiling them five seconds. On a GPU
+    it is, unless compilation was asked for, a block that consists of fused operations: compiled it
+    moves as many bytes (`benchmarks/LOG.md`). Nor is an encoder compiled that only the scores
+    during the run use. Where PyTorch cannot compile, all blocks stay eager, with a warning.
     """
+    on_cpu = model.predictor.mask_token.device.type == "cpu"
     names = ["predictor"]
     if model.target_encoder is not None:
         names.append("target_encoder")
-    if config.mask.ratio < 0.8 or model.predictor.mask_token.device.type != "cpu":
+    if config.mask.ratio < 0.8 or not on_cpu:
         names.append("view_encoder")
-    for name in names:
-        for block in model.network(name).blocks:
-            try:
-                block.compile(dynamic=False)
-            except Exception as error:
-                fall_back_to_eager(error)
-                return
+    blocks = [block for name in names for block in model.network(name).blocks]
+    if not on_cpu and config.runtime.compile == "auto":
+        blocks = [block for block in blocks if not block.all_fused]
+    for block in blocks:
+        try:
+            block.compile(dynamic=False)
+        except Exception as error:
+            fall_back_to_eager(error)
+            return

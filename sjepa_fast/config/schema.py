@@ -240,7 +240,8 @@ class RuntimeConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision; weights, loss and EMA stay float32. auto asks the device."""
     compile: Annotated[Switch, _flag("compile")] = "auto"
-    """Compile the blocks of the three networks; auto: on a GPU. `--compile` alone is on."""
+    """Compile the blocks of the three networks; auto: on a GPU, those that gain by it. `--compile`
+    alone is on."""
     cuda_graph: Annotated[Switch, _flag("cuda-graph")] = "auto"
     """Replay the whole step as one CUDA graph; auto: with one process on a GPU."""
 

@@ -48,6 +48,14 @@ class Block(nn.Module):
         self.norm2, self.fc1, self.fc2 = mlp_parts(width)
         self.scale1, self.scale2 = (branch_scale(width, layer_scale) for _ in range(2))
 
+    @property
+    def all_fused(self) -> bool:
+        """Whether a GPU runs nothing but products and fused operations, and no compiler is of use.
+
+        What changes a branch before it is added takes passes of its own.
+        """
+        return self.drop_path is None and isinstance(self.scale1, nn.Identity)
+
     def forward(self, residual: Residual, first: int = 0) -> Residual:
         """Return the block's output for the tokens from `first` on, (B, N - first, D).
 
@@ -70,7 +78,7 @@ class Block(nn.Module):
         qkv_BN3HD = self._packed(linear_before(normal, self.qkv))
         mixed_BND = self_attention(qkv_BN3HD, first=first, added_bias=self.qkv.bias).flatten(2)
         # What changes a branch after its bias was added needs the bias' own gradient.
-        plain = self.drop_path is None and isinstance(self.scale1, nn.Identity)
+        plain = self.all_fused
         if plain:
             attended = Residual(
                 x_BND[:, first:], linear_before(mixed_BND, self.proj), self.proj.bias
@@ -120,6 +128,8 @@ class CrossBlock(nn.Module):
 
     x += Attn(q = LN x, k = v = LN memory), then x += MLP(LN x).
     """
+
+    all_fused = False
 
     def __init__(self, width: int, heads: int, layer_scale: float = 0.0) -> None:
         super().__init__()

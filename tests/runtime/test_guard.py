@@ -5,14 +5,15 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from sjepa_fast.build import build_model, compile_blocks
-from sjepa_fast.config.schema import DataConfig, MaskConfig, ModelConfig, TrainConfig
+from sjepa_fast.config.schema import DataConfig, MaskConfig, ModelConfig, RuntimeConfig, TrainConfig
 from sjepa_fast.errors import InputError
-from sjepa_fast.models.transformer import Block
+from sjepa_fast.models.transformer import Block, CrossBlock
 from sjepa_fast.runtime.guard import GuardedStep, largest_batch
 from tests.tiny import CPU, metrics, trained
 
@@ -91,17 +92,23 @@ def test_where_nothing_can_be_compiled_the_model_stays_eager(
 
 
 @pytest.mark.parametrize(
-    ("ratio", "device", "visible"),
+    ("ratio", "device", "choice", "visible"),
     # "meta" stands for what is no CPU.
-    [(0.9, "cpu", False), (0.8, "cpu", False), (0.5, "cpu", True), (0.9, "meta", True)],
+    [
+        (0.9, "cpu", "auto", False),
+        (0.8, "cpu", "on", False),
+        (0.5, "cpu", "on", True),
+        (0.9, "meta", "on", True),
+    ],
 )
 def test_compiled_are_the_networks_of_a_step_that_see_many_tokens(
-    ratio: float, device: str, visible: bool, monkeypatch: pytest.MonkeyPatch
+    ratio: float, device: str, choice: Any, visible: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = TrainConfig(
         data=DataConfig(frames=8, bodies=1),
         model=ModelConfig(width=16, depth=2, heads=1, predictor_depth=1),
         mask=MaskConfig(ratio=ratio),
+        runtime=RuntimeConfig(compile=choice),
     )
     clips = types.SimpleNamespace(layout=types.SimpleNamespace(num_joints=25))
     model = build_model(config, clips, torch.arange(1), CPU)  # type: ignore[arg-type]
@@ -114,6 +121,37 @@ def test_compiled_are_the_networks_of_a_step_that_see_many_tokens(
     assert teacher is not None and teacher is not model.eval_encoder
     networks = [model.predictor, teacher, *([model.view_encoder] if visible else [])]
     assert marked == [block for network in networks for block in network.blocks]
+
+
+@pytest.mark.parametrize(
+    ("layer_scale", "predictor"), [(0.0, "joint"), (0.1, "joint"), (0.0, "cross")]
+)
+def test_on_a_gpu_auto_compiles_the_blocks_that_gain(
+    layer_scale: float, predictor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(
+        data=DataConfig(frames=8, bodies=1),
+        model=ModelConfig(
+            width=16,
+            depth=2,
+            heads=1,
+            predictor_depth=1,
+            layer_scale=layer_scale,
+            predictor=predictor,
+        ),
+    )
+    clips = types.SimpleNamespace(layout=types.SimpleNamespace(num_joints=25))
+    model = build_model(config, clips, torch.arange(1), CPU)  # type: ignore[arg-type]
+    marked: list[object] = []
+    for kind in (Block, CrossBlock):
+        monkeypatch.setattr(kind, "compile", lambda self, **_: marked.append(self))
+    compile_blocks(model.to("meta"), config)
+    gaining = {
+        (0.0, "joint"): [],
+        (0.1, "joint"): [model.predictor, model.target_encoder, model.view_encoder],
+        (0.0, "cross"): [model.predictor],
+    }[layer_scale, predictor]
+    assert marked == [block for network in gaining for block in network.blocks]
 
 
 def test_a_compiler_that_fails_in_the_first_step_leaves_an_eager_run(
