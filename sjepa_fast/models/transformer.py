@@ -5,7 +5,7 @@ Shapes: B sequences (clips x bodies), N tokens, Q wanted ones or queries, K keys
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +121,13 @@ def set_drop_path(blocks: Sequence[nn.Module], rate: float) -> None:
             torch.tensor(rate * share, device=device) if rate > 0 else None,
             persistent=False,
         )
+
+
+def keep_activations(blocks: Iterable[nn.Module], keep: bool) -> None:
+    """Let blocks keep their MLP's activation for the backward, or make it again, on a GPU."""
+    for block in blocks:
+        if isinstance(block, Block):
+            block.keep = keep
 
 
 class CrossBlock(nn.Module):

@@ -19,12 +19,14 @@ from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.errors import InputError
 from sjepa_fast.models.shadow import TrainedShadows
+from sjepa_fast.models.transformer import keep_activations
 from sjepa_fast.objectives.distinct import Encoded
 from sjepa_fast.objectives.objective import Objective, make_step_input
 from sjepa_fast.runtime.device import autocast, wants_compile
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.graph import StepGraph
 from sjepa_fast.runtime.schedule import Schedule
+from sjepa_fast.training.memory import recomputes
 from sjepa_kernels import EmaPlan, update_center_
 
 
@@ -71,6 +73,9 @@ class TrainStep:
         # Ring buffer of (loss, gradient norm), long enough for the steps between two log lines.
         self.history_W2 = torch.zeros(config.log.every, 2, device=device)
         self.ema = [] if model.target_encoder is None else plan_ema(model, dtype)
+        keep = not recomputes(config, clips.layout.num_joints, device, dtype, world.size)
+        for network in (model.view_encoder, model.predictor):
+            keep_activations(network.blocks, keep)
         self.shadows: TrainedShadows | None = None
         if shadows_trained(device, dtype, world):
             self.shadows = shadow_trained(model, dtype)
