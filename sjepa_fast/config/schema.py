@@ -148,6 +148,9 @@ class ObjectiveConfig:
     center_momentum: float = 0.9
     """sjepa: EMA factor of the center, which starts at 0; the old center is used, then updated
     (our choice). 1 is no centring."""
+    target_stream: Literal["float32", "compute"] = "float32"
+    """sjepa, skeleton2vec: precision of the target encoder's residual stream; compute: that of
+    `runtime.dtype`, which moves fewer bytes and rounds the targets (our choice)."""
     target_layers: int = 8
     """skeleton2vec: K, how many of the last blocks are averaged."""
     legacy_tube_layout: bool = False
