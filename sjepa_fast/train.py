@@ -89,13 +89,20 @@ def prepare_run(config: TrainConfig, store: Store) -> None:
 
 
 def run_lengths(config: TrainConfig, clips: int) -> tuple[int, int]:
-    """Return (steps of the run, warm-up steps); the last part batch of an epoch is dropped."""
+    """Return (steps of the run, warm-up steps); the last part batch of an epoch is dropped.
+
+    So are the last steps that are too few to share a batch by `objective.target_every`.
+    """
     per_epoch = clips // config.optim.batch_size
     if per_epoch == 0:
         value = f"{config.optim.batch_size} is larger than the {clips} training clips"
         raise InputError("optim.batch_size", value, f"use --optim.batch-size {clips} or less")
     unit = per_epoch if config.optim.unit == "epochs" else 1
-    return config.optim.length * unit, config.optim.warmup * unit
+    total, together = config.optim.length * unit, config.objective.target_every
+    if total < together:
+        value = f"{together} of the run's {total} steps"
+        raise InputError("objective.target_every", value, "choose fewer, or a longer run")
+    return total - total % together, config.optim.warmup * unit
 
 
 def what_is_compiled(config: TrainConfig, store: Store, dtype: torch.dtype) -> str:
@@ -158,13 +165,14 @@ def train(config: TrainConfig) -> int:
         nonlocal asked
         asked = True
 
-    logged_step = start
+    logged_step, together = start, config.objective.target_every
     panel: dict[str, float] = {}
     step = start
     with contextlib.ExitStack() as stack:
         for number in (signal.SIGINT, signal.SIGTERM):
             stack.callback(signal.signal, number, signal.signal(number, interrupt))
-        feed = open_feed(sampled, sampled_part, config, world, range(start, total))
+        calls = range(start // together, total // together)
+        feed = open_feed(sampled, sampled_part, config, world, calls)
         fed, batches = stack.enter_context(feed)
         train_step = TrainStep(config, fed, model, optimizer, dtype, world, schedule, start)
         compiled: Path | None = None
@@ -199,8 +207,8 @@ def train(config: TrainConfig) -> int:
         began = clock = time.perf_counter()
         while step < total and not stop:
             result = take_step(next(batches))
-            step += 1
-            if compiled is not None and step == start + 1 and world.leads:
+            step += together
+            if compiled is not None and step == start + together and world.leads:
                 save_compiled(compiled)
 
             if world.size == 1:

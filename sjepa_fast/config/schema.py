@@ -151,6 +151,9 @@ class ObjectiveConfig:
     target_stream: Literal["float32", "compute"] = "float32"
     """sjepa, skeleton2vec: precision of the target encoder's residual stream; compute: that of
     `runtime.dtype`, which moves fewer bytes and rounds the targets (our choice)."""
+    target_every: int = 1
+    """sjepa, skeleton2vec: steps in turn on one batch, with one pass of the target encoder: crop,
+    view and targets stay, each step draws other masks (our choice); 1 is the papers'."""
     target_layers: int = 8
     """skeleton2vec: K, how many of the last blocks are averaged."""
     legacy_tube_layout: bool = False

@@ -14,6 +14,7 @@ _POSITIVE = (
     "model.predictor_depth optim.batch_size optim.length data.crop_min_frames data.prefetch "
     "eval.knn_clips log.every log.panel_every checkpoint.every checkpoint.keep "
     "objective.temp_student objective.temp_target objective.target_layers "
+    "objective.target_every "
     "mask.tau mask.tube_length mask.num_masked_views"
 )
 _SHARES = ("data.crop_min", "data.eval_crop", "mask.predict_ratio")
@@ -82,6 +83,7 @@ def _validate_objective(config: TrainConfig) -> None:
     if objective.kind == "skeleton2vec" and objective.target_layers > config.model.depth:
         value = f"{objective.target_layers} of {config.model.depth} blocks"
         raise InputError("objective.target_layers", value, "average at most model.depth blocks")
+    _validate_target_every(config)
     segments = config.data.frames // config.model.segment_length
     if mask.kind == "tube" and segments % mask.tube_length:
         value = f"{mask.tube_length} does not divide the {segments} segments"
@@ -96,6 +98,24 @@ def _validate_objective(config: TrainConfig) -> None:
         raise InputError("objective.legacy_tube_layout", True, fix)
     if config.view.tilt and config.view.form == "axes":
         raise InputError("view.tilt", config.view.tilt, "use view.form body, or rotation alone")
+
+
+def _validate_target_every(config: TrainConfig) -> None:
+    """Check that nothing is due between the steps that share a batch's targets."""
+    every = config.objective.target_every
+    if every == 1:
+        return
+    if not TRAITS[config.objective.kind].target_encoder:
+        value = f"{every} with objective.kind {config.objective.kind}"
+        raise InputError("objective.target_every", value, "it has no target encoder; leave it 1")
+    if config.log.profile:
+        value = f"with objective.target_every {every}"
+        raise InputError("profile", value, "a profile is of single steps; use target_every 1")
+    for name in ("log.every", "log.panel_every", "log.knn_every", "checkpoint.every"):
+        steps = attrgetter(name)(config)
+        if steps % every:
+            value = f"{steps} is no multiple of objective.target_every {every}"
+            raise InputError(name, value, "choose a multiple")
 
 
 def validate_tokens(config: TrainConfig, joints: int) -> None:

@@ -6,6 +6,7 @@ kept, Q masked, D width. Rows of masks are sequence-major: row b * R + r is mask
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,15 @@ from sjepa_kernels.purposes import MASK, PREDICT
 
 
 @dataclass(frozen=True)
+class Targets:
+    """What the target encoder makes of a batch, before masks choose from it."""
+
+    tokens_UND: Tensor
+    """Targets of all tokens of all distinct sequences."""
+    encoded: Encoded
+
+
+@dataclass(frozen=True)
 class StepInput:
     """The networks' input in one step; the ids have R rows per row of tokens."""
 
@@ -36,6 +46,8 @@ class StepInput:
     """The masked tokens to predict: all, or with `mask.predict_ratio` some."""
     distinct: Distinct | None = None
     """Which sequences are equal, if it is known that enough are."""
+    targets: Targets | None = None
+    """Targets made before this step (`objective.target_every`); without them it makes its own."""
 
     def ids_by_sequence(self) -> Tensor:
         """Ids of the masked tokens of all masks of a sequence, (B, R*Q)."""
@@ -149,6 +161,10 @@ class Objective(nn.Module):
         visible: Tensor = self.network("view_encoder")(view, batch.ids_keep_BK)
         return visible
 
+    def make_targets(self, batch: StepInput) -> Targets:
+        """Run the target encoder, where there is one, on the batch."""
+        raise NotImplementedError
+
     def forward(self, batch: StepInput) -> StepOutput:
         """Loss of one step."""
         raise NotImplementedError
@@ -182,19 +198,45 @@ def make_step_input(
     view, clip = clips.train_tokens(ids_B, seed, step, settings, with_clip=with_clip)
     if not with_clip:
         clip = view
-    bodies, joints, views = clips.max_bodies, clips.layout.num_joints, config.mask.num_masked_views
-    drawn = []
-    for i in range(views):
-        hidden = draw_mask(clip, ids_B, bodies, seed, step, config.mask, joints, purpose=MASK + i)
-        predicted = draw_predicted(
-            hidden.ids_mask_BQ, ids_B, bodies, seed, step, config.mask, purpose=PREDICT + i
-        )
-        drawn.append((hidden.ids_keep_BK, predicted))
-    keep, mask = drawn[0]
-    if views > 1:
-        keep, mask = (torch.stack(ids, dim=1).flatten(0, 1) for ids in zip(*drawn, strict=True))
+    keep, mask = _draw_masks(clip, clips, ids_B, seed, step, config)
     distinct = None
     slots = clips.distinct_sequences(len(ids_B))
     if TRAITS[config.objective.kind].target_encoder and slots < len(clip):
         distinct = Distinct.of(clips.present_NM.index_select(0, ids_B).flatten(), slots)
     return StepInput(view, clip, keep, mask, distinct)
+
+
+@torch.no_grad()
+def mask_again(
+    batch: StepInput,
+    clips: ResidentClips,
+    ids_B: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    config: TrainConfig,
+) -> StepInput:
+    """Return the batch with the masks of another step; crop, view and targets stay."""
+    keep, mask = _draw_masks(batch.clip_BNP, clips, ids_B, seed, step, config)
+    return dataclasses.replace(batch, ids_keep_BK=keep, ids_mask_BQ=mask)
+
+
+def _draw_masks(
+    clip_BNP: Tensor,
+    clips: ResidentClips,
+    ids_B: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    config: TrainConfig,
+) -> tuple[Tensor, Tensor]:
+    """Kept ids, and those to predict, of all masks of each sequence."""
+    bodies, joints, views = clips.max_bodies, clips.layout.num_joints, config.mask.num_masked_views
+    keys = ids_B, bodies, seed, step, config.mask
+    drawn = []
+    for i in range(views):
+        hidden = draw_mask(clip_BNP, *keys, joints, purpose=MASK + i)
+        predicted = draw_predicted(hidden.ids_mask_BQ, *keys, purpose=PREDICT + i)
+        drawn.append((hidden.ids_keep_BK, predicted))
+    if views == 1:
+        return drawn[0]
+    keep, mask = (torch.stack(ids, dim=1).flatten(0, 1) for ids in zip(*drawn, strict=True))
+    return keep, mask

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.objectives.distinct import Encoded
-from sjepa_fast.objectives.objective import Objective, StepInput, StepOutput
+from sjepa_fast.objectives.objective import Objective, StepInput, StepOutput, Targets
 from sjepa_fast.skeletons import SkeletonLayout
 from sjepa_kernels import centered_softmax_cross_entropy
 
@@ -29,6 +29,14 @@ class SJEPA(Objective):
         self.target_encoder = copy.deepcopy(self.view_encoder).requires_grad_(False)
         self.center = torch.zeros(config.model.width)
 
+    @torch.no_grad()
+    def make_targets(self, batch: StepInput) -> Targets:
+        """Return the target features R_t, normalised if so configured."""
+        target = self.network("target_encoder")(batch.target_input())
+        if self.objective.target_norm == "layernorm":
+            target = nn.functional.layer_norm(target, target.shape[-1:])
+        return Targets(target, Encoded(target, batch.distinct))
+
     def forward(self, batch: StepInput) -> StepOutput:
         """Loss of one step.
 
@@ -39,19 +47,16 @@ class SJEPA(Objective):
         of this process, for the center.
         """
         # First, so that its memory is free before the others keep activations for the backward.
-        with torch.no_grad():
-            target = self.network("target_encoder")(batch.target_input())
-            if self.objective.target_norm == "layernorm":
-                target = nn.functional.layer_norm(target, target.shape[-1:])
-            rows = batch.target_rows()
+        targets = batch.targets or self.make_targets(batch)
+        rows = batch.target_rows()
         visible = self.encode_visible(batch)
         prediction = self.network("predictor")(visible, batch.ids_keep_BK, batch.ids_mask_BQ)
         loss, center_sum = centered_softmax_cross_entropy(
             prediction.flatten(0, 1),
-            target.flatten(0, 1),
+            targets.tokens_UND.flatten(0, 1),
             self.center,
             temp_student=self.objective.temp_student,
             temp_target=self.objective.temp_target,
             teacher_index_R=rows,
         )
-        return StepOutput(loss, Encoded(target, batch.distinct), center_sum, len(rows))
+        return StepOutput(loss, targets.encoded, center_sum, len(rows))

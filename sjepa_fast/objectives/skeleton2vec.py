@@ -14,7 +14,7 @@ from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.objectives.coordinates import mean_squared_error, rows_at
 from sjepa_fast.objectives.distinct import Encoded
-from sjepa_fast.objectives.objective import Objective, StepInput, StepOutput
+from sjepa_fast.objectives.objective import Objective, StepInput, StepOutput, Targets
 from sjepa_fast.skeletons import SkeletonLayout
 from sjepa_kernels import ContextualizedTargets
 
@@ -35,29 +35,33 @@ class Skeleton2vec(Objective):
         _init_as_authors(self)
         self.target_encoder = copy.deepcopy(self.view_encoder).requires_grad_(False)
 
-    def forward(self, batch: StepInput) -> StepOutput:
-        """Loss of one step.
+    @torch.no_grad()
+    def make_targets(self, batch: StepInput) -> Targets:
+        """Return y of all tokens.
 
-        L = mean over masked tokens and channels of (prediction - y)^2, where y is the mean of the
-        target encoder's last K block outputs, each normalised, then LayerNorm over channels (method
-        4.3, 4.4).
-
-        Returns the loss and the target encoder's features, as they are used downstream.
+        y is the mean of the target encoder's last K block outputs, each normalised, then LayerNorm
+        over channels (method 4.3).
         """
         norm = _LAYER_NORMS[self.objective.target_norm]
         layers = ContextualizedTargets(self.objective.target_layers, norm)
+        features = self.network("target_encoder")(batch.target_input(), layers=layers)
+        return Targets(layers.finish(), Encoded(features, batch.distinct))
+
+    def forward(self, batch: StepInput) -> StepOutput:
+        """Loss of one step.
+
+        L = mean over masked tokens and channels of (prediction - y)^2 (method 4.4).
+
+        Returns the loss and the target encoder's features, as they are used downstream.
+        """
         # First, so that its memory is free before the others keep activations for the backward.
-        with torch.no_grad():
-            teacher = self.network("target_encoder")
-            features = teacher(batch.target_input(), layers=layers)
-            if batch.distinct is None:
-                target = layers.finish(batch.ids_by_sequence())
-            else:
-                target = layers.finish().flatten(0, 1).index_select(0, batch.target_rows())
+        targets = batch.targets or self.make_targets(batch)
+        y = targets.tokens_UND.flatten(0, 1).index_select(0, batch.target_rows())
+        encoded = targets.encoded
+        del targets
         visible = self.encode_visible(batch)
         prediction = self._predict(visible, batch.ids_keep_BK, batch.ids_mask_BQ)
-        encoded = Encoded(features, batch.distinct)
-        return StepOutput(mean_squared_error(prediction, target), encoded)
+        return StepOutput(mean_squared_error(prediction, y), encoded)
 
     def _predict(self, visible_BKD: Tensor, ids_keep_BK: Tensor, ids_mask_BQ: Tensor) -> Tensor:
         if not self.objective.legacy_tube_layout:

@@ -79,7 +79,8 @@ def step_flops(
     """Count a training step of the whole batch.
 
     `target_sequences` is how many sequences the target encoders of all processes compute in a step
-    (`ResidentClips.distinct_sequences` of each); by default all of them, as in the papers.
+    (`ResidentClips.distinct_sequences` of each); by default all of them, as in the papers. With
+    `objective.target_every` the count is the mean over the steps that share targets.
     With the sizes of the S-JEPA paper it gives method 8.3's figures, less what the predictor's last
     block and head save by leaving the visible tokens out; `visible_to_the_end` counts as if they
     computed those too, as the papers' code does and ours does not.
@@ -116,6 +117,6 @@ def step_flops(
     return StepFlops(
         view_encoder=masks * (seen + kept * whitening),
         predictor=masks * guess,
-        target_encoder=(target_sequences or sequences) * target,
+        target_encoder=(target_sequences or sequences) * target // config.objective.target_every,
         backward=masks * (2 * (seen + guess) - kept * embedding),
     )

@@ -8,7 +8,7 @@ Shapes: B clips of this process, M bodies, N tokens, D width, S steps of the run
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from sjepa_fast.errors import InputError
 from sjepa_fast.models.shadow import TrainedShadows
 from sjepa_fast.models.transformer import keep_activations
 from sjepa_fast.objectives.distinct import Encoded
-from sjepa_fast.objectives.objective import Objective, make_step_input
+from sjepa_fast.objectives.objective import Objective, StepInput, make_step_input, mask_again
 from sjepa_fast.runtime.device import autocast, wants_compile
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.graph import StepGraph
@@ -48,6 +48,7 @@ class TrainStep:
     """The step of one process; call it with the clips of the batch.
 
     `step` counts the steps already done; it chooses rate and momentum and enters the random draws.
+    With `objective.target_every` a call is that many steps on these clips.
     """
 
     def __init__(
@@ -113,11 +114,26 @@ class TrainStep:
             self.shadows.forget()
 
     def eager(self, ids_B: Tensor) -> StepResult:
-        """Do one step eagerly, also where calls replay a graph."""
+        """Do one step eagerly, also where calls replay a graph.
+
+        With `objective.target_every` that many: they belong together, and a run is saved between
+        calls only.
+        """
+        keys = self.clips, ids_B, self.seed, self.step, self.config
+        batch, together = make_step_input(*keys), self.config.objective.target_every
+        if together == 1:
+            return self._train_on(batch)
+        with autocast(ids_B.device, self.dtype):
+            batch = replace(batch, targets=self.model.make_targets(batch))
+        result = self._train_on(batch)
+        for _ in range(1, together):
+            result = self._train_on(mask_again(batch, *keys))
+        return result
+
+    def _train_on(self, batch: StepInput) -> StepResult:
         config, model = self.config, self.model
         at = self.step.view(1)
-        batch = make_step_input(self.clips, ids_B, self.seed, self.step, config)
-        with autocast(ids_B.device, self.dtype):
+        with autocast(batch.view_BNP.device, self.dtype):
             output = self.objective(batch)
         output.loss.backward()
         if self.shadows is not None:
