@@ -3,6 +3,7 @@
 python -m benchmarks.accuracy real-data  --data DATA    S-JEPA on N-UCLA, MSR Action3D and SBU
 python -m benchmarks.accuracy protocols  --data DATA    S-JEPA by four protocols on four sets
 python -m benchmarks.accuracy objectives --data DATA    the presets of the four objectives
+python -m benchmarks.accuracy targets    --data DATA    S-JEPA with cheaper target encoders
 
 DATA holds a folder for each set. Results in the work folder are not made again, so that an
 interrupted call can be repeated and seeds can be added; `protocols` uses the runs of `real-data`.
@@ -218,7 +219,27 @@ OBJECTIVES = Comparison(
     titles={"nucla": "N-UCLA, camera 3", "msr_action3d": "MSR Action3D, cross-subject"},
     timed=True,
 )
-COMPARISONS = {table.name: table for table in (REAL_DATA, PROTOCOLS, OBJECTIVES)}
+CHEAPER = {
+    OURS: "",
+    "stream in bfloat16": "--objective.target-stream compute",
+    "targets of every second step": "--objective.target-every 2",
+}
+TARGETS = Comparison(
+    "targets",
+    "Top-1 % on N-UCLA's validation split (camera 1 trains, camera 2 tests), 400 of the preset's\n"
+    "2,400 steps, last epoch, mean ± deviation over the seeds. Command: `{command}`.\n"
+    "1-NN: un-pooled tokens; linear: logistic regression.\n",
+    lines=tuple(
+        Line("nucla", f"sjepa-nucla {words}", {"val": "N-UCLA, val"}, f"targets-{i}", row=row)
+        for i, (row, words) in enumerate(CHEAPER.items())
+    ),
+    train="--data.split val --optim.length 400 --runtime.dtype bfloat16 --log.knn-every 0",
+    columns={"1-NN": KNN, "linear, joint-pooled": JOINT, "linear, mean-pooled": MEAN},
+    untrained={"raw": "raw coordinates", "random": "random encoder"},
+    cell=deviation,
+    clips=True,
+)
+COMPARISONS = {table.name: table for table in (REAL_DATA, PROTOCOLS, OBJECTIVES, TARGETS)}
 
 
 class Evaluation(NamedTuple):

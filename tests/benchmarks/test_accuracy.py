@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks import accuracy
-from benchmarks.accuracy import OBJECTIVES, PROTOCOLS, REAL_DATA, Comparison
+from benchmarks.accuracy import OBJECTIVES, PROTOCOLS, REAL_DATA, TARGETS, Comparison
 from sjepa_fast import cli
 from sjepa_fast.config.files import parse_train
 from sjepa_fast.evaluation import protocols
@@ -21,6 +21,8 @@ from sjepa_fast.evaluation.request import Request
 
 DATA, WORK = Path("DATA"), Path("WORK")
 ALL = [REAL_DATA, PROTOCOLS, OBJECTIVES]
+# One of them has not been run to its end yet.
+PLANNED = [*ALL, TARGETS]
 
 
 def named(comparison: Comparison) -> str:
@@ -50,6 +52,7 @@ NUMBERS = {
     "real-data": {"prepare": 3, "train": 16, "evaluate": 130},
     "protocols": {"prepare": 4, "train": 12, "evaluate": 88},
     "objectives": {"prepare": 2, "train": 8, "evaluate": 44},
+    "targets": {"prepare": 1, "train": 9, "evaluate": 38},
 }
 SAMPLES = {
     "real-data": """
@@ -90,10 +93,16 @@ SAMPLES = {
         evaluate linear WORK/mamp-msr_action3d-s0 --encoder target --pool mean
         evaluate finetune WORK/skeletonmae-nucla-s0 --seeds 0 --recipe.batch-size 32
         evaluate finetune WORK/sjepa-nucla-s0 --encoder random --seeds 0 --recipe.batch-size 32""",
+    "targets": """
+        train sjepa-nucla --objective.target-every 2 --data.root WORK/stores/nucla
+            --run WORK/targets-2-s1 --seed 1 --data.split val --optim.length 400
+            --runtime.dtype bfloat16 --log.knn-every 0
+        evaluate knn WORK/targets-1-s2 --encoder target --pool full --data.split val
+        evaluate linear WORK/targets-0-s0 --encoder random --pool joint --data.split val""",
 }
 
 
-@pytest.mark.parametrize("comparison", ALL, ids=named)
+@pytest.mark.parametrize("comparison", PLANNED, ids=named)
 def test_commands_are_those_of_the_committed_results(comparison: Comparison) -> None:
     lines = listed(comparison)
     assert len(set(lines)) == len(lines)
@@ -113,7 +122,7 @@ def test_seeds_multiply_runs_and_what_needs_one_run_stays_with_the_first() -> No
     ]
 
 
-@pytest.mark.parametrize("comparison", ALL, ids=named)
+@pytest.mark.parametrize("comparison", PLANNED, ids=named)
 def test_the_commands_have_flags_that_exist(comparison: Comparison) -> None:
     for words in map(shlex.split, listed(seeded(comparison, 0))):
         if words[0] == "train":
@@ -130,7 +139,7 @@ def leave(run: Path, name: str, encoder: str, **figures: Any) -> None:
     (run / "results" / f"{name}.json").write_text(json.dumps(result))
 
 
-@pytest.mark.parametrize("comparison", ALL, ids=named)
+@pytest.mark.parametrize("comparison", PLANNED, ids=named)
 def test_what_is_done_is_not_done_again(comparison: Comparison, tmp_path: Path) -> None:
     every = listed(comparison, tmp_path)
     line = comparison.lines[0]
