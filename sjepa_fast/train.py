@@ -105,10 +105,10 @@ def run_lengths(config: TrainConfig, clips: int) -> tuple[int, int]:
     return total - total % together, config.optim.warmup * unit
 
 
-def what_is_compiled(config: TrainConfig, store: Store, dtype: torch.dtype) -> str:
+def what_is_compiled(config: TrainConfig, store: Store, slots: int, dtype: torch.dtype) -> str:
     """Describe all that decides the shapes and formulas of a step."""
     parts = (config.model, config.objective, config.mask, config.data, config.optim.batch_size)
-    return " ".join(map(str, (*parts, store.layout.joints, dtype)))
+    return " ".join(map(str, (*parts, store.layout.joints, slots, dtype)))
 
 
 def train(config: TrainConfig) -> int:
@@ -177,7 +177,8 @@ def train(config: TrainConfig) -> int:
         train_step = TrainStep(config, fed, model, optimizer, dtype, world, schedule, start)
         compiled: Path | None = None
         if wants_compile(config.runtime.compile, device):
-            compiled = cache_file(what_is_compiled(config, store, dtype), device)
+            slots = fed.distinct_sequences(config.optim.batch_size // world.size)
+            compiled = cache_file(what_is_compiled(config, store, slots, dtype), device)
             load_compiled(compiled)
         take_step: Callable[[Tensor], StepResult] = GuardedStep(
             train_step, train_step.eager, config.optim.batch_size, world.size, device

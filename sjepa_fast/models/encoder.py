@@ -6,6 +6,7 @@ D width.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from sjepa_fast.models.embed import TubeletEmbed
@@ -49,6 +50,8 @@ class SkeletonTransformer(nn.Module):
             Block(width, heads, layer_scale=layer_scale) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width)
+        # Of the residual stream, if blocks are not to add in the dtype of the embedding.
+        self.stream_dtype: torch.dtype | None = None
         init_weights(self)
 
     def forward(
@@ -62,10 +65,13 @@ class SkeletonTransformer(nn.Module):
         `layers` gets the outputs of its last `layers.layers` blocks.
         """
         residual = self.embed.pending(tubelets_BNP, ids_keep_BK)
+        dtype = residual.stream.dtype
         skipped = len(self.blocks) if layers is None else len(self.blocks) - layers.layers
         for i, block in enumerate(self.blocks):
+            if self.stream_dtype is not None:
+                residual = residual.to(self.stream_dtype)
             residual = block(residual)
             if layers is not None and i >= skipped:
                 residual = Residual(residual.settled())
                 layers.add_(residual.stream)
-        return last_norm(residual, self.norm, residual.stream.dtype)
+        return last_norm(residual, self.norm, dtype)

@@ -36,6 +36,10 @@ class Residual(NamedTuple):
         assert not lost, "the gradient of this bias would be lost"
         return self.stream if self.branch is None else self.stream + self.branch
 
+    def to(self, dtype: torch.dtype) -> Residual:
+        """Return it with the stream in another dtype, in which it stays when branches are added."""
+        return self._replace(stream=self.stream.to(dtype))
+
 
 def fuses(x: Tensor) -> bool:
     """Whether norms add the branch before them: on a GPU. A CPU computes norms again instead."""
@@ -56,10 +60,11 @@ def add_norm(
 
 
 def last_norm(residual: Residual, norm: nn.LayerNorm, dtype: torch.dtype | None = None) -> Tensor:
-    """Return the norm of the settled stream; a GPU returns it in `dtype`, see `add_norm`."""
+    """Return the norm of the settled stream, on a GPU in the dtype of products if none is given."""
     if fuses(residual.stream):
         return add_norm(residual, norm, dtype)[0]
-    normal: Tensor = norm(residual.settled())
+    total = residual.settled()
+    normal: Tensor = norm(total if dtype is None else total.to(dtype))
     return normal
 
 

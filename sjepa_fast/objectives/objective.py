@@ -18,7 +18,6 @@ from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.data.clips import ResidentClips, augmentation
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.predictor import Predictor
-from sjepa_fast.models.residual import Residual
 from sjepa_fast.models.shadow import shadow
 from sjepa_fast.objectives.distinct import Distinct, Encoded
 from sjepa_fast.objectives.masking import draw_mask, draw_predicted
@@ -143,7 +142,7 @@ class Objective(nn.Module):
         """
         twin, shadows = shadow(getattr(self, name), dtype)
         if name == "target_encoder" and self.objective.target_stream == "compute":
-            _narrow_stream(twin, dtype)
+            twin.stream_dtype = dtype
         self._shadows[name] = twin
         return shadows
 
@@ -168,19 +167,6 @@ class Objective(nn.Module):
     def forward(self, batch: StepInput) -> StepOutput:
         """Loss of one step."""
         raise NotImplementedError
-
-
-def _narrow_stream(encoder: SkeletonTransformer, dtype: torch.dtype) -> None:
-    """Let blocks add in `dtype`: each adds to what it gets. The features are float32 as ever."""
-
-    def narrow(_: nn.Module, inputs: tuple[Residual, ...]) -> tuple[Residual, ...]:
-        first, *rest = inputs
-        return (first._replace(stream=first.stream.to(dtype)), *rest)
-
-    # Each of them, since the factors on a branch (`model.layer_scale`) make it float32 again.
-    for block in encoder.blocks:
-        block.register_forward_pre_hook(narrow)
-    encoder.norm.register_forward_pre_hook(lambda _, inputs: inputs[0].float())
 
 
 @torch.no_grad()
