@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from benchmarks.conftest import COMPILES, Timed
+from benchmarks.conftest import COMPILES, Timed, value_checks, values_are_real
 from benchmarks.reference.sampling import random_view
 from benchmarks.steps import ntu_like_clips
 from sjepa_fast.config.schema import TrainConfig
@@ -64,6 +64,8 @@ def per_clip(clips: ResidentClips, ids: Tensor, seed: Tensor, step: Tensor) -> T
     "variant", ["per clip", "eager", "compiled", pytest.param("ours", marks=OURS_RUNS)]
 )
 def test_augment(timed: Timed, clips: ResidentClips, device: torch.device, variant: str) -> None:
+    if variant == "per clip" and not values_are_real():
+        pytest.skip("it reads lengths from the device")
     torch.manual_seed(1)
     ids = torch.randperm(CLIPS)[:BATCH].to(device)
     seed, step = torch.tensor(0, device=device), torch.tensor(0, device=device)
@@ -80,7 +82,8 @@ def test_augment(timed: Timed, clips: ResidentClips, device: torch.device, varia
     for what, ours, true in zip(("view", "clip"), variants[variant](), exact, strict=True):
         # The loader draws a view of its own.
         if what == "clip" or variant != "per clip":
-            torch.testing.assert_close(ours.double(), true, rtol=0, atol=1e-5)
+            with value_checks():
+                torch.testing.assert_close(ours.double(), true, rtol=0, atol=1e-5)
     draws = clip_uniforms(seed, step, ids, CROP, 2)
     valid = clips.frames_N[ids]
     length = crop_bounds(draws, valid, settings.crop_min, settings.crop_min_frames)[1]

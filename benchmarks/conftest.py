@@ -9,6 +9,8 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,28 @@ def variants(plain: Form, ours: Form, **options: Any) -> dict[str, Form]:
     pairs = ("", plain), ("ours", ours)
     found = {name or "eager": form for name, form in pairs}
     return found | {f"{n} compiled".strip(): torch.compile(f, **options) for n, f in pairs}
+
+
+@cache
+def values_are_real() -> bool:
+    """Whether the device computes; it may not only where BENCHMARK_VALUES_UNREAL says so.
+
+    A driver that stands in for a GPU runs no kernel: rows run on it to see whether they launch and
+    can be captured. The variable has no effect where one and one is two.
+    """
+    if "BENCHMARK_VALUES_UNREAL" not in os.environ or not torch.cuda.is_available():
+        return True
+    return (torch.ones(64, device="cuda") + 1).tolist() == [2.0] * 64
+
+
+@contextmanager
+def value_checks() -> Iterator[None]:
+    """Around the assertions on a row's values: ignored where values are not real."""
+    try:
+        yield
+    except AssertionError:
+        if values_are_real():
+            raise
 
 
 def cpu_name() -> str:
@@ -67,6 +91,19 @@ def pytest_runtest_setup() -> None:
     deadline = os.environ.get("BENCHMARK_DEADLINE")
     if deadline is not None and time.time() > float(deadline):
         pytest.skip("no time left")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where time is short, begin with ours, then what is cheap to build, then what is compiled."""
+    if "BENCHMARK_DEADLINE" in os.environ:
+        items.sort(key=urgency)
+
+
+def urgency(item: Any) -> int:
+    """Return 0 for a row of ours, 1 for one of eager PyTorch, 2 and 3 for the same compiled."""
+    variant = getattr(item, "callspec", None) and item.callspec.params.get("variant")
+    ours, compiled = str(variant).startswith("ours"), str(variant).endswith("compiled")
+    return 2 * compiled + (ours if compiled else not ours)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 from benchmarks.report.book import Book
 from benchmarks.tables import ROOT, condense
@@ -22,8 +23,10 @@ SETTINGS = "[pytest]\npython_files = bench_*.py\naddopts = --import-mode=importl
 def ops(book: Book) -> None:
     """Run the pytest benchmarks of the ops in a process of their own and take over their rows.
 
-    What has not begun when a file's time is up is skipped (`BENCHMARK_DEADLINE`, see
-    benchmarks/conftest.py). A file's rows are lost only if its process dies.
+    Each row checks its values first: one whose values are wrong fails, and its row here is the
+    reason instead of a time. What has not begun when a file's time is up is skipped
+    (`BENCHMARK_DEADLINE`, see benchmarks/conftest.py, where ours come first). A file's rows are
+    lost only if its process dies.
     """
     chosen = ["-k", "ema and ours"] if book.small else []
     shares = list(FILES.items())[: 1 if book.small else None]
@@ -33,12 +36,13 @@ def ops(book: Book) -> None:
             continue
         budget = book.left() * share / sum(other for _, other in shares[i:])
         with tempfile.TemporaryDirectory() as folder:
-            ini, raw = Path(folder) / "pytest.ini", Path(folder) / "raw.json"
+            ini, raw, told = (Path(folder) / x for x in ("pytest.ini", "raw.json", "told.xml"))
             ini.write_text(SETTINGS)
             command = [
                 *(sys.executable, "-m", "pytest", str(ROOT / "benchmarks" / f"{name}.py")),
                 *("-c", str(ini), "--rootdir", str(ROOT), "--confcutdir", str(ROOT)),
-                *("-q", "-p", "no:cacheprovider", "--benchmark-only", f"--benchmark-json={raw}"),
+                *("-q", "-p", "no:cacheprovider", f"--junitxml={told}"),
+                *("--benchmark-only", f"--benchmark-json={raw}"),
                 *chosen,
             ]
             paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
@@ -58,8 +62,25 @@ def ops(book: Book) -> None:
             if raw.exists() and raw.stat().st_size:
                 for row in condense(json.loads(raw.read_text()))["rows"]:
                     book.row(file=name, **row)
-            if code != 0:
-                told = output.splitlines()
-                lines = [line for line in told if line.startswith(("FAILED", "ERROR"))]
+            for row in failures(told):
+                book.row(file=name, **row)
+            if code not in (0, 1):
                 last = output.strip().splitlines()[-1:]
-                book.row(file=name, error="; ".join([*lines[:8], *last])[:1500])
+                book.row(file=name, error=f"pytest ended with code {code}: {' '.join(last)}"[:300])
+
+
+def failures(told: Path) -> list[dict[str, str]]:
+    """Return the rows that failed, with the reason, and how many there was no time for."""
+    if not told.exists():
+        return []
+    rows, skipped = [], 0
+    for case in ElementTree.parse(told).iter("testcase"):
+        for outcome in case:
+            message = (outcome.get("message") or "").strip().partition("\n")[0]
+            if outcome.tag in ("failure", "error"):
+                rows.append({"name": case.get("name", ""), "error": message[:300]})
+            elif outcome.tag == "skipped" and "no time left" in message:
+                skipped += 1
+    if skipped:
+        rows.append({"name": f"{skipped} more rows", "error": "left out: no time"})
+    return rows
