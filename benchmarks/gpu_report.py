@@ -1,11 +1,11 @@
 """Everything that is claimed about speed, measured by one command on one machine, in nine minutes.
 
-python benchmarks/gpu_report.py [--minutes 9] [--out FOLDER] [--only SECTION ...]
+python benchmarks/gpu_report.py [--minutes 9] [--out FOLDER] [--bundle TGZ] [--only SECTION ...]
 
 It needs torch, NumPy and pytest-benchmark, on a GPU also Triton, and plots where Matplotlib is.
-Into `benchmarks/results/DEVICE/` it writes `report.json`, `report.md` and pictures. On a machine
-without a GPU the shapes are scaled down: such a report shows that the command works, and its
-figures are no claim.
+Into `benchmarks/results/DEVICE/` it writes `report.json`, `report.md` and pictures; with `--bundle`
+into one archive alone, which is made anew after every row. On a machine without a GPU the
+shapes are scaled down: such a report shows that the command works, and its figures are no claim.
 
 Sections run in a worker process. One that fails, hangs, or loses the device ends only its worker:
 its rows so far are in the file, and a new worker continues with the next section.
@@ -14,14 +14,17 @@ its rows so far are in the file, and a new worker continues with the next sectio
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,44 +33,31 @@ for folder in (ROOT / "kernels", ROOT):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
+from benchmarks.report import fit, sections  # noqa: E402
 from benchmarks.report.book import DONE, FAILED, LATE, RUNNING, Book, DeviceLostError, read_report  # noqa: E402
+from benchmarks.report.bundle import write_bundle  # noqa: E402
 from benchmarks.report.page import page  # noqa: E402
 from benchmarks.report.plots import draw  # noqa: E402
 from sjepa_fast.runtime.files import write_json, write_text  # noqa: E402
 
-# Name, function, seconds on a GPU, seconds of the small version. The most wanted come first.
-SECTIONS: tuple[tuple[str, str, float, float], ...] = (
-    ("ceilings", "benchmarks.report.devices:ceilings", 15, 10),
-    ("steps", "benchmarks.report.steps:rungs", 170, 30),
-    ("breakdown", "benchmarks.report.steps:breakdown", 30, 15),
-    ("attention", "benchmarks.report.devices:attention_section", 60, 15),
-    ("bodies and masks", "benchmarks.report.steps:bodies", 25, 15),
-    ("long run", "benchmarks.report.steps:long_run", 85, 15),
-    ("growth", "benchmarks.report.steps:growth", 45, 15),
-    ("hours", "benchmarks.report.steps:projections", 25, 15),
-    ("operations", "benchmarks.report.ops:ops", 150, 30),
-)
-# A section that does not end by itself is ended this many seconds after its time.
-GRACE = 20.0
 LOST = 3
 
 
-def work(path: Path, names: list[str], small: bool, deadline: float) -> int:
+def work(path: Path, names: list[str], small: bool, end: float) -> int:
     """Run sections one after another in this process; the worker's part.
 
     Returns:
         0, or `LOST` when the device no longer answers.
     """
     device = "cpu" if small else "cuda"
-    for name, place, on_gpu, on_cpu in SECTIONS:
-        if name not in names:
-            continue
+    places = {section.name: section.place for section in sections.SECTIONS}
+    for i, name in enumerate(names):
         start = time.time()
-        budget = min(on_cpu if small else on_gpu, deadline - start)
+        budget = sections.budget(names[i:], small, end - start)
         book = Book(path, name, device, small, start + budget)
         book.write(status=RUNNING, began=start, budget_s=budget)
         try:
-            module, function = place.split(":")
+            module, function = places[name].split(":")
             getattr(importlib.import_module(module), function)(book)
             book.write(status=DONE)
         except DeviceLostError as error:
@@ -81,47 +71,63 @@ def work(path: Path, names: list[str], small: bool, deadline: float) -> int:
     return 0
 
 
-def supervise(out: Path, names: list[str], small: bool, deadline: float) -> None:
-    """Start workers until every section has been tried; keep the page up to date."""
-    path = out / "report.json"
+def supervise(
+    path: Path, names: list[str], small: bool, end: float, show: Callable[[], None]
+) -> None:
+    """Start workers until every section has been tried; `show` what is new in the report."""
     waiting = list(names)
-    while waiting and time.time() < deadline - 5:
-        command = [sys.executable, __file__, "--work", str(path), "--until", str(deadline)]
+    while waiting and time.time() < end - 5:
+        command = [sys.executable, __file__, "--work", str(path), "--until", str(end)]
         command += [*(["--small"] if small else []), "--only", *waiting]
         # A session of its own, so that the processes that a worker started end with it.
         worker = subprocess.Popen(command, start_new_session=True)
         seen = 0.0
-        while worker.poll() is None:
-            time.sleep(0.2)
-            running = current(path)
-            if running is not None:
-                name, entry = running
-                if time.time() > entry["began"] + entry["budget_s"] + GRACE:
-                    os.killpg(worker.pid, signal.SIGKILL)
-                    worker.wait()
-                    Book(path, name, "", small, 0).write(status=LATE)
-            changed = path.stat().st_mtime
-            if changed != seen:
-                seen = changed
-                write_text(out / "report.md", page(read_report(path)))
-        running = current(path)
-        if running is not None:
+        try:
+            while worker.poll() is None:
+                time.sleep(0.2)
+                name, entry = current(path)
+                late = entry.get("began", end) + entry.get("budget_s", 0) + sections.GRACE
+                if time.time() > late:
+                    stop(worker)
+                    if name is not None:
+                        Book(path, name, "", small, 0).write(status=LATE)
+                changed = path.stat().st_mtime
+                if changed != seen:
+                    seen = changed
+                    show()
+        finally:
+            stop(worker)
+        name, _ = current(path)
+        if name is not None:
             words = f"its process ended with code {worker.returncode}"
-            Book(path, running[0], "", small, 0).write(status=FAILED, error=words)
-        sections = read_report(path)["sections"]
-        before, waiting = waiting, [name for name in waiting if "status" not in sections[name]]
-        if waiting == before:
+            Book(path, name, "", small, 0).write(status=FAILED, error=words)
+        done = finished(path)
+        before_this, waiting = waiting, [name for name in waiting if name not in done]
+        if waiting == before_this and time.time() < end:
             raise RuntimeError(f"the worker ended with code {worker.returncode} before it began")
     for name in waiting:
         Book(path, name, "", small, 0).write(status=LATE)
 
 
-def current(path: Path) -> tuple[str, dict[str, Any]] | None:
-    """Return the section that is running, if any."""
+def stop(worker: subprocess.Popen[bytes]) -> None:
+    """End a worker, if it still runs, with all that it started."""
+    if worker.poll() is None:
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+
+
+def finished(path: Path) -> list[str]:
+    """Return the sections that have ended, well or not."""
+    entries = read_report(path)["sections"].items()
+    return [name for name, entry in entries if entry.get("status") not in (None, RUNNING)]
+
+
+def current(path: Path) -> tuple[str | None, dict[str, Any]]:
+    """Return name and entry of the section that is running, if any."""
     for name, entry in read_report(path)["sections"].items():
         if entry.get("status") == RUNNING:
             return name, entry
-    return None
+    return None, {}
 
 
 def facts(small: bool) -> dict[str, Any]:
@@ -157,45 +163,68 @@ def facts(small: bool) -> dict[str, Any]:
     return found
 
 
+def complete(report: dict[str, Any], out: Path) -> None:
+    """Add to a report what is made of its rows: the fitted model and the pictures."""
+    try:
+        report["model"] = fit.fitted(report)
+    except Exception as error:
+        report["model"] = f"No fit: {error!r}"
+    try:
+        report["plots"] = draw(report, out)
+    except Exception as error:
+        report["plots"] = f"No pictures: {error}"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measure, or run as a worker."""
-    known = [name for name, *_ in SECTIONS]
+    start = time.time()
+    known = [section.name for section in sections.SECTIONS]
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=9.0, help="time for everything")
+    parser.add_argument("--minutes", type=float, default=sections.MINUTES, help="for everything")
     parser.add_argument("--out", type=Path, help="folder; benchmarks/results/DEVICE")
+    parser.add_argument("--bundle", type=Path, help="archive, .tgz; without --out nothing else")
     parser.add_argument("--only", nargs="+", choices=known, default=known, metavar="SECTION")
     parser.add_argument("--small", action="store_true", help="on the CPU, scaled down")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     asked = parser.parse_args(argv)
+    chosen = [name for name in known if name in asked.only]
     if asked.work is not None:
-        return work(asked.work, asked.only, asked.small, asked.until)
+        return work(asked.work, chosen, asked.small, asked.until)
 
-    deadline = time.time() + 60 * asked.minutes
     import torch
 
     small = asked.small or not torch.cuda.is_available()
     found = facts(small)
-    name = re.sub(r"[^a-z0-9]+", "-", found["device"].lower()).strip("-")
-    default = ROOT / "benchmarks" / "results" / (f"small-{name}" if small else f"gpu-{name}")
-    out: Path = asked.out or default
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "report.json"
-    # In the order of the page; rows of an earlier report would not belong to this one's date.
-    write_json(path, {**found, "sections": {section: {"rows": []} for section in asked.only}})
-    try:
-        # The pictures need some seconds at the end.
-        supervise(out, asked.only, small, deadline - (5 if small else 15))
-    finally:
-        report = read_report(path)
-        report["minutes"] = round((time.time() - deadline) / 60 + asked.minutes, 2)
+    with contextlib.ExitStack() as stack:
+        name = re.sub(r"[^a-z0-9]+", "-", found["device"].lower()).strip("-")
+        out: Path = ROOT / "benchmarks" / "results" / (f"{'small' if small else 'gpu'}-{name}")
+        if asked.out is not None:
+            out = asked.out
+        elif asked.bundle is not None:
+            out = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gpu-report-")))
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / "report.json"
+
+        def show() -> None:
+            write_text(out / "report.md", page(read_report(path)))
+            if asked.bundle is not None:
+                write_bundle(out, asked.bundle)
+
+        # In the order of the page; rows of an earlier report would not belong to this one's date.
+        write_json(path, {**found, "sections": {section: {"rows": []} for section in chosen}})
+        # A time limit from outside: what is measured so far is still packed.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
-            report["plots"] = draw(report, out)
-        except Exception as error:
-            report["plots"] = f"No pictures: {error}"
-        write_json(path, report)
-        write_text(out / "report.md", page(report))
-    print(out / "report.md")
+            supervise(path, chosen, small, sections.last_end(start, asked.minutes), show)
+        finally:
+            show()
+            report = read_report(path)
+            complete(report, out)
+            report["minutes"] = round((time.time() - start) / 60, 2)
+            write_json(path, report)
+            show()
+    print(asked.bundle or out / "report.md")
     return 0
 
 

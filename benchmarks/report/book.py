@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,14 +76,20 @@ class Book:
         if self.left() < needs:
             self.row(**facts, error="left out: no time")
             return
+        forget_peaks(self.device)
         try:
             figures = measure()
+            figures = {**peaks(self.device), **figures}
         except torch.OutOfMemoryError:
             figures = {"error": "out of memory"}
         except Exception as error:
             lines = str(error).strip().splitlines()[:2]
             figures = {"error": f"{type(error).__name__}: {' '.join(lines)}"[:300]}
         self.row(**facts, **figures)
+        if "torch._dynamo" in sys.modules:
+            # Code that was compiled for earlier rows counts against the limit of each function,
+            # beyond which it silently runs eagerly.
+            torch.compiler.reset()
         if self.device == "cuda":
             # What a failed or finished row holds in cycles would be missing in the next one.
             gc.collect()
@@ -93,22 +100,36 @@ class Book:
                 raise DeviceLostError(str(error)) from error
 
 
+def forget_peaks(device: str) -> None:
+    """Begin to note the most memory of a row: before it is built, so that nothing is left out."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peaks(device: str) -> Row:
+    """Return the most MiB on a GPU since `forget_peaks`: allocated, and taken from the driver."""
+    import torch
+
+    if device != "cuda":
+        return {}
+    allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    return {"peak_mib": allocated / 2**20, "reserved_mib": reserved / 2**20}
+
+
 def timed(
     run: Callable[[], Any], device: str, *,
     warmup: int = 3, rounds: int = 10, calls: int = 1, most: float = 20.0,
 ) -> Row:  # fmt: skip
-    """Time a function and note what it adds to the memory; a GPU is waited for around each round.
+    """Time a function; a GPU is waited for around each round.
 
     Rounds of several calls hide the wait. There are fewer, but at least 3, if they would take more
-    than `most` seconds. Returns median, least and largest milliseconds per call, the rounds, and on
-    a GPU the peak MiB allocated.
+    than `most` seconds. Returns median, least and largest milliseconds per call, and the rounds.
     """
     import torch
 
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    # Before the first call: a graph allocates while it is captured, and nothing when it replays.
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     for _ in range(warmup):
         run()
     wait()
@@ -122,6 +143,4 @@ def timed(
     least, middle, largest = min(taken), statistics.median(taken), max(taken)
     figures: Row = {"ms": 1000 * middle, "ms_min": 1000 * least, "ms_max": 1000 * largest}
     figures["rounds"] = len(taken)
-    if device == "cuda":
-        figures["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
     return figures

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from typing import Any
 
 from benchmarks.report.book import DONE
+from benchmarks.report.fit import predicted, work_of
 
 Row = dict[str, Any]
 # Dense bfloat16 TFLOP/s and GB/s of the makers' datasheets, by a part of the device's name.
@@ -65,6 +68,21 @@ def utilisation(report: Row, row: Row) -> list[str]:
     return ["-" if peak is None else f"{100 * row['TFLOP/s'] / peak:.1f} %" for peak in peaks]
 
 
+def wrong(report: Row) -> list[str]:
+    """Return the ops whose values are wrong on this device."""
+    rows = rows_of(report, "values")
+    return [f"{row['op']} ({row['impl']})" for row in rows if "error" in row]
+
+
+def values(report: Row) -> list[str]:
+    forms = {"deviation": ".1e", "budget": ".1e"}
+    cells = [
+        [f"{row['op']}: {row['impl']}", *figures(row, forms), row.get("error", "ok")]
+        for row in rows_of(report, "values")
+    ]
+    return table(["op and implementation", "from float64", "allowed", "verdict"], cells)
+
+
 def ceilings(report: Row) -> list[str]:
     sheet = datasheet(report["device"])
     forms = {"ms": ".2f", "GB/s": ".1f", "TFLOP/s": ".2f"}
@@ -75,14 +93,27 @@ def ceilings(report: Row) -> list[str]:
     return lines
 
 
-STEP_HEADER = ["ms", "min", "clips/s", "TFLOP/s", "MFU, measured peak", "MFU, datasheet", "MiB"]
+STEP_HEADER = ["ms", "min", "clips/s", "TFLOP/s", "MFU, measured peak", "MFU, datasheet"]
+STEP_HEADER += ["MiB allocated", "reserved"]
 
 
 def step_cells(report: Row, row: Row) -> list[str]:
     if "error" in row:
         return [row["error"], *["-"] * (len(STEP_HEADER) - 1)]
     speed = {"ms": ".2f", "ms_min": ".2f", "clips/s": ".1f", "TFLOP/s": ".3f"}
-    return [*figures(row, speed), *utilisation(report, row), figure(row, "peak_mib", ".0f")]
+    memory = {"peak_mib": ".0f", "reserved_mib": ".0f"}
+    return [*figures(row, speed), *utilisation(report, row), *figures(row, memory)]
+
+
+def named(row: Row, what: str) -> str:
+    """Name a row; what makes it another one than the name says stands beside it."""
+    return f"{what} ({row['note']})" if "note" in row else what
+
+
+def usual_loss(rows: list[Row], clips: int) -> float:
+    """Return the median of the first losses of so many clips: a wrong step has another one."""
+    same = [row["first_loss"] for row in rows if row.get("clips") == clips and "first_loss" in row]
+    return statistics.median([loss for loss in same if not math.isnan(loss)] or [0.0])
 
 
 def steps(report: Row) -> list[str]:
@@ -90,19 +121,30 @@ def steps(report: Row) -> list[str]:
     ours = next((row for row in rows if row["row"].startswith("ours") and "ms" in row), None)
     cells = []
     for row in rows:
-        ratio = "-"
+        ratio = loss = "-"
         if ours is not None and "ms" in row:
-            ratio = f"{row['ms'] / ours['ms']:.2f}x"
-        first = figures(row, {"first_step_s": ".1f", "first_loss": ".2f"})
-        cells.append([row["row"], *step_cells(report, row), ratio, *first])
+            ratio = f"{ours['clips/s'] / row['clips/s']:.2f}x"
+        if "first_loss" in row:
+            usual = usual_loss(rows, row["clips"])
+            right = abs(row["first_loss"] - usual) <= 0.02 * abs(usual)
+            loss = f"{row['first_loss']:.2f}" + ("" if right else " **differs**")
+        model = predicted(report["device"], row)
+        expected = "-" if model is None else f"{model:.1f}"
+        first = figure(row, "first_step_s", ".1f")
+        name = named(row, row["row"])
+        cells.append([name, *step_cells(report, row), ratio, expected, first, loss])
     base = ours["row"] if ours is not None else "ours"
-    header = ["step", *STEP_HEADER, f"time over that of {base}", "s to first step", "first loss"]
+    header = ["step", *STEP_HEADER, f"time per clip over {base}", "ms, model"]
     note = (
         "Rungs are given their crops, except where fed by their loader; ours makes its own. All "
         "begin with the same weights, clips, views and masks, so the first losses must agree. "
-        "FLOP are those that ours needs, also for the rungs, which do more."
+        "FLOP are those that each must do; ours computes the targets of absent bodies once. The "
+        "model's ms are predicted, from constants that were committed before (`benchmarks/model_constants.json`)."
     )
-    return [*table(header, cells), note]
+    return [*table([*header, "s to first step", "first loss"], cells), note]
+
+
+COUNTED = {"T": ".2f", "GB": ".2f"}
 
 
 def breakdown(report: Row) -> list[str]:
@@ -117,9 +159,14 @@ def breakdown(report: Row) -> list[str]:
             "pass without a CUDA graph:",
             "",
         ]
-        passes = row["seconds"].items()
-        cells = [[name, f"{1000 * s:.2f}", f"{100 * s / total:.1f} %"] for name, s in passes]
-        lines += table(["pass", "ms", "share"], cells)
+        work = work_of(row["row"])
+        cells = []
+        for name, s in row["seconds"].items():
+            flop = row.get("flop", {}).get(name)
+            bytes_moved = None if work is None else work.gb_by_pass.get(name)
+            counted = figures({"T": flop and flop * 1e-12, "GB": bytes_moved}, COUNTED)
+            cells.append([name, f"{1000 * s:.2f}", f"{100 * s / total:.1f} %", *counted])
+        lines += table(["pass", "ms", "share", "TFLOP, counted", "GB, counted"], cells)
         counts = ", ".join(f"{value:.0f} {name}" for name, value in row["counts"].items())
         lines += [f"A step: {counts}.", ""]
     return lines
@@ -145,9 +192,12 @@ def bodies(report: Row) -> list[str]:
         gain = "-"
         if base is not None and "clips/s" in row:
             gain = f"{row.get('masks/s', row['clips/s']) / base['clips/s']:.2f}x"
-        cells.append([row["row"], *step_cells(report, row), gain])
+        cells.append([named(row, row["row"]), *step_cells(report, row), gain])
     lines = table(["step", *STEP_HEADER, "clips (or their masks) a second, gain"], cells)
-    note = "Absent bodies skipped, and several masks, are other estimators than the paper's."
+    note = (
+        "Not compiled. Absent bodies skipped, and several masks, are other estimators than the "
+        "paper's."
+    )
     return [*lines, note]
 
 
@@ -159,8 +209,9 @@ def growth(report: Row) -> list[str]:
         if "ms" in row:
             base = first.setdefault(row["what"], row)
             relative = f"{row['ms'] / base['ms'] / (row['value'] / base['value']):.2f}"
-        cells.append([f"{row['value']} {row['what']}", *step_cells(report, row), relative])
-    return table(header, cells)
+        size = named(row, f"{row['value']} {row['what']}")
+        cells.append([size, *step_cells(report, row), relative])
+    return [*table(header, cells), "Not compiled."]
 
 
 def long_run(report: Row) -> list[str]:
@@ -181,7 +232,7 @@ def long_run(report: Row) -> list[str]:
 def hours(report: Row) -> list[str]:
     forms = {"ms": ".2f", "clips/s": ".1f", "steps": ".0f"}
     cells = [
-        [row["preset"], *figures(row, forms), row.get("error") or figure(row, "hours")]
+        [named(row, row["preset"]), *figures(row, forms), row.get("error") or figure(row, "hours")]
         for row in rows_of(report, "hours")
     ]
     lines = table(["preset", "ms a step here", "clips/s", "steps", "hours"], cells)
@@ -194,16 +245,47 @@ def operations(report: Row) -> list[str]:
     cells, errors = [], []
     for row in rows_of(report, "operations"):
         if "error" in row and "median" not in row:
-            errors.append(f"`{row['file']}`: {row['error']}")
+            errors.append(f"* `{row.get('name', row['file'])}`: {row['error']}")
             continue
         name = f"{row['group']}: `{row['name']}`"
         cells.append([name, f"{1e6 * row['median']:.1f}", *figures(row, forms)])
     header = ["operation", "us a round (median)", "GB/s", "% of copy", "error"]
     note = "A round of the regime `graph` is 20 calls. Ratios: `python -m benchmarks.kernel_table`."
-    return [*table(header, cells), note, *errors]
+    return [*table(header, cells), note, "", *errors]
+
+
+READING = (
+    "Milliseconds, MiB, deviations and rates are **measured** here. FLOP, GB by pass and what the "
+    "operations must move are **counted**, without a GPU. What says model, predicted or hours is "
+    "**modelled**: arithmetic on both. Values are checked before times: a row whose values are "
+    "wrong has an error in place of a time."
+)
+
+
+def model(report: Row) -> list[str]:
+    """The constants fitted to this report, and what they predict of its own rows."""
+    found = report.get("model")
+    if not isinstance(found, dict):
+        return [] if found is None else ["## Model", "", found, ""]
+    units = {"bandwidth": "GB/s", "node_us": "us a kernel"}
+    constants = [
+        f"{name} {value:.4g} {units.get(name, 'TFLOP/s')}"
+        for name, value in found["constants"].items()
+    ]
+    forms = {"predicted_ms": ".1f", "measured_ms": ".1f"}
+    cells = [[row["row"], *figures(row, forms)] for row in found["rows"]]
+    return [
+        "## Model",
+        "",
+        f"Fitted to this report: {', '.join(constants)}; {found['share_of_copy']:.0%} of the copy, "
+        f"{found['share_of_matmul']:.0%} of the product.",
+        "",
+        *table(["step", "ms, model as fitted", "ms, measured"], cells),
+    ]
 
 
 TITLES = {
+    "values": ("Values", values),
     "ceilings": ("Ceilings", ceilings),
     "steps": ("Training step", steps),
     "breakdown": ("Passes of a step", breakdown),
@@ -225,7 +307,9 @@ def page(report: Row) -> str:
         lines += ["**Scaled down for a CPU: the command works; no figure here is a claim.**", ""]
     known = {"cuda": "CUDA", "cudnn": "cuDNN", "memory_gib": "GiB", "nvidia_smi": "nvidia-smi"}
     lines += [f"* {name}: {report[key]}" for key, name in known.items() if key in report]
-    lines += [f"* {report['threads']} threads of {report['cores']} cores", ""]
+    lines += [f"* {report['threads']} threads of {report['cores']} cores", "", READING, ""]
+    if ops := wrong(report):
+        lines += [f"**Wrong values on this device: {', '.join(ops)}.**", ""]
     for name, (title, write) in TITLES.items():
         entry = report["sections"].get(name)
         if entry is None:
@@ -240,6 +324,7 @@ def page(report: Row) -> str:
             except (KeyError, TypeError) as error:
                 # A page without one table is better than none; the rows are in the JSON.
                 lines += [f"No table: {error!r} in the rows.", ""]
+    lines += model(report)
     plots = report.get("plots")
     if isinstance(plots, str):
         lines += [plots, ""]

@@ -363,6 +363,26 @@ def _worst(triples: list[Triple]) -> tuple[float, float]:
     return max(pairs, key=lambda pair: pair[0] / max(pair[1], 1e-30))
 
 
+def planned(device: str | None = None) -> list[tuple[str, str, str]]:
+    """Return all checks of this machine as (op, impl, device), or those on one device's type."""
+    return [
+        (op, impl, place)
+        for op, known in CHECKS.items()
+        for impl, place in _places()
+        if (impl == "torch" or impl in known.impls) and device in (None, place)
+    ]
+
+
+def check(op: str, impl: str, device: str) -> tuple[float, float]:
+    """Run one check and return its (error, budget).
+
+    Both are relative, in the Euclidean norm, of the tensor that uses most of its budget. The result
+    is right if the error is at most the budget. An infinite error, as of NaN, never is: budgets are
+    `MOST` at most.
+    """
+    return _worst(CHECKS[op].run(impl, device))
+
+
 def main() -> int:
     """Print one line for each op and implementation; return 1 if one is over its budget."""
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
@@ -373,19 +393,16 @@ def main() -> int:
     print(f"Triton {triton}{interpreted}; C++ library {library}; CUDA device {cuda}\n")
     print(f"{'op':44}{'impl':8}{'device':8}{'error':>9}{'budget':>9}")
     failures = 0
-    for name, check in CHECKS.items():
-        for impl, device in _places():
-            if impl != "torch" and impl not in check.impls:
-                continue
-            start = f"{name:44}{impl:8}{device:8}"
-            try:
-                error, budget = _worst(check.run(impl, device))
-            except Exception as problem:
-                failures += 1
-                print(f"{start}  FAILED: {type(problem).__name__}: {problem}")
-                continue
-            over = not error <= budget < math.inf
-            failures += over
-            print(f"{start}{error:9.1e}{budget:9.1e}  {'OVER BUDGET' if over else 'ok'}")
+    for op, impl, device in planned():
+        start = f"{op:44}{impl:8}{device:8}"
+        try:
+            error, budget = check(op, impl, device)
+        except Exception as problem:
+            failures += 1
+            print(f"{start}  FAILED: {type(problem).__name__}: {problem}")
+            continue
+        over = not error <= budget
+        failures += over
+        print(f"{start}{error:9.1e}{budget:9.1e}  {'OVER BUDGET' if over else 'ok'}")
     print(f"\n{failures} of the lines above failed" if failures else "\nall within budget")
     return 1 if failures else 0
