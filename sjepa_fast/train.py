@@ -9,6 +9,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,11 +39,13 @@ from sjepa_fast.runtime.dist import World, connect, disconnect, environment_worl
 from sjepa_fast.runtime.files import write_json, write_text
 from sjepa_fast.runtime.guard import GuardedStep
 from sjepa_fast.runtime.logging import RunLog, environment, progress_line
+from sjepa_fast.runtime.preflight import preflight
 from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.training.flops import step_flops
 from sjepa_fast.training.profiling import PassClock, ProfiledStep
 from sjepa_fast.training.report import write_report
 from sjepa_fast.training.step import StepResult, TrainStep
+from sjepa_fast.training.trial import try_step
 
 
 def open_data(config: TrainConfig, world: World) -> tuple[TrainConfig, Store]:
@@ -137,6 +140,7 @@ def train(config: TrainConfig) -> int:
     if world.leads:
         prepare_run(config, store)
     world.barrier()
+    config = preflight(config, device, dtype)
 
     train_ids = torch.from_numpy(train_part).to(device)
     test_ids = torch.from_numpy(test_part).to(device)
@@ -181,7 +185,13 @@ def train(config: TrainConfig) -> int:
             compiled = cache_file(what_is_compiled(config, store, slots, dtype), device)
             load_compiled(compiled)
         take_step: Callable[[Tensor], StepResult] = GuardedStep(
-            train_step, train_step.eager, config.optim.batch_size, world.size, device
+            train_step,
+            train_step.eager,
+            config.optim.batch_size,
+            world.size,
+            device,
+            trial=partial(try_step, train_step) if device.type == "cuda" else None,
+            compiled=wants_compile(config.runtime.compile, device),
         )
         if config.log.profile and world.leads:
             distinct = world.size * fed.distinct_sequences(config.optim.batch_size // world.size)

@@ -1,13 +1,15 @@
 """A training step that handles the two failures about which a user can do something.
 
 If a batch does not fit into the GPU's memory, the run ends with a message that names a size that
-fits. If the compiler fails, the run continues without it.
+fits; where that can be known before anything is compiled or captured, before that. If the compiler
+fails, the run continues without it.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
 
 import torch
@@ -51,6 +53,9 @@ class GuardedStep(Generic[T]):
     """A step that explains a lack of memory, and continues if its compiler fails.
 
     `batch` counts the clips of all processes; the number of clips of an `eager` step may vary.
+    `trial`, which does what needs the memory and changes nothing, runs once before the first step.
+    Where the step will be `compiled`, more or less memory may do than eagerly, so a batch is
+    refused beforehand only if not even its half fits (our choice).
     """
 
     def __init__(
@@ -60,13 +65,20 @@ class GuardedStep(Generic[T]):
         batch: int,
         processes: int,
         device: torch.device,
+        *,
+        trial: Callable[[Tensor], object] | None = None,
+        compiled: bool = False,
     ) -> None:
         self.step, self.eager, self.batch = step, eager, batch
         self.processes, self.device = processes, device
+        self.trial, self.compiled = trial, compiled
         self.succeeded = False
 
     def __call__(self, ids: Tensor) -> T:
         """Train one step, or raise an `InputError` that names the batch that fits."""
+        if self.trial is not None:
+            trial, self.trial = self.trial, None
+            self._check(trial, ids)
         try:
             result = self.step(ids)
         except torch.OutOfMemoryError:
@@ -82,20 +94,30 @@ class GuardedStep(Generic[T]):
         else:
             self.succeeded = True
             return result
-        raise self._explain(ids)
+        raise self._explain(self.eager, ids)
 
-    def _explain(self, ids: Tensor) -> InputError:
-        def fits(batch: int) -> bool:
-            torch.cuda.empty_cache()
-            try:
-                self.eager(ids[: batch // self.processes])
-            except torch.OutOfMemoryError:
-                return False
-            return True
+    def _check(self, trial: Callable[[Tensor], object], ids: Tensor) -> None:
+        fits = partial(_fits, trial, ids, self.processes)
+        half = self.batch // 2 // self.processes * self.processes
+        if not (fits(self.batch) or (self.compiled and half > 0 and fits(half))):
+            raise self._explain(trial, ids)
+        # The step allocates on another stream, to which memory must be free for all.
+        torch.cuda.empty_cache()
 
-        size = largest_batch(self.batch, fits, self.processes)
+    def _explain(self, run: Callable[[Tensor], object], ids: Tensor) -> InputError:
+        size = largest_batch(self.batch, partial(_fits, run, ids, self.processes), self.processes)
         properties = torch.cuda.get_device_properties(self.device)
         return out_of_memory(self.batch, size, properties.name, properties.total_memory)
+
+
+def _fits(run: Callable[[Tensor], object], ids: Tensor, processes: int, batch: int) -> bool:
+    """Whether the first clips of this process, of a smaller batch of all, fit into the memory."""
+    torch.cuda.empty_cache()
+    try:
+        run(ids[: batch // processes])
+    except torch.OutOfMemoryError:
+        return False
+    return True
 
 
 def _is_compiler_error(error: Exception) -> bool:

@@ -15,7 +15,7 @@ from sjepa_fast.config.schema import DataConfig, MaskConfig, ModelConfig, Runtim
 from sjepa_fast.errors import InputError
 from sjepa_fast.models.transformer import Block, CrossBlock
 from sjepa_fast.runtime.guard import GuardedStep, largest_batch
-from tests.tiny import CPU, metrics, trained
+from tests.tiny import CPU, metrics, trained, weights
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +57,50 @@ def test_out_of_memory_is_one_line_with_the_fix(
     assert text.startswith(start)
     assert advice in text and "\n" not in text
     assert caught.value.__context__ is None, "the failed step's tensors are let go"
+
+
+@pytest.fixture
+def toy_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = types.SimpleNamespace(name="Toy GPU", total_memory=24 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: known)
+
+
+@pytest.mark.usefixtures("toy_gpu")
+@pytest.mark.parametrize(
+    ("compiled", "most", "advice"),
+    # Of 32 clips of this process, half of all 64.
+    [
+        (False, 32, None),
+        (False, 31, "32 do: use --optim.batch-size 32"),
+        (True, 16, None),
+        (True, 15, "16 do: use --optim.batch-size 16"),
+        (False, 0, "not even one"),
+    ],
+)
+def test_a_card_that_is_too_small_is_found_before_the_first_step(
+    compiled: bool, most: int, advice: str | None
+) -> None:
+    tried: list[int] = []
+    trained: list[int] = []
+
+    def trial(ids: torch.Tensor) -> None:
+        tried.append(len(ids))
+        if len(ids) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    def step(ids: torch.Tensor) -> None:
+        trained.append(len(ids))
+
+    run = GuardedStep(step, step, 64, 2, CPU, trial=trial, compiled=compiled)
+    if advice is None:
+        for _ in range(3):
+            run(torch.arange(32))
+        assert trained == [32] * 3 and tried == [32, 16][: 1 + (most < 32)]
+        return
+    with pytest.raises(InputError, match=r"64 clips per step do not fit") as caught:
+        run(torch.arange(32))
+    assert advice in str(caught.value) and "\n" not in str(caught.value)
+    assert trained == [] and tried[0] == 32
 
 
 def test_a_step_that_fits_and_an_error_of_another_kind_pass_through() -> None:
@@ -169,4 +213,8 @@ def test_a_compiler_that_fails_in_the_first_step_leaves_an_eager_run(
     texts = [str(warning.message) for warning in seen]
     assert len([text for text in texts if "goes on without" in text]) == 1, texts
     assert "no working C++ compiler" in texts[0]
-    assert len(metrics(run)) == len(metrics(eager))
+    timeless = [{k: row[k] for k in ("step", "loss", "grad_norm")} for row in metrics(run)[1:]]
+    assert timeless == [{k: row[k] for k in timeless[0]} for row in metrics(eager)[1:]]
+    assert len(timeless) == 4
+    for name, weight in weights(eager).items():
+        assert torch.equal(weights(run)[name], weight), name

@@ -1,0 +1,105 @@
+"""What a GPU, its driver or its compiler cannot do, found in a second before a run begins.
+
+Each lack is one line: the run goes on without what is lacking, or stops if it was asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import warnings
+
+import torch
+
+from sjepa_fast.config.schema import TrainConfig, replace
+from sjepa_fast.errors import InputError
+from sjepa_fast.runtime.device import wants_compile
+from sjepa_fast.runtime.graph import StepGraph
+from sjepa_kernels import random_mask, use
+
+# Triton's own minimum, and that of the tables that the kernels are compiled for ahead of time.
+_TRITON_NEEDS = (8, 0)
+# For the rest of the process, as `torch.compiler.set_stance` is.
+_chosen = contextlib.ExitStack()
+
+
+def preflight(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> TrainConfig:
+    """Return the configuration without what this GPU cannot do, after a warning for each.
+
+    Where Triton does not work, all ops run as their PyTorch references for the rest of the process.
+    Raises InputError if PyTorch has no code for the GPU, or a CUDA graph is asked for and refused.
+    """
+    if device.type != "cuda":
+        return config
+    check_code(device)
+    capability = torch.cuda.get_device_capability(device)
+    if dtype == torch.bfloat16 and capability < (8, 0):
+        _warn(f"{_named(device)} has no native bfloat16 and is slow in it; use dtype float32")
+    if reason := triton_refused(device):
+        goes_on = "our ops run as their slower PyTorch references"
+        if wants_compile(config.runtime.compile, device):
+            goes_on += ", and nothing is compiled"
+            config = replace(config, runtime={"compile": "off"})
+        _warn(f"{reason}; {goes_on}")
+        _chosen.enter_context(use("torch"))
+    if config.runtime.cuda_graph != "off" and (reason := graph_refused(device)):
+        if config.runtime.cuda_graph == "on":
+            fix = "leave it on auto, which goes on without"
+            raise InputError("cuda-graph", f"on, but {_named(device)} refuses: {reason}", fix)
+        _warn(f"{_named(device)} refuses CUDA graphs, going on without: {reason}")
+        config = replace(config, runtime={"cuda_graph": "off"})
+    return config
+
+
+def check_code(device: torch.device) -> None:
+    """Raise InputError if this build of PyTorch has no code that can run on the GPU."""
+    built = [re.fullmatch(r"(?:sm|compute)_(\d+)(\d)[a-z]?", a) for a in torch.cuda.get_arch_list()]
+    known = [(int(found[1]), int(found[2])) for found in built if found]
+    if known and torch.cuda.get_device_capability(device) < min(known):
+        value = f"{_named(device)} is older than this build of PyTorch ({_dotted(min(known))})"
+        fix = "use --runtime.device cpu, or a build of PyTorch for this GPU"
+        raise InputError("runtime.device", value, fix)
+
+
+def triton_refused(device: torch.device) -> str | None:
+    """Return why our Triton kernels cannot run on the GPU, or None; it launches one of them."""
+    if torch.cuda.get_device_capability(device) < _TRITON_NEEDS:
+        return f"{_named(device)} is too old for Triton, which needs {_dotted(_TRITON_NEEDS)}"
+    seed = torch.zeros((), dtype=torch.int64, device=device)
+    try:
+        random_mask(1, 8, 2, seed, impl="triton")
+    except Exception as error:
+        # No Triton, no C compiler for its launchers, no ptxas, ...
+        return f"Triton does not work: {_first_line(error)}"
+    return None
+
+
+def graph_refused(device: torch.device) -> str | None:
+    """Return why the driver cannot capture even an addition as a CUDA graph, or None."""
+    ones = torch.ones(8, dtype=torch.int64, device=device)
+    trial = StepGraph(lambda ids: ones + ids, required=False)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            while trial.graph is None and trial.usable:
+                trial(ones)
+        except RuntimeError as error:
+            return _first_line(error)
+    return None if trial.usable else str(said[-1].message).partition(": ")[2]
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=3)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
+
+
+def _named(device: torch.device) -> str:
+    capability = _dotted(torch.cuda.get_device_capability(device))
+    return f"{torch.cuda.get_device_name(device)} (compute capability {capability})"

@@ -1,0 +1,26 @@
+"""A trial of a step: what needs its memory, without what changes its state."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sjepa_fast.objectives.objective import make_step_input
+from sjepa_fast.runtime.device import autocast
+from sjepa_fast.training.step import TrainStep
+
+
+def try_step(step: TrainStep, ids_B: Tensor) -> None:
+    """Do forward and backward of the next step on clips `ids_B`, eagerly, and drop the gradients.
+
+    Weights, step counter and random numbers are as before, also if the memory does not suffice.
+    """
+    cuda = [ids_B.device] if ids_B.device.type == "cuda" else []
+    with torch.compiler.set_stance("force_eager"), torch.random.fork_rng(devices=cuda):
+        try:
+            batch = make_step_input(step.clips, ids_B, step.seed, step.step, step.config)
+            with autocast(ids_B.device, step.dtype):
+                output = step.objective(batch)
+            output.loss.backward()
+        finally:
+            step.forget()
