@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from benchmarks.report import book as books
-from benchmarks.report import steps, values
+from benchmarks.report import runs, steps, values
 from benchmarks.report.book import Book, read_report
 from benchmarks.report.page import page
 from benchmarks.report.steps import largest_that_fits, measured_step
+from benchmarks.steps import ntu_like_clips
 from sjepa_fast.config.schema import replace
 from tests.tiny import CPU, STEP_CONFIG, step_clips
 
@@ -187,3 +188,28 @@ def test_the_checks_of_the_report_are_those_of_the_selfcheck() -> None:
     assert {device for _, _, device in planned} == {"cpu"}
     error, budget = values.check("update_center_", "torch", str(CPU))
     assert 0 <= error <= budget < 1e-5
+
+
+def test_bodies_are_told_apart_as_the_trainer_does() -> None:
+    single = runs.single_bodies(16, CPU)
+    truth, _ = ntu_like_clips(16, CPU).split_bodies(torch.arange(16).numpy())
+    assert len(single.frames_N) > 16 and single.max_bodies == 1
+    for name in ("joints_RVC", "offsets_N", "frames_N", "bodies_N", "labels_N"):
+        assert torch.equal(getattr(single, name), getattr(truth, name)), name
+
+
+def test_presets_that_share_a_step_share_its_peak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(monkeypatch)
+    book = begun(tmp_path / "report.json", "cuda")
+
+    def step(*_: object, **__: object) -> dict[str, Any]:
+        memory.use(500)
+        return {"ms": 1.0, "clips/s": 128e3, "clips": 128}
+
+    monkeypatch.setattr(runs, "fitting_step", step)
+    monkeypatch.setattr(runs, "ntu_like_clips", lambda *_, **__: step_clips())
+    runs.projections(book)
+    rows = read_report(book.path)["sections"]["steps"]["rows"]
+    assert len(rows) > 12 and {row["peak_mib"] for row in rows} == {500.0}
