@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
 import torch
 from torch import Tensor
 
@@ -16,7 +19,10 @@ def try_step(step: TrainStep, ids_B: Tensor) -> None:
     Weights, step counter and random numbers are as before, also if the memory does not suffice.
     """
     cuda = [ids_B.device] if ids_B.device.type == "cuda" else []
-    with torch.compiler.set_stance("force_eager"), torch.random.fork_rng(devices=cuda):
+    # Whoever compiles has loaded the compiler, which takes seconds.
+    compiles = "torch._dynamo" in sys.modules
+    eagerly = torch.compiler.set_stance("force_eager") if compiles else contextlib.nullcontext()
+    with eagerly, torch.random.fork_rng(devices=cuda):
         try:
             batch = make_step_input(step.clips, ids_B, step.seed, step.step, step.config)
             with autocast(ids_B.device, step.dtype):
