@@ -139,7 +139,8 @@ def steps(report: Row) -> list[str]:
         "Rungs are given their crops, except where fed by their loader; ours makes its own. All "
         "begin with the same weights, clips, views and masks, so the first losses must agree. "
         "FLOP are those that each must do; ours computes the targets of absent bodies once. The "
-        "model's ms are predicted, from constants that were committed before (`benchmarks/model_constants.json`)."
+        "model's ms are predicted, from constants that were committed before "
+        "(`benchmarks/model_constants.json`)."
     )
     return [*table([*header, "s to first step", "first loss"], cells), note]
 
