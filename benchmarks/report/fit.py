@@ -147,9 +147,8 @@ def fitted(report: Row) -> Row | str:
 
     Attention keeps its measured rates. Of the bandwidth of a copy and the rate of a large product a
     step reaches a share, each 0.30 to 1.00: those with the least squares of the logarithms of
-    predicted over measured milliseconds, over our compiled and eager step as a run has them (of the
-    breakdown, else of the steps). Returns constants, shares, and rows with both times, or why there
-    is no fit.
+    predicted over measured milliseconds, over our steps as a run has them (of the breakdown, else
+    of the steps). Returns constants, shares, and rows with both times, or why there is no fit.
     """
     start = assumed(report["device"])
     rates = measured_rates(report)

@@ -15,6 +15,7 @@ from benchmarks import steps
 from benchmarks.report.book import Book, Row, peaks
 from benchmarks.report.steps import (
     COMPILED,
+    DEFAULT,
     EAGER,
     default_clips,
     fitting_step,
@@ -50,7 +51,7 @@ def breakdown(book: Book) -> None:
             folder = book.path.parent / ("profile-compiled" if compiled else "profile")
             written = folder / "profile.json"
             written.unlink(missing_ok=True)
-            own = replace(config, runtime=COMPILED if compiled else EAGER)
+            own = replace(config, runtime=COMPILED if compiled else DEFAULT)
             step = steps.profiled_step(own, clips, device, torch.bfloat16, folder)
             ids = torch.arange(config.optim.batch_size, device=device)
             while not written.exists():
@@ -60,7 +61,7 @@ def breakdown(book: Book) -> None:
             facts: Row = json.loads(written.read_text())
             return {**facts, "clips": config.optim.batch_size, "flop": flop_by_pass(config, clips)}
 
-        book.attempt(measure, needs=5, row="ours, compiled" if compiled else "ours, eager")
+        book.attempt(measure, needs=5, row="ours, compiled" if compiled else "ours")
 
 
 def flop_by_pass(config: TrainConfig, clips: ResidentClips) -> dict[str, int]:
@@ -146,8 +147,7 @@ def long_run(book: Book) -> None:
     wanted, chunk = (30, 10) if book.small else (2000, 100)
 
     def measure() -> Row:
-        own = replace(config, runtime=EAGER if book.small else COMPILED)
-        _, step = our_step(own, clips, device, torch.bfloat16)
+        _, step = our_step(config, clips, device, torch.bfloat16)
         ids = torch.randperm(len(clips.frames_N), device=device).split(config.optim.batch_size)
         for _ in range(6):
             step(ids[0])
@@ -165,7 +165,7 @@ def long_run(book: Book) -> None:
         figures = {"steps": done, "ms": ms, "chunks_ms": chunks, "last_loss": float(loss)}
         return {**figures, **rates(config, our_flops(config, clips), ms)}
 
-    book.attempt(measure, needs=4, row="ours, eager" if book.small else "ours, compiled")
+    book.attempt(measure, needs=4, row="ours")
 
 
 def projections(book: Book) -> None:
