@@ -11,8 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.null_gpu.build import ROOT, build, environment
 
 Done = subprocess.CompletedProcess[str]
@@ -31,13 +29,10 @@ def on_null_gpu(*words: str, gib: float | None = None, **more: str) -> Done:
     )
 
 
-@pytest.mark.parametrize("compiling", ["off", "on"])
-def test_a_card_that_is_too_small_ends_the_run_before_its_first_step(
-    compiling: str, tmp_path: Path
-) -> None:
+def test_a_card_that_is_too_small_ends_the_run_before_its_first_step(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["-m", "sjepa_fast.train", "sjepa-ntu60-xsub", "--data.synthetic", "--run", str(run)]
-    words += ["--compile", compiling, "--log.every=1", "--log.no-tensorboard"]
+    words += ["--compile", "off", "--log.every=1", "--log.no-tensorboard"]
     # A cache that stays empty: nothing is compiled by Inductor.
     cache = tmp_path / "inductor"
     done = on_null_gpu(*words, gib=4, TORCHINDUCTOR_CACHE_DIR=str(cache))
