@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from tests.kernels.cases import (
     assert_learns_within_budget,
     compiles,
     in_float64,
-    leaves_of,
 )
 
 backends = importlib.import_module("sjepa_kernels.attention.backends")
+fused = importlib.import_module("sjepa_kernels.attention.fused")
 op = importlib.import_module("sjepa_kernels.attention.op")
 
 
@@ -44,6 +45,16 @@ def plain_and_true(
     return [f(linear(*x).unflatten(-1, (3, heads, -1)), first) for f, x in pairs]
 
 
+def layer_leaves(
+    place: Place, batch: int, tokens: int, columns: int, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    """Input, weight and bias of a layer whose output has a variance of about 2."""
+    shapes = (batch, tokens, 24), (columns, 24), (columns,)
+    x, weight, bias = (torch.randn(shape) for shape in shapes)
+    found = [y.to(place.device, dtype) for y in (x, weight / 24**0.5, bias)]
+    return [y.requires_grad_() for y in found]
+
+
 def layer(x: Tensor, weight: Tensor, bias: Tensor, heads: int, **options: Any) -> Tensor:
     """A linear layer whose bias learns through the op behind it."""
     qkv = linear(x, weight, bias.detach()).unflatten(-1, (3, heads, -1))
@@ -59,7 +70,7 @@ def test_bias_learns_as_in_its_own_layer(
     place: Place, batch: int, tokens: int, heads: int, width: int, first: int, dtype: torch.dtype
 ) -> None:
     columns = 3 * heads * width
-    leaves = leaves_of(place, (batch, tokens, 24), (columns, 24), (columns,), dtype=dtype)
+    leaves = layer_leaves(place, batch, tokens, columns, dtype)
     exact = in_float64(leaves)
     form = "auto" if place.impl == "torch" else "sdpa"
     with use("torch" if place.impl == "torch" else "auto"):
@@ -68,10 +79,95 @@ def test_bias_learns_as_in_its_own_layer(
     assert_learns_within_budget(ours, plain, truth, leaves, exact)
 
 
+KERNEL = [
+    # Sequences, tokens, heads, width, first.
+    (1, 1, 1, 16, 0), (2, 2, 2, 32, 1), (2, 74, 1, 32, 0), (1, 75, 2, 32, 7), (1, 127, 1, 16, 0),
+    (1, 128, 1, 32, 127), (1, 129, 2, 32, 0), (1, 200, 1, 32, 150),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("batch", "tokens", "heads", "width", "first"), KERNEL)
+def test_kernel_against_float64(
+    place: Place, batch: int, tokens: int, heads: int, width: int, first: int, dtype: torch.dtype
+) -> None:
+    columns = 3 * heads * width
+    leaves = layer_leaves(place, batch, tokens, columns, dtype)
+    exact = in_float64(leaves)
+    ours = layer(*leaves, heads, first=first, impl=place.impl)
+    plain, truth = plain_and_true(leaves, exact, heads, first)
+    assert_learns_within_budget(ours, plain, truth, leaves, exact)
+
+
+@pytest.mark.slow
+def test_kernel_at_the_length_of_a_clip(place: Place) -> None:
+    leaves = layer_leaves(place, 1, 750, 96, torch.bfloat16)
+    exact = in_float64(leaves)
+    ours = layer(*leaves, 1, first=400, impl=place.impl)
+    plain, truth = plain_and_true(leaves, exact, 1, 400)
+    assert_learns_within_budget(ours, plain, truth, leaves, exact)
+
+
+@pytest.mark.parametrize("tokens", [9, 20])
+def test_kernel_in_float64(place: Place, tokens: int) -> None:
+    """One tile and several: as exact as the formula, gradients too."""
+    leaves = layer_leaves(place, 2, tokens, 96, torch.float64)
+    ours = layer(*leaves, 2, first=3, impl=place.impl)
+    truth = by_definition(linear(*leaves).unflatten(-1, (3, 2, -1)), 3)
+    grad = torch.randn_like(truth)
+    found, true = (torch.autograd.grad(x, leaves, grad) for x in (ours, truth))
+    torch.testing.assert_close((ours, *found), (truth, *true), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("tokens", [50, 140])
+@pytest.mark.parametrize("scale", [1e-3, 12.0, 60.0])
+def test_flat_and_peaked_weights(place: Place, tokens: int, scale: float) -> None:
+    """Scores of many hundreds, whose exponentials would overflow, and equal ones."""
+    packed = (scale * torch.randn(1, tokens, 3, 1, 32)).to(place.device, torch.float16)
+    packed[:, :, 2] /= scale
+    leaves = [packed.requires_grad_()]
+    exact = in_float64(leaves)
+    ours = self_attention(leaves[0], impl=place.impl)
+    plain, truth = by_sdpa(leaves[0], 0), by_definition(exact[0], 0)
+    assert_learns_within_budget(ours, plain, truth, leaves, exact)
+
+
+def test_queries_before_the_first_have_no_gradient(place: Place) -> None:
+    """Exact zeros, in tiles of them alone and in one that has both."""
+    packed = torch.randn(1, 150, 3, 1, 16, device=place.device).bfloat16().requires_grad_()
+    out = self_attention(packed, first=140, impl=place.impl)
+    (grad,) = torch.autograd.grad(out.square().sum(), packed)
+    assert not grad[:, :140, 0].any() and grad[:, 140:, 0].any() and grad[:, :140, 1:].all()
+
+
+def test_exponents_are_rebuilt_by_the_backward(place: Place) -> None:
+    """What the forward leaves for it: log2 of the sum of weights."""
+    if place.impl != "triton":
+        pytest.skip("the kernel's own output")
+    packed = torch.randn(1, 140, 3, 2, 16, device=place.device)
+    _, lse = torch.ops.sjepa.self_attention_triton(packed, None, 3)
+    q, k, _ = packed.double().permute(2, 0, 3, 1, 4)
+    truth = ((q[:, :, 3:] @ k.mT) / 4).logsumexp(-1) / math.log(2)
+    torch.testing.assert_close(lse.double(), truth, rtol=1e-6, atol=1e-6)
+
+
+@compiles
+@pytest.mark.parametrize("bias_learns", [True, False])
+def test_compiled_kernel_equals_eager(place: Place, bias_learns: bool) -> None:
+    leaves = layer_leaves(place, 2, 9, 96)
+    leaves[2].requires_grad_(bias_learns)
+    wanted = [x for x in leaves if x.requires_grad]
+    found = []
+    for run in (layer, torch.compile(layer, fullgraph=True)):
+        out = run(*leaves, heads=2, first=3, impl=place.impl)
+        found.append([out, *torch.autograd.grad(out, wanted, out.detach().cos())])
+    torch.testing.assert_close(*found)
+
+
 @compiles
 @pytest.mark.parametrize("bias_learns", [True, False])
 def test_compiled_layer_equals_eager(place: Place, bias_learns: bool) -> None:
-    leaves = leaves_of(place, (2, 9, 24), (96, 24), (96,))
+    leaves = layer_leaves(place, 2, 9, 96)
     leaves[2].requires_grad_(bias_learns)
     wanted = [x for x in leaves if x.requires_grad]
     found = []
@@ -152,7 +248,43 @@ def test_table_chooses_by_what_learns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_committed_table_names_backends_that_exist() -> None:
     for both in backends.load_table().values():
-        assert set(both) <= {"sdpa", *backends.BACKENDS}
+        assert set(both) <= {"sdpa", "triton", *backends.BACKENDS}
+
+
+def test_triton_means_the_kernel_where_it_takes_the_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(op, "takes", lambda packed: packed.shape[-1] == 32)
+    monkeypatch.setattr(op, "has_cpu_code", lambda q, k: False)
+    card = Card(5, True)
+
+    def chosen(width: int, impl: str = "auto") -> str:
+        return op._choose_form(impl, card, card, torch.zeros(1, 5, 3, 1, width))
+
+    with use("triton"):
+        assert chosen(32) == "triton" and chosen(8) == "sdpa"
+        assert op._choose_form("auto", card, card) == "sdpa"
+    monkeypatch.setattr(op, "measured_backend", lambda q, k: "triton")
+    assert chosen(32) == "triton" and chosen(8) == "sdpa"
+    assert op._choose_form("auto", card, card) == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "good"),
+    [
+        ((2, 750, 3, 8, 32), torch.bfloat16, True),
+        ((2, 750, 3, 8, 48), torch.bfloat16, False),
+        ((1, 1 << 20, 3, 64, 32), torch.bfloat16, False),
+        ((2, 5, 3, 1, 16), torch.float8_e5m2, False),
+    ],
+)
+def test_what_the_kernel_takes(
+    shape: tuple[int, ...], dtype: torch.dtype, good: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "INTERPRETED", True)
+    monkeypatch.setattr(fused, "HAVE_TRITON", True)
+    packed = torch.empty(shape, dtype=dtype, device="meta")
+    assert fused.takes(packed) == good
+    monkeypatch.setattr(fused, "INTERPRETED", False)
+    assert not fused.takes(packed)
 
 
 def test_auto_on_a_card_asks_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,8 +344,7 @@ def test_a_backend_runs_alone(name: str, kind: SDPBackend, monkeypatch: pytest.M
 @pytest.mark.parametrize("impl", ["flash", "cudnn", "efficient"])
 def test_backends_on_a_card(impl: str, tokens: int) -> None:
     place = Place("cuda", "triton")
-    shapes = (2, tokens, 64), (384, 64), (384,)
-    leaves = leaves_of(place, *shapes, dtype=torch.bfloat16)
+    leaves = layer_leaves(place, 2, tokens, 384, torch.bfloat16)
     exact = in_float64(leaves)
     ours = layer(*leaves, heads=4, first=5, impl=impl)
     plain, truth = plain_and_true(leaves, exact, 4, 5)

@@ -76,7 +76,7 @@ def save_table(entries: list[dict[str, Any]], path: Path) -> None:
     path.write_text(f'{{\n "entries": [{lines}{chr(10) * bool(lines)}{" " * bool(lines)}]\n}}\n')
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result
 def _card(index: int | None) -> str:
     if index not in _CARDS:
         _CARDS[index] = torch.cuda.get_device_name(index)

@@ -14,10 +14,11 @@ from sjepa_kernels._dispatch import choose, default_impl
 from sjepa_kernels._triton import HAVE_TRITON, INTERPRETED
 from sjepa_kernels.attention.backends import BACKENDS, by_backend, measured_backend
 from sjepa_kernels.attention.cpu import attention_cpu, has_cpu_code, self_attention_cpu
+from sjepa_kernels.attention.fused import self_attention_triton, takes
 from sjepa_kernels.attention.packed import unpack, unpack_one_gradient, with_added_bias
 
 FORMS = ("sdpa", "explicit", "xformers", *BACKENDS)
-CHOICES = ("auto", "cpu", "torch", *FORMS)
+CHOICES = ("auto", "triton", "cpu", "torch", *FORMS)
 
 # Measured on an AVX-512 core with bfloat16 instructions, forward and backward, heads of 32:
 # explicit wins at 75, 160, 256 and 400 tokens, ties at 512 and 750, and loses at 1024.
@@ -96,7 +97,11 @@ def self_attention(
     """
     _check_packed(qkv_BN3Hd, first, added_bias)
     q, k, v = unpack(qkv_BN3Hd, first)
-    form = _choose_form(impl, q, k)
+    form = _choose_form(impl, q, k, qkv_BN3Hd)
+    if form == "triton":
+        _check(q, k, v)
+        found: Tensor = self_attention_triton(qkv_BN3Hd, added_bias, first)[0]
+        return found
     if torch.is_grad_enabled():
         if _packs(impl, qkv_BN3Hd):
             q, k, v = unpack_one_gradient(qkv_BN3Hd, added_bias, first)
@@ -116,15 +121,22 @@ def _packs(impl: str, qkv: Tensor) -> bool:
     return HAVE_TRITON and asked != "torch" and (qkv.device.type == "cuda" or INTERPRETED)
 
 
-def _choose_form(impl: str, q_BHNd: Tensor, k_BHNd: Tensor) -> str:
-    """Return "cpu" or one of `FORMS`."""
+def _choose_form(impl: str, q_BHNd: Tensor, k_BHNd: Tensor, packed: Tensor | None = None) -> str:
+    """Return "cpu", "triton" (of packed tokens alone) or one of `FORMS`."""
     if impl in FORMS:
         return impl
     if impl not in CHOICES:
-        fix = f"choose one of {', '.join(CHOICES)}"
-        if impl == "triton":
-            fix = f"attention has no Triton kernel, {fix}"
-        raise bad_value("impl", repr(impl), fix)
+        raise bad_value("impl", repr(impl), f"choose one of {', '.join(CHOICES)}")
+    in_triton = packed is not None and takes(packed)
+    if impl == "triton":
+        if packed is None:
+            fix = 'it takes packed tokens: call self_attention, or use "auto"'
+            raise bad_value("impl", "'triton'", fix)
+        choose(impl, q_BHNd.device)
+        if not in_triton:
+            fix = 'it takes heads of 16 or 32; use "auto"'
+            raise bad_value("impl", f"'triton' with {tuple(packed.shape)}", fix)
+        return "triton"
     asked = default_impl() if impl == "auto" else impl
     has_code = has_cpu_code(q_BHNd, k_BHNd)
     if asked == "auto":
@@ -132,9 +144,10 @@ def _choose_form(impl: str, q_BHNd: Tensor, k_BHNd: Tensor) -> str:
             return "cpu"
         if _explicit_is_faster(q_BHNd, k_BHNd):
             return "explicit"
-        return measured_backend(q_BHNd, k_BHNd)
+        fastest = measured_backend(q_BHNd, k_BHNd)
+        return fastest if fastest != "triton" or in_triton else "sdpa"
     if asked == "triton":
-        return "sdpa"
+        return "triton" if in_triton else "sdpa"
     return "cpu" if choose(asked, q_BHNd.device, cpu=has_code) == "cpu" else "sdpa"
 
 

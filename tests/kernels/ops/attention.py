@@ -63,7 +63,7 @@ CASE = OpCase(
     says=[
         ({"impl": "fast"}, "impl: 'fast'; choose one of"),
         ({"impl": "flash"}, "impl: 'flash' on cpu; it needs CUDA"),
-        ({"impl": "triton"}, "'triton'; attention has no Triton"),
+        ({"impl": "triton"}, "'triton'; it takes packed tokens: call self_attention"),
         (
             zeros(*[SHAPE] * 3, dtype=torch.bfloat16, impl="xformers"),
             "half precision on CUDA",
