@@ -61,10 +61,11 @@ def build(site: Path | None = None) -> Path:
     return folder
 
 
-def environment(folder: Path, gib: float | None = None) -> dict[str, str]:
+def environment(folder: Path, *, gib: float | None = None, zeros: bool = False) -> dict[str, str]:
     """Return the environment of a process on the null GPU, whose driver lies in `folder`.
 
-    `gib` is the memory of its card; by default that of an H100.
+    `gib` is the memory of its card, by default that of an H100; with `zeros` the host reads zeros
+    of it.
     """
     found = dict(os.environ)
 
@@ -83,6 +84,8 @@ def environment(folder: Path, gib: float | None = None) -> dict[str, str]:
         # Compilers that are processes of their own cost more than they save on few cores.
         "TORCHINDUCTOR_COMPILE_THREADS": found.get("TORCHINDUCTOR_COMPILE_THREADS", "1"),
     }
+    if zeros:
+        found["NULLGPU_ZEROS"] = "1"
     if gib is not None:
         found["NULLGPU_GIB"] = str(gib)
     return found

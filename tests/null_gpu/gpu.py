@@ -138,6 +138,19 @@ def mallocs() -> int:
 
 
 @contextlib.contextmanager
+def zeros_read() -> Iterator[None]:
+    """Let the host read zeros of the card, instead of what an earlier user of the memory left.
+
+    No kernel computes, so a count that the host asks for would be garbage.
+    """
+    before = _driver().nullgpu_read_zeros(1)
+    try:
+        yield
+    finally:
+        _driver().nullgpu_read_zeros(before)
+
+
+@contextlib.contextmanager
 def launch_hook(hook: Callable[[Launch], None]) -> Iterator[None]:
     """Call `hook` after every accepted launch of a Triton kernel, captured or not.
 

@@ -54,6 +54,15 @@ const char *nullgpu_problem(long number) {
   return number < static_cast<long>(all.size()) ? all[static_cast<size_t>(number)].c_str() : nullptr;
 }
 
+// Whether the host reads zeros of the card, instead of what some earlier user of that memory left:
+// no kernel computes, so a number of elements, say, would be garbage. Returns what was before.
+int nullgpu_read_zeros(int wanted) {
+  Lock lock(state().lock);
+  const bool before = state().read_zeros;
+  state().read_zeros = wanted != 0;
+  return before;
+}
+
 size_t nullgpu_used() { return state().used; }
 size_t nullgpu_peak() { return state().peak; }
 long nullgpu_mallocs() { return state().mallocs; }

@@ -10,7 +10,12 @@ thread_local cudaError_t last_error = cudaSuccess;
 }
 
 State &state() {
-  static State *const only = new State;
+  static State *const only = [] {
+    auto *made = new State;
+    const char *zeros = std::getenv("NULLGPU_ZEROS");
+    made->read_zeros = zeros && std::string(zeros) == "1";
+    return made;
+  }();
   return *only;
 }
 

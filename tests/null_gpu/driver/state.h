@@ -91,6 +91,7 @@ struct State {
   long clock = 0;  // operations so far, those of launched graphs too
   std::map<unsigned long long, Capture *> captures;  // those under way
   std::set<const void *> streams, events;
+  bool read_zeros = false;  // what the host reads of the card is zero, whatever lies there
   unsigned long long next_capture = 1;
   int next_stream = 1;
   void (*on_launch)(const char *, const unsigned *, unsigned, void **, void *) = nullptr;
