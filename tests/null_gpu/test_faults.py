@@ -33,6 +33,7 @@ def captured(fault: Callable[[], object], mode: str = "global") -> RuntimeError 
     ones()
     torch.cuda.synchronize()
     gpu.reset()
+    before = torch.cuda.current_stream()
     try:
         with torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode=mode):
             ones()
@@ -44,6 +45,9 @@ def captured(fault: Callable[[], object], mode: str = "global") -> RuntimeError 
             first = first.__context__
         assert isinstance(first, RuntimeError)
         return first
+    finally:
+        # torch leaves the stream of a capture that failed as the current one.
+        torch.cuda.set_stream(before)
     return None
 
 
