@@ -43,10 +43,13 @@ def work_of(name: str) -> tuple[object, ...]:
 
 
 def blocks_of(name: str) -> tuple[object, ...]:
-    """What decides what is compiled: transformer blocks, their sequences, and the objective."""
+    """What decides which code is compiled: the transformer's sizes, and who runs it on what.
+
+    Joints and masked tokens change the lengths of sequences alone.
+    """
     config = preset(name)
     sizes = dataclasses.replace(config.model, depth=1, predictor_depth=1)
-    return (sizes, config.data.frames, config.mask.ratio, config.objective.kind, layout_of(name))
+    return (sizes, config.objective.kind)
 
 
 def first_of_each(key: object) -> list[str]:
