@@ -7,7 +7,15 @@ INSTALLED_FROM := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp 
 
 PYDOCLINT := $(VENV)/pydoclint/bin/pydoclint
 
-.PHONY: env demo test bench lint pydoclint clean
+# The rehearsal has an environment of its own: a CUDA build of torch, of about six gigabytes, which runs
+# on a driver without a card (tests/null_gpu/README.md).
+CUDA_VENV ?= .venv-cuda
+CUDA_BIN := $(CUDA_VENV)/bin
+CUDA_STAMP := $(CUDA_VENV)/.installed
+CUDA_PINS := $(CUDA_VENV)/constraints.txt
+REHEARSED := cattrs matplotlib numpy packaging pytest pytest-benchmark pytest-timeout pyyaml rich safetensors tensorboard tyro
+
+.PHONY: env demo test bench lint pydoclint cuda rehearse clean
 
 env: $(STAMP)
 
@@ -23,6 +31,19 @@ demo: env
 
 test: env
 	$(BIN)/python -m pytest
+
+$(CUDA_STAMP): constraints.txt tests/null_gpu/constraints.txt
+	test -x $(CUDA_BIN)/python || $(PYTHON) -m venv $(CUDA_VENV)
+	grep -vE '^(torch|triton)==' constraints.txt | cat - tests/null_gpu/constraints.txt > $(CUDA_PINS)
+	$(CUDA_BIN)/python -m pip install --quiet -c $(CUDA_PINS) torch
+	$(CUDA_BIN)/python -m pip install --quiet -c $(CUDA_PINS) $(REHEARSED)
+	$(CUDA_BIN)/python -m tests.null_gpu -c "import torch; assert torch.cuda.is_available()"
+	touch $@
+
+cuda: $(CUDA_STAMP)
+
+rehearse: cuda
+	$(CUDA_BIN)/python -m tests.null_gpu -m pytest tests/null_gpu
 
 bench: env
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only
@@ -43,6 +64,6 @@ pydoclint: $(PYDOCLINT)
 	$(PYDOCLINT) --quiet --config pyproject.toml sjepa_fast kernels/sjepa_kernels
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
+	rm -rf $(VENV) $(CUDA_VENV) build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
 	rm -f kernels/sjepa_kernels/_csrc*.so
 	find sjepa_fast kernels tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
