@@ -150,6 +150,8 @@ CUresult cuFuncGetAttribute(int *value, CUfunction_attribute which, CUfunction h
 }
 
 CUresult cuFuncSetAttribute(CUfunction handle, CUfunction_attribute which, int value) {
+  // What later drivers know, such as Triton's "oversized" shared memory: the caller has another way.
+  if (which >= CU_FUNC_ATTRIBUTE_MAX) return CUDA_ERROR_INVALID_VALUE;
   if (which != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) return CUDA_SUCCESS;
   auto &function = *reinterpret_cast<Function *>(handle);
   // Static and dynamic shared memory have one limit together.
