@@ -24,11 +24,16 @@ REGISTER_SLACK = 7
 UPDATE = "python -m tests.kernels.test_compile_ahead --update"
 
 
-def pinned_triton() -> str:
-    """Return the version of Triton that the table is for."""
-    found = re.search(r"^triton==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M)
-    assert found
-    return found[1]
+def versions() -> list[str]:
+    """Return the versions of Triton that the table is for: the oldest that works, and the pinned.
+
+    The oldest is what pyproject.toml allows, with the zero that a first release has.
+    """
+    pinned = re.search(r"^triton==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M)
+    oldest = re.search(r'"triton>=([\d.]+)', (ROOT / "pyproject.toml").read_text())
+    assert pinned
+    assert oldest
+    return [f"{oldest[1]}.0", pinned[1]]
 
 
 def resources(compiled: Any, arch: int) -> dict[str, int]:
@@ -82,14 +87,21 @@ def worse(now: Rows, committed: Rows) -> list[str]:
     return problems
 
 
-def load() -> dict[str, Any]:
-    """Return the committed table: `triton`, its version, and `rows`."""
-    table: dict[str, Any] = json.loads(PATH.read_text())
+def load() -> dict[str, Rows]:
+    """Return the committed rows by the version of Triton."""
+    table: dict[str, Rows] = json.loads(PATH.read_text())
     return table
 
 
 def save(rows: Rows) -> None:
-    """Write the table, sorted, one row a line."""
-    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(rows[name])}" for name in sorted(rows))
-    head = f'{{\n "triton": {json.dumps(triton.__version__)},\n "rows": {{\n'
-    PATH.write_text(f"{head}{lines}\n }}\n}}\n")
+    """Write the rows of the version at hand, sorted, one a line, and keep those of the other."""
+    kept = {version: old for version, old in load().items() if version in versions()}
+    table = kept | {triton.__version__: rows}
+    sections = []
+    for version in sorted(table):
+        names = sorted(table[version])
+        lines = ",\n".join(
+            f"  {json.dumps(name)}: {json.dumps(table[version][name])}" for name in names
+        )
+        sections.append(f" {json.dumps(version)}: {{\n{lines}\n }}")
+    PATH.write_text("{\n" + ",\n".join(sections) + "\n}\n")
