@@ -34,7 +34,7 @@ from sjepa_fast.runtime.checkpoint import (
     save_checkpoint,
 )
 from sjepa_fast.runtime.compile_cache import cache_file, load_compiled, save_compiled
-from sjepa_fast.runtime.device import pick_device, pick_dtype, wants_compile
+from sjepa_fast.runtime.device import pick_device, wants_compile
 from sjepa_fast.runtime.dist import World, connect, disconnect, environment_world
 from sjepa_fast.runtime.files import write_json, write_text
 from sjepa_fast.runtime.guard import GuardedStep
@@ -42,6 +42,7 @@ from sjepa_fast.runtime.logging import RunLog, environment, progress_line
 from sjepa_fast.runtime.preflight import preflight
 from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.training.flops import step_flops
+from sjepa_fast.training.precision import pick_dtype
 from sjepa_fast.training.profiling import PassClock, ProfiledStep
 from sjepa_fast.training.report import write_report
 from sjepa_fast.training.step import StepResult, TrainStep
@@ -123,7 +124,6 @@ def train(config: TrainConfig) -> int:
     check_backend(config.data)
     world = environment_world()
     device = pick_device(config.runtime, world.local_rank)
-    dtype, reason = pick_dtype(config.runtime, device)
     connect(world, device)
     config, store = open_data(config, world)
     validate_tokens(config, store.layout.num_joints)
@@ -140,6 +140,7 @@ def train(config: TrainConfig) -> int:
     if world.leads:
         prepare_run(config, store)
     world.barrier()
+    dtype, reason = pick_dtype(config, store.layout.num_joints, device, world)
     config = preflight(config, device, dtype)
 
     train_ids = torch.from_numpy(train_part).to(device)

@@ -53,6 +53,8 @@ SMALL = {
     "log.knn-every": 0,
     "log.tensorboard": False,
     "runtime.device": "cpu",
+    # Not auto: a trial may decide otherwise in another process.
+    "runtime.dtype": "bfloat16",
 }
 # One step of it takes milliseconds.
 STEP_CONFIG = replace(

@@ -244,7 +244,8 @@ class RuntimeConfig:
     device: str = "auto"
     """auto, cpu, cuda or cuda:0."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute precision; weights, loss and EMA stay float32. auto asks the device."""
+    """Compute precision; weights, loss and EMA stay float32. auto: bfloat16 where the device has
+    it; a CPU that has it tries both on a block and takes the faster, once for a run."""
     compile: Annotated[Switch, _flag("compile")] = "auto"
     """Compile the blocks of the three networks; auto: on a GPU, those that gain by it. `--compile`
     alone is on."""

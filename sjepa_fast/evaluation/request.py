@@ -30,12 +30,12 @@ class EvalData:
 
 @dataclass(frozen=True)
 class EvalRuntime:
-    """Device and precision of the evaluation; the run's own are not used."""
+    """Device and precision of the evaluation."""
 
     device: str = "auto"
     """auto, cpu, cuda or cuda:0."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute precision; auto asks the device."""
+    """Compute precision; auto: bfloat16 on a GPU that has it, the run's own on a CPU."""
     compile: Annotated[Switch, tyro.conf.arg(name="compile", prefix_name=False)] = "off"
     """Compile the encoder's blocks; auto: on a GPU. `--compile` alone is on."""
 

@@ -25,7 +25,8 @@ from sjepa_fast.evaluation.request import Request
 from sjepa_fast.joint_map import map_joints
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.runtime.checkpoint import Checkpoint, latest_checkpoint
-from sjepa_fast.runtime.device import pick_device, pick_dtype, wants_compile
+from sjepa_fast.runtime.device import pick_device, settled_dtype, wants_compile
+from sjepa_fast.runtime.logging import recorded_dtype
 from sjepa_fast.skeletons import SkeletonLayout
 
 
@@ -117,10 +118,20 @@ def open_subject(request: Request) -> Subject:
         clips=open_clips(store, data, device),
         train_ids=torch.from_numpy(train_ids).to(device),
         test_ids=torch.from_numpy(test_ids).to(device),
-        dtype=pick_dtype(config.runtime, device)[0],
+        dtype=scoring_dtype(config.runtime.dtype, request.run, device),
         checkpoint=checkpoint,
         layout=layout,
     )
+
+
+def scoring_dtype(asked: str, run: Path, device: torch.device) -> torch.dtype:
+    """Return the compute precision of a score; `asked` is `runtime.dtype`.
+
+    On a CPU with bfloat16 a training run times both precisions. A score does not, so that it can be
+    repeated: it takes what the run was trained in, or float32 if the run does not say.
+    """
+    settled = settled_dtype(asked, device)
+    return settled[0] if settled is not None else recorded_dtype(run) or torch.float32
 
 
 def make_encoder(

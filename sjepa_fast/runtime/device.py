@@ -1,4 +1,4 @@
-"""Choice of device and compute precision, with the reason."""
+"""Choice of the device, and of the compute precision as far as the device alone decides it."""
 
 from __future__ import annotations
 
@@ -32,19 +32,28 @@ def pick_device(runtime: RuntimeConfig, local_rank: int) -> torch.device:
     return device
 
 
-def pick_dtype(runtime: RuntimeConfig, device: torch.device) -> tuple[torch.dtype, str]:
-    """Return the compute precision and why: bfloat16 where the device has it natively."""
-    if runtime.dtype != "auto":
-        return getattr(torch, runtime.dtype), "asked for"
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 by instructions of its own."""
     if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-        where = torch.cuda.get_device_name(device)
-    else:
-        native = bool(torch.cpu._is_avx512_bf16_supported())
-        where = "this CPU"
-    if native:
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def settled_dtype(dtype: str, device: torch.device) -> tuple[torch.dtype, str] | None:
+    """Return the compute precision that needs no trial, and why; None on a CPU with bfloat16.
+
+    A GPU that has bfloat16 is faster in it. A CPU may not be: products of bfloat16 are many times
+    as fast as those of float32 where it multiplies matrices (AMX), and slower on some that have
+    vectors alone (AVX-512). `dtype` is `runtime.dtype`.
+    """
+    if dtype != "auto":
+        return getattr(torch, dtype), "asked for"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
+    if not native_bfloat16(device):
+        return torch.float32, f"{where} has no native bfloat16"
+    if device.type == "cuda":
         return torch.bfloat16, f"{where} has native bfloat16"
-    return torch.float32, f"{where} has no native bfloat16"
+    return None
 
 
 def wants_compile(choice: Switch, device: torch.device) -> bool:

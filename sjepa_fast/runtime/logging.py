@@ -65,6 +65,23 @@ def environment(device: torch.device, dtype: torch.dtype, reason: str) -> dict[s
     }
 
 
+def recorded_dtype(run: Path) -> torch.dtype | None:
+    """Return the compute precision that `env.json` of a run names; None if there is no such file.
+
+    Raises InputError if the file is damaged.
+    """
+    path = run / "env.json"
+    if not path.exists():
+        return None
+    try:
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[
+            json.loads(path.read_text(encoding="utf-8"))["dtype"]
+        ]
+    except (ValueError, TypeError, KeyError) as error:
+        fix = "restore the file, or delete it to have the precision chosen anew"
+        raise InputError("run", f"{path} names no precision", fix) from error
+
+
 class RunLog:
     """Writes a run's metric rows; a resumed run drops the rows of steps that it repeats."""
 
