@@ -16,17 +16,9 @@
 
 #include "platform.h"
 
+#include "attention_heads.h"
+
 namespace {
-
-// Sizes and strides, in elements; the order is sjepa_kernels/attention/cpu.py's.
-struct Shape {
-  int64_t batch, heads, queries, keys, width;
-};
-
-struct Strides {
-  int64_t batch, head, token;
-  int64_t at(int64_t b, int64_t h) const { return b * batch + h * head; }
-};
 
 #ifdef SJEPA_X86_BF16
 #include "attention_tiles.h"
@@ -35,13 +27,8 @@ constexpr float kLog2e = 1.44269504088896341f;
 constexpr int kTile = 24;    // queries at a time in the backward
 constexpr int kTileForward = 12;
 
-int64_t padded_to(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
-
-struct Head {
-  Matrix q, k, v;
-  int64_t queries, keys;
-  float scale;  // of the scores
-};
+using Head = HeadOf<bf16>;
+using Gradients = GradientsOf<bf16>;
 
 // ---- forward ------------------------------------------------------------------------------------
 
@@ -242,11 +229,6 @@ SJEPA_TILE void write_scaled(const float* sums, int64_t count, float scale, bf16
   }
 }
 
-struct Gradients {
-  bf16 *q, *k, *v;
-  int64_t q_stride, k_stride, v_stride;
-};
-
 template <int D>
 SJEPA_TILE void backward_head(const Head& head, Matrix out, Matrix grad, const float* lse,
                               const Gradients& to, uint32_t* scratch) {
@@ -297,39 +279,6 @@ extern "C" SJEPA_EXPORT int sjepa_has_bf16_attention() {
 #endif
 }
 
-#ifdef SJEPA_X86_BF16
-// Calls run(head, b, h, scratch) for every head, with `words` of scratch for each thread. Returns
-// what the two functions below return.
-template <typename Run>
-static int each_head(const Shape& s, const Strides* strides, const bf16* q, const bf16* k,
-                     const bf16* v, int64_t words, int threads, const Run& run) {
-  if (!sjepa_has_bf16_attention()) return 1;
-  if (s.width % 16 != 0 || s.width < 16 || s.width > 64) return 1;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(s.width));
-  const int64_t tasks = s.batch * s.heads, workers = std::min<int64_t>(threads, tasks);
-  std::vector<uint32_t> scratch;
-  try {
-    scratch.resize(static_cast<size_t>(workers * words));
-  } catch (const std::bad_alloc&) {
-    return 2;
-  }
-  SJEPA_PARALLEL_FOR(threads)
-  for (int64_t worker = 0; worker < workers; ++worker) {
-    for (int64_t t = tasks * worker / workers; t < tasks * (worker + 1) / workers; ++t) {
-      const int64_t b = t / s.heads, h = t % s.heads;
-      const Head head{{q + strides[0].at(b, h), strides[0].token},
-                      {k + strides[1].at(b, h), strides[1].token},
-                      {v + strides[2].at(b, h), strides[2].token},
-                      s.queries,
-                      s.keys,
-                      scale};
-      run(head, b, h, scratch.data() + worker * words);
-    }
-  }
-  return 0;
-}
-#endif
-
 // Both return 0, 1 when the width is not 16, 32, 48 or 64 or the processor cannot, 2 without memory
 // for scratch; there must be a query and a key. `strides` holds (batch, head, token) of each tensor
 // in the order of the arguments; the width's stride is 1. `lse` is (batch, heads, queries): log2 of
@@ -346,7 +295,8 @@ extern "C" SJEPA_EXPORT int sjepa_attention_forward(const Shape* shape, const St
     by_width[s.width / 16 - 1](head, out + strides[3].at(b, h), strides[3].token,
                                lse + (b * s.heads + h) * s.queries, scratch);
   };
-  return each_head(s, strides, q, k, v, forward_words(s), threads, run);
+  if (!sjepa_has_bf16_attention()) return 1;
+  return each_head<uint32_t>(s, strides, q, k, v, forward_words(s), threads, run);
 #else
   (void)shape, (void)strides, (void)q, (void)k, (void)v, (void)out, (void)lse, (void)threads;
   return 1;
@@ -369,7 +319,8 @@ extern "C" SJEPA_EXPORT int sjepa_attention_backward(
                                {grad + strides[4].at(b, h), strides[4].token},
                                lse + (b * s.heads + h) * s.queries, to, scratch);
   };
-  return each_head(s, strides, q, k, v, backward_words(s), threads, run);
+  if (!sjepa_has_bf16_attention()) return 1;
+  return each_head<uint32_t>(s, strides, q, k, v, backward_words(s), threads, run);
 #else
   (void)shape, (void)strides, (void)q, (void)k, (void)v, (void)out, (void)grad, (void)dq, (void)dk;
   (void)dv, (void)lse, (void)threads;

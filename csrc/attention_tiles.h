@@ -47,12 +47,7 @@ SJEPA_TILE_INLINE __m512 exp2_nonpositive(__m512 x) {
   return _mm512_scalef_ps(p, n);
 }
 
-// A (rows, width) matrix of bfloat16 whose rows lie `stride` elements apart.
-struct Matrix {
-  const bf16* data;
-  int64_t stride;
-  const bf16* row(int64_t n) const { return data + n * stride; }
-};
+using Matrix = MatrixOf<bf16>;
 
 // columns[j][n] for n < count, zeros up to `padded`.
 template <int D>

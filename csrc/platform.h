@@ -12,6 +12,13 @@
 #define SJEPA_X86_BF16 1
 #endif
 
+// For a piece of code that must keep a tile in registers, in the vector width of SJEPA_TARGET.
+#if defined(__GNUC__) || defined(__clang__)
+#define SJEPA_INLINE SJEPA_TARGET static inline __attribute__((always_inline))
+#else
+#define SJEPA_INLINE SJEPA_TARGET static inline
+#endif
+
 #ifdef _WIN32
 #define SJEPA_EXPORT __declspec(dllexport)
 #else

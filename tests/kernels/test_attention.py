@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
 from sjepa_kernels import _dispatch, attention, self_attention, use
-from sjepa_kernels.attention.cpu import PROCESSOR_HAS_CODE, has_cpu_code
+from sjepa_kernels.attention.cpu import PROCESSOR_HAS_CODE, PROCESSOR_HAS_FLOAT_CODE, has_cpu_code
+from sjepa_kernels.native import LIBRARY
 from tests.kernels.cases import compiles
 
 module = importlib.import_module("sjepa_kernels.attention.op")
@@ -81,12 +82,17 @@ CPU_SHAPES = [
 ]  # fmt: skip
 
 
-def cpu_leaves(shape: tuple[int, ...], scale: float = 1.0) -> list[Tensor]:
+HAS_FLOAT = pytest.mark.skipif(not PROCESSOR_HAS_FLOAT_CODE, reason="needs C++ and AVX-512 or AVX2")
+
+
+def cpu_leaves(
+    shape: tuple[int, ...], scale: float = 1.0, dtype: torch.dtype = torch.bfloat16
+) -> list[Tensor]:
     """Queries, keys and values cut out of wider arrays, as a fused projection leaves them."""
     batch, heads, queries, keys, width = shape
     leaves = []
     for tokens in (queries, keys, keys):
-        wide = (scale * torch.randn(batch, tokens, heads, 3 * width)).bfloat16()
+        wide = (scale * torch.randn(batch, tokens, heads, 3 * width)).to(dtype)
         leaves.append(wide[..., width : 2 * width].transpose(1, 2).detach().requires_grad_())
     return leaves
 
@@ -106,6 +112,72 @@ def test_cpu_is_as_close_to_the_truth_as_sdpa(shape: tuple[int, ...], scale: flo
         assert error <= 1.1 * of_sdpa + 1e-3 * truth.norm() + 2e-3 * truths[0].norm()
 
 
+@pytest.fixture(params=[16, 8, 1])
+def lanes(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Floats in a vector: what this processor has, and the narrower ones."""
+    assert LIBRARY is not None
+    if LIBRARY.sjepa_limit_lanes(request.param) != request.param:
+        pytest.skip("this processor has no such vectors")
+    yield request.param
+    LIBRARY.sjepa_limit_lanes(16)
+
+
+@HAS_FLOAT
+@pytest.mark.parametrize("scale", [1.0, 6.0], ids=["flat", "peaked"])
+@pytest.mark.parametrize("shape", CPU_SHAPES, ids=str)
+def test_cpu_in_float32_is_exact_to_its_rounding(
+    shape: tuple[int, ...], scale: float, lanes: int
+) -> None:
+    torch.manual_seed(0)
+    leaves = cpu_leaves(shape, scale, FULL)
+    grad = torch.randn(*shape[:3], shape[4])
+    truths = by_definition(leaves, grad)
+    largest = max(truth.norm() for truth in truths)
+    for ours, truth in zip(outcome(leaves, grad, "cpu"), truths, strict=True):
+        assert ours.dtype == FULL
+        # Scores of 6 x 6 standard deviations carry a relative error of the exponent's size.
+        error = (ours.double() - truth).norm()
+        assert error <= 2e-6 * scale**2 * truth.norm() + 1e-6 * largest
+
+
+@HAS_FLOAT
+def test_float32_does_not_depend_on_threads_nor_on_what_lies_beside() -> None:
+    torch.manual_seed(0)
+    leaves = cpu_leaves((3, 2, 50, 70, 32), 1.0, FULL)
+    grad = torch.randn(3, 2, 50, 32)
+    alone = outcome(leaves, grad, "cpu")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    several = outcome(leaves, grad, "cpu")
+    torch.set_num_threads(threads)
+    for one, other in zip(alone, several, strict=True):
+        assert torch.equal(one, other)
+    dense = [x.detach().contiguous().requires_grad_() for x in leaves]
+    for one, other in zip(alone, outcome(dense, grad, "cpu"), strict=True):
+        assert torch.equal(one, other)
+
+
+@HAS_FLOAT
+def test_keys_that_score_far_below_zero_leave_no_trace_of_padding() -> None:
+    """Padding scores 0: without a mask its weight would be infinite beside scores of -1,000."""
+    torch.manual_seed(0)
+    q, k, v = (x.detach() for x in cpu_leaves((1, 1, 5, 7, 16), 1.0, FULL))
+    leaves = [x.requires_grad_() for x in (q.abs() * 40, -k.abs() * 40, v)]
+    grad = torch.randn(1, 1, 5, 16)
+    truths = by_definition(leaves, grad)
+    for ours, truth in zip(outcome(leaves, grad, "cpu"), truths, strict=True):
+        assert ours.isfinite().all()
+        assert (ours.double() - truth).norm() <= 1e-3 * max(truth.norm(), truths[0].norm())
+
+
+@HAS_FLOAT
+def test_a_query_that_is_not_a_number_stays_alone() -> None:
+    q, k, v = (x.detach().clone() for x in cpu_leaves((1, 2, 30, 40, 32), 1.0, FULL))
+    q[0, 1, 17, 3] = math.nan
+    out = attention(q, k, v, impl="cpu")
+    assert out[0, 1, 17].isnan().all() and out.isnan().sum() == 32
+
+
 @HAS_CPU
 def test_cpu_op_returns_the_logarithm_of_the_sum_of_weights() -> None:
     q, k, v = (x.detach() for x in cpu_leaves((1, 2, 5, 7, 16)))
@@ -114,12 +186,16 @@ def test_cpu_op_returns_the_logarithm_of_the_sum_of_weights() -> None:
     torch.testing.assert_close(lse.double(), log_sum, rtol=1e-5, atol=1e-5)
 
 
-@HAS_CPU
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.bfloat16, marks=HAS_CPU), pytest.param(FULL, marks=HAS_FLOAT)]
+)
 @pytest.mark.parametrize("first", [0, 4, 40])
-def test_packed_cpu_op_writes_one_gradient_with_the_values_of_three(first: int) -> None:
+def test_packed_cpu_op_writes_one_gradient_with_the_values_of_three(
+    first: int, dtype: torch.dtype
+) -> None:
     torch.manual_seed(0)
-    packed = torch.randn(3, 41, 3, 2, 32).bfloat16().requires_grad_()
-    grad = torch.randn(3, 41 - first, 2, 32).bfloat16()
+    packed = torch.randn(3, 41, 3, 2, 32).to(dtype).requires_grad_()
+    grad = torch.randn(3, 41 - first, 2, 32).to(dtype)
     out = self_attention(packed, first=first, impl="auto")
     q, k, v = packed.permute(2, 0, 3, 1, 4)
     truth = attention(q[:, :, first:], k, v, impl="cpu").transpose(1, 2)

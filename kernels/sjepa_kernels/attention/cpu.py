@@ -1,4 +1,4 @@
-"""Calls the C++ attention for bfloat16 on a CPU (csrc/attention.cpp), with its gradient.
+"""Calls the C++ attention on a CPU (csrc/attention*.cpp), with its gradient.
 
 Shapes: B sequences, H heads, N queries, M keys, d head width. A packed tensor holds queries, keys
 and values of all M tokens as a linear layer leaves them, (B, M, 3, H, d).
@@ -19,17 +19,27 @@ _WIDTHS = (16, 32, 48, 64)
 
 # Whether the library is built and the processor multiplies bfloat16 (AVX-512).
 PROCESSOR_HAS_CODE = LIBRARY is not None and bool(LIBRARY.sjepa_has_bf16_attention())
+# Whether the library is built and the processor has vectors (AVX-512 or AVX2).
+PROCESSOR_HAS_FLOAT_CODE = LIBRARY is not None and bool(LIBRARY.sjepa_has_float_attention())
+
+_CODE = {torch.bfloat16: PROCESSOR_HAS_CODE, torch.float32: PROCESSOR_HAS_FLOAT_CODE}
 
 
 def has_cpu_code(q_BHNd: Tensor, k_BHMd: Tensor) -> bool:
     """Whether the C++ code takes these inputs."""
-    usable = q_BHNd.dtype == torch.bfloat16 and q_BHNd.device.type == "cpu"
+    usable = _CODE.get(q_BHNd.dtype, False) and q_BHNd.device.type == "cpu"
     filled = q_BHNd.numel() > 0 and k_BHMd.numel() > 0
-    return usable and filled and q_BHNd.shape[-1] in _WIDTHS and PROCESSOR_HAS_CODE
+    return usable and filled and q_BHNd.shape[-1] in _WIDTHS
 
 
-def _call(function: Any, tensors: list[Tensor], lse: Tensor) -> None:
-    """Call the C++ code on tensors that begin with q and k; those it fills lie dense in width."""
+def _call(way: str, tensors: list[Tensor], lse: Tensor) -> None:
+    """Call the C++ code on tensors that begin with q and k; those it fills lie dense in width.
+
+    `way` is forward or backward.
+    """
+    assert LIBRARY is not None
+    kind = "attention_float" if tensors[0].dtype == torch.float32 else "attention"
+    function = getattr(LIBRARY, f"sjepa_{kind}_{way}")
     batch, heads, tokens, width = tensors[0].shape
     tensors = [x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
     strides = [s for t in tensors for s in t.stride()[:3]]
@@ -45,8 +55,7 @@ def _call(function: Any, tensors: list[Tensor], lse: Tensor) -> None:
 
 def _call_backward(inputs: list[Tensor], found: tuple[Tensor, ...], lse: Tensor) -> None:
     """Write the gradients of q, k and v; the inputs are q, k, v, out and its gradient."""
-    assert LIBRARY is not None
-    _call(LIBRARY.sjepa_attention_backward, [*inputs, *found], lse)
+    _call("backward", [*inputs, *found], lse)
 
 
 def _empty_token_major(x_BHNd: Tensor) -> Tensor:
@@ -57,9 +66,8 @@ def _empty_token_major(x_BHNd: Tensor) -> Tensor:
 
 def _forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mixed values and, for the backward, log2 of the row sums (B, H, N)."""
-    assert LIBRARY is not None
     out, lse = _forward_fake(q, k, v)
-    _call(LIBRARY.sjepa_attention_forward, [q, k, v, out], lse)
+    _call("forward", [q, k, v, out], lse)
     return out, lse
 
 
@@ -101,7 +109,7 @@ def _packed_forward_fake(qkv: Tensor, first: int) -> tuple[Tensor, Tensor]:
 def _packed_gradients(grad: Tensor, qkv: Tensor, out: Tensor, lse: Tensor, first: int) -> Tensor:
     """Return the gradient of the packed tensor, which the C++ writes in place of three."""
     found = qkv.new_empty(qkv.shape)
-    found[:, :first, 0] = 0
+    found[:, :first, 0].zero_()
     _call_backward([*unpack(qkv, first), out, grad], unpack(found, first), lse)
     return found
 

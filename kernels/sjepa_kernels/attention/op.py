@@ -28,11 +28,12 @@ EXPLICIT_TOKENS = 448
 def attention(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, *, impl: str = "auto") -> Tensor:
     """softmax(q k^T / sqrt(d)) v, differentiable.
 
-    "auto" is `scaled_dot_product_attention`, except in bfloat16 on a CPU. There it is "cpu", C++
-    that keeps the scores in cache, where the processor multiplies bfloat16 (AVX-512) and d is 16,
-    32, 48 or 64. On other CPUs it is "explicit" for up to `EXPLICIT_TOKENS` tokens: forward and
-    backward of SDPA took 1.2 to 5 times as long as two batched products around a softmax, which
-    materialise the scores and round them to bfloat16 (relative error 4.5e-3 where SDPA has 2.2e-3).
+    "auto" is `scaled_dot_product_attention`, except on a CPU. There it is "cpu", C++ that keeps the
+    scores in cache, where d is 16, 32, 48 or 64 and the processor has vectors (float32: AVX-512 or
+    AVX2) or multiplies bfloat16 (AVX-512). Elsewhere it is, in bfloat16, "explicit" for up to
+    `EXPLICIT_TOKENS` tokens: forward and backward of SDPA took 1.2 to 5 times as long as two
+    batched products around a softmax, which materialise the scores and round them to bfloat16
+    (relative error 4.5e-3 where SDPA has 2.2e-3).
 
     "torch" is `scaled_dot_product_attention` too: it is PyTorch's own form, and unlike "explicit"
     it needs no memory for the scores. "cpu" is the same where the C++ code does not take the

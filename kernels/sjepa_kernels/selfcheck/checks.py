@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
 
 from sjepa_kernels import _triton, native
-from sjepa_kernels.attention.cpu import PROCESSOR_HAS_CODE
+from sjepa_kernels.attention.cpu import PROCESSOR_HAS_CODE, PROCESSOR_HAS_FLOAT_CODE
 from sjepa_kernels.attention.op import attention, self_attention
 from sjepa_kernels.augment.op import augment_clips
 from sjepa_kernels.augment.settings import Augmentation, SkeletonTables
@@ -310,9 +310,10 @@ class Check(NamedTuple):
 
 # Elsewhere "cpu" is the reference, which has its line already.
 _ATTENTION = ("cpu",) if PROCESSOR_HAS_CODE else ()
+_FLOAT_ATTENTION = ("cpu",) if PROCESSOR_HAS_FLOAT_CODE else ()
 CHECKS = {
     "add_positions": Check(_positions, ("triton",)),
-    "attention": Check(partial(_attention, dtype=torch.float32)),
+    "attention": Check(partial(_attention, dtype=torch.float32), _FLOAT_ATTENTION),
     "attention (bfloat16)": Check(partial(_attention, dtype=torch.bfloat16), _ATTENTION),
     "augment_clips": Check(_augment, ("triton",)),
     "centered_crop_cross_entropy": Check(_centered_crops, ("cpu", "triton")),
@@ -327,7 +328,7 @@ CHECKS = {
     "philox4x32, uniform": Check(_philox),
     "residual_layer_norm": Check(_residual_norm, ("triton",)),
     "scatter_mask_tokens": Check(_scatter, ("triton",)),
-    "self_attention": Check(partial(_self_attention, dtype=torch.float32)),
+    "self_attention": Check(partial(_self_attention, dtype=torch.float32), _FLOAT_ATTENTION),
     "self_attention (bfloat16)": Check(partial(_self_attention, dtype=torch.bfloat16), _ATTENTION),
     "update_center_": Check(_update_center),
 }
