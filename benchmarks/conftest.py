@@ -64,6 +64,18 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def bfloat16_by() -> str:
+    """What multiplies bfloat16 on this CPU: AMX (matrices), AVX-512 (vectors) or nothing.
+
+    A limit set for the library that multiplies (oneDNN) is named instead.
+    """
+    if limit := os.environ.get("ONEDNN_MAX_CPU_ISA"):
+        return limit
+    if torch.cpu._is_amx_tile_supported():
+        return "AMX"
+    return "AVX-512" if torch.cpu._is_avx512_bf16_supported() else "nothing"
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Forget the peak of earlier rows, where the system can."""
     gc.collect()
@@ -149,6 +161,7 @@ def timed(benchmark: BenchmarkFixture, device: torch.device) -> Timed:
             device=torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
             dtype=str(dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
+            **({} if on_gpu else {"bfloat16_by": bfloat16_by()}),
             **facts,
         )
         reset_peak_memory(device)

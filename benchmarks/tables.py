@@ -2,6 +2,8 @@
 
 python -m benchmarks.tables condense RAW.json OUT.json [FILES]   keep what identifies no machine;
                                                                  FILES is what pytest was given
+python -m benchmarks.tables keep RAW.json NAME [FILES]           the same into the folder of the CPU
+                                                                 it was measured on, as NAME.json
 python -m benchmarks.tables readme                               rewrite the README's tables
 """
 
@@ -48,6 +50,23 @@ def condense(raw: dict[str, Any], files: str = "benchmarks/") -> dict[str, Any]:
     return {"command": command, "date": raw["datetime"][:10], "rows": rows}
 
 
+def cpu_folder(facts: dict[str, Any]) -> str:
+    """Name the folder of a CPU's results by its name, its bfloat16 and the threads of the run."""
+    words = f"{facts['device']} {facts['bfloat16_by']}"
+    plain = re.sub(r"\([^)]*\)|@.*?Hz|\b(?:processor|cpu)\b", " ", words, flags=re.IGNORECASE)
+    slug = "-".join(re.findall(r"[a-z0-9]+", plain.lower()))
+    return f"cpu-{slug}-{facts['threads']}-cores"
+
+
+def keep(raw: dict[str, Any], name: str, files: str = "benchmarks/") -> Path:
+    """Write a condensed measurement to where its CPU's results are; returns the file."""
+    result = condense(raw, files)
+    path = RESULTS / cpu_folder(result["rows"][0]) / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return path
+
+
 def markdown(header: list[str], cells: list[list[str]]) -> str:
     """Format a table whose first column holds words, the others numbers."""
     return "\n".join(page.table(header, cells)[:-1])
@@ -64,6 +83,23 @@ def step_table(result: dict[str, Any]) -> str:
         speed = [f"{1000 * row['median']:.0f}", f"{base['median'] / row['median']:.2f}x"]
         cells.append([name.replace("_", " "), *speed, f"{row['peak_memory_mib']:.0f}"])
     return markdown(header, cells)
+
+
+def other_cpu_tables(folder: Path, first: str) -> list[str]:
+    """Heading and table of the step for each CPU but the one whose folder is `first`."""
+    parts = []
+    for path in sorted(folder.glob("cpu-*/step.json")):
+        if path.parent.name == first:
+            continue
+        result = json.loads(path.read_text())
+        facts = result["rows"][0]
+        parts += [
+            f"The same on {facts['threads']} cores of an {facts['device']}, where "
+            f"{facts['bfloat16_by']} multiplies bfloat16, torch {facts['torch']}, "
+            f"{result['date']} (`benchmarks/results/{path.parent.name}`):",
+            step_table(result),
+        ]
+    return parts
 
 
 def gpu_tables(folder: Path) -> str:
@@ -143,6 +179,7 @@ def tables() -> str:
             f"{step['date']}). Ours includes crop, view, mask and clipping; the reference is "
             "given its crop. Peaks are of one process that ran all rows; fresh ones stand below.",
             step_table(step),
+            *other_cpu_tables(RESULTS, folder.name),
             gpu_tables(RESULTS),
             *optional_tables(folder),
             "**Demo**: top-1 % across views, mean-pooled, cold compiler cache, peak "
@@ -173,8 +210,10 @@ def with_tables(readme: str) -> str:
 
 
 def main() -> None:
-    """Run one of the two commands."""
-    if sys.argv[1] == "condense":
+    """Run one of the three commands."""
+    if sys.argv[1] == "keep":
+        print(keep(json.loads(Path(sys.argv[2]).read_text()), *sys.argv[3:]))
+    elif sys.argv[1] == "condense":
         raw = json.loads(Path(sys.argv[2]).read_text())
         Path(sys.argv[3]).write_text(json.dumps(condense(raw, *sys.argv[4:]), indent=1) + "\n")
     else:

@@ -3,14 +3,21 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from benchmarks import tables
+from benchmarks.conftest import bfloat16_by
 from benchmarks.tables import (
     RESULTS,
     ROOT,
     cold_start_line,
     condense,
+    cpu_folder,
     data_table,
     gpu_tables,
+    keep,
     memory_table,
+    other_cpu_tables,
     step_table,
     with_tables,
 )
@@ -48,6 +55,43 @@ def test_ratios_are_reference_over_ours() -> None:
     lines = step_table(result).splitlines()
     assert lines[2].split("|")[2:4] == [" 2000 ", " 1.00x "]
     assert lines[3].split("|")[1:4] == [" ours eager, bfloat16 ", " 500 ", " 4.00x "]
+
+
+@pytest.mark.parametrize(
+    ("device", "unit", "threads", "folder"),
+    [
+        ("Intel(R) Xeon(R) Processor", "AMX", 2, "cpu-intel-xeon-amx-2-cores"),
+        ("Intel(R) Xeon(R) CPU @ 2.60GHz", "AVX-512", 4, "cpu-intel-xeon-avx-512-4-cores"),
+        ("AMD EPYC 9R14", "AVX512_CORE_BF16", 1, "cpu-amd-epyc-9r14-avx512-core-bf16-1-cores"),
+    ],
+)
+def test_a_folder_names_what_was_measured(
+    device: str, unit: str, threads: int, folder: str
+) -> None:
+    assert cpu_folder({"device": device, "bfloat16_by": unit, "threads": threads}) == folder
+
+
+def test_results_of_two_cpus_stand_beside_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    for device, unit, median in (("Xeon", "AMX", 2.0), ("Xeon", "AVX-512", 3.0)):
+        raw = {"datetime": "2026-01-02", "benchmarks": [row("reference_A", median, "float32")]}
+        facts = {"device": device, "bfloat16_by": unit, "threads": 2, "torch": "2.13"}
+        raw["benchmarks"][0]["extra_info"] |= facts
+        path = keep(raw, "step", "benchmarks/bench_step.py")
+        assert path == tmp_path / cpu_folder(facts) / "step.json"
+    assert json.loads(path.read_text())["command"].startswith("pytest benchmarks/bench_step.py")
+    heading, table = other_cpu_tables(tmp_path, "cpu-xeon-amx-2-cores")
+    assert "AVX-512 multiplies bfloat16, torch 2.13" in heading and "| 3000 |" in table
+    assert len(other_cpu_tables(tmp_path, "none")) == 4
+
+
+def test_a_limit_of_the_multiplying_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    assert bfloat16_by() in ("AMX", "AVX-512", "nothing")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+    assert bfloat16_by() == "AVX512_CORE_BF16"
 
 
 def test_a_gpu_row_waits_until_a_report_is_there(tmp_path: Path) -> None:
