@@ -1,8 +1,8 @@
 """Fused pieces of a transformer block, and the teacher's targets, against eager and compiled.
 
 `pytest benchmarks/bench_blocks.py --benchmark-only`; on a GPU where there is one, in bfloat16. Each
-row checks its values before it is timed, and reports its peak memory. The rows "ours" of the two
-block ops need a GPU: on a CPU these ops are the eager row.
+row checks its values before it is timed, and reports its peak memory. The rows "ours" of the block
+ops need a GPU: on a CPU these ops are the eager row.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, instance_norm, layer_norm, linear
 
 from benchmarks.conftest import COMPILES, Timed, value_checks, variants
-from sjepa_kernels import ContextualizedTargets, fused_mlp, residual_layer_norm
+from sjepa_kernels import ContextualizedTargets, fused_mlp, gelu_mlp, residual_layer_norm
 
 ON_GPU = torch.cuda.is_available()
 DTYPE = torch.bfloat16 if ON_GPU else torch.float32
@@ -150,5 +150,37 @@ def test_mlp_of_the_teacher(timed: Timed, device: torch.device, variant: str) ->
     with torch.no_grad():
         few = [leaves[0][:256], *leaves[1:]]
         assert_close(form(*few), plain_mlp(*(x.double() for x in few)))
+        shape = list(leaves[0].shape)
+        timed(lambda: form(*leaves), dtype=DTYPE, rounds=15, warmup=5, shape=shape)
+
+
+def plain_gelu_mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    return linear(gelu(linear(x, w1, b1)), w2, b2)
+
+
+def gelu_mlp_leaves(device: torch.device, width: int) -> list[Tensor]:
+    torch.manual_seed(0)
+    stream, wide = (SEQUENCES * TOKENS, width), (4 * width, width)
+    return random_leaves(device, stream, wide, wide[:1], wide[::-1], (width,))
+
+
+@pytest.mark.benchmark(group="MLP behind its norm, forward and backward")
+@pytest.mark.parametrize("width", [128, 256, 512])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gelu_mlp(timed: Timed, device: torch.device, variant: str, width: int) -> None:
+    leaves = gelu_mlp_leaves(device, width)
+    grads = [torch.randn(leaves[0].shape, device=device, dtype=DTYPE)]
+    form = variants(plain_gelu_mlp, gelu_mlp)[variant]
+    timed_with_gradients(timed, form, plain_gelu_mlp, leaves, grads)
+
+
+@pytest.mark.benchmark(group="MLP behind its norm, forward alone as in the target encoder")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gelu_mlp_forward(timed: Timed, device: torch.device, variant: str) -> None:
+    leaves = gelu_mlp_leaves(device, 256)
+    form = variants(plain_gelu_mlp, gelu_mlp)[variant]
+    with torch.no_grad():
+        few = [leaves[0][:256], *leaves[1:]]
+        assert_close(form(*few), plain_gelu_mlp(*(x.double() for x in few)))
         shape = list(leaves[0].shape)
         timed(lambda: form(*leaves), dtype=DTYPE, rounds=15, warmup=5, shape=shape)

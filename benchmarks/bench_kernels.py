@@ -22,10 +22,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from benchmarks.conftest import COMPILES, value_checks, variants
 from sjepa_kernels import (
     EmaPlan,
+    add_positions,
     centered_crop_cross_entropy,
     centered_softmax_cross_entropy,
     pack_tokens,
@@ -297,3 +299,35 @@ def test_mask_tokens(benchmark: Any, variant: str, regime: str) -> None:
             assert (ours - true).norm() <= 1e-5 * true.norm()
     error = largest_error([out, *grads], [truth, *true_grads])
     measure(benchmark, step, 2 * (out.numel() + visible.numel()) * 4e-9, error, regime)
+
+
+def looked_up(x: Tensor, ids: Tensor, temporal: Tensor, spatial: Tensor) -> Tensor:
+    """Two lookups, whose backward sorts the ids, and two additions."""
+    joints = spatial.shape[0]
+    return x + (embedding(ids // joints, temporal) + embedding(ids % joints, spatial))
+
+
+@pytest.mark.benchmark(group="positions of visible tokens, forward and backward, float32")
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("variant", ["eager", "compiled", "ours"])
+def test_positions(benchmark: Any, variant: str, regime: str) -> None:
+    torch.manual_seed(0)
+    batch, segments, joints, width, kept = (256 if ON_GPU else 16), 30, 25, 256, 75
+    ids = torch.rand(batch, segments * joints, device=DEVICE).argsort(dim=1)[:, :kept]
+    shapes = [(batch, kept, width), (segments, width), (joints, width)]
+    leaves = [torch.randn(s, device=DEVICE, requires_grad=True) for s in shapes]
+    form = variants(looked_up, add_positions, dynamic=False)[variant]
+    grad = torch.randn(shapes[0], device=DEVICE)
+
+    def step() -> tuple[Tensor, tuple[Tensor, ...]]:
+        out = form(leaves[0], ids, *leaves[1:])
+        return out, torch.autograd.grad(out, leaves, grad)
+
+    out, grads = step()
+    truth = looked_up(leaves[0].double(), ids, *(x.double() for x in leaves[1:]))
+    true_grads = torch.autograd.grad(truth, leaves, grad.double())
+    torch.testing.assert_close(out.double(), truth, rtol=1e-6, atol=1e-6)
+    for ours, true in zip(grads, true_grads, strict=True):
+        assert (ours - true).norm() <= 1e-5 * true.norm()
+    error = largest_error([out, *grads], [truth, *true_grads])
+    measure(benchmark, step, 3 * out.numel() * 4e-9, error, regime)

@@ -38,25 +38,29 @@ def gelu_mlp_ref(*args: Any) -> Tensor:
 
 @triton.jit
 def _forward_kernel(
-    x, w1, b1, hidden, activation, R, D, H,
+    x, w1, b1, hidden, activation, R, D: tl.constexpr, H: tl.constexpr,
     KEEP: tl.constexpr, COMPUTE: tl.constexpr, DOT: tl.constexpr, SHORT: tl.constexpr,
     BM: tl.constexpr, BH: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """A tile of whole rows; the weight streams past it, a tile of hidden units at a time."""
-    r = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)
+    # Within the tile offsets have 32 bits, which spares registers.
+    first = tl.program_id(0).to(tl.int64) * BM
+    r = tl.arange(0, BM)
     d = tl.arange(0, BD)
-    in_d = (d < D)[None, :]
-    at = r[:, None] * D + d[None, :]
-    rows = tl.load(x + at, mask=(r < R)[:, None] & in_d, other=0.0).to(DOT)
+    in_r, in_d = (first + r < R)[:, None], (d < D)[None, :]
+    at = x + first * D + (r[:, None] * D + d[None, :])
+    rows = tl.load(at, mask=in_r & in_d, other=0.0).to(DOT)
+    hidden += first * H
+    activation += first * H
     for start in range(0, H, BH):
         h = start + tl.arange(0, BH)
         in_w = (h < H)[:, None] & in_d
-        tile = tl.load(w1 + h[:, None] * D + d[None, :], mask=in_w, other=0.0).to(DOT)
+        tile = tl.load(w1 + (h[:, None] * D + d[None, :]), mask=in_w, other=0.0).to(DOT)
         z = tl.dot(rows, tl.trans(tile), input_precision="ieee", out_dtype=COMPUTE)
         z += tl.load(b1 + h, mask=h < H, other=0.0).to(COMPUTE)[None, :]
         # Rounded before the activation, as the backward will read it.
         rounded = z.to(activation.dtype.element_ty)
-        inside = (r < R)[:, None] & (h < H)[None, :]
+        inside = in_r & (h < H)[None, :]
         place = r[:, None] * H + h[None, :]
         if KEEP:
             tl.store(hidden + place, rounded, mask=inside)
@@ -67,34 +71,40 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    grad_y, w2, hidden, grad_h, activation, parts, R, D, H,
+    grad_y, w2, hidden, grad_h, activation, parts, R, D: tl.constexpr, H: tl.constexpr,
     REMAKE: tl.constexpr, COMPUTE: tl.constexpr, DOT: tl.constexpr, SHORT: tl.constexpr,
     BM: tl.constexpr, BH: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """The same tiles: the gradient of the hidden layer, its sum over the rows, its activation."""
-    r = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)
+    first = tl.program_id(0).to(tl.int64) * BM
+    r = tl.arange(0, BM)
     d = tl.arange(0, BD)
-    at = r[:, None] * D + d[None, :]
-    rows = tl.load(grad_y + at, mask=(r < R)[:, None] & (d < D)[None, :], other=0.0).to(DOT)
+    in_r = (first + r < R)[:, None]
+    at = grad_y + first * D + (r[:, None] * D + d[None, :])
+    rows = tl.load(at, mask=in_r & (d < D)[None, :], other=0.0).to(DOT)
+    hidden += first * H
+    grad_h += first * H
+    activation += first * H
+    parts += tl.program_id(0).to(tl.int64) * H
     for start in range(0, H, BH):
         h = start + tl.arange(0, BH)
-        inside = (r < R)[:, None] & (h < H)[None, :]
+        inside = in_r & (h < H)[None, :]
         place = r[:, None] * H + h[None, :]
         in_w = (d < D)[:, None] & (h < H)[None, :]
-        tile = tl.load(w2 + d[:, None] * H + h[None, :], mask=in_w, other=0.0).to(DOT)
+        tile = tl.load(w2 + (d[:, None] * H + h[None, :]), mask=in_w, other=0.0).to(DOT)
         # Under way during the product.
         kept = tl.load(hidden + place, mask=inside, other=0.0)
         g = tl.dot(rows, tile, input_precision="ieee", out_dtype=COMPUTE)
-        # Rounded as between two operations, and with half as many numbers to turn around.
-        g = g.to(grad_h.dtype.element_ty).to(COMPUTE)
         z = kept.to(COMPUTE)
         cdf, along = gelu_parts(z, SHORT)
-        # Rows beyond R have no gradient.
-        g *= cdf + along
+        # Rounded: half the bytes to turn from the order of memory to that of the product. Rows
+        # beyond R have no gradient.
+        slope = (cdf + along).to(grad_h.dtype.element_ty)
+        g *= slope.to(COMPUTE)
         tl.store(grad_h + place, g, mask=inside)
         if REMAKE:
             tl.store(activation + place, z * cdf, mask=inside)
-        tl.store(parts + tl.program_id(0).to(tl.int64) * H + h, tl.sum(g, axis=0), mask=h < H)
+        tl.store(parts + h, tl.sum(g, axis=0), mask=h < H)
 
 
 @triton.jit
