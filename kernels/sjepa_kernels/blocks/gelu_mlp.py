@@ -247,7 +247,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     ctx.dtypes = b1.dtype, b2.dtype
 
 
-def _backward(ctx: Any, grad_y: Tensor, *_: Tensor) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad_y: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if grad_y is None:
+        return (None,) * 7
     x, hidden, activation, w1, w2 = ctx.saved_tensors
     needs_x, needs_w1, needs_b1, needs_w2, needs_b2 = ctx.needs_input_grad[:5]
     grads: list[Tensor | None] = [None] * 4
