@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 import sjepa_kernels.ema
 from sjepa_fast.config.schema import TrainConfig, replace
 from sjepa_fast.data.clips import ResidentClips
-from sjepa_fast.runtime.checkpoint import latest_checkpoint, load_state, load_weights, save_checkpoint
+from sjepa_fast.runtime.checkpoint import latest_checkpoint, save_checkpoint
 from sjepa_fast.runtime.graph import StepGraph
 from sjepa_fast.runtime.schedule import Schedule
 from sjepa_fast.skeletons import NTU25
@@ -35,9 +34,6 @@ from tests.null_gpu.values import NoRule, compute_values, poison_free_memory
 from tests.tiny import CPU, STEP_CONFIG, drawn, packed, step_clips
 from tests.training.test_step import OTHERS
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(ctypes.CDLL(None), "nullgpu_used"), reason="needs the null GPU: make rehearse"
-)
 FLOAT32 = torch.float32
 # Of a tensor's largest number. Seen were 1e-6, by sums in another order.
 TOLERANCE = 1e-5
@@ -85,17 +81,15 @@ def test_in_bfloat16_too_within_its_rounding(kind: str) -> None:
     assert step.graph is not None and step.graph.graph is not None
     for number in range(CALLS):
         got, want = found[number], expected[number]
+        # Seen were 5e-4, 3e-3 and, for all weights and the center together, 7e-3.
         torch.testing.assert_close(got["loss"], want["loss"], rtol=2e-3, atol=0)
         torch.testing.assert_close(got["grad_norm"], want["grad_norm"], rtol=1e-2, atol=0)
-        # Adam makes whole steps of gradients that are no more than rounding.
-        assert relative_error(got, want, first, "model.") < BF16, number
+        if number > 0:  # the first rate may be 0
+            assert relative_error(got, want, first, "model.") < 0.02, number
         for name, x in got.items():
             if name.startswith("teacher."):
                 own = got[name.replace("teacher", "model.target_encoder", 1)]
                 assert torch.equal(x, own.to(x.dtype)), name
-
-
-BF16 = 0.1
 
 
 # The smallest step, for what is planted into it.
@@ -251,9 +245,7 @@ def test_a_run_begun_on_a_cpu_goes_on_with_its_losses(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 3, step.model, step.optimizer, keep=1)
     expected = trace(step, range(3, 3 + CALLS))
     with compute_values():
-        resumed = make_step(SMALL, step_clips(), GPU, FLOAT32, first=3)
-        load_weights(latest_checkpoint(tmp_path), resumed.model)
-        load_state(latest_checkpoint(tmp_path), resumed.optimizer)
+        resumed = make_step(SMALL, step_clips(), GPU, FLOAT32, resume=latest_checkpoint(tmp_path))
         found = trace(resumed, range(3, 3 + CALLS), poison_free_memory)
     assert resumed.graph is not None and resumed.graph.graph is not None
     for number in range(CALLS):

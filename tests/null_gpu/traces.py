@@ -11,6 +11,7 @@ from torch import Tensor
 from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.clips import ResidentClips
+from sjepa_fast.runtime.checkpoint import Checkpoint, load_state, load_weights
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.training.step import TrainStep
@@ -22,9 +23,13 @@ State = dict[str, Tensor]
 
 
 def make_step(
-    config: TrainConfig, clips: ResidentClips, device: torch.device, dtype: torch.dtype, first: int = 0
+    config: TrainConfig,
+    clips: ResidentClips,
+    device: torch.device,
+    dtype: torch.dtype,
+    resume: Checkpoint | None = None,
 ) -> TrainStep:
-    """The step as a run has it, `first` steps into one whose rate and momentum change each time."""
+    """The step as a run has it that begins or resumes; rate and momentum change with each call."""
     moved = {
         field.name: getattr(clips, field.name).to(device)
         for field in dataclasses.fields(clips)
@@ -32,10 +37,13 @@ def make_step(
     }
     clips = dataclasses.replace(clips, **moved)
     model = build_model(config, clips, torch.arange(len(clips.frames_N), device=device), device)
+    optimizer = build_optimizer(model, config)
+    if resume is not None:
+        load_weights(resume, model)
+        load_state(resume, optimizer)
     schedule = tabulate(config, 4 * CALLS, CALLS - 2, device)
-    return TrainStep(
-        config, clips, model, build_optimizer(model, config), dtype, World(), schedule, first
-    )
+    done = 0 if resume is None else resume.step
+    return TrainStep(config, clips, model, optimizer, dtype, World(), schedule, done)
 
 
 def batch(step: TrainStep, number: int) -> Tensor:

@@ -3,20 +3,21 @@
 The null GPU accepts allocations, launches and captures by the driver's rules, but no kernel
 computes. Inside `compute_values` each op on CUDA tensors first runs as it is, so that the rules
 hold, and then once more on CPU tensors over the same memory. During a capture nothing is computed:
-what would be is written down with its addresses alone, and a replay of the graph does it. So a
-replay reads whatever lies at an address by then, and an address whose tensor has died is seen as
-wrong values: free memory is filled with NaN before each replay, by `poison_free_memory` at any
-other time.
+what would be becomes a host function of the graph, which knows addresses alone, and runs at each
+replay between the graph's copies. So a replay reads whatever lies at an address by then, and an
+address whose tensor has died is seen as wrong values: free memory is filled with NaN before each
+replay, and by `poison_free_memory` at any other time.
 
-Not seen are: an order that only the host's gives (a missing wait between streams), roundings of
-GPU kernels, and compiled blocks (see `CompiledCode`).
+Not seen are an order that only the host gives (a missing wait between streams) and the roundings of
+GPU kernels.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
@@ -30,6 +31,8 @@ from tests.null_gpu.device_memory import DeviceMemory, alias, check_all_held, ex
 from tests.null_gpu.interpreter import KernelLaunch, kernels_wrapped
 from tests.null_gpu.op_rules import EMPTY, NOTHING_TO_COMPUTE, RULES
 
+_HostFunction = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
 
 @dataclass
 class Work:
@@ -41,21 +44,51 @@ class Work:
     stretches: list[tuple[int, int]]
 
 
-@dataclass
 class Values:
-    """What happens inside `compute_values`: the ops that were computed, and the graphs' work."""
+    """Computes works now or, during a capture, at each replay; counts them by name."""
 
-    computed: dict[str, int] = field(default_factory=dict)
-    recording: list[Work] | None = None
+    def __init__(self) -> None:
+        self.computed: dict[str, int] = {}
+        self.captured: list[Work] = []
+        self.error: Exception | None = None
+        self.memory: DeviceMemory | None = None
+        self.host_function = _HostFunction(self._run_captured)
 
     def do(self, work: Work) -> None:
-        """Compute now or, during a capture, at each replay."""
+        """Compute now, or let the graph that is being captured do it."""
         self.computed[work.name] = self.computed.get(work.name, 0) + 1
-        if torch.cuda.is_current_stream_capturing():
-            assert self.recording is not None, "a capture that no torch.cuda.CUDAGraph began"
-            self.recording.append(work)
-        else:
+        if not torch.cuda.is_current_stream_capturing():
             work.run()
+            return
+        self.captured.append(work)
+        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        number = ctypes.c_void_p(len(self.captured))
+        status = ctypes.CDLL(None).cudaLaunchHostFunc(stream, self.host_function, number)
+        if status != 0:
+            raise RuntimeError(f"{work.name} cannot be captured: CUDA error {status}")
+
+    def replayed(self, replay: Callable[[], None]) -> None:
+        """Replay a graph, and raise what its host functions could not."""
+        self.memory = DeviceMemory()
+        self.memory.poison_free()
+        try:
+            replay()
+        finally:
+            error, self.error, self.memory = self.error, None, None
+        if error is not None:
+            raise error
+
+    def _run_captured(self, number: int) -> None:
+        if self.error is not None:
+            return
+        work = self.captured[number - 1]
+        try:
+            assert self.memory is not None, "a graph was launched by something else than replay()"
+            check_all_held(self.memory, work.name, work.stretches)
+            with _disable_current_modes(), torch.no_grad():
+                work.run()
+        except Exception as error:  # noqa: BLE001 (it would be lost in the driver)
+            self.error = error
 
 
 class NoRule(NotImplementedError):
@@ -66,49 +99,25 @@ class NoRule(NotImplementedError):
 def compute_values() -> Iterator[Values]:
     """Compute values on the null GPU; also in backward passes and in captures begun inside."""
     values = Values()
-    with contextlib.ExitStack() as stack:
-        for patched in _graph_patches(values):
-            stack.enter_context(patched)
-        stack.enter_context(kernels_wrapped(lambda launch: _launch(values, launch)))
-        stack.enter_context(_OpValues(values))
+    replay = torch.cuda.CUDAGraph.replay
+
+    def launch(found: KernelLaunch) -> None:
+        with _disable_current_modes():
+            values.do(Work(found.name, found.run, found.stretches))
+
+    with (
+        patch.object(
+            torch.cuda.CUDAGraph, "replay", lambda self: values.replayed(lambda: replay(self))
+        ),
+        kernels_wrapped(launch),
+        _OpValues(values),
+    ):
         yield values
 
 
 def poison_free_memory() -> None:
     """Make every read of freed memory give NaN; to be called before an eager step."""
     DeviceMemory().poison_free()
-
-
-def _graph_patches(values: Values) -> Iterator[Any]:
-    """Let captures record their work, and replays do it."""
-    graph = torch.cuda.CUDAGraph
-    begin, end, replay = graph.capture_begin, graph.capture_end, graph.replay
-
-    def capture_begin(self: Any, *args: Any, **kwargs: Any) -> None:
-        begin(self, *args, **kwargs)
-        values.recording = self.work = []
-
-    def capture_end(self: Any) -> None:
-        values.recording = None
-        end(self)
-
-    def replay_work(self: Any) -> None:
-        replay(self)
-        with _disable_current_modes():
-            memory = DeviceMemory()
-            memory.poison_free()
-            for work in self.work:
-                check_all_held(memory, work.name, work.stretches)
-                work.run()
-
-    yield patch.object(graph, "capture_begin", capture_begin)
-    yield patch.object(graph, "capture_end", capture_end)
-    yield patch.object(graph, "replay", replay_work)
-
-
-def _launch(values: Values, launch: KernelLaunch) -> None:
-    with _disable_current_modes():
-        values.do(Work(launch.name, launch.run, launch.stretches))
 
 
 class _OpValues(TorchDispatchMode):
@@ -125,11 +134,7 @@ class _OpValues(TorchDispatchMode):
         if func.namespace != "aten":
             return self._run_custom(func, args, kwargs)
         written = _written(func, args, kwargs)
-        before = _contents(written) if torch.cuda.is_current_stream_capturing() else []
         out = func(*args, **kwargs)
-        # The driver may copy or clear memory at once where a GPU would wait for the replay.
-        for seen, content in before:
-            seen.copy_(content)
         if func in EMPTY:
             self._fill_empty(func, out)
         elif func not in NOTHING_TO_COMPUTE and not _is_view(func):
@@ -167,11 +172,6 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[T
             value = args[i] if i < len(args) else kwargs.get(argument.name)
             found += [x for x in tree_leaves(value) if isinstance(x, Tensor) and x.is_cuda]
     return found
-
-
-def _contents(tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    seen = [alias(x) for x in tensors]
-    return [(x, x.clone()) for x in seen]
 
 
 def _seen_by_work(x: Tensor) -> Tensor:
