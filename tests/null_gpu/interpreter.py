@@ -17,11 +17,12 @@ from unittest.mock import patch
 import numpy as np
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra import libdevice
 from triton.runtime import interpreter
 from triton.runtime.jit import JITFunction
 
 from tests.null_gpu.device_memory import DeviceMemory, StaleAddress, extent
-from tests.null_gpu.interpreter_builder import Builder
+from tests.null_gpu.interpreter_builder import LIBDEVICE, Builder
 
 
 @dataclass
@@ -57,14 +58,14 @@ def kernels_wrapped(then: Callable[[KernelLaunch], None]) -> Iterator[None]:
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         compiled = launch(self, *args, grid=grid, warmup=warmup, **kwargs)
         if not warmup:
-            then(_bound(self, args, kwargs, grid))
+            then(bound(self, args, kwargs, grid))
         return compiled
 
     with patch.object(JITFunction, "run", run):
         yield
 
 
-def _bound(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any], grid: Any) -> KernelLaunch:
+def bound(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any], grid: Any) -> KernelLaunch:
     """Give each parameter its argument; what is left of the keywords are compiler options."""
     named = {key: value for key, value in kwargs.items() if key in kernel.arg_names}
     bound = kernel.signature.bind(*args, **named)
@@ -151,6 +152,7 @@ def _language_patched() -> Iterator[None]:
         seen = {(id(target), name): target for target, name, _ in scope._changes}
         _changes.extend((t, name, getattr(t, name)) for (_, name), t in seen.items())
         scope.restore()
+        _changes.extend((libdevice, name, function) for name, function in LIBDEVICE.items())
     before = [(target, name, target.__dict__.get(name)) for target, name, _ in _changes]
     try:
         for target, name, value in _changes:

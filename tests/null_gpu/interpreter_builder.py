@@ -88,3 +88,20 @@ class Builder(InterpreterBuilder):
         if _is_half(src) or dst_type.scalar == tl.bfloat16:
             return self.cast_impl(src, dst_type)
         return super().create_fp_to_fp(src, dst_type, rounding_mode)
+
+
+def _elementwise(compute: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
+    """A function of CUDA's library of device functions, which Triton cannot interpret."""
+
+    def function(x: Any) -> Any:
+        data = compute(torch.from_numpy(np.ascontiguousarray(x.handle.data))).numpy()
+        return tl.tensor(TensorHandle(data, x.handle.dtype), x.type)
+
+    return function
+
+
+# Those that Inductor's kernels of these networks call, on float32 and float64.
+LIBDEVICE = {
+    name: _elementwise(getattr(torch, name))
+    for name in ("rsqrt", "sqrt", "exp", "log", "log1p", "erf", "tanh", "sin", "cos")
+}

@@ -27,6 +27,7 @@ from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from tests.null_gpu.compiled_kernels import compiled_kernels_wrapped
 from tests.null_gpu.device_memory import DeviceMemory, alias, check_all_held, extent, poison
 from tests.null_gpu.interpreter import KernelLaunch, kernels_wrapped
 from tests.null_gpu.op_rules import EMPTY, NOTHING_TO_COMPUTE, RULES
@@ -110,6 +111,7 @@ def compute_values() -> Iterator[Values]:
             torch.cuda.CUDAGraph, "replay", lambda self: values.replayed(lambda: replay(self))
         ),
         kernels_wrapped(launch),
+        compiled_kernels_wrapped(launch),
         _OpValues(values),
     ):
         yield values
@@ -120,6 +122,10 @@ def poison_free_memory() -> None:
     DeviceMemory().poison_free()
 
 
+# Other kinds of tensors, a compiler's, have no memory.
+_REAL = (Tensor, torch.nn.Parameter)
+
+
 class _OpValues(TorchDispatchMode):
     """Computes ATen ops on CUDA tensors, also those that autograd's threads run."""
 
@@ -127,10 +133,18 @@ class _OpValues(TorchDispatchMode):
         super().__init__()
         self.values = values
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let blocks be compiled inside; what they launch is seen when it runs."""
+        return True
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        used = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if not all(type(x) in _REAL and not x.is_meta for x in used):
+            return func(*args, **kwargs)
         if func.namespace != "aten":
             return self._run_custom(func, args, kwargs)
         written = _written(func, args, kwargs)
@@ -139,7 +153,6 @@ class _OpValues(TorchDispatchMode):
             self._fill_empty(func, out)
         elif func not in NOTHING_TO_COMPUTE and not _is_view(func):
             made = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
-            used = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
             on_gpu = any(x.is_cuda for x in [*made, *used])
             if on_gpu and (made or written):
                 self.values.do(_work(func, args, kwargs, out, [*made, *used]))
