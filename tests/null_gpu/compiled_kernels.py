@@ -13,7 +13,6 @@ from torch._inductor.runtime.triton_heuristics import CachingAutotuner
 
 from tests.null_gpu.interpreter import KernelLaunch, bound
 
-
 _reloaded: dict[str, Any] = {}
 
 

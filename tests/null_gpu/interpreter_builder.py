@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 import triton.language as tl
-from triton.runtime.interpreter import InterpreterBuilder, InterpreterOptions, TensorHandle, _get_np_dtype
+from triton.runtime.interpreter import (
+    InterpreterBuilder,
+    InterpreterOptions,
+    TensorHandle,
+    _get_np_dtype,
+)
 
 
 def widened(bits: np.ndarray) -> np.ndarray:
@@ -43,6 +48,9 @@ class Builder(InterpreterBuilder):
         super().__init__()
         # Integers wrap on a GPU; to look at each for that takes a third of the time.
         self.options = InterpreterOptions(sanitize_overflow=False)
+
+    def get_bf16(self, value: float) -> TensorHandle:
+        return TensorHandle(rounded(np.array([value])), tl.bfloat16)
 
     def _in_float32(self, compute: Callable[..., TensorHandle], *handles: TensorHandle) -> Any:
         result = compute(*map(_wide, handles))

@@ -42,10 +42,7 @@ def _in_float32(op: Any) -> Rule:
 def _bind(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments by their names in the op's schema, with its defaults."""
     given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
-    return {
-        a.name: given[a.name] if a.name in given else a.default_value
-        for a in op._schema.arguments
-    }
+    return {a.name: given.get(a.name, a.default_value) for a in op._schema.arguments}
 
 
 def _scores(q: Tensor, k: Tensor, named: dict[str, Any]) -> tuple[Tensor, float]:
@@ -94,7 +91,11 @@ def _attention_backward(op: Any) -> Rule:
         logits, factor = _scores(q, k, named)
         p = (logits - rows.unsqueeze(-1)).exp()
         change = p * (grad @ v.transpose(-2, -1) - (grad * out).sum(-1, keepdim=True))
-        found = change @ k * factor, change.transpose(-2, -1) @ q * factor, p.transpose(-2, -1) @ grad
+        found = (
+            change @ k * factor,
+            change.transpose(-2, -1) @ q * factor,
+            p.transpose(-2, -1) @ grad,
+        )
         _fill(outputs[:3], found)
 
     return rule

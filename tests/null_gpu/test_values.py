@@ -44,6 +44,8 @@ CONFIG = replace(
     optim={"batch_size": 4},
     log={"every": 5},
 )
+# The smallest step, for what is planted into it.
+SMALL = replace(STEP_CONFIG, log={"every": 5})
 
 
 def clips() -> ResidentClips:
@@ -70,6 +72,18 @@ def test_a_captured_step_computes_what_the_cpu_computes(kind: str) -> None:
     assert len(differences(found[-1], found[0], TOLERANCE)) > 50
 
 
+@pytest.mark.slow
+def test_compiled_blocks_compute_the_same() -> None:
+    expected = on_cpu(SMALL, step_clips())
+    with compute_values() as values:
+        step = make_step(replace(SMALL, runtime={"compile": True}), step_clips(), GPU, FLOAT32)
+        found = trace(step, range(CALLS), poison_free_memory)
+    assert step.graph is not None and step.graph.graph is not None
+    assert sum(name.startswith("triton_") for name in values.computed) > 20
+    for number in range(CALLS):
+        assert differences(found[number], expected[number], TOLERANCE) == [], number
+
+
 @pytest.mark.parametrize("kind", ["sjepa", "mamp"])
 def test_in_bfloat16_too_within_its_rounding(kind: str) -> None:
     config = replace(CONFIG, **OTHERS[kind])
@@ -90,10 +104,6 @@ def test_in_bfloat16_too_within_its_rounding(kind: str) -> None:
             if name.startswith("teacher."):
                 own = got[name.replace("teacher", "model.target_encoder", 1)]
                 assert torch.equal(x, own.to(x.dtype)), name
-
-
-# The smallest step, for what is planted into it.
-SMALL = replace(STEP_CONFIG, log={"every": 5})
 
 
 def small_run(spoil: Any = None) -> list[str]:
@@ -250,7 +260,9 @@ def test_a_run_begun_on_a_cpu_goes_on_with_its_losses(tmp_path: Path) -> None:
     assert resumed.graph is not None and resumed.graph.graph is not None
     for number in range(CALLS):
         # The log begins anew.
-        got, want = ({k: x for k, x in of[number].items() if k != "history"} for of in (found, expected))
+        got, want = (
+            {k: x for k, x in of[number].items() if k != "history"} for of in (found, expected)
+        )
         assert differences(got, want, TOLERANCE) == [], number
 
 

@@ -88,7 +88,7 @@ class Values:
             check_all_held(self.memory, work.name, work.stretches)
             with _disable_current_modes(), torch.no_grad():
                 work.run()
-        except Exception as error:  # noqa: BLE001 (it would be lost in the driver)
+        except Exception as error:
             self.error = error
 
 
