@@ -10,7 +10,7 @@ import torch
 from benchmarks.steps import MOMENTUM, RATE, ntu_like_clips
 from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config.presets import preset
-from sjepa_fast.config.schema import RuntimeConfig, TrainConfig, replace
+from sjepa_fast.config.schema import Switch, TrainConfig, replace
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.schedule import Schedule
@@ -35,15 +35,10 @@ def layout_of(name: str) -> SkeletonLayout:
     return _LAYOUTS.get(name.partition("-")[2], NTU25)
 
 
-def configured(config: TrainConfig, *, compiled: bool, batch: int = 4) -> TrainConfig:
-    """Return a configuration for a captured step of `batch` clips, compiled or eager."""
-    # The one place that knows how the key is spelt.
-    spelt = {"compile": ("on" if compiled else "off") if _compile_is_a_word() else compiled}
-    return replace(config, optim={"batch_size": batch}, runtime={"cuda_graph": "on", **spelt})
-
-
-def _compile_is_a_word() -> bool:
-    return isinstance(RuntimeConfig().compile, str)
+def configured(config: TrainConfig, *, compiled: Switch, batch: int = 4) -> TrainConfig:
+    """Return a configuration whose step, of `batch` clips, must become a graph."""
+    runtime: dict[str, object] = {"cuda_graph": "on", "compile": compiled}
+    return replace(config, optim={"batch_size": batch}, runtime=runtime)
 
 
 def clips_for(name: str, config: TrainConfig, device: torch.device = GPU) -> ResidentClips:
@@ -69,7 +64,7 @@ def make_step(
     return TrainStep(config, clips, model, optimizer, dtype, World(), schedule)
 
 
-def preset_step(name: str, *, compiled: bool, dtype: torch.dtype, batch: int = 4) -> TrainStep:
+def preset_step(name: str, *, compiled: Switch, dtype: torch.dtype, batch: int = 4) -> TrainStep:
     """Build the captured step of a preset on `batch` clips."""
     config = configured(preset(name), compiled=compiled, batch=batch)
     # Building reads how many bodies are present.

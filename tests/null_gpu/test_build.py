@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import sysconfig
 from pathlib import Path
@@ -43,7 +44,7 @@ def test_without_a_cuda_build_of_torch_the_reason_is_said(
 def test_without_a_compiler_the_reason_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(building.shutil, "which", lambda _: None)
+    monkeypatch.setattr("shutil.which", lambda _: None)
     with pytest.raises(Unavailable, match="g\\+\\+ is missing"):
         build(site_with_headers(tmp_path))
 
@@ -51,7 +52,7 @@ def test_without_a_compiler_the_reason_is_said(
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A driver of one file, and empty folders of headers."""
-    if building.shutil.which("g++") is None:
+    if shutil.which("g++") is None:
         pytest.skip("g++ is missing")
     monkeypatch.setattr(building, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(building, "SOURCES", tmp_path / "driver")

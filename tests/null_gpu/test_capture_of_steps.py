@@ -17,7 +17,7 @@ from tests.null_gpu import gpu
 from tests.null_gpu.steps import GPU, WARMUP, call, configured, make_step
 from tests.tiny import CPU, STEP_CONFIG
 
-CONFIG = configured(replace(STEP_CONFIG, data={"bodies": 2}), compiled=False, batch=4)
+CONFIG = configured(replace(STEP_CONFIG, data={"bodies": 2}), compiled="off", batch=4)
 
 
 @pytest.fixture(autouse=True)

@@ -83,7 +83,7 @@ def test_a_tensor_built_from_a_host_value_is_refused() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_copy_of_pageable_memory_is_refused_and_of_pinned_memory_is_not(mode: str) -> None:
-    status = []
+    status: list[int] = []
     card, pageable = ones(1024), torch.zeros(1024)
 
     def copy(host: torch.Tensor) -> None:
@@ -158,7 +158,7 @@ def test_the_default_stream_cannot_join() -> None:
 
 def test_events_of_a_capture_cannot_be_asked_or_waited_for() -> None:
     for ask in ("cudaEventQuery", "cudaEventSynchronize"):
-        status = []
+        status: list[int] = []
 
         def fault(ask: str = ask, status: list[int] = status) -> None:
             event = torch.cuda.Event()
@@ -170,7 +170,7 @@ def test_events_of_a_capture_cannot_be_asked_or_waited_for() -> None:
 
 
 def test_after_a_fault_the_stream_accepts_nothing_more() -> None:
-    status = []
+    status: list[int] = []
 
     def fault() -> None:
         status.append(cuda("cudaStreamQuery", this_stream()))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sjepa_fast.config.presets import PRESETS, preset
-from sjepa_fast.config.schema import ModelConfig, TrainConfig
+from sjepa_fast.config.schema import ModelConfig, Switch, TrainConfig
 from tests.null_gpu import gpu
 from tests.null_gpu.steps import (
     WARMUP,
@@ -79,7 +79,7 @@ def fresh_compiler() -> Iterator[None]:
     torch.compiler.set_stance("default")
 
 
-def rehearse(name: str, *, compiled: bool, dtype: torch.dtype) -> None:
+def rehearse(name: str, *, compiled: Switch, dtype: torch.dtype) -> None:
     step = preset_step(name, compiled=compiled, dtype=dtype, batch=BATCH)
     for number in range(WARMUP):
         records = call(step)
@@ -104,11 +104,16 @@ def rehearse(name: str, *, compiled: bool, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=["bf16", "fp32"])
 @pytest.mark.parametrize("name", first_of_each(work_of))
 def test_an_eager_step_becomes_one_launch(name: str, dtype: torch.dtype) -> None:
-    rehearse(name, compiled=False, dtype=dtype)
+    rehearse(name, compiled="off", dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=["bf16", "fp32"])
 @pytest.mark.parametrize("name", first_of_each(blocks_of))
 def test_a_compiled_step_becomes_one_launch(name: str, dtype: torch.dtype) -> None:
-    rehearse(name, compiled=True, dtype=dtype)
+    rehearse(name, compiled="on", dtype=dtype)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
+@pytest.mark.parametrize("name", first_of_each(blocks_of))
+def test_the_default_step_becomes_one_launch(name: str) -> None:
+    rehearse(name, compiled="auto", dtype=torch.bfloat16)

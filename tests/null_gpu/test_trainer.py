@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from sjepa_fast.config.files import parse_train
-from sjepa_fast.config.schema import RuntimeConfig
 from sjepa_fast.train import train
 from tests.null_gpu import gpu
 from tests.null_gpu.build import build, environment
@@ -32,7 +31,7 @@ LENGTH = 12
 # Logged at the end alone: what lies between two replays is then the feed's.
 # Bodies that are present would be counted by the card.
 COUNTED = "--data.no-skip-empty-bodies"
-EAGER = ("--no-compile",) if RuntimeConfig().compile is False else ("--compile=off",)
+EAGER = ("--compile=off",)
 QUIET = (COUNTED, f"--optim.length={LENGTH}", "--log.every=100", "--log.panel-every=100")
 
 
@@ -69,7 +68,7 @@ def test_a_run_to_its_end(store: Path, tmp_path: Path, backend: str) -> None:
 
 
 def test_a_signal_during_the_capture_saves_and_stops(store: Path, tmp_path: Path) -> None:
-    sent = []
+    sent: list[str] = []
 
     def send(launch: gpu.Launch) -> None:
         if not sent and torch.cuda.is_current_stream_capturing():
@@ -126,8 +125,8 @@ def in_child(store: Path, folder: Path, gib: float, *more: str) -> subprocess.Co
 def test_a_batch_too_large_for_the_card_is_one_line_with_one_that_fits(
     store: Path, tmp_path: Path
 ) -> None:
-    large = ("--data.frames=120", "--data.crop-min-frames=64", "--model.width=256")
-    large = (*large, "--model.heads=8", "--model.depth=8", "--optim.length=5")
+    wide = ("--data.frames=120", "--data.crop-min-frames=64", "--model.width=256")
+    large = (*wide, "--model.heads=8", "--model.depth=8", "--optim.length=5")
     refused = in_child(store, tmp_path / "large", 3.0, *large, "--optim.batch-size=112")
     assert refused.returncode == 2, refused.stderr
     # The allocator of newer versions of torch says more, in lines that begin with its time.
