@@ -67,6 +67,7 @@ def broken_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.Stream", Stream)
     monkeypatch.setattr("torch.cuda.current_stream", Stream)
     monkeypatch.setattr("torch.cuda.stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr("torch.cuda.set_stream", lambda _: None)
     monkeypatch.setattr("torch.cuda.CUDAGraph", object)
     monkeypatch.setattr("torch.cuda.graph", fail)
 

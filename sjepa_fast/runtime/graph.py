@@ -68,11 +68,14 @@ class StepGraph(Generic[Result]):
     def _capture(self, ids_B: Tensor) -> None:
         self.ids_B = ids_B.clone()
         graph = torch.cuda.CUDAGraph()
+        before = torch.cuda.current_stream()
         try:
             # Restrict this thread only: the loader's thread pins memory meanwhile.
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.result = self.step(self.ids_B)
         except RuntimeError as error:
+            # torch leaves the stream of a capture that failed as the current one.
+            torch.cuda.set_stream(before)
             self.reset()
             _leave_capture()
             if self.required:

@@ -22,10 +22,12 @@ CONFIG = configured(replace(STEP_CONFIG, data={"bodies": 2}), compiled="off", ba
 
 @pytest.fixture(autouse=True)
 def stream_as_before() -> Iterator[None]:
+    """Each test ends on the stream on which it began, also where a capture failed."""
     before = torch.cuda.current_stream()
     yield
-    # torch leaves the stream of a capture that failed as the current one.
+    after = torch.cuda.current_stream()
     torch.cuda.set_stream(before)
+    assert after == before, "work now runs on the stream of the capture"
 
 
 def tiny_step(config: TrainConfig = CONFIG, device: torch.device = GPU) -> TrainStep:
