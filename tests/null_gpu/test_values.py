@@ -43,9 +43,10 @@ CONFIG = replace(
     model={"depth": 2},
     optim={"batch_size": 4},
     log={"every": 5},
+    runtime={"compile": "off"},
 )
 # The smallest step, for what is planted into it.
-SMALL = replace(STEP_CONFIG, log={"every": 5})
+SMALL = replace(STEP_CONFIG, log={"every": 5}, runtime={"compile": "off"})
 
 
 def clips() -> ResidentClips:
@@ -76,7 +77,7 @@ def test_a_captured_step_computes_what_the_cpu_computes(kind: str) -> None:
 def test_compiled_blocks_compute_the_same() -> None:
     expected = on_cpu(SMALL, step_clips())
     with compute_values() as values:
-        step = make_step(replace(SMALL, runtime={"compile": True}), step_clips(), GPU, FLOAT32)
+        step = make_step(replace(SMALL, runtime={"compile": "on"}), step_clips(), GPU, FLOAT32)
         found = trace(step, range(CALLS), poison_free_memory)
     assert step.graph is not None and step.graph.graph is not None
     assert sum(name.startswith("triton_") for name in values.computed) > 20
@@ -97,13 +98,14 @@ def test_in_bfloat16_too_within_its_rounding(kind: str) -> None:
         got, want = found[number], expected[number]
         # Seen were 5e-4, 3e-3 and, for all weights and the center together, 7e-3.
         torch.testing.assert_close(got["loss"], want["loss"], rtol=2e-3, atol=0)
-        torch.testing.assert_close(got["grad_norm"], want["grad_norm"], rtol=1e-2, atol=0)
+        torch.testing.assert_close(got["grad_norm"], want["grad_norm"], rtol=2e-2, atol=0)
         if number > 0:  # the first rate may be 0
             assert relative_error(got, want, first, "model.") < 0.02, number
-        for name, x in got.items():
-            if name.startswith("teacher."):
-                own = got[name.replace("teacher", "model.target_encoder", 1)]
-                assert torch.equal(x, own.to(x.dtype)), name
+        copies = [name for name in got if name.startswith("half.")]
+        assert any(got[name].dtype == torch.bfloat16 for name in copies)
+        for name in copies:
+            own = got[name.replace("half", "model", 1).replace("half_bias", "bias")]
+            assert torch.equal(got[name], own.to(got[name].dtype)), (number, name)
 
 
 def small_run(spoil: Any = None) -> list[str]:

@@ -19,6 +19,7 @@ from sjepa_fast.training.step import TrainStep
 GPU = torch.device("cuda")
 # The first calls are eager, the fourth captures and replays, the others replay.
 WARM_UP, CALLS = 3, 7
+NETWORKS = ("view_encoder", "predictor", "target_encoder")
 State = dict[str, Tensor]
 
 
@@ -54,11 +55,12 @@ def batch(step: TrainStep, number: int) -> Tensor:
 
 
 def state(step: TrainStep) -> State:
-    """All that a step changes: weights, EMA, center, moments, counters, log; on the CPU."""
+    """All that a step changes: weights, EMA, their half-precision copies, center, moments, log."""
     found = {f"model.{name}": x for name, x in step.model.state_dict().items()}
-    teacher = step.model.teacher
-    if teacher is not None:
-        found |= {f"teacher.{name}": x for name, x in teacher.state_dict().items()}
+    for name in NETWORKS:
+        network, own = step.model.network(name), getattr(step.model, name)
+        if network is not own:
+            found |= {f"half.{name}.{key}": x for key, x in network.state_dict().items()}
     names = {id(x): name for name, x in step.model.named_parameters()}
     for weight, values in step.optimizer.state.items():
         found |= {f"{key}.{names[id(weight)]}": x for key, x in values.items()}
@@ -85,7 +87,7 @@ def differences(found: State, expected: State, tolerance: float) -> list[str]:
     lines = []
     for name, want in expected.items():
         got = found[name]
-        if name.startswith(("model.", "teacher.")) and name.endswith("qkv.bias"):
+        if name.startswith("model.") and name.endswith("qkv.bias"):
             got, want = _without_keys(got), _without_keys(want)
         scale = float(want.abs().max()) if want.numel() else 0.0
         error = float((got.double() - want.double()).abs().max()) if want.numel() else 0.0
