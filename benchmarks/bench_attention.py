@@ -6,41 +6,40 @@ against float64 before it is timed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.conftest import Timed
-from sjepa_kernels import attention
+from sjepa_kernels import self_attention
 
-SEQUENCES = 256 if torch.cuda.is_available() else 4
+ON_GPU = torch.cuda.is_available()
+SEQUENCES = 256 if ON_GPU else 4
 HEADS, WIDTH = 8, 32
-FORMS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "sdpa": scaled_dot_product_attention,
-    "explicit": lambda q, k, v: attention(q, k, v, impl="explicit"),
-    "ours": attention,
-}
+# PyTorch's own choice, matmul-softmax-matmul, the library's choice, and on a GPU each kernel alone.
+IMPLS = {"sdpa": "sdpa", "explicit": "explicit", "ours": "auto"}
+IMPLS |= {name: name for name in ("triton", "flash", "cudnn", "efficient") if ON_GPU}
 
 
 @pytest.mark.benchmark(group="attention, bfloat16, forward and backward, 8 heads of 32")
 @pytest.mark.parametrize("tokens", [75, 750])
-@pytest.mark.parametrize("variant", FORMS)
+@pytest.mark.parametrize("variant", IMPLS)
 def test_attention(timed: Timed, device: torch.device, variant: str, tokens: int) -> None:
-    """PyTorch's own choice of kernel, matmul-softmax-matmul, and the library's choice."""
+    """From the packed output of a linear layer, with the gradient of its bias."""
     torch.manual_seed(0)
-    shape = (SEQUENCES, HEADS, tokens, WIDTH)
-    q, k, v, grad = (torch.randn(shape, device=device).bfloat16() for _ in range(4))
-    truth = scaled_dot_product_attention(*(x[:2].double() for x in (q, k, v)))
-    form = FORMS[variant]
-    error = (form(q[:2], k[:2], v[:2]).double() - truth).norm() / truth.norm()
+    qkv = torch.randn(SEQUENCES, tokens, 3, HEADS, WIDTH, device=device).bfloat16()
+    grad = torch.randn(SEQUENCES, tokens, HEADS, WIDTH, device=device).bfloat16()
+    bias = torch.zeros(3 * HEADS * WIDTH, device=device, requires_grad=True)
+    form = partial(self_attention, impl=IMPLS[variant])
+    q, k, v = qkv[:2].double().permute(2, 0, 3, 1, 4)
+    truth = (torch.softmax(q @ k.mT / WIDTH**0.5, dim=-1) @ v).transpose(1, 2)
+    error = (form(qkv[:2]).double() - truth).norm() / truth.norm()
     assert error < 1e-2
-    for x in (q, k, v):
-        x.requires_grad_()
+    qkv.requires_grad_()
 
     def step() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(form(q, k, v), (q, k, v), grad)
+        return torch.autograd.grad(form(qkv, added_bias=bias), (qkv, bias), grad)
 
     timed(step, dtype=torch.bfloat16, rounds=15, warmup=5, sequences=SEQUENCES)

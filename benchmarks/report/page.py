@@ -180,8 +180,8 @@ def attention(report: Row) -> list[str]:
     for row in rows_of(report, "attention"):
         failed = isinstance(row.get("error"), str)
         found = [row["error"][:90], *["-"] * 5] if failed else figures(row, forms)
-        cells.append([f"{tuple(row['shape'])}, {row['backend']}", *found])
-    header = ["attention, bfloat16", "forward ms", "with backward", "TFLOP/s", "with backward"]
+        cells.append([f"{tuple(row['shape'])}, {row['dtype']}, {row['backend']}", *found])
+    header = ["attention", "forward ms", "with backward", "TFLOP/s", "with backward"]
     return table([*header, "error", "of gradients"], cells)
 
 

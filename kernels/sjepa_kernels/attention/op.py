@@ -104,7 +104,7 @@ def self_attention(
         found: Tensor = self_attention_triton(qkv_BN3Hd, added_bias, first)[0]
         return found
     if torch.is_grad_enabled():
-        if _packs(impl, qkv_BN3Hd):
+        if form != "cpu" and _packs(impl, qkv_BN3Hd):
             q, k, v = unpack_one_gradient(qkv_BN3Hd, added_bias, first)
         elif added_bias is not None:
             qkv_BN3Hd = with_added_bias(qkv_BN3Hd, added_bias)
