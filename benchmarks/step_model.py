@@ -10,9 +10,10 @@ The counts are `ledger.json`'s; what a card sustains is in `model_constants.json
 That is the model of `report/fit.py`, with more told apart, to compare steps that do not exist:
 kernels of torch sustain `eager_share` of the bandwidth, Inductor's and ours all of it, and
 attention has several `forms` beside PyTorch's flash. A form is a pair of rates, TFLOP/s of forward
-and backward (4 and 10 operations for each score and number of a head), or a share of its bound: of
-the larger of its exponentials (one for each score, also in the backward) over what the special
-units do, and its FLOP over `matmul`. Kernels do not overlap, and the host is never waited for. MFU
+and backward (4 and 10 operations for each score and number of a head), or, for our own kernels, a
+share of what the special units do: an exponential for each score, in the backward of long sequences
+two; but no faster than their products at `matmul`, which are seven there instead of five. Kernels
+do not overlap, and the host is never waited for. MFU
 is what the step needs by its configuration (`tflop` in the ledger) over the time, as a share of
 `ceiling` TFLOP/s, what large products reach.
 """
@@ -32,6 +33,8 @@ FOLDER = Path(__file__).parent
 LEDGER, CONSTANTS = FOLDER / "ledger.json", FOLDER / "model_constants.json"
 # Kernels that compiler or project have made; all others are torch's own.
 FUSED = ("inductor", "ours")
+# Tokens up to which our attention's backward is one kernel (`sjepa_kernels.attention.fused`).
+ONE_TILE = 128
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,13 @@ def attention_ms(row: Row, card: Card, form: list[float] | float) -> float:
     total = 0.0
     for heads, queries, keys, width, backward, count, gb in row["attentions"]:
         scores = heads * queries * keys * count
-        tflop = 1e-12 * scores * width * (10 if backward else 4)
         if isinstance(form, list):
-            seconds = tflop / form[backward]
+            seconds = 1e-12 * scores * width * (10 if backward else 4) / form[backward]
         else:
-            seconds = max(scores / exps_per_s, tflop / card["matmul"]) / form
+            twice = backward and keys > ONE_TILE
+            products = 1e-12 * scores * width * (14 if twice else 10 if backward else 4)
+            exponentials = scores * (2 if twice else 1) / exps_per_s
+            seconds = max(exponentials / form, products / card["matmul"])
         total += 1e3 * max(seconds, gb / card["bandwidth"])
     return total
 

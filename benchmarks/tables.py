@@ -16,6 +16,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from benchmarks import step_model
 from benchmarks.report import page
 
 ROOT = Path(__file__).parent.parent
@@ -103,18 +104,54 @@ def other_cpu_tables(folder: Path, first: str) -> list[str]:
 
 
 def gpu_tables(folder: Path) -> str:
-    """The step on every GPU that has a report; a row that waits for one where none has."""
+    """What is counted and modelled of the step on a GPU, and what is measured or waits for it."""
     reports = [json.loads(path.read_text()) for path in sorted(folder.glob("gpu-*/report.json"))]
     parts = [
         "\n".join([f"On {report['device']}, torch {report['torch']}:", "", *page.steps(report)])
         for report in reports
     ]
-    waiting = [
-        "| step, 128 clips x 2 bodies, on a GPU | ms (median) | clips/s | MFU |",
-        "| --- | ---: | ---: | ---: |",
-        "| ours, rungs A to D: `python benchmarks/gpu_report.py` | awaiting a run | | |",
-    ]
-    return "\n\n".join(parts or ["\n".join(waiting)])
+    return "\n\n".join([counted_table(not parts), *parts])
+
+
+# Rows of `ledger.json` that the README compares, with names for its columns.
+COUNTED = {
+    "ours": "sjepa-ntu60-xsub bf16 default",
+    "ours, own attention": "sjepa-ntu60-xsub bf16 triton",
+    "rung C (AMP, SDPA)": "reference-C bf16",
+    "rung D (C, compiled)": "reference-D bf16",
+}
+
+
+def counted_table(awaiting: bool) -> str:
+    """The step on a GPU as counted without one, and as modelled from that."""
+    ledger = json.loads(step_model.LEDGER.read_text())
+    rows = [ledger["rows"][case] for case in COUNTED.values()]
+    counts = {
+        "GB moved a step": [f"{row['gb']:.1f}" for row in rows],
+        "graph nodes; launches of a rung": [f"{row['nodes']:,}" for row in rows],
+        "peak GB": [f"{row['peak_gb']:.1f}" for row in rows],
+        "waits and bytes of the host after step 1": [
+            f"{row['syncs']}, {row['host_bytes']}" if "syncs" in row else "" for row in rows
+        ],
+    }
+    cells = [[name, "counted", *values] for name, values in counts.items()]
+    for name, card in step_model.cards().items():
+        names = ["ours" if "triton" in case else "flash" for case in COUNTED.values()]
+        times = [
+            step_model.estimate(row, card, card["forms"][form]).total
+            for row, form in zip(rows, names, strict=True)
+        ]
+        cells.append([f"ms on an {name}", "modelled", *(f"{ms:.0f}" for ms in times)])
+    if awaiting:
+        waiting = ["awaiting a run"] * len(rows)
+        cells.append(["ms, clips/s, MFU: `python benchmarks/gpu_report.py`", "measured", *waiting])
+    lead = (
+        "**Step on a GPU**, S-JEPA NTU, 128 clips x 2 bodies, bfloat16. Counted by `make rehearse` "
+        "on a CUDA driver without a card (`benchmarks/ledger.json`); modelled from the counts by "
+        "`python -m benchmarks.step_model`, which prints what it assumes: flash attention at 190 "
+        "and 165 TFLOP/s on a Hopper, ours at 60 % of what its exponentials allow."
+    )
+    return f"{lead}\n\n{markdown(['step', 'kind', *COUNTED], cells)}"
 
 
 def data_table(result: dict[str, Any]) -> str:

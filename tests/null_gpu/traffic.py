@@ -215,12 +215,20 @@ def _finish(arguments: Arguments, total: int) -> int:
     return total
 
 
+def _writes(name: str, part: int, of: int) -> Callable[[Arguments, int], int]:
+    """A rule for a kernel that writes a part of an argument."""
+    return lambda arguments, count: count - size_of(arguments[name]) * (of - part) // of
+
+
 def _adds(name: str) -> Callable[[Arguments, int], int]:
     return lambda arguments, total: total + size_of(arguments[name])
 
 
 # By module and kernel: the bytes it moves, from its arguments and the sum of their tensors.
 RULES: dict[str, Callable[[Arguments, int], int]] = {
+    # Of the packed gradient one writes a third, the other the rest.
+    "attention.kernel._queries_kernel": _writes("grad", 1, 3),
+    "attention.kernel._keys_kernel": _writes("grad", 2, 3),
     "augment.kernel._augment_kernel": _augment,
     "blocks.gelu_mlp._slope_kernel": _adds("grad"),
     "ema._ema_kernel": _ema,
