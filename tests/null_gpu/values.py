@@ -147,6 +147,11 @@ class _OpValues(TorchDispatchMode):
             return func(*args, **kwargs)
         if func.namespace != "aten":
             return self._run_custom(func, args, kwargs)
+        # Inside of a custom op, what consists of other ops arrives whole; some, as contiguous(),
+        # return their argument or a copy.
+        if func._can_decompose():
+            with self:
+                return func.decompose(*args, **kwargs)
         written = _written(func, args, kwargs)
         out = func(*args, **kwargs)
         if func in EMPTY:
