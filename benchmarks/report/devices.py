@@ -69,7 +69,7 @@ def attention_forms(on_gpu: bool, dtype: torch.dtype) -> dict[str, Callable[[Ten
 
 def relative(x: Tensor, truth: Tensor) -> float:
     """Relative L2 error."""
-    return float((x.double() - truth).norm() / truth.norm())
+    return float((x.double() - truth).norm() / truth.norm().clamp_min(1e-30))
 
 
 def true_attention(qkv: Tensor, grad: Tensor) -> list[Tensor]:

@@ -37,10 +37,10 @@ def attention(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, *, impl: str = "au
 
     "torch" is `scaled_dot_product_attention` too: it is PyTorch's own form, and unlike "explicit"
     it needs no memory for the scores. "cpu" is the same where the C++ code does not take the
-    inputs. There is no Triton kernel: under `use("triton")` or `SJEPA_IMPL=triton` attention runs
-    `scaled_dot_product_attention`, whose kernels on CUDA are fused ones. On CUDA "auto" takes the
-    backend that `backends.json` has as the fastest measured on this card, and SDPA's own choice
-    where it has none.
+    inputs. The Triton kernel takes packed tokens alone (`self_attention`): here `use("triton")` and
+    `SJEPA_IMPL=triton` run `scaled_dot_product_attention`, whose kernels on CUDA are fused ones. On
+    CUDA "auto" takes the backend that `backends.json` has as the fastest measured on this card, and
+    SDPA's own choice where it has none.
 
     Args:
         q_BHNd: Queries.
@@ -80,10 +80,16 @@ def self_attention(
     The gradient comes back packed too, in one pass: the C++ form and, on CUDA, the Triton kernels
     write it where that layer wants it.
 
+    `impl="triton"`, and `use("triton")` for what it takes, is a kernel of our own for heads of 16
+    or 32. Its backward repeats bitwise, which that of SDPA's backends on CUDA may not. Products
+    take the dtype of the input and sum in float32 (float64 for float64); in float32 they are exact
+    ones, never TF32, and therefore slow. In half precision it makes one exponential of 8 of long
+    sequences by a polynomial with a relative error up to 1.02e-4.
+
     Args:
         qkv_BN3Hd: Queries, keys and values of all tokens.
         first: The first token whose output is wanted, below N.
-        impl: As in `attention`.
+        impl: As in `attention`, or "triton".
         added_bias: The bias (3 H d,) that is in `qkv` already, of a layer that was given it
             detached. It changes no value; its gradient, the column sums of the packed gradient, is
             made in the pass that writes that gradient instead of in another one over it.

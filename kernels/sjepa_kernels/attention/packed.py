@@ -15,7 +15,7 @@ from sjepa_kernels._library import Op
 from sjepa_kernels._triton import TL_DTYPES, cdiv, compute_dtype, row_tile, tl, triton
 
 # Enough programs to fill a large GPU several times; sums are split by the shape alone.
-_PROGRAMS = 528
+_PROGRAMS = 1056
 
 
 def unpack(qkv_BN3Hd: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,7 +81,7 @@ def _pack(
     batch, tokens, _, heads, width = grad.shape
     found = [x if x.stride(-1) == 1 else x.contiguous() for x in (dq, dk, dv)]
     rows, columns = batch * tokens, heads * width
-    tile, block, warps = row_tile(min(columns, 256), 2048)
+    tile, block, warps = row_tile(min(columns, 256), 1024)
     programs = min(cdiv(rows, tile), _PROGRAMS)
     sums = total.new_empty((programs if needs_sums else 0, 3 * columns))
     strides = [s for x in found for s in x.stride()[:3]]
