@@ -23,10 +23,10 @@ TIMED_WITH = {
     "Augmentation": "augment_clips",
     "SkeletonTables": "augment_clips",
     "accumulate_normalized_": "ContextualizedTargets",
+    "attention": "self_attention",
     "crop_resize": "augment_clips",
     "ema_update_": "EmaPlan",
     "philox4x32": "random_mask",
-    "self_attention": "attention",
     "uniform": "random_mask",
     "update_center_": "centered_softmax_cross_entropy",
 }
