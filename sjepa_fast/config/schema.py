@@ -251,6 +251,9 @@ class RuntimeConfig:
     alone is on."""
     cuda_graph: Annotated[Switch, _flag("cuda-graph")] = "auto"
     """Replay the whole step as one CUDA graph; auto: with one process on a GPU."""
+    attention: Literal["auto", "triton", "flash", "cudnn", "efficient"] = "auto"
+    """Attention of a GPU's training step, forward and backward: our kernel (triton), or one of
+    PyTorch's; auto: the fastest measured on the card, without a measurement PyTorch's choice."""
     recompute: Switch = "auto"
     """Make the MLPs' activations again in the backward instead of keeping them: a fifth less of a
     GPU's memory, 3 % more bytes moved; auto: where a step would take more than a tenth of it."""

@@ -40,8 +40,9 @@ class Block(nn.Module):
         # A tensor, so that blocks with different probabilities share one compilation.
         self.register_buffer("drop_path", None, persistent=False)
         self.heads = heads
-        # Whether a GPU keeps the MLP's activation for the backward, or computes it again.
-        self.keep = True
+        # Of a GPU: its attention, and whether it keeps the MLP's activation for the backward or
+        # computes it again.
+        self.attention, self.keep = "auto", True
         self.norm1 = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -76,7 +77,9 @@ class Block(nn.Module):
         """Compute the same in fewer passes, and leave the last addition to the next norm."""
         normal, x_BND = add_norm(residual, self.norm1)
         qkv_BN3HD = self._packed(linear_before(normal, self.qkv))
-        mixed_BND = self_attention(qkv_BN3HD, first=first, added_bias=self.qkv.bias).flatten(2)
+        mixed_BND = self_attention(
+            qkv_BN3HD, first=first, impl=self.attention, added_bias=self.qkv.bias
+        ).flatten(2)
         # What changes a branch after its bias was added needs the bias' own gradient.
         plain = self.all_fused
         if plain:
@@ -123,11 +126,17 @@ def set_drop_path(blocks: Sequence[nn.Module], rate: float) -> None:
         )
 
 
-def keep_activations(blocks: Iterable[nn.Module], keep: bool) -> None:
-    """Let blocks keep their MLP's activation for the backward, or make it again, on a GPU."""
+def set_gpu_forms(blocks: Iterable[nn.Module], attention: str, keep: bool) -> None:
+    """Choose what blocks do on a GPU.
+
+    Args:
+        blocks: Those that attend to themselves are set.
+        attention: What `self_attention` takes as `impl`.
+        keep: Whether the MLP's activation is kept for the backward, or made again.
+    """
     for block in blocks:
         if isinstance(block, Block):
-            block.keep = keep
+            block.attention, block.keep = attention, keep
 
 
 class CrossBlock(nn.Module):

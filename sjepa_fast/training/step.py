@@ -19,7 +19,7 @@ from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.errors import InputError
 from sjepa_fast.models.shadow import TrainedShadows
-from sjepa_fast.models.transformer import keep_activations
+from sjepa_fast.models.transformer import set_gpu_forms
 from sjepa_fast.objectives.distinct import Encoded
 from sjepa_fast.objectives.objective import Objective, StepInput, make_step_input, mask_again
 from sjepa_fast.runtime.device import autocast, wants_compile
@@ -73,10 +73,12 @@ class TrainStep:
         self.weights = [p for p in model.parameters() if p.requires_grad]
         # Ring buffer of (loss, gradient norm), long enough for the steps between two log lines.
         self.history_W2 = torch.zeros(config.log.every, 2, device=device)
-        self.ema = [] if model.target_encoder is None else plan_ema(model, dtype)
+        # Before copies are made of the networks.
         keep = not recomputes(config, clips.layout.num_joints, device, dtype, world.size)
-        for network in (model.view_encoder, model.predictor):
-            keep_activations(network.blocks, keep)
+        for network in (model.view_encoder, model.predictor, model.target_encoder):
+            if network is not None:
+                set_gpu_forms(network.blocks, config.runtime.attention, keep)
+        self.ema = [] if model.target_encoder is None else plan_ema(model, dtype)
         self.shadows: TrainedShadows | None = None
         if shadows_trained(device, dtype, world):
             self.shadows = shadow_trained(model, dtype)

@@ -103,7 +103,8 @@ def test_a_gpu_row_waits_until_a_report_is_there(tmp_path: Path) -> None:
     report = {"device": "Toy", "torch": "2.11", "sections": {"steps": {"rows": [step]}}}
     (tmp_path / "gpu-toy" / "report.json").write_text(json.dumps(report))
     text = gpu_tables(tmp_path)
-    assert "counted" in text and "awaiting" not in text and "On Toy, torch 2.11" in text and "| ours | 40.00 |" in text
+    assert "counted" in text and "awaiting" not in text
+    assert "On Toy, torch 2.11" in text and "| ours | 40.00 |" in text
 
 
 def test_smaller_tables_are_ratios_to_the_reference() -> None:

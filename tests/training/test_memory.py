@@ -47,7 +47,8 @@ def test_where_activations_are_made_again(
 
 
 @pytest.mark.parametrize("choice", ["on", "off"])
-def test_the_choice_reaches_every_trained_block(choice: Any) -> None:
-    model = make_step(runtime={"recompute": choice}).model
-    for network in (model.view_encoder, model.predictor):
-        assert {block.keep for block in network.blocks} == {choice == "off"}
+def test_the_choices_reach_every_block(choice: Any) -> None:
+    step = make_step(dtype=BF16, runtime={"recompute": choice, "attention": "flash"})
+    for name in ("view_encoder", "predictor", "target_encoder"):
+        blocks = step.model.network(name).blocks
+        assert {(block.attention, block.keep) for block in blocks} == {("flash", choice == "off")}

@@ -172,11 +172,15 @@ _gradients_op = Op("self_attention_triton_backward", _gradients, _gradients_fake
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     qkv, bias, ctx.first = inputs
     ctx.mark_non_differentiable(output[1])
+    # Else the sums would get a gradient of zeros.
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(qkv, *output)
     ctx.bias_dtype = None if bias is None else bias.dtype
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return None, None, None
     needs_sums = ctx.needs_input_grad[1]
     found, sums = _gradients_op(grad, *ctx.saved_tensors, ctx.first, needs_sums)
     return found, sums.to(ctx.bias_dtype) if needs_sums else None, None
