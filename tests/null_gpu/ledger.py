@@ -60,7 +60,8 @@ SLACK: dict[str, tuple[float, float]] = {
     "reserved_gb": (0.05, 0.05),
     "syncs": (0, 0),
     "host_bytes": (0, 0),
-    "mallocs": (0, 0),
+    # The allocator may still round up a block or two in the second step.
+    "mallocs": (0, 2),
 }
 PASS_SLACK = (0.01, 0.02)
 

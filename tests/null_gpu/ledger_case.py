@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,6 @@ from benchmarks import steps
 from sjepa_fast.config.presets import preset
 from sjepa_fast.config.schema import TrainConfig, replace
 from sjepa_fast.training.flops import step_flops
-from sjepa_kernels import use
 from tests.kernels.launches import Variant
 from tests.null_gpu import gpu, ledger
 from tests.null_gpu.traffic import Traffic
@@ -34,11 +32,12 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 GB = 1e9
 
 
-def with_compile(config: TrainConfig, how: str) -> TrainConfig:
-    """Return the configuration with compilation "on", "off" or else as by default."""
-    if how not in ("on", "off"):
+def configured(config: TrainConfig, way: str) -> TrainConfig:
+    """Return the configuration with compilation on or off, "triton" attention, or as it is."""
+    if way == "default":
         return config
-    return replace(config, runtime={"compile": how})
+    key = "attention" if way == "triton" else "compile"
+    return replace(config, runtime={key: way})
 
 
 def launches(records: list[gpu.Record]) -> dict[str, int]:
@@ -90,10 +89,10 @@ def traffic_of(traffic: Traffic) -> dict[str, Any]:
     }
 
 
-def our_row(name: str, dtype: torch.dtype, compiling: str) -> tuple[dict[str, Any], list[Variant]]:
+def our_row(name: str, dtype: torch.dtype, way: str) -> tuple[dict[str, Any], list[Variant]]:
     """Return the row of a preset's step: three steps, the capture, two replays, one counted."""
     config = replace(preset(name), optim={"batch_size": CLIPS}, runtime={"cuda_graph": "on"})
-    config = with_compile(config, compiling)
+    config = configured(config, way)
     clips = steps.ntu_like_clips(STORED, DEVICE)
     step = steps._train_step(config, clips, DEVICE, dtype)
     ids = torch.arange(CLIPS, device=DEVICE)
@@ -120,9 +119,9 @@ def our_row(name: str, dtype: torch.dtype, compiling: str) -> tuple[dict[str, An
         step.eager(ids)
     row["tflop"] = round(steps.our_flops(config, clips) * 1e-12, 3)
     variants = dict(traffic.variants)
-    if dtype != torch.float32 and compiling == "default":
+    if dtype != torch.float32 and way == "default":
         # Kernels of a float32 run, for compilation ahead of time alone.
-        plain = replace(with_compile(config, "off"), runtime={"cuda_graph": "off"})
+        plain = replace(configured(config, "off"), runtime={"cuda_graph": "off"})
         step = steps._train_step(plain, clips, DEVICE, torch.float32)
         with Traffic() as other:
             step(ids)
@@ -173,14 +172,13 @@ def reference_row(rung: str) -> tuple[dict[str, Any], list[Variant]]:
 
 def main(case: str, out: Path) -> None:
     """Write the row of a case, such as "mamp-ntu60-xsub bf16 on" or "reference-C bf16"."""
-    name, dtype, *compiling = case.split()
+    name, dtype, *way = case.split()
     if name.startswith("reference-"):
         row, variants = reference_row(name.removeprefix("reference-"))
     else:
-        with use("triton") if compiling == ["triton"] else nullcontext():
-            row, variants = our_row(name, DTYPES[dtype], *compiling)
+        row, variants = our_row(name, DTYPES[dtype], *way)
     # A compiler that fails leaves a warning and eager code.
-    assert "on" not in compiling or row["launches"]["inductor"] > 0
+    assert "on" not in way or row["launches"]["inductor"] > 0
     out.write_text(json.dumps({"row": row, "variants": [asdict(x) for x in variants]}))
 
 
