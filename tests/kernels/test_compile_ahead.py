@@ -71,6 +71,15 @@ def is_odd(case: str) -> bool:
     return any(word in case for word in ("odd", "77x", "unaligned"))
 
 
+def is_narrow(case: str) -> bool:
+    """Whether nothing can be widened: rows of V joints of 3 numbers, or random numbers alone."""
+    if case in OF_OPS:
+        return case.startswith("augment") or "narrow" in case
+    variant = OF_STEPS[case]
+    joints = variant.kernel.endswith(("_augment_kernel", "_tube_kernel"))
+    return joints or variant.constants.get("MOTION") is False
+
+
 def generations(case: str) -> list[int]:
     """Return what to compile a case for.
 
@@ -123,11 +132,10 @@ def test_compiles_without_spills(case: str) -> None:
     for name, row in measured(case).items():
         # What one program may hold on an A100; later generations have more.
         assert row["shared"] <= 163 * 1024, name
-        # Widths no multiple of 16 cost the packed backward a few address registers.
-        assert row.get("spills", 0) <= (64 if is_odd(case) else 0), name
-        # Rows of V joints of 3 numbers start at no multiple of 16 bytes: nothing to widen.
-        narrow = is_odd(case) or case.startswith("augment") or "narrow" in case
-        assert row["wide"] or narrow, name
+        # Widths no multiple of 16 cost registers for addresses: with the pinned version a few.
+        odd = 64 if triton.__version__ == aot_table.versions()[1] else 176
+        assert row.get("spills", 0) <= (odd if is_odd(case) else 0), name
+        assert row["wide"] or is_odd(case) or is_narrow(case), name
 
 
 @pytest.mark.parametrize("case", CASES)
