@@ -11,47 +11,94 @@ from typing import Any
 
 import pytest
 
+from benchmarks.report.sections import SECTIONS
 from tests.null_gpu.build import ROOT, build, environment
 
 # Far more than is needed: a slow machine must not be what ends a section.
-MINUTES = 120
+MINUTES = 60.0
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * 60 * MINUTES)]
+# Rows of operations take all the time there is.
+OPERATIONS, SOME_MINUTES = "operations", 3.0
 # Sections whose rows differ by the memory of the card.
 BY_MEMORY = ("steps", "bodies and masks", "growth", "hours")
+# How rows begin whose values were compared with the truth: nothing is computed here.
+WRONG = ("wrong: ", "AssertionError", "assert ")
+# What the card refuses.
+REFUSED = ("out of memory", "captur", "invalid argument", "configuration")
 
 
-def report(folder: Path, gib: float, *sections: str) -> dict[str, Any]:
-    """Run the report in processes on the null GPU and return what it wrote."""
-    only = ["--only", *sections] if sections else []
-    words = ["benchmarks/gpu_report.py", "--minutes", str(MINUTES), "--out", str(folder), *only]
+def report(folder: Path, gib: float, sections: list[str], minutes: float) -> dict[str, Any]:
+    """Run the report in processes on the null GPU and return the sections that it wrote."""
+    words = ["benchmarks/gpu_report.py", "--minutes", str(minutes), "--out", str(folder)]
     done = subprocess.run(
-        [sys.executable, *words],
-        env=environment(build(), gib=gib, zeros=True) | {"OMP_NUM_THREADS": "1"},
+        [sys.executable, *words, "--only", *sections],
+        env=environment(build(), gib=gib) | {"OMP_NUM_THREADS": "1"},
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60 * MINUTES,
+        timeout=60 * (minutes + 1),
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text())["sections"]
+    assert list(found) == sections
     return found
 
 
 def errors(found: dict[str, Any]) -> Iterator[str]:
     """Every section that did not end well and every row without a figure, in one line each."""
-    for name, section in found["sections"].items():
+    for name, section in found.items():
         if section.get("status") != "done":
             yield f"{name}: {section.get('status')}: {section.get('error')}"
         for row in section["rows"]:
-            if "error" in row:
+            # How far values are from the truth, as a number or in words, says nothing here.
+            error = row.get("error")
+            if isinstance(error, str) and not error.startswith(WRONG):
                 yield f"{name}: {row}"
+
+
+def refusals(lines: list[str]) -> list[str]:
+    return [line for line in lines if any(word in line for word in REFUSED)]
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return report(tmp_path_factory.mktemp("report") / "large", 79.2)
+    """All sections but the operations on a card of 80 GB."""
+    sections = [section.name for section in SECTIONS if section.name != OPERATIONS]
+    return report(tmp_path_factory.mktemp("report"), 79.2, sections, MINUTES)
 
 
-def test_all_of_the_report_is_measured_on_a_card_of_80_gb(large: dict[str, Any]) -> None:
-    assert [line for line in errors(large) if "out of memory" in line] == []
-    assert list(errors(large)) == []
+def test_all_sections_are_measured_on_a_card_of_80_gb(large: dict[str, Any]) -> None:
+    missing = list(errors(large))
+    assert refusals(missing) == []
+    # Values that nobody computed can be read as sizes there; and not all backends are installed.
+    assert [x for x in missing if not x.startswith(("values: {", "attention: {"))] == []
+
+
+def test_operations_are_measured_on_a_card_of_80_gb(tmp_path: Path) -> None:
+    found = report(tmp_path, 79.2, [OPERATIONS], SOME_MINUTES)
+    missing = list(errors(found))
+    assert found[OPERATIONS]["status"] == "done"
+    # Here too, values can be read as sizes.
+    assert refusals(missing) == []
+    assert len(found[OPERATIONS]["rows"]) > 20
+
+
+def test_on_a_card_of_24_gb_steps_are_made_smaller_until_they_fit(
+    large: dict[str, Any], tmp_path: Path
+) -> None:
+    small = report(tmp_path, 24.0, list(BY_MEMORY), MINUTES)
+    # So many clips in one step are asked for to see where a card ends.
+    many = [row for row in small["growth"]["rows"] if row["what"] == "clips" and row["value"] > 256]
+    asked = [f"growth: {row}" for row in many]
+    assert [line for line in errors(small) if line not in asked] == []
+    for name in BY_MEMORY:
+        rows = small[name]["rows"]
+        assert len(rows) == len(large[name]["rows"])
+        assert all(row["peak_mib"] < 24 * 1024 for row in rows if "peak_mib" in row)
+    assert any(made_smaller(row) for row in small["steps"]["rows"])
+    assert not any(made_smaller(row) for section in large.values() for row in section["rows"])
+
+
+def made_smaller(row: dict[str, Any]) -> bool:
+    return "do not fit" in row.get("note", "")
