@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sjepa_kernels import EmaPlan, pack_tokens
+from sjepa_kernels import EmaPlan, gelu_mlp, pack_tokens, self_attention
 from tests.null_gpu.traffic import Traffic
 
 R, D = 48, 64
@@ -90,7 +90,7 @@ def test_kernels_of_ours_count_their_tensors() -> None:
     temporal, spatial = floats(4, D), floats(2, D)
     traffic = counted(lambda: pack_tokens(*halves, keep, mask, temporal, spatial))
     (row,) = traffic.rows
-    assert (row.group, row.name) == ("ours", "_pack_forward_kernel")
+    assert (row.group, row.name) == ("ours", "tokens.pack._pack_forward_kernel")
     inputs = 2 * 3 * D * HALF + 2 * (3 + 5) * 4 + (1 + 4 + 2) * D * FLOAT
     assert row.bytes == inputs + 2 * 8 * D * HALF
     (variant,) = traffic.variants.values()
@@ -102,7 +102,9 @@ def test_moving_average_counts_behind_its_addresses() -> None:
     momentum = torch.tensor(0.9, device="cuda")
     plan.update_(momentum)
     rows = counted(lambda: plan.update_(momentum)).rows
-    assert [row.bytes for row in rows if row.name == "_ema_kernel"] == [R * D * (3 * FLOAT + HALF)]
+    assert [row.bytes for row in rows if row.name == "ema._ema_kernel"] == [
+        R * D * (3 * FLOAT + HALF)
+    ]
 
 
 def test_compiled_code_is_counted_as_compiled() -> None:
@@ -111,3 +113,23 @@ def test_compiled_code_is_counted_as_compiled() -> None:
     run(given)
     (row,) = counted(lambda: run(given)).rows
     assert (row.group, row.bytes) == ("inductor", 2 * R * D * FLOAT)
+
+
+def test_products_in_kernels_of_ours_have_sizes() -> None:
+    x, hidden = floats(R, D, dtype=torch.bfloat16), 4 * D
+    weights = [floats(hidden, D), floats(hidden), floats(D, hidden), floats(D)]
+    run = torch.compile(lambda: gelu_mlp(x, *weights))
+    run()
+    # In compiled code the op's own linear layer is counted as what it is taken apart into.
+    for call in (run, lambda: gelu_mlp(x, *weights)):
+        rows = {row.name: row for row in counted(call).rows if row.sizes}
+        assert rows["blocks.gelu_mlp._forward_kernel"].sizes == (1, R, hidden, D)
+        assert rows["blocks.gelu_mlp._forward_kernel"].group == "ours"
+        assert rows["addmm"].sizes == (1, R, D, hidden)
+
+
+def test_our_attention_is_attention() -> None:
+    qkv = floats(2, 750, 3, 4, 32, dtype=torch.bfloat16).requires_grad_()
+    traffic = counted(lambda: self_attention(qkv, first=50, impl="triton").sum().backward())
+    sizes = [row.sizes for row in traffic.rows if row.group == "attention" and row.sizes]
+    assert sizes == [(8, 700, 750, 32, 0), (8, 700, 750, 32, 1)]
