@@ -76,8 +76,10 @@ def build_optimizer(model: Objective, config: TrainConfig) -> torch.optim.AdamW:
     return optimizer
 
 
-def compile_blocks(model: Objective, config: TrainConfig) -> None:
+def compile_blocks(model: Objective, config: TrainConfig) -> bool:
     """Compile the transformer blocks of a step; blocks of one shape share one compilation.
+
+    Returns whether any is compiled.
 
     Left eager is what would gain nothing. On a CPU that is the view encoder if it sees a fifth of
     the tokens or less: its blocks took as long compiled, and compiling them five seconds. On a GPU
@@ -99,4 +101,5 @@ def compile_blocks(model: Objective, config: TrainConfig) -> None:
             block.compile(dynamic=False)
         except Exception as error:
             fall_back_to_eager(error)
-            return
+            return False
+    return bool(blocks)

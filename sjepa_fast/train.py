@@ -34,7 +34,7 @@ from sjepa_fast.runtime.checkpoint import (
     save_checkpoint,
 )
 from sjepa_fast.runtime.compile_cache import cache_file, load_compiled, save_compiled
-from sjepa_fast.runtime.device import pick_device, wants_compile
+from sjepa_fast.runtime.device import pick_device
 from sjepa_fast.runtime.dist import World, connect, disconnect, environment_world
 from sjepa_fast.runtime.files import write_json, write_text
 from sjepa_fast.runtime.guard import GuardedStep
@@ -141,7 +141,7 @@ def train(config: TrainConfig) -> int:
         prepare_run(config, store)
     world.barrier()
     dtype, reason = pick_dtype(config, store.layout.num_joints, device, world)
-    config = preflight(config, device, dtype)
+    config = preflight(config, device, dtype, world.size)
 
     train_ids = torch.from_numpy(train_part).to(device)
     test_ids = torch.from_numpy(test_part).to(device)
@@ -181,7 +181,7 @@ def train(config: TrainConfig) -> int:
         fed, batches = stack.enter_context(feed)
         train_step = TrainStep(config, fed, model, optimizer, dtype, world, schedule, start)
         compiled: Path | None = None
-        if wants_compile(config.runtime.compile, device):
+        if train_step.compiles:
             slots = fed.distinct_sequences(config.optim.batch_size // world.size)
             compiled = cache_file(what_is_compiled(config, store, slots, dtype), device)
             load_compiled(compiled)
@@ -192,7 +192,7 @@ def train(config: TrainConfig) -> int:
             world.size,
             device,
             trial=partial(try_step, train_step) if device.type == "cuda" else None,
-            compiled=wants_compile(config.runtime.compile, device),
+            compiled=train_step.compiles,
         )
         if config.log.profile and world.leads:
             distinct = world.size * fed.distinct_sequences(config.optim.batch_size // world.size)

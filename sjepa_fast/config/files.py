@@ -299,6 +299,8 @@ def check_resumable(now: TrainConfig, before: TrainConfig) -> None:
     began = leaves(to_dict(before))
     for name, value in leaves(to_dict(now)).items():
         free = any(f"{name}.".startswith(f"{key}.") for key in FREE_ON_RESUME)
+        # What older versions called off by default.
+        free = free or (name, began[name], value) == ("runtime.compile", "off", "auto")
         if not free and value != began[name]:
             fix = "resume with the run's own value, or choose another --run"
             raise InputError(name, f"{value}, but the run began with {began[name]}", fix)

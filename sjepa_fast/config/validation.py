@@ -59,6 +59,10 @@ def validate(config: TrainConfig) -> None:
     if model.width % model.heads:
         value = f"{model.heads} does not divide model.width {model.width}"
         raise InputError("model.heads", value, "choose both")
+    head = model.width // model.heads
+    if config.runtime.attention == "triton" and head not in (16, 32):
+        value = f"triton with heads of {head}"
+        raise InputError("runtime.attention", value, "it takes heads of 16 or 32; leave it auto")
     if not 0 < mask.ratio < 1:
         value = f"{mask.ratio} leaves nothing visible or nothing masked"
         fix = "give a ratio strictly between 0 and 1, such as 0.9"

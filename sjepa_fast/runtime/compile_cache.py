@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 import torch
@@ -23,7 +24,11 @@ def cache_file(description: str, device: torch.device) -> Path:
     """Return the file for what `description` says is compiled, with this torch on this device."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     key = hashlib.sha256(f"{torch.__version__} {where} {description}".encode()).hexdigest()
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        # A container's user may have no home.
+        root = Path(tempfile.gettempdir())
     return root / "sjepa_fast" / f"compiled-{key[:16]}.bin"
 
 

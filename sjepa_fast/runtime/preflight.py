@@ -23,11 +23,14 @@ _TRITON_NEEDS = (8, 0)
 _chosen = contextlib.ExitStack()
 
 
-def preflight(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> TrainConfig:
+def preflight(
+    config: TrainConfig, device: torch.device, dtype: torch.dtype, processes: int = 1
+) -> TrainConfig:
     """Return the configuration without what this GPU cannot do, after a warning for each.
 
     Where Triton does not work, all ops run as their PyTorch references for the rest of the process.
-    Raises InputError if PyTorch has no code for the GPU, or a CUDA graph is asked for and refused.
+    Several processes capture no CUDA graph, and so none is tried. Raises InputError if PyTorch has
+    no code for the GPU, or if a CUDA graph or our attention is asked for and refused.
     """
     if device.type != "cuda":
         return config
@@ -36,13 +39,16 @@ def preflight(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> 
     if dtype == torch.bfloat16 and capability < (8, 0):
         _warn(f"{_named(device)} has no native bfloat16 and is slow in it; use dtype float32")
     if reason := triton_refused(device):
+        if config.runtime.attention == "triton":
+            raise InputError("runtime.attention", f"triton, but {reason}", "leave it on auto")
         goes_on = "our ops run as their slower PyTorch references"
         if wants_compile(config.runtime.compile, device):
             goes_on += ", and nothing is compiled"
             config = replace(config, runtime={"compile": "off"})
         _warn(f"{reason}; {goes_on}")
         _chosen.enter_context(use("torch"))
-    if config.runtime.cuda_graph != "off" and (reason := graph_refused(device)):
+    captures = config.runtime.cuda_graph != "off" and processes == 1
+    if captures and (reason := graph_refused(device)):
         if config.runtime.cuda_graph == "on":
             fix = "leave it on auto, which goes on without"
             raise InputError("cuda-graph", f"on, but {_named(device)} refuses: {reason}", fix)

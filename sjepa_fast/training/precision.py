@@ -47,6 +47,11 @@ def pick_dtype(
     settled = settled_dtype(config.runtime.dtype, device)
     if settled is not None:
         return settled
+    # By every process, so that a damaged file stops them all.
+    begun = recorded_dtype(config.run) if list_checkpoints(config.run) else None
+    if begun is not None:
+        # Timings change from day to day; a run that is resumed must go on bit for bit.
+        return begun, "as the run began"
     dtype, reason = torch.float32, "as process 0 decided"
     if world.leads:
         dtype, reason = _decide(config, joints, world)
@@ -55,11 +60,6 @@ def pick_dtype(
 
 
 def _decide(config: TrainConfig, joints: int, world: World) -> tuple[torch.dtype, str]:
-    if list_checkpoints(config.run):
-        # Timings change from day to day; a run that is resumed must go on bit for bit.
-        begun = recorded_dtype(config.run)
-        if begun is not None:
-            return begun, "as the run began"
     tokens = config.data.frames // config.model.segment_length * joints
     width = config.model.width
     affordable = int(FLOPS / (3 * block_flops(tokens, width)))

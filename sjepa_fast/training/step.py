@@ -82,8 +82,9 @@ class TrainStep:
         self.shadows: TrainedShadows | None = None
         if shadows_trained(device, dtype, world):
             self.shadows = shadow_trained(model, dtype)
+        self.compiles = False
         if wants_compile(config.runtime.compile, device):
-            compile_blocks(model, config)
+            self.compiles = compile_blocks(model, config)
         self.objective: nn.Module = model
         if world.size > 1:
             self.objective = DistributedDataParallel(model)

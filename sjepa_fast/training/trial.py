@@ -26,7 +26,8 @@ def try_step(step: TrainStep, ids_B: Tensor) -> None:
         try:
             batch = make_step_input(step.clips, ids_B, step.seed, step.step, step.config)
             with autocast(ids_B.device, step.dtype):
-                output = step.objective(batch)
+                # Not through the wrapper of several processes, which would wait for the others.
+                output = step.model(batch)
             output.loss.backward()
         finally:
             step.forget()

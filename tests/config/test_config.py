@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -290,3 +291,20 @@ def test_every_rename_leads_to_what_there_is() -> None:
         assert new.key == old or old not in to_dict(TrainConfig())[section]
         for value in new.values.values():
             validate(apply_values(TrainConfig(), {section: {new.key: value}}, "the table"))
+
+
+def test_a_run_that_was_not_compiled_by_an_older_version_is_resumed() -> None:
+    def compiled(choice: Any) -> TrainConfig:
+        return replace(TrainConfig(), runtime={"compile": choice})
+
+    check_resumable(compiled("auto"), compiled("off"))
+    for now, before in (("auto", "on"), ("on", "off")):
+        with pytest.raises(InputError, match=r"runtime\.compile"):
+            check_resumable(compiled(now), compiled(before))
+
+
+def test_our_attention_needs_narrow_heads() -> None:
+    chosen = replace(TrainConfig(), runtime={"attention": "triton"})
+    validate(chosen)
+    with pytest.raises(InputError, match=r"runtime\.attention: triton with heads of 64"):
+        validate(replace(chosen, model={"heads": 4}))

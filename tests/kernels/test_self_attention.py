@@ -349,3 +349,17 @@ def test_backends_on_a_card(impl: str, tokens: int) -> None:
     ours = layer(*leaves, heads=4, first=5, impl=impl)
     plain, truth = plain_and_true(leaves, exact, 4, 5)
     assert_learns_within_budget(ours, plain, truth, leaves, exact)
+
+
+def test_a_backend_asked_for_by_name_does_not_bring_triton_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where Triton does not work everything is told to use the references."""
+    monkeypatch.setattr(op, "HAVE_TRITON", True)
+    monkeypatch.setattr(op, "INTERPRETED", True)
+    qkv = torch.zeros(1, 4, 3, 1, 16)
+    for impl in ("auto", "flash"):
+        assert op._packs(impl, qkv)
+        with use("torch"):
+            assert not op._packs(impl, qkv)
+    assert not op._packs("torch", qkv)

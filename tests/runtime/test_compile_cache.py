@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,15 @@ def test_a_file_per_description_and_version(home: Path, monkeypatch: pytest.Monk
     assert one != other and one.is_relative_to(home) and one == cache_file("width 256", CPU)
     monkeypatch.setattr(torch, "__version__", "9.9")
     assert cache_file("width 256", CPU) != one
+
+
+def test_a_user_without_a_home_has_a_cache_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", none)
+    assert cache_file("x", CPU).parent.parent == Path(tempfile.gettempdir())
 
 
 def test_a_missing_or_damaged_file_is_no_error() -> None:

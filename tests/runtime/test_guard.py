@@ -189,13 +189,14 @@ def test_on_a_gpu_auto_compiles_the_blocks_that_gain(
     marked: list[object] = []
     for kind in (Block, CrossBlock):
         monkeypatch.setattr(kind, "compile", lambda self, **_: marked.append(self))
-    compile_blocks(model.to("meta"), config)
+    compiles = compile_blocks(model.to("meta"), config)
     gaining = {
         (0.0, "joint"): [],
         (0.1, "joint"): [model.predictor, model.target_encoder, model.view_encoder],
         (0.0, "cross"): [model.predictor],
     }[layer_scale, predictor]
     assert marked == [block for network in gaining for block in network.blocks]
+    assert compiles is bool(marked)
 
 
 def test_a_compiler_that_fails_in_the_first_step_leaves_an_eager_run(

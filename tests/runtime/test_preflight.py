@@ -97,6 +97,20 @@ def test_without_triton_the_references_run_and_nothing_is_compiled(
     assert driver.used == ["torch", "until closed", "closed"]
 
 
+def test_our_attention_asked_for_without_triton_is_refused(driver: Driver) -> None:
+    driver.triton = "no ptxas"
+    with pytest.raises(InputError, match=r"runtime\.attention: triton, but Triton does not work"):
+        preflight(asked(attention="triton"), GPU, SINGLE)
+    assert driver.used == []
+
+
+def test_several_processes_try_no_graph(driver: Driver, recwarn: pytest.WarningsRecorder) -> None:
+    driver.graphs = "no"
+    config = asked()
+    assert preflight(config, GPU, HALF, processes=2) is config
+    assert len(recwarn) == 0
+
+
 def test_a_gpu_below_8_0_computes_in_float32_without_triton(driver: Driver) -> None:
     driver.capability = (7, 5)
     with pytest.warns(RuntimeWarning) as seen:
@@ -172,6 +186,7 @@ def test_a_refusal_is_found_by_trying(where: str | None, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("torch.cuda.Stream", fail if where == "warm-up" else Stream)
     monkeypatch.setattr("torch.cuda.current_stream", Stream)
+    monkeypatch.setattr("torch.cuda.set_stream", lambda _: None)
     monkeypatch.setattr("torch.cuda.stream", succeed)
     monkeypatch.setattr("torch.cuda.CUDAGraph", Graph)
     monkeypatch.setattr("torch.cuda.graph", fail if where == "capture" else succeed)

@@ -124,7 +124,8 @@ def self_attention(
 
 def _packs(impl: str, qkv: Tensor) -> bool:
     """Whether the three gradients are packed by a Triton kernel."""
-    asked = default_impl() if impl == "auto" else impl
+    # A backend of SDPA says nothing about Triton; that is what everything else was told.
+    asked = impl if impl in ("torch", "triton", "cpu") else default_impl()
     return HAVE_TRITON and asked != "torch" and (qkv.device.type == "cuda" or INTERPRETED)
 
 
