@@ -43,7 +43,7 @@ $(CUDA_STAMP): constraints.txt tests/null_gpu/constraints.txt
 cuda: $(CUDA_STAMP)
 
 rehearse: cuda
-	$(CUDA_BIN)/python -m tests.null_gpu -m pytest tests/null_gpu
+	$(CUDA_BIN)/python -m tests.null_gpu -m pytest tests/null_gpu $(REHEARSE_FLAGS)
 
 bench: env
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only
