@@ -15,6 +15,9 @@ CUDA_STAMP := $(CUDA_VENV)/.installed
 CUDA_PINS := $(CUDA_VENV)/constraints.txt
 REHEARSED := cattrs matplotlib numpy packaging pytest pytest-benchmark pytest-timeout pyyaml rich safetensors tensorboard tyro
 
+# What `make rehearse` runs.
+REHEARSE := tests/null_gpu
+
 .PHONY: env demo test bench lint pydoclint cuda rehearse clean
 
 env: $(STAMP)
@@ -43,7 +46,7 @@ $(CUDA_STAMP): constraints.txt tests/null_gpu/constraints.txt
 cuda: $(CUDA_STAMP)
 
 rehearse: cuda
-	$(CUDA_BIN)/python -m tests.null_gpu -m pytest tests/null_gpu $(REHEARSE_FLAGS)
+	$(CUDA_BIN)/python -m tests.null_gpu -m pytest $(REHEARSE)
 
 bench: env
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only
