@@ -136,11 +136,11 @@ def counted_table(awaiting: bool) -> str:
     }
     cells = [[name, "counted", *values] for name, values in counts.items()]
     for name, card in step_model.cards().items():
-        names = ["ours" if "triton" in case else "flash" for case in COUNTED.values()]
-        times = [
-            step_model.estimate(row, card, card["forms"][form]).total
-            for row, form in zip(rows, names, strict=True)
-        ]
+        times = []
+        for case in COUNTED.values():
+            form = card["forms"]["ours" if "triton" in case else "flash"]
+            row = ledger["rows"][step_model.row_on(card, case)]
+            times.append(step_model.estimate(row, card, form).total)
         cells.append([f"ms on an {name}", "modelled", *(f"{ms:.0f}" for ms in times)])
     if awaiting:
         waiting = ["awaiting a run"] * len(rows)
@@ -149,7 +149,8 @@ def counted_table(awaiting: bool) -> str:
         "**Step on a GPU**, S-JEPA NTU, 128 clips x 2 bodies, bfloat16. Counted by `make rehearse` "
         "on a CUDA driver without a card (`benchmarks/ledger.json`); modelled from the counts by "
         "`python -m benchmarks.step_model`, which prints what it assumes: flash attention at 190 "
-        "and 165 TFLOP/s on a Hopper, ours at 60 % of what its exponentials allow."
+        "and 165 TFLOP/s on a Hopper, ours at 60 % of what its exponentials allow. An H200 keeps "
+        "activations that cards of 80 GB compute again."
     )
     return f"{lead}\n\n{markdown(['step', 'kind', *COUNTED], cells)}"
 

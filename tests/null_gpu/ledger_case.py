@@ -32,12 +32,20 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 GB = 1e9
 
 
+# What a way changes of the configuration.
+RUNTIME: dict[str, dict[str, object]] = {
+    "default": {},
+    "off": {"compile": "off"},
+    "on": {"compile": "on"},
+    "triton": {"attention": "triton"},
+    "kept": {"recompute": "off"},
+    "triton+kept": {"attention": "triton", "recompute": "off"},
+}
+
+
 def configured(config: TrainConfig, way: str) -> TrainConfig:
-    """Return the configuration with compilation on or off, "triton" attention, or as it is."""
-    if way == "default":
-        return config
-    key = "attention" if way == "triton" else "compile"
-    return replace(config, runtime={key: way})
+    """Return the configuration of a way."""
+    return replace(config, runtime=RUNTIME[way])
 
 
 def launches(records: list[gpu.Record]) -> dict[str, int]:
