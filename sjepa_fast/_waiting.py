@@ -6,9 +6,10 @@ from collections.abc import MutableMapping
 # What a user may have set, for GNU's OpenMP and for Intel's and LLVM's.
 SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 # GNU's OpenMP spins 300,000 times, which takes milliseconds, before it sleeps. On a machine that
-# has other work, the thread that is waited for cannot run where another one spins. This is its own
-# number for a process with more threads than processors: enough for the gap between two operations.
-SPINS = "1000"
+# has other work, the thread that is waited for cannot run where another one spins. Ten thousand and
+# less cost a machine without other work up to a tenth of its speed, this nothing that was seen
+# (`benchmarks/LOG.md`).
+SPINS = "100000"
 
 
 def let_threads_sleep(environment: MutableMapping[str, str]) -> bool:

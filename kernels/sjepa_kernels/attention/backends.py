@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from sjepa_kernels._checks import bad_value
 from sjepa_kernels._triton import HAVE_TRITON, triton
 
+# Names of `torch.nn.attention.SDPBackend`, by the names that `impl` takes.
 BACKENDS = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "flash": "FLASH_ATTENTION",
+    "cudnn": "CUDNN_ATTENTION",
+    "efficient": "EFFICIENT_ATTENTION",
 }
 PATH = Path(__file__).with_name("backends.json")
 
@@ -76,10 +76,10 @@ def save_table(entries: list[dict[str, Any]], path: Path) -> None:
     path.write_text(f'{{\n "entries": [{lines}{chr(10) * bool(lines)}{" " * bool(lines)}]\n}}\n')
 
 
-@torch.compiler.assume_constant_result
 def _card(index: int | None) -> str:
+    # The properties, not `get_device_name`: a compiler takes them for a constant.
     if index not in _CARDS:
-        _CARDS[index] = torch.cuda.get_device_name(index)
+        _CARDS[index] = torch.cuda.get_device_properties(index).name
     return _CARDS[index]
 
 
@@ -118,5 +118,8 @@ def by_backend(name: str, q_BHNd: Tensor, k_BHMd: Tensor, v_BHMd: Tensor) -> Ten
     if name == "cudnn" and cudnn_is_wrong(k_BHMd.shape[2]):
         found = f"'cudnn' {torch.backends.cudnn.version()} with {k_BHMd.shape[2]} keys"
         raise bad_value("impl", found, 'no multiple of 128 needs 9.15.1 or later; use "flash"')
-    with sdpa_kernel(BACKENDS[name]):
+    # Imported where it is needed: it loads the compiler's modules, which takes seconds and 70 MiB.
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(getattr(SDPBackend, BACKENDS[name])):
         return scaled_dot_product_attention(q_BHNd, k_BHMd, v_BHMd)
