@@ -32,8 +32,9 @@ $(STAMP): $(INSTALLED_FROM)
 demo: env
 	$(BIN)/python -m sjepa_fast.train --compile $(DEMO_FLAGS)
 
+# Each process computes with one thread and takes up to 2 GB.
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 $(CUDA_STAMP): constraints.txt tests/null_gpu/constraints.txt
 	test -x $(CUDA_BIN)/python || $(PYTHON) -m venv $(CUDA_VENV)
