@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import difflib
 
+from sjepa_fast.names import printable
+
+# Characters of the argument, of the value and of the fix: a value may be a whole file.
+_LONGEST = (160, 900, 900)
+
 
 class InputError(ValueError):
     """Bad input that names the argument, the value found and the fix.
 
     The command lines print it as one line and exit with code 2; library callers catch it as a
-    `ValueError`.
+    `ValueError`. The line can be printed as it is, whatever is in the value: control characters
+    and escapes are shown, not sent.
     """
 
     def __init__(self, argument: str, value: object, fix: str) -> None:
         self.argument = argument
         self.value = value
         self.fix = fix
-        super().__init__(f"{argument}: {value}; {fix}".replace("\n", " "))
+        parts = (str(part).replace("\n", " ") for part in (argument, value, fix))
+        shown = [printable(part, most) for part, most in zip(parts, _LONGEST, strict=True)]
+        super().__init__("{}: {}; {}".format(*shown))
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -1,0 +1,85 @@
+"""Opens small files of strangers: regular files of bounded size, JSON that is JSON.
+
+A FIFO would wait for ever, a device never end, and a few megabytes of brackets become gigabytes of
+objects. Whoever reads a configuration, a manifest, a list or a result opens it here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from sjepa_fast.errors import InputError
+
+# What is read as JSON takes some twenty times its size in memory.
+JSON_BYTES = 8 * 2**20
+LIST_BYTES = 64 * 2**20
+
+
+def read_regular(argument: str, path: Path, most: int) -> bytes:
+    """Return the content of a regular file of at most `most` bytes.
+
+    Links are followed; what they lead to must be a regular file. Raises InputError for anything
+    else: no file, a folder, a FIFO, a device, a socket, no permission, a file that is too large.
+    """
+    try:
+        # Without waiting for a FIFO's other end.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(handle, "rb") as file:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
+                raise InputError(argument, f"{path} is no regular file", "name a file")
+            # Read to one byte beyond: a file may grow, and some have no size.
+            content = file.read(most + 1) if found.st_size <= most else b""
+    except OSError as error:
+        raise InputError(argument, f"{path}: {error.strerror}", "name a file") from error
+    except ValueError as error:
+        # A zero byte in the name.
+        raise InputError(argument, f"{path}: {error}", "name a file") from error
+    if len(content) > most or found.st_size > most:
+        size = max(found.st_size, len(content))
+        value = f"{path} has {size} bytes"
+        raise InputError(argument, value, f"expected at most {most}; use the file that was meant")
+    return content
+
+
+def read_text(argument: str, path: Path, most: int = LIST_BYTES) -> str:
+    """Return the text of a UTF-8 file. Raises InputError as `read_regular`, or if it is none."""
+    content = read_regular(argument, path, most)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(argument, f"{path} is not UTF-8 ({error})", "mend the file") from error
+
+
+def read_json(argument: str, path: Path, most: int = JSON_BYTES) -> dict[str, Any]:
+    """Return the mapping in a JSON file.
+
+    Raises InputError as `read_text`, or if it is no JSON, no mapping, has a key twice, is nested
+    too deeply, or holds NaN, an infinity or a number with thousands of digits.
+    """
+    text = read_text(argument, path, most)
+    try:
+        value = json.loads(text, parse_constant=_refuse, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise InputError(argument, f"{path} is not JSON ({reason})", "mend the file") from error
+    if not isinstance(value, dict):
+        raise InputError(argument, f"{path} is not a mapping", "use the file that was meant")
+    return value
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in found if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} twice")
+    return found
