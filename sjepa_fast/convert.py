@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import safetensors.torch
 import torch
 import tyro
 from torch import Tensor
@@ -29,6 +28,7 @@ from sjepa_fast.config.validation import validate
 from sjepa_fast.errors import InputError
 from sjepa_fast.models.predictor import Predictor
 from sjepa_fast.objectives.mamp import MAMP
+from sjepa_fast.runtime.checkpoint import Contents, write_checkpoint
 from sjepa_fast.runtime.files import new_folder, write_json, write_text
 from sjepa_fast.skeletons import NTU25
 
@@ -237,9 +237,7 @@ def _write(request: ConvertConfig, config: schema.TrainConfig, model: MAMP) -> N
         trained_on = {"store": origin, "fingerprint": None, "split": request.split}
         write_json(folder / "data.json", trained_on | {"layout": NTU25.to_dict()})
         write_text(folder / "train_ids.txt", "")
-        checkpoint = folder / "checkpoints" / "step-00000000"
-        checkpoint.mkdir(parents=True)
-        safetensors.torch.save_file(model.state_dict(), checkpoint / "model.safetensors")
+        write_checkpoint(folder, Contents(0, model.state_dict(), None, []), keep=1)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -27,12 +27,7 @@ from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.collapse import collapse_panel
 from sjepa_fast.evaluation.features import nearest_neighbour
 from sjepa_fast.evaluation.metrics import accuracy
-from sjepa_fast.runtime.checkpoint import (
-    list_checkpoints,
-    load_state,
-    load_weights,
-    save_checkpoint,
-)
+from sjepa_fast.runtime.checkpoint import list_checkpoints, resume, save_checkpoint
 from sjepa_fast.runtime.compile_cache import cache_file, load_compiled, save_compiled
 from sjepa_fast.runtime.device import pick_device
 from sjepa_fast.runtime.dist import World, connect, disconnect, environment_world
@@ -154,11 +149,9 @@ def train(config: TrainConfig) -> int:
         return accuracy(guess, clips.labels_N[test_ids])
 
     start, before = 0, math.nan
-    found = list_checkpoints(config.run)
-    if found:
-        start = found[-1].step
-        load_weights(found[-1], model)
-        load_state(found[-1], optimizer)
+    resumed = resume(config.run, model, optimizer, world)
+    if resumed is not None:
+        start = resumed.step
     elif world.leads and len(test_part):
         before = score()
         write_json(config.run / "results" / "knn-before.json", {"top1": before})

@@ -143,11 +143,11 @@ def test_other_data_or_a_damaged_state_is_not_resumed(store: Path, tmp_path: Pat
     again = ["--optim.length", "4", "--resume", "auto"]
     assert call_train(own, run, *again).returncode == 0, "step-best is none"
     newest = sorted((run / "checkpoints").glob("step-0*"))[-1]
-    whole = (newest / "state.pt").read_bytes()
-    (newest / "state.pt").write_bytes(b"")
+    whole = (newest / "state.safetensors").read_bytes()
+    (newest / "state.safetensors").write_bytes(b"")
     done = call_train(own, run, *again)
-    assert done.returncode == 2 and "state.pt" in done.stderr, done.stderr
-    (newest / "state.pt").write_bytes(whole)
+    assert done.returncode == 2 and "state.safetensors" in done.stderr, done.stderr
+    (newest / "state.safetensors").write_bytes(whole)
     shutil.rmtree(own)
     write_synthetic_store(own, subjects=6, repetitions=1)
     done = call_train(own, run, *again)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -26,7 +24,9 @@ from sjepa_fast.joint_map import map_joints
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.runtime.checkpoint import Checkpoint, latest_checkpoint
 from sjepa_fast.runtime.device import pick_device, settled_dtype, wants_compile
+from sjepa_fast.runtime.fitting import OTHER, check_tensors
 from sjepa_fast.runtime.logging import recorded_dtype
+from sjepa_fast.runtime.manifest import WEIGHTS, read_manifest, read_tensors, refusal
 from sjepa_fast.skeletons import SkeletonLayout
 
 
@@ -168,19 +168,20 @@ def load_encoder(
     `kind` is target or view; a run without a target encoder has only the other, which serves as
     both. Raises InputError if the file is damaged or belongs to another configuration.
     """
-    path = checkpoint.path / "model.safetensors"
+    stored, _ = read_tensors(checkpoint.path, WEIGHTS)
     try:
-        stored = safetensors.torch.load_file(path)
         has_target = any(name.startswith("target_encoder.") for name in stored)
         prefix = "target_encoder." if kind == "target" and has_target else "view_encoder."
         weights = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
         spatial = weights["embed.spatial"]
         rows = [spatial[list(joints)].mean(dim=0) for joints in map_joints(trained, layout)]
         weights["embed.spatial"] = torch.stack(rows)
+        check_tensors(checkpoint.path / WEIGHTS, weights, encoder.state_dict())
         encoder.load_state_dict(weights)
-    except (OSError, safetensors.SafetensorError, KeyError, IndexError, RuntimeError) as error:
-        fix = "use a checkpoint of this configuration, undamaged"
-        raise InputError("run", f"{path}: {error}", fix) from error
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise refusal(
+            checkpoint.path / WEIGHTS, f"holds no {kind} encoder ({error})", OTHER
+        ) from error
 
 
 def clips_seen_in_training(run: Path, store: Store, ids: np.ndarray) -> int | None:
@@ -195,9 +196,8 @@ def describe(subject: Subject, encoder: str) -> dict[str, object]:
     """State the conditions of a result: weights, data, split, device."""
     weights = None
     if subject.checkpoint is not None:
-        content = (subject.checkpoint.path / "model.safetensors").read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
-        weights = {"step": subject.checkpoint.step, "sha256": digest}
+        manifest = read_manifest(subject.checkpoint.path)
+        weights = {"step": manifest.step, "sha256": manifest.files[WEIGHTS].sha256}
     trained_on = {k: v for k, v in _data_record(subject.run).items() if k != "layout"}
     layout, trained = subject.store.layout, subject.layout
     mapped = None

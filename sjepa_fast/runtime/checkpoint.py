@@ -1,93 +1,238 @@
-"""Checkpoints: `model.safetensors` for the weights, `state.pt` for what resuming needs.
+"""Checkpoints: `model.safetensors` for the weights, `state.safetensors` for what resuming needs.
 
-All randomness is counter-based, so the step is the whole state of the random numbers.
+Nothing in them can run code. `checkpoint.json`, written last, has size and checksum of both; a
+checkpoint of which a byte has changed, or that belongs to another step, is refused
+(`runtime/manifest.py`). So are those of older versions, which have no `checkpoint.json`:
+nothing tells whether they are whole. All randomness is counter-based, so the step is the whole
+state of the random numbers.
 """
 
 from __future__ import annotations
 
-import pickle
+import json
 import shutil
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
+import safetensors
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sjepa_fast.errors import InputError
+from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.files import new_folder
+from sjepa_fast.runtime.fitting import (
+    OTHER,
+    check_groups,
+    check_tensors,
+    describe_groups,
+    expected_moments,
+    moments,
+)
+from sjepa_fast.runtime.manifest import (
+    STATE,
+    WEIGHTS,
+    folder_name,
+    read_manifest,
+    read_tensors,
+    refusal,
+    write_manifest,
+)
 
-# What an optimiser's group says of the device that it steps on.
-_HOW = ("capturable", "fused", "foreach")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint folder."""
+    """A checkpoint folder, whole or not."""
 
     path: Path
     step: int
 
 
+class Contents(NamedTuple):
+    """What a checkpoint holds after `step` steps; `state` is None for weights from elsewhere."""
+
+    step: int
+    weights: dict[str, Tensor]
+    state: dict[str, Tensor] | None
+    groups: list[dict[str, Any]]
+
+
 def list_checkpoints(run: Path) -> list[Checkpoint]:
-    """Return the complete checkpoints of a run, oldest first."""
-    folders = sorted((run / "checkpoints").glob("step-" + "[0-9]" * 8))
+    """Return the checkpoint folders of a run, oldest first; nothing in them is looked at."""
+    found = (run / "checkpoints").glob("step-" + "[0-9]" * 8)
+    folders = sorted(path for path in found if path.is_dir())
     return [Checkpoint(path, int(path.name.removeprefix("step-"))) for path in folders]
 
 
+class Found(NamedTuple, Generic[T]):
+    """The newest checkpoint that can be used, what its use returned, and why newer ones cannot."""
+
+    checkpoint: Checkpoint
+    value: T
+    refused: list[tuple[Checkpoint, InputError]]
+
+
+class Resumed(NamedTuple):
+    """Steps done; loss and gradient norm of the K that are in no row of metrics yet."""
+
+    step: int
+    recent_K2: Tensor
+
+
+def newest_that(run: Path, use: Callable[[Checkpoint], T]) -> Found[T] | None:
+    """Try the checkpoints of a run, newest first, until `use` takes one; it refuses by InputError.
+
+    Returns None if the run has no checkpoint. Raises the newest one's refusal if none is left.
+    """
+    refused: list[tuple[Checkpoint, InputError]] = []
+    for checkpoint in reversed(list_checkpoints(run)):
+        try:
+            return Found(checkpoint, use(checkpoint), refused)
+        except InputError as error:
+            refused.append((checkpoint, error))
+    if refused:
+        raise refused[0][1]
+    return None
+
+
 def latest_checkpoint(run: Path) -> Checkpoint:
-    """Return the newest complete checkpoint of a run; raises InputError if it has none."""
-    found = list_checkpoints(run)
-    if not found:
+    """Return the newest checkpoint of a run that is whole; a line on stderr names each newer one.
+
+    Raises InputError if there is none.
+    """
+    found = newest_that(run, verify)
+    if found is None:
         raise InputError("run", f"{run} has no checkpoint", "train first, or name another run")
-    return found[-1]
+    for _, error in found.refused:
+        print(f"note: {error.value}; step {found.checkpoint.step} is used", file=sys.stderr)
+    return found.checkpoint
+
+
+def resume(
+    run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World
+) -> Resumed | None:
+    """Load the newest checkpoint of a run that is whole and fits; None if it has no checkpoint.
+
+    Process 0 chooses. It names newer ones that it refuses on stderr, and renames their folders, so
+    that they neither count as the run's checkpoints nor are lost. Raises InputError if none is
+    left, or another process cannot read the one that was chosen.
+    """
+
+    def load(checkpoint: Checkpoint) -> Tensor:
+        recent_K2 = load_state(checkpoint, optimizer)
+        load_weights(checkpoint, model)
+        return recent_K2
+
+    found = newest_that(run, load) if world.leads else None
+    device = next(model.parameters()).device
+    # One more than the step, for step 0 is a checkpoint too.
+    chosen = torch.tensor(0.0 if found is None else found.checkpoint.step + 1.0, device=device)
+    step = int(world.sum_(chosen).item()) - 1
+    if step < 0:
+        return None
+    if found is None:
+        return Resumed(step, load(Checkpoint(run / "checkpoints" / folder_name(step), step)))
+    for checkpoint, error in found.refused:
+        aside = checkpoint.path.with_name(checkpoint.path.name.replace("step", "refused"))
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoint.path.rename(aside)
+        note = f"note: {error.value}; now {aside.name}; going on from step {step}"
+        print(note, file=sys.stderr)
+    return Resumed(step, found.value)
+
+
+def verify(checkpoint: Checkpoint) -> None:
+    """Compare every byte of a checkpoint with its manifest; raises InputError if one differs."""
+    for name in read_manifest(checkpoint.path).files:
+        read_tensors(checkpoint.path, name)
 
 
 def save_checkpoint(
     run: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int
 ) -> Checkpoint:
     """Write a checkpoint atomically after `step` steps, then drop all but the newest `keep`."""
-    path = run / "checkpoints" / f"step-{step:08d}"
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    return write_checkpoint(run, contents(step, model, optimizer), keep)
+
+
+def contents(
+    step: int, model: nn.Module, optimizer: torch.optim.Optimizer, recent_K2: Tensor | None = None
+) -> Contents:
+    """Collect what is saved after `step` steps; nothing is copied.
+
+    `recent_K2` has loss and gradient norm of the K steps since the last row of metrics.
+    """
+    state = moments(optimizer)
+    state["recent"] = torch.zeros(0, 2) if recent_K2 is None else recent_K2
+    return Contents(step, dict(model.state_dict()), state, describe_groups(optimizer))
+
+
+def write_checkpoint(run: Path, whole: Contents, keep: int) -> Checkpoint:
+    """Write a checkpoint atomically, then drop all but the newest `keep` of its step and before.
+
+    Raises OSError if it cannot be written, also where the run's folder is gone; then all is as
+    before.
+    """
+    path = run / "checkpoints" / folder_name(whole.step)
+    path.parent.mkdir(exist_ok=True)
+    notes = {"step": str(whole.step)}
     with new_folder(path) as folder:
-        safetensors.torch.save_file(weights, folder / "model.safetensors")
-        torch.save({"step": step, "optimizer": optimizer.state_dict()}, folder / "state.pt")
-    for old in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(old.path)
-    return Checkpoint(path, step)
+        _write(folder / WEIGHTS, whole.weights, notes)
+        if whole.state is not None:
+            _write(folder / STATE, whole.state, {**notes, "groups": json.dumps(whole.groups)})
+        write_manifest(folder, whole.step)
+    saved = [old for old in list_checkpoints(run) if old.step <= whole.step]
+    for old in saved[:-keep]:
+        # Under a hidden name first: what is left of it if we are killed is no checkpoint.
+        hidden = old.path.with_name(f".{old.path.name}.dropped")
+        shutil.rmtree(old.path.rename(hidden))
+    return Checkpoint(path, whole.step)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], notes: dict[str, str]) -> None:
+    dense = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    try:
+        safetensors.torch.save_file(dense, path, notes)
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
     """Load a checkpoint's weights into the objective that wrote them.
 
-    Every tensor must be there with the same shape. Raises InputError if the file is damaged or
-    belongs to another configuration.
+    Raises InputError if the checkpoint is damaged, or a tensor is missing, unknown or of another
+    shape or type; then nothing is loaded.
     """
-    path = checkpoint.path / "model.safetensors"
-    try:
-        model.load_state_dict(safetensors.torch.load_file(path))
-    except (OSError, safetensors.SafetensorError, RuntimeError) as error:
-        fix = "use a checkpoint of this configuration, undamaged"
-        raise InputError("run", f"{path}: {error}", fix) from error
+    stored, _ = read_tensors(checkpoint.path, WEIGHTS)
+    check_tensors(checkpoint.path / WEIGHTS, stored, model.state_dict())
+    model.load_state_dict(stored)
 
 
-def load_state(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
-    """Load a checkpoint's optimiser state into the optimiser; nothing in the file can run code.
+def load_state(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> Tensor:
+    """Load a checkpoint's optimiser state, and return loss and norm of its last steps, (K, 2).
 
-    Raises InputError if the file is damaged.
+    How to step is the device's and not the run's: on a GPU the step counts must be there, or the
+    step cannot be a CUDA graph. Raises InputError if the checkpoint is damaged, or a tensor or
+    group does not fit; then nothing is loaded.
     """
-    path = checkpoint.path / "state.pt"
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        # How to compute is this device's, not that of the run so far: on a GPU the step counts of a
-        # fused optimiser must be `capturable`, or its step cannot be a CUDA graph.
-        here = [
-            {key: group[key] for key in _HOW if key in group} for group in optimizer.param_groups
-        ]
-        optimizer.load_state_dict(state["optimizer"])
-        for group, own in zip(optimizer.param_groups, here, strict=True):
-            group.update(own)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        fix = "delete that checkpoint folder to resume an older one"
-        raise InputError("resume", f"{path}: {error}", fix) from error
+    stored, notes = read_tensors(checkpoint.path, STATE)
+    path = checkpoint.path / STATE
+    recent_K2 = stored.pop("recent", None)
+    if recent_K2 is None or recent_K2.dtype != torch.float32 or recent_K2.shape[1:] != (2,):
+        raise refusal(path, "has no losses of the last steps", OTHER)
+    check_groups(path, notes.get("groups", ""), describe_groups(optimizer))
+    wanted = moments(optimizer) or expected_moments(stored, optimizer)
+    check_tensors(path, stored, wanted)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for name, tensor in stored.items():
+        _, index, key = name.split(".")
+        own = optimizer.state[parameters[int(index)]]
+        if key not in own:
+            own[key] = torch.empty_like(wanted[name])
+        own[key].copy_(tensor)
+    return recent_K2.clone()

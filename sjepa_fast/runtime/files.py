@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# The endings of `tempfile`, and of a folder that is being deleted.
+_TEMPORARY = re.compile(r"\.([a-z0-9_]{8}|dropped)")
 
 
 def sync(path: Path) -> None:
@@ -33,6 +37,20 @@ def new_file(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path, *names: str) -> None:
+    """Delete what killed processes left of files or folders of these names (with wildcards).
+
+    Nobody else may be writing them.
+    """
+    for name in names:
+        for path in folder.glob(f".{name}.*"):
+            if _TEMPORARY.fullmatch(path.suffix):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -63,6 +81,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             shutil.rmtree(path)
         temporary.replace(path)
+        sync(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
