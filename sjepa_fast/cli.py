@@ -1,4 +1,7 @@
-"""What all commands share: typed flags, one-line errors, exit codes 0, 1, 2 and 130."""
+"""What all commands share: typed flags, one-line errors, exit codes 0, 1, 2 and 130.
+
+A training run that a signal stopped ends with 128 and its number (`runtime/signals.py`).
+"""
 
 from __future__ import annotations
 
@@ -96,8 +99,8 @@ def run_main(body: Callable[[], int]) -> None:
     except InputError as error:
         print(error, file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
         code = 130
     except BrokenPipeError:
         # The reader of the pipe has closed it; Python must not report that again at exit.

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
-import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -27,15 +25,19 @@ from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.collapse import collapse_panel
 from sjepa_fast.evaluation.features import nearest_neighbour
 from sjepa_fast.evaluation.metrics import accuracy
-from sjepa_fast.runtime.checkpoint import list_checkpoints, resume, save_checkpoint
+from sjepa_fast.opening import read_json
+from sjepa_fast.runtime.checkpoint import list_checkpoints, resume
 from sjepa_fast.runtime.compile_cache import cache_file, load_compiled, save_compiled
 from sjepa_fast.runtime.device import pick_device
 from sjepa_fast.runtime.dist import World, connect, disconnect, environment_world
-from sjepa_fast.runtime.files import write_json, write_text
+from sjepa_fast.runtime.files import remove_leftovers, write_json, write_text
 from sjepa_fast.runtime.guard import GuardedStep
+from sjepa_fast.runtime.lock import lock_run
 from sjepa_fast.runtime.logging import RunLog, environment, progress_line
 from sjepa_fast.runtime.preflight import preflight
+from sjepa_fast.runtime.saving import Saver, failed_to_write, what_is_kept
 from sjepa_fast.runtime.schedule import tabulate
+from sjepa_fast.runtime.signals import StopSignals
 from sjepa_fast.training.flops import step_flops
 from sjepa_fast.training.precision import pick_dtype
 from sjepa_fast.training.profiling import PassClock, ProfiledStep
@@ -60,23 +62,34 @@ def open_data(config: TrainConfig, world: World) -> tuple[TrainConfig, Store]:
     return config, open_store(root)
 
 
-def prepare_run(config: TrainConfig, store: Store) -> None:
-    """Make the run folder, and check that this start may write into it."""
+@contextlib.contextmanager
+def own_run(config: TrainConfig, store: Store) -> Iterator[None]:
+    """Make the run folder and own it while the block lasts; check that this start may write it."""
     try:
         (config.run / "results").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         fix = "choose a writable folder"
         raise InputError("run", f"{config.run}: {error.strerror}", fix) from error
+    with lock_run(config.run):
+        prepare_run(config, store)
+        yield
+
+
+def prepare_run(config: TrainConfig, store: Store) -> None:
+    """Check that this start may write into the run folder, and write down how it was begun."""
     written = config.run / "config.yaml"
     if list_checkpoints(config.run):
         if config.resume != "auto":
             fix = "add --resume auto to continue it, or choose another --run"
             raise InputError("run", f"{config.run} already holds a run", fix)
         check_resumable(config, read_config(written))
-        begun = json.loads((config.run / "data.json").read_text())["fingerprint"]
+        begun = read_json("run", config.run / "data.json").get("fingerprint")
         if begun != store.fingerprint:
             value = f"{config.data.root} holds other clips or splits than when the run began"
             raise InputError("data.root", value, "restore that store, or choose another --run")
+    remove_leftovers(config.run, "*.yaml", "*.json", "*.jsonl", "*.txt", "*.png")
+    remove_leftovers(config.run / "results", "knn-before.json", "knn-before-after.json")
+    remove_leftovers(config.run / "checkpoints", "step-*")
     write_text(written, to_yaml(config))
     data = {
         "store": store.name,
@@ -113,7 +126,8 @@ def what_is_compiled(config: TrainConfig, store: Store, slots: int, dtype: torch
 def train(config: TrainConfig) -> int:
     """Train one run with checkpoints, score it and draw its pictures.
 
-    Returns 0 when the run is complete, 130 when it was interrupted and saved.
+    Returns 0 when the run is complete; when a signal stopped it and it is saved, 128 and the
+    signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP.
     """
     validate(config)
     check_backend(config.data)
@@ -132,47 +146,44 @@ def train(config: TrainConfig) -> int:
     if config.data.skip_empty_bodies:
         sampled, sampled_part = clips.split_bodies(train_part)
     total, warmup = run_lengths(config, len(sampled_part))
-    if world.leads:
-        prepare_run(config, store)
-    world.barrier()
-    dtype, reason = pick_dtype(config, store.layout.num_joints, device, world)
-    config = preflight(config, device, dtype, world.size)
+    with contextlib.ExitStack() as owned:
+        if world.leads:
+            owned.enter_context(own_run(config, store))
+        world.barrier()
+        dtype, reason = pick_dtype(config, store.layout.num_joints, device, world)
+        config = preflight(config, device, dtype, world.size)
 
-    train_ids = torch.from_numpy(train_part).to(device)
-    test_ids = torch.from_numpy(test_part).to(device)
-    model = build_model(config, clips, train_ids, device)
-    optimizer = build_optimizer(model, config)
-    knn_ids = train_ids[: config.eval.knn_clips]
+        train_ids = torch.from_numpy(train_part).to(device)
+        test_ids = torch.from_numpy(test_part).to(device)
+        model = build_model(config, clips, train_ids, device)
+        optimizer = build_optimizer(model, config)
+        knn_ids = train_ids[: config.eval.knn_clips]
 
-    def score() -> float:
-        guess = nearest_neighbour(model.eval_encoder, clips, knn_ids, test_ids, config, dtype)
-        return accuracy(guess, clips.labels_N[test_ids])
+        def score() -> float:
+            guess = nearest_neighbour(model.eval_encoder, clips, knn_ids, test_ids, config, dtype)
+            return accuracy(guess, clips.labels_N[test_ids])
 
-    start, before = 0, math.nan
-    resumed = resume(config.run, model, optimizer, world)
-    if resumed is not None:
-        start = resumed.step
-    elif world.leads and len(test_part):
-        before = score()
-        write_json(config.run / "results" / "knn-before.json", {"top1": before})
-    schedule = tabulate(config, total, warmup, device)
+        start, before = 0, math.nan
+        resumed = resume(config.run, model, optimizer, world)
+        if resumed is not None:
+            start = resumed.step
+        elif world.leads and len(test_part):
+            before = score()
+            write_json(config.run / "results" / "knn-before.json", {"top1": before})
+        schedule = tabulate(config, total, warmup, device)
 
-    stop = asked = False
-
-    def interrupt(*_: object) -> None:
-        nonlocal asked
-        asked = True
-
-    logged_step, together = start, config.objective.target_every
-    panel: dict[str, float] = {}
-    step = start
-    with contextlib.ExitStack() as stack:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            stack.callback(signal.signal, number, signal.signal(number, interrupt))
+        together = config.objective.target_every
+        panel: dict[str, float] = {}
+        # What only the loop needs, and the report after it no more.
+        stack = owned.enter_context(contextlib.ExitStack())
+        signals = stack.enter_context(StopSignals(lambda: what_is_kept(config.run)))
         calls = range(start // together, total // together)
         feed = open_feed(sampled, sampled_part, config, world, calls)
         fed, batches = stack.enter_context(feed)
         train_step = TrainStep(config, fed, model, optimizer, dtype, world, schedule, start)
+        step = logged_step = clocked_step = start
+        if resumed is not None:
+            logged_step -= train_step.remember(resumed.recent_K2, start)
         compiled: Path | None = None
         if train_step.compiles:
             slots = fed.distinct_sequences(config.optim.batch_size // world.size)
@@ -196,8 +207,10 @@ def train(config: TrainConfig) -> int:
                 take_step, train_step.eager, passes, flops, dtype, config.run / "profile"
             )
         log: RunLog | None = None
+        saver: Saver | None = None
         if world.leads:
             log = stack.enter_context(RunLog(config.run, start, config.log.tensorboard))
+            saver = stack.enter_context(Saver(config.run, config.checkpoint.keep, model, optimizer))
             write_json(config.run / "env.json", environment(device, dtype, reason))
             names = "\n".join(str(store.names[i]) for i in train_part)
             write_text(config.run / "train_ids.txt", names + "\n")
@@ -210,19 +223,20 @@ def train(config: TrainConfig) -> int:
             elif math.isfinite(before):
                 log.row(0, {"knn": before})
         began = clock = time.perf_counter()
-        while step < total and not stop:
+        while step < total and signals.stop is None:
             result = take_step(next(batches))
             step += together
             if compiled is not None and step == start + together and world.leads:
                 save_compiled(compiled)
 
             if world.size == 1:
-                stop = asked
+                signals.agree(world, device)
             panel_due = step % config.log.panel_every == 0 or step == total
             knn_due = config.log.knn_every > 0 and step % config.log.knn_every == 0
+            save_due = step % config.checkpoint.every == 0 or step == total
+            row_due = step % config.log.every == 0 or panel_due or knn_due or save_due
             # The loss is checked before every save: broken weights must not replace good ones.
-            save_due = step % config.checkpoint.every == 0 or step == total or stop
-            if step % config.log.every == 0 or panel_due or knn_due or save_due:
+            if row_due or signals.stop is not None:
                 recent = train_step.recent(step, step - logged_step)
                 mean = world.sum_(recent[:, 0].mean()) / world.size
                 values = {
@@ -235,7 +249,7 @@ def train(config: TrainConfig) -> int:
                 if model.target_encoder is not None:
                     values["momentum"] = schedule.momenta_S[step - 1].item()
                 now = time.perf_counter()
-                seconds = (now - clock) / (step - logged_step)
+                seconds = (now - clock) / (step - clocked_step)
                 values["ms_per_step"] = 1000 * seconds
                 values["clips_per_second"] = config.optim.batch_size / seconds
                 if device.type == "cuda":
@@ -247,27 +261,41 @@ def train(config: TrainConfig) -> int:
                     values |= panel
                 if log is not None and knn_due:
                     values["knn"] = score()
-                if log is not None:
-                    log.row(step, values)
+                if log is not None and saver is not None:
+                    values |= saver.last_stall()
                     log.line(progress_line(step, total, panel | values, seconds * (total - step)))
-                logged_step, clock = step, time.perf_counter()
+                    # A run that was stopped has the rows of one that was not.
+                    if row_due:
+                        log.row(step, values)
+                if row_due:
+                    logged_step = step
+                clocked_step, clock = step, time.perf_counter()
                 if world.size > 1:
                     # One process may have got the signal to stop; all must stop at the same step.
-                    stop = bool(world.sum_(torch.tensor(float(asked), device=device)).item())
-            if log is not None and (save_due or stop):
-                save_checkpoint(config.run, step, model, optimizer, config.checkpoint.keep)
-        if log is not None:
-            log.note(f"{step - start} steps in {time.perf_counter() - began:.1f} s")
-    if step == total and world.leads:
-        for line in write_report(config, store, clips, model, dtype):
-            print(line)
-    world.barrier()
-    disconnect(world)
-    return 130 if stop else 0
+                    signals.agree(world, device)
+            if saver is not None and (save_due or signals.stop is not None):
+                saver.save(step, train_step.recent(step, step - logged_step))
+        if log is not None and saver is not None:
+            saver.finish()
+            log.note(
+                f"{step - start} steps in {time.perf_counter() - began:.1f} s{saver.stalled()}"
+            )
+            if step < total and signals.stop is not None:
+                log.note(f"stopped by {signals.stop.name}: {what_is_kept(config.run)}")
+        stack.close()
+        if step == total and world.leads:
+            try:
+                for line in write_report(config, store, clips, model, dtype):
+                    print(line)
+            except OSError as error:
+                raise failed_to_write(config.run, "the report", error) from error
+        world.barrier()
+        disconnect(world)
+    return signals.exit_code if step < total else 0
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Console entry: parse, train, exit with 0, 1, 2 (usage) or 130 (interrupted)."""
+    """Console entry: parse, train, exit with 0, 1, 2 (usage), 129, 130 or 143 (stopped, saved)."""
     cli.run_main(lambda: train(parse_train(cli.arguments(argv))))
 
 

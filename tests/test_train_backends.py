@@ -99,7 +99,7 @@ def test_sigterm_to_the_whole_group_saves_and_stops(store: Path, tmp_path: Path)
     wait_for(process, "step 2/")
     os.killpg(process.pid, signal.SIGTERM)
     errors = end(process)
-    assert process.returncode == 130, errors
+    assert process.returncode == 143, errors
     last = max(losses(run))
     assert (run / "checkpoints" / f"step-{last:08d}" / "model.safetensors").exists()
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from sjepa_fast.errors import InputError
+from sjepa_fast.names import printable
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.files import new_folder
 from sjepa_fast.runtime.fitting import (
@@ -110,7 +111,7 @@ def latest_checkpoint(run: Path) -> Checkpoint:
     if found is None:
         raise InputError("run", f"{run} has no checkpoint", "train first, or name another run")
     for _, error in found.refused:
-        print(f"note: {error.value}; step {found.checkpoint.step} is used", file=sys.stderr)
+        print(f"note: {_shown(error)}; step {found.checkpoint.step} is used", file=sys.stderr)
     return found.checkpoint
 
 
@@ -142,9 +143,14 @@ def resume(
         aside = checkpoint.path.with_name(checkpoint.path.name.replace("step", "refused"))
         shutil.rmtree(aside, ignore_errors=True)
         checkpoint.path.rename(aside)
-        note = f"note: {error.value}; now {aside.name}; going on from step {step}"
+        note = f"note: {_shown(error)}; now {aside.name}; going on from step {step}"
         print(note, file=sys.stderr)
     return Resumed(step, found.value)
+
+
+def _shown(error: InputError) -> str:
+    # A file may hold anything in place of a name.
+    return printable(error.value, 900)
 
 
 def verify(checkpoint: Checkpoint) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -16,28 +20,55 @@ from rich.text import Text
 
 from sjepa_fast._version import __version__
 from sjepa_fast.errors import InputError
+from sjepa_fast.opening import read_json, read_regular
 from sjepa_fast.runtime.files import write_text
+from sjepa_fast.runtime.saving import failed_to_write
+
+METRICS_BYTES = 2**28
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """Return the rows of a run's `metrics.jsonl`, oldest first.
+    """Return the rows of a run's `metrics.jsonl`, oldest first, without values that are not finite.
 
     A torn last line, which a killed process may leave, is not a row. Raises InputError if another
-    line is not a row.
+    line is not a row: a mapping of names to numbers or null, with a `step`.
     """
+    rows = _read_rows(run)
+    return [{k: v for k, v in row.items() if v is not None} for row in rows]
+
+
+def _read_rows(run: Path) -> list[dict[str, Any]]:
     path = run / "metrics.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    content = read_regular("run", path, METRICS_BYTES)
+    lines = content.decode(errors="replace").rstrip("\n").split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                fix = "delete the line"
-                raise InputError("run", f"{path}, line {number} is not a row", fix) from error
+        row = _row(line)
+        if row is not None:
+            rows.append(row)
+        elif number < len(lines):
+            raise InputError("run", f"{path}, line {number} is not a row", "delete the line")
     return rows
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    try:
+        # NaN was written by older versions.
+        found = json.loads(line, parse_constant=lambda _: None)
+        if type(found["step"]) is not int or found["step"] < 0:
+            return None
+        return {key: _finite(value) for key, value in found.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        return None
+
+
+def _finite(value: float | None) -> float | None:
+    """Return a number, or None for what JSON cannot hold; raises TypeError if it is no number."""
+    if isinstance(value, bool):
+        raise TypeError("a boolean")
+    return value if value is not None and math.isfinite(value) else None
 
 
 def environment(device: torch.device, dtype: torch.dtype, reason: str) -> dict[str, object]:
@@ -75,11 +106,19 @@ def recorded_dtype(run: Path) -> torch.dtype | None:
         return None
     try:
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[
-            json.loads(path.read_text(encoding="utf-8"))["dtype"]
+            read_json("run", path)["dtype"]
         ]
-    except (ValueError, TypeError, KeyError) as error:
+    except (InputError, TypeError, KeyError) as error:
         fix = "restore the file, or delete it to have the precision chosen anew"
         raise InputError("run", f"{path} names no precision", fix) from error
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class RunLog:
@@ -87,17 +126,28 @@ class RunLog:
 
     def __init__(self, run: Path, start_step: int, tensorboard: bool) -> None:
         # A fresh start keeps no row, not even step 0 of a run that never reached a checkpoint.
-        kept = [row for row in read_metrics(run) if row["step"] <= start_step] if start_step else []
-        path = run / "metrics.jsonl"
-        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-        self.file = path.open("a", encoding="utf-8")
+        kept = [row for row in _read_rows(run) if row["step"] <= start_step] if start_step else []
+        self.run, path = run, run / "metrics.jsonl"
+        with self._writing():
+            write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+            self.file = path.open("a", encoding="utf-8")
         self.console = Console(stderr=False)
         self.live: Live | None = None
         self.board = None
-        if tensorboard:
+        if tensorboard and not _is_utf8(run):
+            print("note: TensorBoard needs a folder whose name is UTF-8", file=sys.stderr)
+        elif tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow import, only when wanted
 
-            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step)
+            with self._writing():
+                self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise failed_to_write(self.run, "its metrics", error) from error
 
     def __enter__(self) -> RunLog:
         """Start the live line where the output is a terminal."""
@@ -106,23 +156,34 @@ class RunLog:
             self.live.start()
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
         """Stop the live line and close the files."""
         if self.live is not None:
             self.live.stop()
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        if self.board is not None:
-            self.board.close()
+        # Where the block has failed, its own error is the one to be raised.
+        with contextlib.suppress(*() if kind is None else (OSError,)), self._writing():
+            try:
+                self.file.flush()
+                os.fsync(self.file.fileno())
+                if self.board is not None:
+                    self.board.close()
+            finally:
+                self.file.close()
 
     def row(self, step: int, values: dict[str, float]) -> None:
-        """Append one row of metrics."""
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
-        self.file.flush()
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
+        """Append one row of metrics; what is not finite becomes null, for JSON has no NaN.
+
+        Raises OSError, in one line, if it cannot be written, or the run's folder was deleted.
+        """
+        finite = {name: _finite(value) for name, value in values.items()}
+        with self._writing():
+            self.file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
+            self.file.flush()
+            if os.fstat(self.file.fileno()).st_nlink == 0:
+                raise FileNotFoundError("metrics.jsonl was deleted")
+            if self.board is not None:
+                for name, value in values.items():
+                    self.board.add_scalar(name, value, step)
 
     def line(self, text: str) -> None:
         """Show the current state: in place on a terminal, one line each elsewhere."""

@@ -110,6 +110,16 @@ class TrainStep:
         slots = [s % len(self.history_W2) for s in range(end - count, end)]
         return self.history_W2[slots]
 
+    def remember(self, recent_K2: Tensor, end: int) -> int:
+        """Take over loss and gradient norm of the steps before step `end`, which a resumed run did.
+
+        Returns of how many: those since the last step that this run logs, if the other logged less.
+        """
+        count = min(len(recent_K2), end % len(self.history_W2))
+        slots = [s % len(self.history_W2) for s in range(end - count, end)]
+        self.history_W2[slots] = recent_K2[len(recent_K2) - count :].to(self.history_W2)
+        return count
+
     def forget(self) -> None:
         """Drop all gradients."""
         self.optimizer.zero_grad(set_to_none=True)

@@ -76,7 +76,7 @@ def test_a_signal_during_the_capture_saves_and_stops(store: Path, tmp_path: Path
             os.kill(os.getpid(), signal.SIGTERM)
 
     with gpu.launch_hook(send):
-        assert run(store, tmp_path / "run", *QUIET) == 130
+        assert run(store, tmp_path / "run", *QUIET) == 143
     assert sent and gpu.problems() == []
     assert last_step(tmp_path / "run") == WARMUP + 1
     assert run(store, tmp_path / "run", *QUIET, "--resume=auto") == 0

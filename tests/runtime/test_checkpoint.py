@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from sjepa_fast.runtime.checkpoint import (
 )
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.manifest import write_manifest
+from tests.fuzz import checkpoints as fuzz
 
 ALONE = World()
 
@@ -285,3 +287,16 @@ def test_paths_need_not_be_utf_8(tmp_path: Path) -> None:
     save_checkpoint(run, 2, *stepped(2), keep=2)
     resumed = resume(run, *stepped(1), ALONE)
     assert resumed is not None and resumed.step == 2
+
+
+def test_mutated_and_crafted_checkpoints_neither_crash_nor_pass(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A small part of `python -m tests.fuzz checkpoints`."""
+    (tmp_path / "good").mkdir()
+    (tmp_path / "input").mkdir()
+    fuzz.setup(tmp_path / "good")
+    outcomes = Counter(fuzz.check(seed, tmp_path / "input") for seed in range(300))
+    assert outcomes.keys() == {"accepted", "skipped"}
+    assert outcomes["skipped"] > 200, outcomes
+    assert capsys.readouterr().err.count("note: ") >= outcomes["skipped"]

@@ -1,0 +1,177 @@
+"""When a run writes its checkpoints: at once on a CPU; on a GPU in a thread while training goes on.
+
+On a GPU the training thread enqueues one copy of all tensors to a spare block of the device's
+memory, which takes its place in the stream before the next step; a second stream brings the block
+to pinned memory. Only the thread that writes waits for it.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sjepa_fast.runtime.checkpoint import (
+    Contents,
+    contents,
+    list_checkpoints,
+    write_checkpoint,
+)
+
+_ALIGNED = 64
+
+
+def what_is_kept(run: Path) -> str:
+    """Say which step of a run is saved, and the command that goes on from there."""
+    found = list_checkpoints(run)
+    if not found:
+        return "no step is saved"
+    command = f"python -m sjepa_fast.train --run {shlex.quote(str(run))} --resume auto"
+    return f"step {found[-1].step} is saved; {command} goes on"
+
+
+def failed_to_write(run: Path, what: str, error: OSError) -> OSError:
+    """Return the one-line error of a run that can no longer write its folder."""
+    return OSError(f"{run}: cannot write {what}: {error.strerror or error}; {what_is_kept(run)}")
+
+
+class Saver:
+    """Writes a run's checkpoints, never two at once; leaving the block waits for the last one.
+
+    An error of the thread is raised by the next `save`, or by `finish`. `stalls` has the seconds
+    for which each save held training up.
+    """
+
+    def __init__(
+        self, run: Path, keep: int, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.run, self.keep, self.model, self.optimizer = run, keep, model, optimizer
+        self.stalls: list[float] = []
+        self.reported = 0
+        self.thread: threading.Thread | None = None
+        self.error: Exception | None = None
+        self.spare: _Spare | None = None
+        whole = contents(0, model, optimizer)
+        tensors = [*whole.weights.values(), *(whole.state or {}).values()]
+        if any(tensor.is_cuda for tensor in tensors):
+            # Now, and not at the first save: pinning memory takes long.
+            self.spare = _Spare(whole)
+
+    def __enter__(self) -> Saver:
+        """Begin."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        """Wait for the checkpoint that is being written, unless the user cannot wait."""
+        if kind is None:
+            self.finish()
+        elif not issubclass(kind, KeyboardInterrupt):
+            try:
+                self.finish()
+            except OSError as error:
+                # The block's own error is the one to be raised.
+                print(f"note: {error}", file=sys.stderr)
+
+    def save(self, step: int, recent_K2: Tensor | None = None) -> None:
+        """Save the run after `step` steps; `recent_K2` as in `contents`.
+
+        Raises OSError, in one line that says what is kept, if this or the last one could not be
+        written.
+        """
+        began = time.perf_counter()
+        self.finish()
+        whole = contents(step, self.model, self.optimizer, recent_K2)
+        if self.spare is None:
+            self._write(whole, None)
+            self.finish()
+        else:
+            copied, ready = self.spare.copy(whole)
+            # A daemon: a second Ctrl-C does not wait for it, and what it leaves is no checkpoint.
+            self.thread = threading.Thread(target=self._write, args=(copied, ready), daemon=True)
+            self.thread.start()
+        self.stalls.append(time.perf_counter() - began)
+
+    def last_stall(self) -> dict[str, float]:
+        """Return `save_ms`, for which saves since the last call held training up, if any did."""
+        new, self.reported = self.stalls[self.reported :], len(self.stalls)
+        return {"save_ms": 1000 * sum(new)} if new else {}
+
+    def stalled(self) -> str:
+        """Return the end of a sentence: how many saves there were, and how long each took."""
+        if not self.stalls:
+            return ""
+        mean, most = sum(self.stalls) / len(self.stalls), max(self.stalls)
+        each = f"{1000 * mean:.1f} ms each, {1000 * most:.1f} at most"
+        return f"; training waited for {len(self.stalls)} saves, {each}"
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is written; raises what its thread raised."""
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+
+    def _write(self, whole: Contents, ready: torch.cuda.Event | None) -> None:
+        try:
+            if ready is not None:
+                ready.synchronize()
+            write_checkpoint(self.run, whole, self.keep)
+        except OSError as error:
+            self.error = failed_to_write(self.run, f"the checkpoint of step {whole.step}", error)
+        except Exception as error:
+            self.error = error
+
+
+class _Spare:
+    """Room for everything in a checkpoint, in one block on the device and one in pinned memory."""
+
+    def __init__(self, whole: Contents) -> None:
+        tensors = _flat(whole)
+        device = next(tensor.device for tensor in tensors.values() if tensor.is_cuda)
+        places, size = {}, 0
+        for name, tensor in tensors.items():
+            places[name] = size
+            size += -(-tensor.nbytes // _ALIGNED) * _ALIGNED
+        self.block = torch.empty(size, dtype=torch.uint8, device=device)
+        self.pinned = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        self.there = {n: _view(self.block, at, tensors[n]) for n, at in places.items()}
+        self.here = {n: _view(self.pinned, at, tensors[n]) for n, at in places.items()}
+        self.stream = torch.cuda.Stream(device)
+
+    def copy(self, whole: Contents) -> tuple[Contents, torch.cuda.Event]:
+        """Enqueue copies of the tensors; return them, to be read once the event has happened."""
+        tensors = _flat(whole)
+        for kind in {tensor.dtype for tensor in tensors.values()}:
+            # Copies of one type are grouped into a few launches.
+            names = [name for name, tensor in tensors.items() if tensor.dtype == kind]
+            there = [self.there[name] for name in names]
+            torch._foreach_copy_(there, [tensors[name] for name in names])
+        self.stream.wait_stream(torch.cuda.current_stream(self.block.device))
+        ready = torch.cuda.Event()
+        with torch.cuda.stream(self.stream):
+            self.pinned.copy_(self.block, non_blocking=True)
+            ready.record()
+        weights = {name: self.here[f"weights {name}"] for name in whole.weights}
+        # Of a varying size: empty, but for a run that was asked to stop.
+        state = {"recent": whole.state["recent"].cpu()} if whole.state else {}
+        state |= {
+            name: self.here[f"state {name}"] for name in whole.state or () if name != "recent"
+        }
+        return whole._replace(weights=weights, state=state), ready
+
+
+def _flat(whole: Contents) -> dict[str, Tensor]:
+    flat = {f"weights {name}": tensor for name, tensor in whole.weights.items()}
+    state = {name: tensor for name, tensor in (whole.state or {}).items() if name != "recent"}
+    return flat | {f"state {name}": tensor for name, tensor in state.items()}
+
+
+def _view(block: Tensor, at: int, like: Tensor) -> Tensor:
+    return block[at : at + like.nbytes].view(like.dtype).view(like.shape)
