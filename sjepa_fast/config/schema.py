@@ -174,6 +174,9 @@ class OptimConfig:
 
     batch_size: int = 256
     """Clips per step over all processes."""
+    accumulate: int = 1
+    """Parts that the batch goes through the networks in, one after the other: the same update within
+    rounding, with the memory of one part."""
     length: int = 1200
     """Length of the run, in `unit`."""
     warmup: int = 20
@@ -257,6 +260,9 @@ class RuntimeConfig:
     recompute: Switch = "auto"
     """Make the MLPs' activations again in the backward instead of keeping them: a fifth less of a
     GPU's memory, 3 % more bytes moved; auto: where a step would take more than a tenth of it."""
+    max_skipped: int = 10
+    """Stop the run, saved and with a diagnosis, once so many steps in a row had a loss or gradient
+    that is not finite and were skipped (our choice)."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ _POSITIVE = (
     "model.predictor_depth optim.batch_size optim.length data.crop_min_frames data.prefetch "
     "eval.knn_clips log.every log.panel_every checkpoint.every checkpoint.keep "
     "objective.temp_student objective.temp_target objective.target_layers "
-    "objective.target_every "
+    "objective.target_every optim.accumulate runtime.max_skipped "
     "mask.tau mask.tube_length mask.num_masked_views"
 )
 _SHARES = ("data.crop_min", "data.eval_crop", "mask.predict_ratio")

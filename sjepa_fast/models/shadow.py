@@ -62,9 +62,18 @@ class TrainedShadows:
         self.learning = [(m, h, torch.zeros_like(m)) for m, h in pairs if h.requires_grad]
 
     def hand_over(self) -> None:
-        """Give the halves' gradients to the masters, after a backward."""
+        """Give the halves' gradients to the masters, after a backward.
+
+        A master that has a gradient, of another part of the batch, gets the sum, in float32.
+        """
         used = [(m, h.grad, own) for m, h, own in self.learning if h.grad is not None]
-        torch._foreach_copy_([own for _, _, own in used], [grad for _, grad, _ in used])
+        grads, owns = [grad for _, grad, _ in used], [own for _, _, own in used]
+        if any(master.grad is not None for master, _, _ in used):
+            wide = [torch.empty_like(own) for own in owns]
+            torch._foreach_copy_(wide, grads)
+            torch._foreach_add_(owns, wide)
+        else:
+            torch._foreach_copy_(owns, grads)
         for master, _, own in used:
             master.grad = own
         self.forget()

@@ -1,14 +1,18 @@
 """One training step: crop, view, mask, forwards, loss, backward, AdamW, EMA, center.
 
 All its tensors, also the step counter and the schedules, are on the device, and it never
-synchronises: it can be captured as one CUDA graph.
+synchronises: it can be captured as one CUDA graph. A step whose loss or gradient is not finite
+changes nothing but the counter; that too is decided on the device.
 Shapes: B clips of this process, M bodies, N tokens, D width, S steps of the run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +25,13 @@ from sjepa_fast.errors import InputError
 from sjepa_fast.models.shadow import TrainedShadows
 from sjepa_fast.models.transformer import set_gpu_forms
 from sjepa_fast.objectives.distinct import Encoded
-from sjepa_fast.objectives.objective import Objective, StepInput, make_step_input, mask_again
+from sjepa_fast.objectives.objective import (
+    Objective,
+    StepInput,
+    StepOutput,
+    make_step_input,
+    mask_again,
+)
 from sjepa_fast.runtime.device import autocast, wants_compile
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.graph import StepGraph
@@ -32,7 +42,10 @@ from sjepa_kernels import EmaPlan, update_center_
 
 @dataclass(frozen=True)
 class StepResult:
-    """Device tensors of one step: 0-dim loss and gradient norm, and the features to watch."""
+    """Device tensors of one step: 0-dim loss and gradient norm, and the features to watch.
+
+    With `optim.accumulate` the features are those of the batch's last part.
+    """
 
     loss: Tensor
     grad_norm: Tensor
@@ -68,11 +81,16 @@ class TrainStep:
         self.seed = torch.tensor(config.seed, device=device)
         self.step = torch.tensor(step, device=device)
         self.rate = torch.zeros((), device=device)
+        # 1 where the step must change nothing. The fused AdamW reads it, and then leaves weights,
+        # moments and step counts as they are.
+        self.skip = torch.zeros((), device=device)
+        optimizer.found_inf = self.skip  # type: ignore[attr-defined]
         for group in optimizer.param_groups:
             group["lr"] = self.rate
         self.weights = [p for p in model.parameters() if p.requires_grad]
-        # Ring buffer of (loss, gradient norm), long enough for the steps between two log lines.
-        self.history_W2 = torch.zeros(config.log.every, 2, device=device)
+        # Ring buffer of (loss, gradient norm, whether the step was skipped), long enough for the
+        # steps between two log lines.
+        self.history_W3 = torch.zeros(config.log.every, 3, device=device)
         # Before copies are made of the networks.
         keep = not recomputes(config, clips.layout.num_joints, device, dtype, world.size)
         for network in (model.view_encoder, model.predictor, model.target_encoder):
@@ -103,12 +121,12 @@ class TrainStep:
         return self.eager(ids_B) if self.graph is None else self.graph(ids_B)
 
     def recent(self, end: int, count: int) -> Tensor:
-        """Loss and gradient norm of the `count` steps before step `end`, (count, 2).
+        """Loss, gradient norm and 1 for a skipped step, of `count` steps before `end`, (count, 3).
 
         At most `log.every` steps are kept.
         """
-        slots = [s % len(self.history_W2) for s in range(end - count, end)]
-        return self.history_W2[slots]
+        slots = [s % len(self.history_W3) for s in range(end - count, end)]
+        return self.history_W3[slots]
 
     def remember(self, recent_K2: Tensor, end: int) -> int:
         """Take over loss and gradient norm of the steps before step `end`, which a resumed run did.
@@ -130,29 +148,82 @@ class TrainStep:
         """Do one step eagerly, also where calls replay a graph.
 
         With `objective.target_every` that many: they belong together, and a run is saved between
-        calls only.
+        calls only. With `optim.accumulate` the clips are split into that many parts.
         """
-        keys = self.clips, ids_B, self.seed, self.step, self.config
-        batch, together = make_step_input(*keys), self.config.objective.target_every
+        parts, together = self.parts(ids_B), self.config.objective.target_every
         if together == 1:
-            return self._train_on(batch)
-        with autocast(ids_B.device, self.dtype):
-            batch = replace(batch, targets=self.model.make_targets(batch))
-        result = self._train_on(batch)
+            # Made one after the other: the tokens of one part are there at a time.
+            return self._train_on(map(self._input, parts), len(parts))
+        batches = [self._with_targets(self._input(ids)) for ids in parts]
+        result = self._train_on(batches, len(parts))
         for _ in range(1, together):
-            result = self._train_on(mask_again(batch, *keys))
+            again = zip(batches, parts, strict=True)
+            masked = (mask_again(batch, *self._keys(ids)) for batch, ids in again)
+            result = self._train_on(masked, len(parts))
         return result
 
-    def _train_on(self, batch: StepInput) -> StepResult:
-        config, model = self.config, self.model
-        at = self.step.view(1)
+    def parts(self, ids_B: Tensor) -> tuple[Tensor, ...]:
+        """Split the clips of a batch into those that go through the networks together."""
+        return ids_B.chunk(self.config.optim.accumulate)
+
+    def _keys(self, ids_B: Tensor) -> tuple[Any, ...]:
+        return self.clips, ids_B, self.seed, self.step, self.config
+
+    def _input(self, ids_B: Tensor) -> StepInput:
+        return make_step_input(*self._keys(ids_B))
+
+    def _with_targets(self, batch: StepInput) -> StepInput:
         with autocast(batch.view_BNP.device, self.dtype):
-            output = self.objective(batch)
-        output.loss.backward()
+            return replace(batch, targets=self.model.make_targets(batch))
+
+    def _train_on(self, batches: Iterable[StepInput], parts: int) -> StepResult:
+        loss, center_sum, center_count, encoded = None, None, 0, None
+        for number, batch in enumerate(batches, start=1):
+            output = self._backward(batch, parts, last=number == parts)
+            loss = output.loss if loss is None else loss + output.loss
+            if output.center_sum is not None:
+                center_count += output.center_count
+                center_sum = (
+                    output.center_sum if center_sum is None else center_sum + output.center_sum
+                )
+            encoded = output.encoded
+            del output
+        assert loss is not None and encoded is not None
+        norm = self._update(loss, center_sum, center_count)
+        return StepResult(loss, norm, encoded)
+
+    def _backward(self, batch: StepInput, parts: int, *, last: bool) -> StepOutput:
+        """Add a part's gradients to those of the parts before; return its share of the loss.
+
+        Every part has as many rows in its loss, so the batch's loss is the mean of theirs.
+        """
+        waits = contextlib.nullcontext()
+        if isinstance(self.objective, DistributedDataParallel) and not last:
+            # The processes average their gradients once, after the last part.
+            waits = self.objective.no_sync()
+        with waits:
+            with autocast(batch.view_BNP.device, self.dtype):
+                output: StepOutput = self.objective(batch)
+            loss = output.loss if parts == 1 else output.loss / parts
+            loss.backward()
         if self.shadows is not None:
             self.shadows.hand_over()
+        return replace(output, loss=loss.detach())
+
+    def _update(self, loss: Tensor, center_sum: Tensor | None, center_count: int) -> Tensor:
+        """Move everything by the gradients that are there, or nothing if this step is to be skipped.
+
+        A skipped step counts in the schedules like any other (our choice). Returns the norm of the
+        gradients.
+        """
+        config, model = self.config, self.model
+        at = self.step.view(1)
         grads = [p.grad for p in self.weights if p.grad is not None]
         norm = nn.utils.get_total_norm(grads, foreach=True)
+        # The norm is the same in all processes, the loss is not: all must skip, or none.
+        total = self.world.sum_(loss + norm)
+        bad = (total - total).ne(0)
+        self.skip.copy_(bad)
         if config.optim.clip_grad > 0:
             nn.utils.clip_grads_with_norm_(self.weights, config.optim.clip_grad, norm, foreach=True)
         self.rate.copy_(self.schedule.rates_S.index_select(0, at).squeeze(0))
@@ -160,18 +231,22 @@ class TrainStep:
         self.forget()
         if self.shadows is not None:
             self.shadows.round()
-        for plan in self.ema:
-            plan.update_(self.schedule.momenta_S.index_select(0, at).squeeze(0))
-        if model.center is not None and output.center_sum is not None:
-            self.world.sum_(output.center_sum)
-            count = output.center_count * self.world.size
-            beta = config.objective.center_momentum
-            update_center_(model.center, output.center_sum, count, beta)
-        loss = output.loss.detach()
-        slot = at % len(self.history_W2)
-        self.history_W2.index_copy_(0, slot, torch.stack([loss, norm]).unsqueeze(0))
+        if self.ema:
+            # With momentum 1 the target encoder stays as it is.
+            planned = self.schedule.momenta_S.index_select(0, at).squeeze(0)
+            momentum = torch.maximum(planned, self.skip)
+            for plan in self.ema:
+                plan.update_(momentum)
+        if model.center is not None and center_sum is not None:
+            self.world.sum_(center_sum)
+            before, count = model.center.clone(), center_count * self.world.size
+            update_center_(model.center, center_sum, count, config.objective.center_momentum)
+            torch.where(bad, before, model.center, out=model.center)
+        slot = at % len(self.history_W3)
+        row = torch.stack([loss, norm, self.skip])
+        self.history_W3.index_copy_(0, slot, row.unsqueeze(0))
         self.step += 1
-        return StepResult(loss, norm, output.encoded)
+        return norm
 
 
 def plan_ema(model: Objective, dtype: torch.dtype) -> list[EmaPlan]:

@@ -64,7 +64,7 @@ def state(step: TrainStep) -> State:
     names = {id(x): name for name, x in step.model.named_parameters()}
     for weight, values in step.optimizer.state.items():
         found |= {f"{key}.{names[id(weight)]}": x for key, x in values.items()}
-    found |= {"step": step.step, "rate": step.rate, "history": step.history_W2}
+    found |= {"step": step.step, "rate": step.rate, "history": step.history_W3}
     return {name: x.detach().cpu().clone() for name, x in found.items()}
 
 

@@ -201,7 +201,8 @@ def test_only_what_an_objective_has_is_moved(kind: str) -> None:
 def test_history_keeps_the_latest_steps_in_order() -> None:
     step = make_step(log={"every": 3})
     results = [step(torch.arange(6).roll(i)) for i in range(5)]
-    expected = torch.stack([torch.stack([r.loss, r.grad_norm]) for r in results[2:]])
+    rows = [torch.stack([r.loss, r.grad_norm, torch.tensor(0.0)]) for r in results[2:]]
+    expected = torch.stack(rows)
     assert torch.equal(step.recent(5, 3), expected)
     assert torch.equal(step.recent(5, 1), expected[-1:])
 

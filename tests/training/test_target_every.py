@@ -100,7 +100,7 @@ def test_target_encoder_runs_once_a_call_and_all_else_each_step(kind: str, every
     for _ in range(2):
         step(IDS)
     assert passes == {"target_encoder": 2, "view_encoder": 2 * every, "predictor": 2 * every}
-    losses, norms = step.recent(2 * every, 2 * every).T
+    losses, norms, _ = step.recent(2 * every, 2 * every).T
     assert len(set(losses.tolist())) == 2 * every and (norms > 0).all()
 
 

@@ -15,7 +15,7 @@ from tests.training.test_step import make_step
 def states(step: TrainStep) -> list[torch.Tensor]:
     """All that a step changes."""
     moments = [x for state in step.optimizer.state.values() for x in state.values()]
-    found = [*step.model.parameters(), *step.model.buffers(), *moments, step.step, step.history_W2]
+    found = [*step.model.parameters(), *step.model.buffers(), *moments, step.step, step.history_W3]
     return copy.deepcopy([x.detach() for x in found])
 
 
