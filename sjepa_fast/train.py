@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -38,7 +39,9 @@ from sjepa_fast.runtime.preflight import preflight
 from sjepa_fast.runtime.saving import Saver, failed_to_write, what_is_kept
 from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.runtime.signals import StopSignals
+from sjepa_fast.training.diagnosis import diagnose
 from sjepa_fast.training.flops import step_flops
+from sjepa_fast.training.health import Health
 from sjepa_fast.training.precision import pick_dtype
 from sjepa_fast.training.profiling import PassClock, ProfiledStep
 from sjepa_fast.training.report import write_report
@@ -117,17 +120,31 @@ def run_lengths(config: TrainConfig, clips: int) -> tuple[int, int]:
     return total - total % together, config.optim.warmup * unit
 
 
+def check_shares(config: TrainConfig, world: World) -> None:
+    """Raise InputError if processes, and the parts of `optim.accumulate`, cannot share a batch."""
+    batch, parts = config.optim.batch_size, config.optim.accumulate
+    if batch % world.size:
+        fix = f"choose a multiple of the {world.size} processes"
+        raise InputError("optim.batch_size", batch, fix)
+    if batch % (world.size * parts):
+        share = f"{batch // world.size} clips of each process"
+        fix = "choose a divisor of that number"
+        raise InputError("optim.accumulate", f"{parts} does not divide the {share}", fix)
+
+
 def what_is_compiled(config: TrainConfig, store: Store, slots: int, dtype: torch.dtype) -> str:
     """Describe all that decides the shapes and formulas of a step."""
-    parts = (config.model, config.objective, config.mask, config.data, config.optim.batch_size)
+    optim = config.optim.batch_size, config.optim.accumulate
+    parts = (config.model, config.objective, config.mask, config.data, *optim)
     return " ".join(map(str, (*parts, store.layout.joints, slots, dtype)))
 
 
 def train(config: TrainConfig) -> int:
     """Train one run with checkpoints, score it and draw its pictures.
 
-    Returns 0 when the run is complete; when a signal stopped it and it is saved, 128 and the
-    signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP.
+    Returns 0 when the run is complete; 1 when its steps or weights were not finite; when a signal
+    stopped it and it is saved, 128 and the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129
+    for SIGHUP.
     """
     validate(config)
     check_backend(config.data)
@@ -136,9 +153,7 @@ def train(config: TrainConfig) -> int:
     connect(world, device)
     config, store = open_data(config, world)
     validate_tokens(config, store.layout.num_joints)
-    if config.optim.batch_size % world.size:
-        fix = f"choose a multiple of the {world.size} processes"
-        raise InputError("optim.batch_size", config.optim.batch_size, fix)
+    check_shares(config, world)
     train_part = store.ids(config.data.split, "train")
     test_part = store.ids(config.data.split, "test")
     clips = open_clips(store, config.data, device)
@@ -183,10 +198,12 @@ def train(config: TrainConfig) -> int:
         train_step = TrainStep(config, fed, model, optimizer, dtype, world, schedule, start)
         step = logged_step = clocked_step = start
         if resumed is not None:
-            logged_step -= train_step.remember(resumed.recent_K2, start)
+            logged_step -= train_step.remember(resumed.recent_K3, start)
+        health = Health.of(config, start)
+        parts = world.size * config.optim.accumulate
         compiled: Path | None = None
         if train_step.compiles:
-            slots = fed.distinct_sequences(config.optim.batch_size // world.size)
+            slots = fed.distinct_sequences(config.optim.batch_size // parts)
             compiled = cache_file(what_is_compiled(config, store, slots, dtype), device)
             load_compiled(compiled)
         take_step: Callable[[Tensor], StepResult] = GuardedStep(
@@ -195,11 +212,12 @@ def train(config: TrainConfig) -> int:
             config.optim.batch_size,
             world.size,
             device,
+            accumulate=config.optim.accumulate,
             trial=partial(try_step, train_step) if device.type == "cuda" else None,
             compiled=train_step.compiles,
         )
         if config.log.profile and world.leads:
-            distinct = world.size * fed.distinct_sequences(config.optim.batch_size // world.size)
+            distinct = parts * fed.distinct_sequences(config.optim.batch_size // parts)
             counted = step_flops(config, store.layout.num_joints, target_sequences=distinct)
             flops = counted.total / world.size
             passes = PassClock(model, optimizer, device)
@@ -223,7 +241,7 @@ def train(config: TrainConfig) -> int:
             elif math.isfinite(before):
                 log.row(0, {"knn": before})
         began = clock = time.perf_counter()
-        while step < total and signals.stop is None:
+        while step < total and signals.stop is None and not health.stops:
             result = take_step(next(batches))
             step += together
             if compiled is not None and step == start + together and world.leads:
@@ -235,17 +253,10 @@ def train(config: TrainConfig) -> int:
             knn_due = config.log.knn_every > 0 and step % config.log.knn_every == 0
             save_due = step % config.checkpoint.every == 0 or step == total
             row_due = step % config.log.every == 0 or panel_due or knn_due or save_due
-            # The loss is checked before every save: broken weights must not replace good ones.
             if row_due or signals.stop is not None:
                 recent = train_step.recent(step, step - logged_step)
-                mean = world.sum_(recent[:, 0].mean()) / world.size
-                values = {
-                    "loss": mean.item(),
-                    "grad_norm": result.grad_norm.item(),
-                    "lr": schedule.rates_S[step - 1].item(),
-                }
-                if not math.isfinite(values["loss"]):
-                    raise FloatingPointError(f"loss is {values['loss']} at step {step}")
+                values, warned = health.read(step, recent, world)
+                values["lr"] = schedule.rates_S[step - 1].item()
                 if model.target_encoder is not None:
                     values["momentum"] = schedule.momenta_S[step - 1].item()
                 now = time.perf_counter()
@@ -263,6 +274,8 @@ def train(config: TrainConfig) -> int:
                     values["knn"] = score()
                 if log is not None and saver is not None:
                     values |= saver.last_stall()
+                    for warning in warned:
+                        log.note(warning)
                     log.line(progress_line(step, total, panel | values, seconds * (total - step)))
                     # A run that was stopped has the rows of one that was not.
                     if row_due:
@@ -273,7 +286,10 @@ def train(config: TrainConfig) -> int:
                 if world.size > 1:
                     # One process may have got the signal to stop; all must stop at the same step.
                     signals.agree(world, device)
-            if saver is not None and (save_due or signals.stop is not None):
+            stops = signals.stop is not None or health.stops
+            # Broken weights must not replace good ones.
+            sound = (save_due or stops) and health.may_save(model, optimizer)
+            if saver is not None and sound:
                 saver.save(step, train_step.recent(step, step - logged_step))
         if log is not None and saver is not None:
             saver.finish()
@@ -283,7 +299,11 @@ def train(config: TrainConfig) -> int:
             if step < total and signals.stop is not None:
                 log.note(f"stopped by {signals.stop.name}: {what_is_kept(config.run)}")
         stack.close()
-        if step == total and world.leads:
+        if health.stops:
+            why = diagnose(train_step, health, store, sampled, sampled_part)
+            if world.leads:
+                print(why, file=sys.stderr)
+        elif step == total and world.leads:
             try:
                 for line in write_report(config, store, clips, model, dtype):
                     print(line)
@@ -291,6 +311,8 @@ def train(config: TrainConfig) -> int:
                 raise failed_to_write(config.run, "the report", error) from error
         world.barrier()
         disconnect(world)
+    if health.stops:
+        return 1
     return signals.exit_code if step < total else 0
 
 

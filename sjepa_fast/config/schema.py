@@ -175,8 +175,8 @@ class OptimConfig:
     batch_size: int = 256
     """Clips per step over all processes."""
     accumulate: int = 1
-    """Parts that the batch goes through the networks in, one after the other: the same update within
-    rounding, with the memory of one part."""
+    """Parts in which the batch goes through the networks, one after the other: the same update
+    within rounding, with the memory of one part."""
     length: int = 1200
     """Length of the run, in `unit`."""
     warmup: int = 20

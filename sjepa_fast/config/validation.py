@@ -59,6 +59,12 @@ def validate(config: TrainConfig) -> None:
     if model.width % model.heads:
         value = f"{model.heads} does not divide model.width {model.width}"
         raise InputError("model.heads", value, "choose both")
+    if optim.batch_size % optim.accumulate:
+        value = f"{optim.accumulate} does not divide optim.batch_size {optim.batch_size}"
+        raise InputError("optim.accumulate", value, "choose a divisor")
+    if config.log.profile and optim.accumulate > 1:
+        value = f"with optim.accumulate {optim.accumulate}"
+        raise InputError("profile", value, "a profile is of a batch in one part; use accumulate 1")
     head = model.width // model.heads
     if config.runtime.attention == "triton" and head not in (16, 32):
         value = f"triton with heads of {head}"

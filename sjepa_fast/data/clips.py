@@ -12,9 +12,11 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sjepa_fast.config.schema import DataConfig, TrainConfig
+from sjepa_fast.data.finite import check_finite
 from sjepa_fast.data.rows import RowReader, normalize_rows, normalizes
 from sjepa_fast.data.store import Store
 from sjepa_fast.errors import InputError
@@ -31,7 +33,7 @@ class ResidentClips:
     """A store on one device, ready to be cropped.
 
     With a `reader` only the tables are resident: each call reads the rows of its clips from the
-    store's file and sends them to the device.
+    store's file and sends them to the device. It raises InputError if they are not finite.
     """
 
     joints_RVC: Tensor
@@ -42,6 +44,8 @@ class ResidentClips:
     layout: SkeletonLayout
     max_bodies: int
     reader: RowReader | None = None
+    names: NDArray[np.str_] | None = None
+    """Names of the store's clips, for messages about rows that are read later."""
     most_bodies: int = 0
     """Most bodies that are present in any batch drawn from these clips; 0 is unknown."""
 
@@ -54,7 +58,10 @@ class ResidentClips:
         """Return clips whose rows are on the device: these, or the ones of `ids_B` read now."""
         if self.reader is None:
             return self
-        packed = self.reader.read(np.unique(ids_B.cpu().numpy()))
+        ids = np.unique(ids_B.cpu().numpy())
+        packed = self.reader.read(ids)
+        if self.names is not None:
+            check_finite(packed.rows_RVC, packed.first_B, self.names[self.reader.clip_S[ids]])
         device = self.joints_RVC.device
         return dataclasses.replace(
             self,
@@ -194,7 +201,8 @@ def load_resident(store: Store, data: DataConfig, device: torch.device) -> Resid
         The resident clips; their body count is `data.bodies`.
 
     Raises:
-        InputError: If clips have more bodies than `data.bodies` admits.
+        InputError: If clips have more bodies than `data.bodies` admits, or coordinates are not
+            finite.
     """
     _check_bodies(store, data)
     joints = np.array(store.joints)
@@ -203,7 +211,9 @@ def load_resident(store: Store, data: DataConfig, device: torch.device) -> Resid
         for i in range(len(store)):
             rows = slice(int(store.offsets[i]), int(store.offsets[i + 1]))
             joints[rows] = normalize_rows(joints[rows], int(store.bodies[i]), store.layout, data)
-    return _clips_of(store, data, torch.from_numpy(joints), device)
+    clips = _clips_of(store, data, torch.from_numpy(joints), device)
+    check_finite(clips.joints_RVC, clips.offsets_N, store.names)
+    return clips
 
 
 def load_tables(store: Store, data: DataConfig, device: torch.device) -> ResidentClips:
@@ -215,7 +225,8 @@ def load_tables(store: Store, data: DataConfig, device: torch.device) -> Residen
     _check_bodies(store, data)
     reader = RowReader.of(store, data)
     rows = torch.empty(0, store.layout.num_joints, 3, dtype=reader.rows_dtype)
-    return dataclasses.replace(_clips_of(store, data, rows, device), reader=reader)
+    names = np.asarray(store.names)
+    return dataclasses.replace(_clips_of(store, data, rows, device), reader=reader, names=names)
 
 
 def _check_bodies(store: Store, data: DataConfig) -> None:

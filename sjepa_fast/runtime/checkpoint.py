@@ -83,7 +83,7 @@ class Resumed(NamedTuple):
     """Steps done; loss and gradient norm of the K that are in no row of metrics yet."""
 
     step: int
-    recent_K2: Tensor
+    recent_K3: Tensor
 
 
 def newest_that(run: Path, use: Callable[[Checkpoint], T]) -> Found[T] | None:
@@ -126,9 +126,9 @@ def resume(
     """
 
     def load(checkpoint: Checkpoint) -> Tensor:
-        recent_K2 = load_state(checkpoint, optimizer)
+        recent_K3 = load_state(checkpoint, optimizer)
         load_weights(checkpoint, model)
-        return recent_K2
+        return recent_K3
 
     found = newest_that(run, load) if world.leads else None
     device = next(model.parameters()).device
@@ -167,14 +167,14 @@ def save_checkpoint(
 
 
 def contents(
-    step: int, model: nn.Module, optimizer: torch.optim.Optimizer, recent_K2: Tensor | None = None
+    step: int, model: nn.Module, optimizer: torch.optim.Optimizer, recent_K3: Tensor | None = None
 ) -> Contents:
     """Collect what is saved after `step` steps; nothing is copied.
 
-    `recent_K2` has loss and gradient norm of the K steps since the last row of metrics.
+    `recent_K3` has the history of the K steps since the last row of metrics, as a step keeps it.
     """
     state = moments(optimizer)
-    state["recent"] = torch.zeros(0, 2) if recent_K2 is None else recent_K2
+    state["recent"] = torch.zeros(0, 3) if recent_K3 is None else recent_K3
     return Contents(step, dict(model.state_dict()), state, describe_groups(optimizer))
 
 
@@ -228,8 +228,8 @@ def load_state(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> Tens
     """
     stored, notes = read_tensors(checkpoint.path, STATE)
     path = checkpoint.path / STATE
-    recent_K2 = stored.pop("recent", None)
-    if recent_K2 is None or recent_K2.dtype != torch.float32 or recent_K2.shape[1:] != (2,):
+    recent_K3 = stored.pop("recent", None)
+    if recent_K3 is None or recent_K3.dtype != torch.float32 or recent_K3.shape[1:] != (3,):
         raise refusal(path, "has no losses of the last steps", OTHER)
     check_groups(path, notes.get("groups", ""), describe_groups(optimizer))
     wanted = moments(optimizer) or expected_moments(stored, optimizer)
@@ -241,4 +241,4 @@ def load_state(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> Tens
         if key not in own:
             own[key] = torch.empty_like(wanted[name])
         own[key].copy_(tensor)
-    return recent_K2.clone()
+    return recent_K3.clone()

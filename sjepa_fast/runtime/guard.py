@@ -29,13 +29,38 @@ def largest_batch(batch: int, fits: Callable[[int], bool], multiple: int = 1) ->
     return size
 
 
-def out_of_memory(batch: int, fitting: int, device: str, total_bytes: int) -> InputError:
-    """Return the one-line error that a user sees; `fitting` is 0 if not even one clip fits."""
-    value = f"{batch} clips per step do not fit into the {total_bytes // MIB} MiB of {device}"
+def parts_that_fit(batch: int, at_a_time: int, processes: int) -> int:
+    """Return the fewest equal parts of a batch that hold at most `at_a_time` clips each.
+
+    The processes share a part evenly; there must be a clip for each of them `at_a_time`.
+    """
+    share = batch // processes
+    return next(
+        parts
+        for parts in range(1, share + 1)
+        if share % parts == 0 and share // parts <= at_a_time // processes
+    )
+
+
+def out_of_memory(
+    batch: int, fitting: int, device: str, total_bytes: int, accumulate: int = 1, processes: int = 1
+) -> InputError:
+    """Return the one-line error that a user sees; `fitting` is 0 if not even one clip fits.
+
+    The batch goes through in `accumulate` parts, and so would the one that fits.
+    """
+    parts = f" in {accumulate} parts" if accumulate > 1 else ""
+    value = (
+        f"{batch} clips per step{parts} do not fit into the {total_bytes // MIB} MiB of {device}"
+    )
     if fitting == 0:
         fix = "not even one does; choose a smaller model, or another device"
     else:
-        fix = f"{fitting} do: use --optim.batch-size {fitting}"
+        more = parts_that_fit(batch, fitting // accumulate, processes)
+        fix = (
+            f"{fitting} do: use --optim.accumulate {more}, which makes the same update, or "
+            f"--optim.batch-size {fitting}"
+        )
     return InputError("optim.batch_size", value, fix)
 
 
@@ -52,7 +77,8 @@ def fall_back_to_eager(error: Exception) -> None:
 class GuardedStep(Generic[T]):
     """A step that explains a lack of memory, and continues if its compiler fails.
 
-    `batch` counts the clips of all processes; the number of clips of an `eager` step may vary.
+    `batch` counts the clips of all processes, which go through in `accumulate` parts; the number of
+    clips of an `eager` step may vary.
     `trial`, which does what needs the memory and changes nothing, runs once before the first step.
     Where the step will be `compiled`, more or less memory may do than eagerly, so a batch is
     refused beforehand only if not even its half fits (our choice).
@@ -66,11 +92,12 @@ class GuardedStep(Generic[T]):
         processes: int,
         device: torch.device,
         *,
+        accumulate: int = 1,
         trial: Callable[[Tensor], object] | None = None,
         compiled: bool = False,
     ) -> None:
         self.step, self.eager, self.batch = step, eager, batch
-        self.processes, self.device = processes, device
+        self.processes, self.device, self.accumulate = processes, device, accumulate
         self.trial, self.compiled = trial, compiled
         self.succeeded = False
 
@@ -98,16 +125,19 @@ class GuardedStep(Generic[T]):
 
     def _check(self, trial: Callable[[Tensor], object], ids: Tensor) -> None:
         fits = partial(_fits, trial, ids, self.processes)
-        half = self.batch // 2 // self.processes * self.processes
+        multiple = self.processes * self.accumulate
+        half = self.batch // 2 // multiple * multiple
         if not (fits(self.batch) or (self.compiled and half > 0 and fits(half))):
             raise self._explain(trial, ids)
         # The step allocates on another stream, to which memory must be free for all.
         torch.cuda.empty_cache()
 
     def _explain(self, run: Callable[[Tensor], object], ids: Tensor) -> InputError:
-        size = largest_batch(self.batch, partial(_fits, run, ids, self.processes), self.processes)
-        properties = torch.cuda.get_device_properties(self.device)
-        return out_of_memory(self.batch, size, properties.name, properties.total_memory)
+        fits = partial(_fits, run, ids, self.processes)
+        size = largest_batch(self.batch, fits, self.processes * self.accumulate)
+        card = torch.cuda.get_device_properties(self.device)
+        shares = self.accumulate, self.processes
+        return out_of_memory(self.batch, size, card.name, card.total_memory, *shares)
 
 
 def _fits(run: Callable[[Tensor], object], ids: Tensor, processes: int, batch: int) -> bool:

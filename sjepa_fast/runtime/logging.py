@@ -205,6 +205,7 @@ def progress_line(step: int, total: int, values: dict[str, float], left_seconds:
     parts = [f"step {step}/{total}"]
     for key, label, form in (
         ("loss", "loss", ".3f"),
+        ("skipped", "skipped", ".0f"),
         ("lr", "lr", ".2e"),
         ("momentum", "ema", ".5f"),
         ("effective_rank", "rank", ".1f"),

@@ -77,15 +77,15 @@ class Saver:
                 # The block's own error is the one to be raised.
                 print(f"note: {error}", file=sys.stderr)
 
-    def save(self, step: int, recent_K2: Tensor | None = None) -> None:
-        """Save the run after `step` steps; `recent_K2` as in `contents`.
+    def save(self, step: int, recent_K3: Tensor | None = None) -> None:
+        """Save the run after `step` steps; `recent_K3` as in `contents`.
 
         Raises OSError, in one line that says what is kept, if this or the last one could not be
         written.
         """
         began = time.perf_counter()
         self.finish()
-        whole = contents(step, self.model, self.optimizer, recent_K2)
+        whole = contents(step, self.model, self.optimizer, recent_K3)
         if self.spare is None:
             self._write(whole, None)
             self.finish()

@@ -19,14 +19,18 @@ _SHARE = 0.1
 
 
 def kept_bytes(config: TrainConfig, joints: int, dtype: torch.dtype, processes: int = 1) -> int:
-    """Return about how many bytes one process' blocks keep for a backward, activations included."""
+    """Return about how many bytes one process' blocks keep for a backward, activations included.
+
+    With `optim.accumulate` a backward is of one part of the batch.
+    """
     model = config.model
     tokens = config.data.frames // model.segment_length * joints
     kept = kept_tokens(config.mask, tokens, joints)
     predicted = predicted_tokens(config.mask, tokens - kept)
     # The predictor's last block continues with the predicted tokens alone.
     rows = model.depth * kept + (model.predictor_depth - 1) * (kept + predicted) + predicted
-    masks = sequences_per_step(config) // processes * config.mask.num_masked_views
+    shares = processes * config.optim.accumulate
+    masks = sequences_per_step(config) // shares * config.mask.num_masked_views
     return masks * rows * model.width * _WIDTHS_PER_TOKEN * dtype.itemsize
 
 

@@ -128,14 +128,14 @@ class TrainStep:
         slots = [s % len(self.history_W3) for s in range(end - count, end)]
         return self.history_W3[slots]
 
-    def remember(self, recent_K2: Tensor, end: int) -> int:
-        """Take over loss and gradient norm of the steps before step `end`, which a resumed run did.
+    def remember(self, recent_K3: Tensor, end: int) -> int:
+        """Take over the history of the steps before step `end`, which a resumed run did.
 
         Returns of how many: those since the last step that this run logs, if the other logged less.
         """
-        count = min(len(recent_K2), end % len(self.history_W2))
-        slots = [s % len(self.history_W2) for s in range(end - count, end)]
-        self.history_W2[slots] = recent_K2[len(recent_K2) - count :].to(self.history_W2)
+        count = min(len(recent_K3), end % len(self.history_W3))
+        slots = [s % len(self.history_W3) for s in range(end - count, end)]
+        self.history_W3[slots] = recent_K3[len(recent_K3) - count :].to(self.history_W3)
         return count
 
     def forget(self) -> None:
@@ -211,10 +211,10 @@ class TrainStep:
         return replace(output, loss=loss.detach())
 
     def _update(self, loss: Tensor, center_sum: Tensor | None, center_count: int) -> Tensor:
-        """Move everything by the gradients that are there, or nothing if this step is to be skipped.
+        """Move everything by the gradients that are there, or nothing if one is not finite.
 
-        A skipped step counts in the schedules like any other (our choice). Returns the norm of the
-        gradients.
+        A step skipped so counts in the schedules like any other (our choice). Returns the norm of
+        the gradients.
         """
         config, model = self.config, self.model
         at = self.step.view(1)

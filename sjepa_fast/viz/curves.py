@@ -20,13 +20,16 @@ PANELS = (
 
 
 def plot_curves(rows: Sequence[dict[str, float]], out: Path) -> None:
-    """Draw a panel for each metric in the rows, which also have `step`, and write the PNG `out`."""
-    shown = [(key, title) for key, title in PANELS if any(key in row for row in rows)]
+    """Draw a panel for each metric in the rows, which also have `step`, and write the PNG `out`.
+
+    A metric that was not finite is None in its row, and no point.
+    """
+    shown = [(key, title) for key, title in PANELS if any(row.get(key) is not None for row in rows)]
     columns = min(3, max(1, len(shown)))
     lines = max(1, -(-len(shown) // columns))
     figure = new_figure(3.8 * columns, 2.7 * lines)
     for place, (key, title) in enumerate(shown, start=1):
-        points = [(row["step"], row[key]) for row in rows if key in row]
+        points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
         axes = figure.add_subplot(lines, columns, place)
         marker = "o" if len(points) <= 40 else None
         axes.plot(*zip(*points, strict=True), color="#1f5fa8", marker=marker, markersize=3)

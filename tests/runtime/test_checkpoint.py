@@ -66,7 +66,7 @@ def test_what_is_loaded_is_what_was_saved(run: Path) -> None:
     model, optimizer = stepped(4)
     other, others = stepped(1)
     resumed = resume(run, other, others, ALONE)
-    assert resumed is not None and resumed.step == 4 and resumed.recent_K2.shape == (0, 2)
+    assert resumed is not None and resumed.step == 4 and resumed.recent_K3.shape == (0, 3)
     for name, tensor in model.state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor), name
     for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):

@@ -14,7 +14,7 @@ from sjepa_fast.build import build_model, compile_blocks
 from sjepa_fast.config.schema import DataConfig, MaskConfig, ModelConfig, RuntimeConfig, TrainConfig
 from sjepa_fast.errors import InputError
 from sjepa_fast.models.transformer import Block, CrossBlock
-from sjepa_fast.runtime.guard import GuardedStep, largest_batch
+from sjepa_fast.runtime.guard import GuardedStep, largest_batch, parts_that_fit
 from tests.tiny import CPU, metrics, trained, weights
 
 
@@ -44,7 +44,13 @@ def failing_above(most: int) -> GuardedStep:
     return GuardedStep(step, step, 64, 2, CPU)
 
 
-@pytest.mark.parametrize(("most", "advice"), [(9, "--optim.batch-size 16"), (0, "not even one")])
+@pytest.mark.parametrize(
+    ("most", "advice"),
+    [
+        (9, "--optim.accumulate 4, which makes the same update, or --optim.batch-size 16"),
+        (0, "not even one"),
+    ],
+)
 def test_out_of_memory_is_one_line_with_the_fix(
     most: int, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,6 +65,36 @@ def test_out_of_memory_is_one_line_with_the_fix(
     assert caught.value.__context__ is None, "the failed step's tensors are let go"
 
 
+@pytest.mark.parametrize(
+    ("batch", "at_a_time", "processes", "expected"),
+    [(64, 16, 2, 4), (64, 64, 1, 1), (48, 20, 8, 3), (60, 32, 2, 2), (7, 3, 1, 7), (8, 2, 2, 4)],
+)
+def test_the_fewest_equal_parts_that_fit(
+    batch: int, at_a_time: int, processes: int, expected: int
+) -> None:
+    assert parts_that_fit(batch, at_a_time, processes) == expected
+    assert batch % (expected * processes) == 0 and batch // expected <= at_a_time
+
+
+@pytest.mark.usefixtures("toy_gpu")
+def test_a_batch_in_parts_that_do_not_fit_goes_through_in_more() -> None:
+    """64 clips in 4 parts: 8 of a part's 16 are this process's, and 5 fit."""
+    tried: list[int] = []
+
+    def step(ids: torch.Tensor) -> None:
+        tried.append(len(ids))
+        if len(ids) / 4 > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    with pytest.raises(InputError) as caught:
+        GuardedStep(step, step, 64, 2, CPU, accumulate=4)(torch.arange(32))
+    # 32 clips in 4 parts fit: parts of 8, of which there are 8 in 64.
+    assert tried == [32, 16]
+    text = str(caught.value)
+    assert text.startswith("optim.batch_size: 64 clips per step in 4 parts do not fit")
+    assert "32 do: use --optim.accumulate 8, which" in text and "--optim.batch-size 32" in text
+
+
 @pytest.fixture
 def toy_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     known = types.SimpleNamespace(name="Toy GPU", total_memory=24 * 2**30)
@@ -71,9 +107,9 @@ def toy_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     # Of 32 clips of this process, half of all 64.
     [
         (False, 32, None),
-        (False, 31, "32 do: use --optim.batch-size 32"),
+        (False, 31, "32 do: use --optim.accumulate 2, which makes the same update, or "),
         (True, 16, None),
-        (True, 15, "16 do: use --optim.batch-size 16"),
+        (True, 15, "which makes the same update, or --optim.batch-size 16"),
         (False, 0, "not even one"),
     ],
 )

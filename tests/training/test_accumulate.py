@@ -9,17 +9,24 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from sjepa_fast.build import build_model, build_optimizer
+from sjepa_fast.config.presets import preset
 from sjepa_fast.config.schema import replace
 from sjepa_fast.config.traits import TRAITS
+from sjepa_fast.config.validation import validate
+from sjepa_fast.errors import InputError
 from sjepa_fast.models.shadow import TrainedShadows
-from sjepa_fast.objectives.objective import StepInput, StepOutput
+from sjepa_fast.objectives.objective import StepOutput
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.schedule import Schedule
+from sjepa_fast.train import check_shares
+from sjepa_fast.training.memory import kept_bytes
 from sjepa_fast.training.step import TrainStep
-from tests.tiny import CPU, STEP_CONFIG, step_clips
+from sjepa_fast.training.trial import try_step
+from tests.tiny import CPU, STEP_CONFIG, flags, metrics, step_clips, trained
 from tests.training.test_step import OTHERS, make_step
 
 IDS = torch.arange(6)
@@ -128,13 +135,11 @@ def _one_of_two(rank: int, folder: str) -> None:
         step = TrainStep(config, clips, model, optimizer, torch.float32, world, schedule)
         assert isinstance(step.objective, DistributedDataParallel)
         ours, reduced = gradients(step), []
-
-        def count(state: list[int], bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-            state.append(bucket.index())
-            all_reduce = torch.distributed.algorithms.ddp_comm_hooks.default_hooks.allreduce_hook
-            return all_reduce(dist.group.WORLD, bucket)
-
-        step.objective.register_comm_hook(reduced, count)
+        # Not a function: its annotations, as text, are refused.
+        step.objective.register_comm_hook(
+            reduced,
+            lambda seen, bucket: seen.append(bucket.index()) or allreduce_hook(None, bucket),
+        )
         step(IDS[3 * rank : 3 * rank + 3])
         found[kind] = {
             "loss": step.world.sum_(step.recent(1, 1)[0, 0].clone()) / 2,
@@ -182,3 +187,54 @@ def test_two_processes_with_parts_follow_one_without(tmp_path: Path) -> None:
             torch.testing.assert_close(
                 found[name], grad, rtol=0, atol=2e-5 * scale + 1e-7, msg=f"{kind} {name}"
             )
+
+
+@pytest.mark.parametrize(
+    ("batch", "parts", "size", "says"),
+    [
+        (6, 4, 1, "4 does not divide optim.batch_size 6"),
+        (12, 4, 2, "4 does not divide the 6 clips of each process"),
+        (12, 0, 1, "0"),
+    ],
+)
+def test_parts_that_are_not_equal_are_refused(batch: int, parts: int, size: int, says: str) -> None:
+    config = replace(preset("sjepa-nucla"), optim={"batch_size": batch, "accumulate": parts})
+    with pytest.raises(InputError, match=says) as error:
+        validate(config)
+        check_shares(config, World(size=size))
+    assert error.value.argument == "optim.accumulate"
+    assert error.value.fix
+
+
+def test_processes_that_cannot_share_a_batch_are_told_so() -> None:
+    config = replace(preset("sjepa-nucla"), optim={"batch_size": 9, "accumulate": 3})
+    with pytest.raises(InputError, match="multiple of the 2 processes"):
+        check_shares(config, World(size=2))
+    check_shares(config, World(size=3))
+
+
+def test_no_more_memory_is_reckoned_with_than_a_part_needs() -> None:
+    whole = preset("sjepa-ntu60-xsub")
+    split = replace(whole, optim={"accumulate": 4})
+    of_whole, of_part = (kept_bytes(c, 25, torch.bfloat16) for c in (whole, split))
+    assert of_whole == 4 * of_part
+
+
+def test_a_trial_is_of_one_part() -> None:
+    step, seen = step_of("sjepa", 3), []
+    step.model.register_forward_pre_hook(lambda _, batch: seen.append(len(batch[0].view_BNP)))
+    try_step(step, IDS)
+    assert seen == [2]
+
+
+def test_a_run_in_parts_follows_one_without(store: Path, tmp_path: Path) -> None:
+    own = {
+        "optim.length": 3,
+        "optim.unit": "steps",
+        "runtime.dtype": "float32",
+        "data.split": "xsub",
+    }
+    whole = trained(store, tmp_path / "whole", *flags(own))
+    split = trained(store, tmp_path / "split", *flags({**own, "optim.accumulate": 4}))
+    rows = [[row["loss"] for row in metrics(run) if "loss" in row] for run in (whole, split)]
+    assert rows[1] == pytest.approx(rows[0], rel=1e-4)
