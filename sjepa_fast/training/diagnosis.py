@@ -74,6 +74,7 @@ def diagnose(
         dist.all_gather_object(found, own)
     rank, finding, all_ids, names = next((x for x in found if x[1] is not None), found[0])
     loss, norm = (x if math.isfinite(x) else None for x in health.last[:2])
+    broken = [names[k] for k in finding.clips] if finding else []
     facts = {
         "step": health.failed + 1,
         "skipped_in_a_row": max(health.in_a_row, health.max_skipped),
@@ -84,13 +85,13 @@ def diagnose(
         "what": finding.what if finding else None,
         "name": finding.name if finding else None,
         "layer": finding.layer if finding else None,
-        "broken_clips": [names[k] for k in finding.clips] if finding else [],
+        "broken_clips": broken,
         "clips": [{"id": i, "name": name} for i, name in zip(all_ids, names, strict=True)],
     }
     if world.leads:
         write_json(config.run / "diagnosis.json", facts)
     where = "its replay is finite" if finding is None else f"first not finite: {finding}"
-    shown = facts["broken_clips"] or names
+    shown = broken or names
     more = f" and {len(shown) - _NAMED_IN_LINE} more" if len(shown) > _NAMED_IN_LINE else ""
     clips = ", ".join(json.dumps(name) for name in shown[:_NAMED_IN_LINE]) + more
     return (

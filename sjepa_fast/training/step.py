@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -197,7 +198,7 @@ class TrainStep:
 
         Every part has as many rows in its loss, so the batch's loss is the mean of theirs.
         """
-        waits = contextlib.nullcontext()
+        waits: AbstractContextManager[None] = contextlib.nullcontext()
         if isinstance(self.objective, DistributedDataParallel) and not last:
             # The processes average their gradients once, after the last part.
             waits = self.objective.no_sync()
