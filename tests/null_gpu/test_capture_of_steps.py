@@ -14,7 +14,15 @@ from sjepa_fast.config.schema import TrainConfig, replace
 from sjepa_fast.runtime.checkpoint import list_checkpoints, load_state, save_checkpoint
 from sjepa_fast.training.step import TrainStep
 from tests.null_gpu import gpu
-from tests.null_gpu.steps import GPU, WARMUP, call, configured, make_step
+from tests.null_gpu.steps import (
+    GPU,
+    WARMUP,
+    call,
+    configured,
+    make_step,
+    shape_of,
+    waits_and_host_copies,
+)
 from tests.tiny import CPU, STEP_CONFIG
 
 CONFIG = configured(replace(STEP_CONFIG, data={"bodies": 2}), compiled="off", batch=4)
@@ -126,3 +134,22 @@ def test_a_capture_that_runs_out_of_memory_leaves_none_behind(
     assert any("out of memory" in str(warning.message) for warning in said)
     call(step)
     assert torch.cuda.memory_allocated() <= before + 2**20
+
+
+@pytest.mark.parametrize("every", [1, 2], ids=["a step", "steps that share targets"])
+def test_a_batch_in_parts_is_captured_whole(every: int) -> None:
+    """Gradients of half-precision weights add up in float32, and the skip is decided once."""
+    sections: dict[str, Any] = {"objective": {"target_every": every}}
+    config = replace(CONFIG, optim={"batch_size": 4, "accumulate": 2}, **sections)
+    step = make_step(config, ntu_like_clips(16, GPU), torch.bfloat16)
+    for number in range(WARMUP):
+        records = call(step)
+        assert gpu.problems() == []
+        if number > 0:
+            assert waits_and_host_copies(records) == []
+    captured = [record for record in call(step) if record.captured]
+    assert gpu.problems() == [] and step.graph is not None and step.graph.graph is not None
+    again = shape_of([r for r in records if r.kind not in ("malloc", "free")])
+    assert shape_of(captured) == again
+    copy, launch = call(step)
+    assert (copy.kind, launch.kind) == ("copy", "graph_launch")
