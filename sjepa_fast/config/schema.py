@@ -235,7 +235,7 @@ class CheckpointConfig:
     """Saving of weights and training state."""
 
     every: int = 1000
-    """Steps between checkpoints; one is always written at the end and on Ctrl-C."""
+    """Steps between checkpoints; one is always written at the end and when a signal stops it."""
     keep: int = 2
     """How many of the newest checkpoints stay."""
 
@@ -274,7 +274,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of initialisation, sampling, views and masks."""
     resume: Literal["never", "auto"] = "never"
-    """auto continues from the newest checkpoint of the run folder, if there is one."""
+    """auto continues from the newest whole checkpoint of the run folder, if there is one."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)

@@ -39,10 +39,12 @@ def require_dali() -> None:
 
 
 def _set_worker_signals() -> None:
-    # Ctrl-C reaches the whole group of processes, but the trainer still needs the batch of its
-    # last step. SIGTERM must end a worker, although it inherits the trainer's handler. A worker
-    # must also end when the trainer is killed, which DALI's workers do not notice.
+    # Ctrl-C and a closed terminal reach the whole group of processes, but the trainer still needs
+    # the batch of its last step. SIGTERM must end a worker, although it inherits the trainer's
+    # handler. A worker must also end when the trainer is killed, which DALI's workers do not
+    # notice.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

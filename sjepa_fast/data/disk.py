@@ -37,9 +37,10 @@ class _Batches(Dataset[PackedRows | str]):
 
 
 def _ignore_signals(_: int) -> None:
-    # Ctrl-C and a cluster's SIGTERM reach the whole group of processes, but the trainer still
-    # needs the batch of its last step; it then saves and ends its workers.
+    # Ctrl-C, a closed terminal and a cluster's SIGTERM reach the whole group of processes, but the
+    # trainer still needs the batch of its last step; it then saves and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
 
