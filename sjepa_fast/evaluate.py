@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from sjepa_fast.evaluation.outcome import Result
 from sjepa_fast.evaluation.protocols import PROTOCOLS
 from sjepa_fast.evaluation.request import RecipeRequest
 from sjepa_fast.evaluation.subject import read_run
-from sjepa_fast.runtime.dist import environment_world
+from sjepa_fast.runtime.dist import disconnect, environment_world
 from sjepa_fast.runtime.files import new_file, write_json, write_text
 from sjepa_fast.viz.confusion import plot_confusion
 
@@ -72,13 +74,19 @@ def parse_request(protocol: str, arguments: list[str]) -> Any:
 def evaluate(request: Any, protocol: str) -> int:
     """Score by one of `PROTOCOLS`, write the result with its conditions and a picture, return 0.
 
-    The request is the protocol's own dataclass. Raises InputError if the run, the store or the
-    split does not fit.
+    The request is the protocol's own dataclass. Several processes of a launcher share the work out,
+    and one of them writes and prints. Raises InputError if the run, the store or the split does not
+    fit.
     """
     world = environment_world()
-    if world.size > 1:
-        raise InputError("WORLD_SIZE", world.size, "evaluate in one process, without a launcher")
-    result = PROTOCOLS[protocol].run(request)
+    with contextlib.ExitStack() as stack:
+        if not world.leads:
+            nowhere = stack.enter_context(Path(os.devnull).open("w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        result = PROTOCOLS[protocol].run(request)
+    disconnect(world)
+    if not world.leads:
+        return 0
     seen = result.conditions.get("test_clips_seen_in_training")
     if seen:
         print(f"note: {seen} of the test clips were in the pre-training set of this run")

@@ -184,6 +184,12 @@ def run_python(*words: str | Path, timeout: float = 300, **options: Any) -> Done
     )
 
 
+def torchrun(processes: int, *words: str | Path, timeout: float = 300, **options: Any) -> Done:
+    """Run `torchrun WORDS` with as many processes on this machine, to its end."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
+    return run_python(*launcher, *words, timeout=timeout, **options)
+
+
 def start_python(*words: str | Path, **options: Any) -> subprocess.Popen[str]:
     """Start `python WORDS` as a terminal does: with SIGINT at its default.
 

@@ -18,9 +18,14 @@ from sjepa_fast.evaluation.probes.neighbours import (
     standardize_features,
 )
 from sjepa_fast.runtime.device import autocast
+from sjepa_fast.runtime.dist import World
 from sjepa_kernels.tubelets import to_tubelets
 
 Pool = Literal["mean", "joint", "full"]
+# Clips that are encoded at a time. Sums depend on it in their last bits, so several processes share
+# whole chunks.
+CHUNK = 256
+ALONE = World()
 
 
 def pool_tokens(features_BMND: Tensor, pool: Pool, joints: int) -> Tensor:
@@ -46,17 +51,20 @@ def clip_features(
     config: TrainConfig,
     dtype: torch.dtype,
     pool: Pool,
+    world: World = ALONE,
 ) -> Tensor:
     """Encode clips (centered evaluation crop, no augmentation, no mask) and pool the tokens.
 
-    Returns (len(ids), features) float32, computed in `dtype`.
+    The processes of `world` share the clips out. Returns (len(ids), features) float32, computed in
+    `dtype`, in all of them.
     """
-    parts = []
-    for chunk in torch.split(ids, 256):
+
+    def encode(chunk: Tensor) -> Tensor:
         x = clips.eval_crop(chunk, config.data).flatten(0, 1)
         tokens = to_tubelets(x, config.model.segment_length)
-        parts.append(pooled_features(encoder, clips, tokens, dtype, pool))
-    return torch.cat(parts)
+        return pooled_features(encoder, clips, tokens, dtype, pool)
+
+    return world.map_rows(encode, ids.split(CHUNK))
 
 
 def pooled_features(
@@ -72,7 +80,7 @@ def pooled_features(
 @torch.no_grad()
 def raw_features(clips: ResidentClips, ids: Tensor, config: TrainConfig) -> Tensor:
     """Coordinates of the evaluation crop as features, (len(ids), M*T*V*C): the baseline."""
-    return torch.cat([clips.eval_crop(c, config.data).flatten(1) for c in torch.split(ids, 256)])
+    return torch.cat([clips.eval_crop(c, config.data).flatten(1) for c in ids.split(CHUNK)])
 
 
 def scale_features(
@@ -97,10 +105,11 @@ def nearest_neighbour(
     test_ids: Tensor,
     config: TrainConfig,
     dtype: torch.dtype,
+    world: World = ALONE,
 ) -> Tensor:
     """Predict the labels of test clips by cosine 1-NN over the configured online pooling."""
     pool = config.eval.online_pool
-    train = clip_features(encoder, clips, train_ids, config, dtype, pool)
-    test = clip_features(encoder, clips, test_ids, config, dtype, pool)
+    train = clip_features(encoder, clips, train_ids, config, dtype, pool, world)
+    test = clip_features(encoder, clips, test_ids, config, dtype, pool, world)
     train, test = scale_features(train, test, config.eval.knn_scaling, pool)
     return knn_predict(train, clips.labels_N[train_ids], test)[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sjepa_fast.evaluation.features import Pool, clip_features, raw_features, scale_features
 from sjepa_fast.evaluation.subject import Subject, make_encoder
@@ -17,11 +17,14 @@ def frozen_features(subject: Subject, encoder: str, pool: Pool) -> tuple[Tensor,
         train, test = (raw_features(subject.clips, ids, subject.config) for ids in parts)
         return train, test
     network = make_encoder(subject, encoder, subject.train_ids)
-    train, test = (
-        clip_features(network, subject.clips, ids, subject.config, subject.dtype, pool)
-        for ids in parts
-    )
+    train, test = (encoded(subject, network, ids, pool) for ids in parts)
     return train, test
+
+
+def encoded(subject: Subject, network: nn.Module, ids: Tensor, pool: Pool) -> Tensor:
+    """Return what `clip_features` makes of a subject's clips, by all processes."""
+    clips, config, dtype = subject.clips, subject.config, subject.dtype
+    return clip_features(network, clips, ids, config, dtype, pool, subject.world)
 
 
 def cosine_features(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,14 @@ from sjepa_fast.joint_map import map_joints
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.runtime.checkpoint import Checkpoint, latest_checkpoint
 from sjepa_fast.runtime.device import pick_device, settled_dtype, wants_compile
+from sjepa_fast.runtime.dist import World, connect, environment_world
 from sjepa_fast.runtime.fitting import OTHER, check_tensors
 from sjepa_fast.runtime.logging import recorded_dtype
 from sjepa_fast.runtime.manifest import WEIGHTS, read_manifest, read_tensors, refusal
 from sjepa_fast.skeletons import SkeletonLayout
+
+# One process may still fine-tune a seed when the others have finished theirs.
+PATIENCE = datetime.timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Subject:
     dtype: torch.dtype
     checkpoint: Checkpoint | None  # the weights; None for random and raw
     layout: SkeletonLayout  # joints that the run was trained on
+    world: World  # the processes that score it together
 
     @property
     def device(self) -> torch.device:
@@ -83,7 +89,7 @@ def _trained_layout(run: Path, own_root: Path | None) -> SkeletonLayout:
 
 
 def open_subject(request: Request) -> Subject:
-    """Open the run and the data of a request.
+    """Open the run and the data of a request, and join the other processes, if there are any.
 
     Raises InputError if the run, the store or the split does not fit.
     """
@@ -110,7 +116,9 @@ def open_subject(request: Request) -> Subject:
     layout = store.layout
     if checkpoint is not None:
         layout = _trained_layout(request.run, trained.data.root)
-    device = pick_device(config.runtime, 0)
+    world = environment_world()
+    device = pick_device(config.runtime, world.local_rank)
+    connect(world, device, PATIENCE)
     return Subject(
         run=request.run,
         config=config,
@@ -121,6 +129,7 @@ def open_subject(request: Request) -> Subject:
         dtype=scoring_dtype(config.runtime.dtype, request.run, device),
         checkpoint=checkpoint,
         layout=layout,
+        world=world,
     )
 
 

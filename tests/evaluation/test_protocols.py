@@ -304,12 +304,6 @@ def test_ctrl_c_leaves_no_result(run: Path, tmp_path: Path) -> None:
     assert [p.name for p in metrics.parent.iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_launcher_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="one process"):
-        evaluate.run(["knn", str(run)])
-
-
 @pytest.mark.parametrize("kind", ["mamp", "skeleton2vec"])
 def test_other_objectives_are_evaluated_by_the_encoder_they_have(
     run: Path, tmp_path: Path, kind: str

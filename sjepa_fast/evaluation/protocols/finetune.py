@@ -98,9 +98,15 @@ def _over_seeds(
         raise InputError("encoder", "raw", "coordinates cannot be trained; use random")
     if not request.seeds or min(request.seeds) < 0:
         raise InputError("seeds", request.seeds, "give one or more, 0 or above")
-    name = f"{protocol}-{request.encoder}"
-    found = [_train(subject, request, name, seed, labelled(seed)) for seed in request.seeds]
-    scores = torch.stack([result.scores_QC for result in found])
+    name, world = f"{protocol}-{request.encoder}", subject.world
+    if world.size > len(request.seeds):
+        # A batch cannot be cut: BatchNorm and dropout would see and draw something else.
+        value = f"{len(request.seeds)} for {world.size} processes, each of which trains whole seeds"
+        raise InputError("seeds", value, f"give {world.size} seeds or more, or start fewer")
+    own = world.shares(request.seeds)[world.rank]
+    trained = [_train(subject, request, name, seed, labelled(seed)) for seed in own]
+    found = world.gather(trained)
+    scores = torch.stack([result.scores_QC for result in found]).to(subject.device)
     return Outcome(
         name=name,
         figures={
@@ -144,6 +150,8 @@ def _train(
             seed,
             log,
         )
+        # For the other processes.
+        result = dataclasses.replace(result, scores_QC=result.scores_QC.cpu())
     if request.save:
         with new_folder(folder / "weights") as weights:
             state = {key: value.contiguous() for key, value in model.state_dict().items()}

@@ -11,8 +11,8 @@ from torch import Tensor
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.clips import augmentation
 from sjepa_fast.errors import InputError
-from sjepa_fast.evaluation.features import Pool, clip_features, pooled_features
-from sjepa_fast.evaluation.frozen import frozen_features, result_name
+from sjepa_fast.evaluation.features import CHUNK, Pool, pooled_features
+from sjepa_fast.evaluation.frozen import encoded, frozen_features, result_name
 from sjepa_fast.evaluation.metrics import accuracy
 from sjepa_fast.evaluation.outcome import Outcome, over_seeds
 from sjepa_fast.evaluation.probes.logistic import fit_logistic
@@ -66,12 +66,13 @@ def _epoch_features(
     device, clips, ranges = subject.device, subject.clips, request.recipe.views
     views = augmentation(subject.config, clips.max_bodies, crop=ranges, view=ranges)
     key, count = torch.tensor(seed, device=device), torch.tensor(epoch, device=device)
-    parts = []
-    for ids in subject.train_ids.split(256):
+
+    @torch.no_grad()
+    def encode(ids: Tensor) -> Tensor:
         tokens, _ = clips.train_tokens(ids, key, count, views, with_clip=False)
-        with torch.no_grad():
-            parts.append(pooled_features(encoder, clips, tokens, subject.dtype, request.pool))
-    return torch.cat(parts)
+        return pooled_features(encoder, clips, tokens, subject.dtype, request.pool)
+
+    return subject.world.map_rows(encode, subject.train_ids.split(CHUNK))
 
 
 def run_linear(subject: Subject, request: LinearRequest) -> Outcome:
@@ -109,9 +110,7 @@ def _sgd(subject: Subject, request: LinearRequest, name: str) -> Outcome:
     labels, test_labels = subject.labels(subject.train_ids), subject.labels(subject.test_ids)
     if request.augment:
         encoder = make_encoder(subject, request.encoder, subject.train_ids)
-        test = clip_features(
-            encoder, subject.clips, subject.test_ids, subject.config, subject.dtype, request.pool
-        )
+        test = encoded(subject, encoder, subject.test_ids, request.pool)
     else:
         train, test = frozen_features(subject, request.encoder, request.pool)
     runs = []
