@@ -166,7 +166,7 @@ def train(config: TrainConfig) -> int:
             owned.enter_context(own_run(config, store))
         world.barrier()
         dtype, reason = pick_dtype(config, store.layout.num_joints, device, world)
-        config = preflight(config, device, dtype, world.size)
+        config = preflight(config, device, dtype, world)
 
         train_ids = torch.from_numpy(train_part).to(device)
         test_ids = torch.from_numpy(test_part).to(device)

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import gc
 import weakref
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,15 +16,34 @@ from sjepa_fast.config.schema import RuntimeConfig, TrainConfig
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.errors import InputError
 from sjepa_fast.runtime.dist import World
-from sjepa_fast.runtime.graph import StepGraph
+from sjepa_fast.runtime.graph import WARMUP_OF_SEVERAL, StepGraph
 from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.training.step import TrainStep, wants_graph
-from tests.tiny import CPU, STEP_CONFIG, step_clips
+from tests.tiny import CPU, STEP_CONFIG, step_clips, torchrun
 from tests.training.test_step import make_step
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 GPU = torch.device("cuda")
 STEPS = 50
+ALONE = World()
+# Both processes of two GPUs train with and without the graph; the leader says how far apart.
+WITH_NCCL = """
+import torch
+from sjepa_fast.runtime.dist import connect, disconnect, environment_world
+from tests.test_cuda_graph import GPU, STEPS, on_gpu, with_graph
+
+world = environment_world()
+torch.cuda.set_device(world.local_rank)
+connect(world, GPU)
+losses = {}
+for choice in ("off", "on"):
+    step = on_gpu(with_graph(choice), world)
+    ids = torch.arange(3, device=GPU) + 3 * world.rank
+    losses[choice] = torch.stack([step(ids.roll(i)).loss.clone() for i in range(STEPS)])
+    assert (step.graph is not None and step.graph.graph is not None) == (choice == "on")
+torch.testing.assert_close(losses["on"], losses["off"], rtol=1e-5, atol=1e-6)
+disconnect(world)
+"""
 
 
 def with_graph(choice: Any, **values: Any) -> TrainConfig:
@@ -37,6 +58,8 @@ def with_graph(choice: Any, **values: Any) -> TrainConfig:
         ("auto", CPU, 1, False),
         ("off", GPU, 1, False),
         ("on", GPU, 1, True),
+        ("on", GPU, 2, True),
+        ("off", GPU, 2, False),
     ],
 )
 def test_where_the_step_becomes_a_graph(
@@ -45,11 +68,10 @@ def test_where_the_step_becomes_a_graph(
     assert wants_graph(with_graph(choice), device, World(size=size)) is expected
 
 
-@pytest.mark.parametrize(("device", "size"), [(CPU, 1), (GPU, 2)])
-def test_a_graph_that_cannot_be_is_refused(device: Any, size: int) -> None:
-    with pytest.raises(InputError, match="cuda-graph") as error:
-        wants_graph(with_graph("on"), device, World(size=size))
-    assert "auto" in str(error.value)
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_graph_that_cannot_be_is_refused(size: int) -> None:
+    with pytest.raises(InputError, match="cuda-graph: on with cpu; leave it on auto"):
+        wants_graph(with_graph("on"), CPU, World(size=size))
 
 
 class Stream:
@@ -146,6 +168,58 @@ def test_all_warm_up_runs_on_the_stream_of_the_capture(monkeypatch: pytest.Monke
     assert len(used) == 4 and len(set(map(id, used))) == 1
 
 
+@pytest.mark.usefixtures("broken_capture")
+def test_several_processes_warm_up_longer_on_the_stream_of_their_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    captured: list[object] = []
+
+    def graph(*_: object, **options: object) -> None:
+        captured.append(options["stream"])
+        raise RuntimeError("no GPU")
+
+    monkeypatch.setattr("torch.cuda.graph", graph)
+    stream: Any = Stream()
+    run = StepGraph(lambda ids: ids, required=True, stream=stream, warmup=WARMUP_OF_SEVERAL)
+    for _ in range(11):
+        run(torch.zeros(1))
+    assert not captured
+    with pytest.raises(RuntimeError, match="no GPU"):
+        run(torch.zeros(1))
+    assert captured == [stream]
+
+
+@pytest.mark.usefixtures("broken_capture")
+def test_the_wrapper_of_several_processes_is_made_on_the_stream_of_the_capture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the gradients of a captured backward would be added up outside of the capture."""
+    current: list[object] = [None]
+
+    @contextlib.contextmanager
+    def use(stream: object) -> Iterator[None]:
+        current.append(stream)
+        yield
+        current.pop()
+
+    class Wrapper(torch.nn.Module):
+        """Stands in for DistributedDataParallel."""
+
+        def __init__(self, _: object) -> None:
+            super().__init__()
+            self.made_on = current[-1]
+
+    monkeypatch.setattr("torch.cuda.stream", use)
+    monkeypatch.setattr("sjepa_fast.training.step.DistributedDataParallel", Wrapper)
+    plain = make_step(world=World(size=2))
+    assert plain.graph is None and plain.objective.made_on is None
+    monkeypatch.setattr("sjepa_fast.training.step.wants_graph", lambda *_: True)
+    captured = make_step(world=World(size=2))
+    assert captured.graph is not None and captured.graph.warmup == 11
+    assert captured.graph.stream is captured.objective.made_on is not None
+    assert make_step().graph.warmup == 3, "alone"
+
+
 def test_a_step_is_freed_without_the_garbage_collector(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the next model on the same GPU finds the memory of this one taken."""
     monkeypatch.setattr("sjepa_fast.training.step.wants_graph", lambda *_: True)
@@ -169,7 +243,7 @@ def test_a_failed_capture_is_an_error_where_the_graph_was_asked_for() -> None:
         run(torch.zeros(1))
 
 
-def on_gpu(config: TrainConfig) -> TrainStep:
+def on_gpu(config: TrainConfig, world: World = ALONE) -> TrainStep:
     clips = step_clips()
     moved = {
         field.name: getattr(clips, field.name).to(GPU)
@@ -180,7 +254,7 @@ def on_gpu(config: TrainConfig) -> TrainStep:
     model = build_model(config, clips, torch.arange(6, device=GPU), GPU)
     optimizer = build_optimizer(model, config)
     schedule = tabulate(config, STEPS + 20, 5, GPU)
-    return TrainStep(config, clips, model, optimizer, torch.float32, World(), schedule)
+    return TrainStep(config, clips, model, optimizer, torch.float32, world, schedule)
 
 
 @needs_gpu
@@ -214,3 +288,13 @@ def test_replay_neither_waits_nor_copies_from_the_host() -> None:
     names = [event.name for event in profile.events()]
     assert any("GraphLaunch" in name for name in names), "the step was not a graph"
     assert not [name for name in names if "HtoD" in name or "DtoH" in name]
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_replay_of_two_processes_with_nccl_equals_the_plain_step(tmp_path: Path) -> None:
+    script = tmp_path / "with_nccl.py"
+    script.write_text(WITH_NCCL)
+    done = torchrun(2, script)
+    assert done.returncode == 0, done.stderr

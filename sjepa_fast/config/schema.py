@@ -253,7 +253,8 @@ class RuntimeConfig:
     """Compile the blocks of the three networks; auto: on a GPU, those that gain by it. `--compile`
     alone is on."""
     cuda_graph: Annotated[Switch, _flag("cuda-graph")] = "auto"
-    """Replay the whole step as one CUDA graph; auto: with one process on a GPU."""
+    """Replay the whole step as one CUDA graph; auto: with one process on a GPU. With several it is
+    untested, and they do it only if it is on."""
     attention: Literal["auto", "triton", "flash", "cudnn", "efficient"] = "auto"
     """Attention of a GPU's training step, forward and backward: our kernel (triton), or one of
     PyTorch's; auto: the fastest measured on the card, without a measurement PyTorch's choice."""

@@ -12,7 +12,9 @@ from torch import Tensor
 Result = TypeVar("Result")
 
 # Eager steps before the capture: the first compiles, the second warms the allocator.
-_WARMUP = 3
+WARMUP = 3
+# With DistributedDataParallel, which times its first ten backwards with events of its own.
+WARMUP_OF_SEVERAL = 11
 
 
 class StepGraph(Generic[Result]):
@@ -22,7 +24,8 @@ class StepGraph(Generic[Result]):
     Everything that changes between steps (counter, schedules, parameters) must lie at fixed
     addresses; this class copies the clip ids to one. A failed capture is an error if `required`;
     else the steps stay eager, with a warning, after `reset` has dropped what the step had made when
-    it broke off (gradients that no kernel has computed).
+    it broke off (gradients that no kernel has computed). Warm-up, `warmup` steps, and capture use
+    `stream`, or one of their own.
     """
 
     def __init__(
@@ -31,11 +34,13 @@ class StepGraph(Generic[Result]):
         *,
         required: bool,
         reset: Callable[[], object] = lambda: None,
+        stream: torch.cuda.Stream | None = None,
+        warmup: int = WARMUP,
     ) -> None:
         self.step, self.required, self.reset = step, required, reset
+        self.stream, self.warmup = stream, warmup
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.stream: torch.cuda.Stream | None = None
         self.usable = True
 
     def __call__(self, ids_B: Tensor) -> Result:
@@ -43,7 +48,7 @@ class StepGraph(Generic[Result]):
         self.calls += 1
         if not self.usable:
             return self.step(ids_B)
-        if self.calls <= _WARMUP:
+        if self.calls <= self.warmup:
             return self._warm_up(ids_B)
         if self.graph is None:
             self._capture(ids_B)

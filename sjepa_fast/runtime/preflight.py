@@ -14,9 +14,13 @@ import torch
 from sjepa_fast.config.schema import TrainConfig, replace
 from sjepa_fast.errors import InputError
 from sjepa_fast.runtime.device import wants_compile
+from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.graph import StepGraph
 from sjepa_kernels import random_mask, use
 
+# The first NCCL whose collectives PyTorch captures.
+_NCCL_NEEDS = (2, 9, 6)
+ALONE = World()
 # Triton's own minimum, and that of the tables that the kernels are compiled for ahead of time.
 _TRITON_NEEDS = (8, 0)
 # For the rest of the process, as `torch.compiler.set_stance` is.
@@ -24,12 +28,12 @@ _chosen = contextlib.ExitStack()
 
 
 def preflight(
-    config: TrainConfig, device: torch.device, dtype: torch.dtype, processes: int = 1
+    config: TrainConfig, device: torch.device, dtype: torch.dtype, world: World = ALONE
 ) -> TrainConfig:
     """Return the configuration without what this GPU cannot do, after a warning for each.
 
     Where Triton does not work, all ops run as their PyTorch references for the rest of the process.
-    Several processes capture no CUDA graph, and so none is tried. Raises InputError if PyTorch has
+    Several processes capture a CUDA graph only if it is asked for. Raises InputError if PyTorch has
     no code for the GPU, or if a CUDA graph or our attention is asked for and refused.
     """
     if device.type != "cuda":
@@ -47,8 +51,16 @@ def preflight(
             config = replace(config, runtime={"compile": "off"})
         _warn(f"{reason}; {goes_on}")
         _chosen.enter_context(use("torch"))
-    captures = config.runtime.cuda_graph != "off" and processes == 1
-    if captures and (reason := graph_refused(device)):
+    if world.size > 1 and config.runtime.cuda_graph == "auto":
+        if world.leads:
+            _warn(
+                f"{world.size} processes replay no CUDA graph: with NCCL it has never been tried; "
+                "--cuda-graph on tries it"
+            )
+        config = replace(config, runtime={"cuda_graph": "off"})
+    if config.runtime.cuda_graph == "off":
+        return config
+    if reason := (nccl_refused() if world.size > 1 else None) or graph_refused(device):
         if config.runtime.cuda_graph == "on":
             fix = "leave it on auto, which goes on without"
             raise InputError("cuda-graph", f"on, but {_named(device)} refuses: {reason}", fix)
@@ -94,6 +106,16 @@ def graph_refused(device: torch.device) -> str | None:
     return None if trial.usable else str(said[-1].message).partition(": ")[2]
 
 
+def nccl_refused() -> str | None:
+    """Return why collectives of several processes cannot be captured, or None."""
+    if not torch.distributed.is_nccl_available():
+        return "this build of PyTorch has no NCCL"
+    version = torch.cuda.nccl.version()
+    if version < _NCCL_NEEDS:
+        return f"NCCL {_dotted(version)} is older than {_dotted(_NCCL_NEEDS)}"
+    return None
+
+
 def _warn(text: str) -> None:
     warnings.warn(text, RuntimeWarning, stacklevel=3)
 
@@ -102,8 +124,8 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
-def _dotted(capability: tuple[int, int]) -> str:
-    return ".".join(map(str, capability))
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 def _named(device: torch.device) -> str:

@@ -35,7 +35,7 @@ from sjepa_fast.objectives.objective import (
 )
 from sjepa_fast.runtime.device import autocast, wants_compile
 from sjepa_fast.runtime.dist import World
-from sjepa_fast.runtime.graph import StepGraph
+from sjepa_fast.runtime.graph import WARMUP, WARMUP_OF_SEVERAL, StepGraph
 from sjepa_fast.runtime.schedule import Schedule
 from sjepa_fast.training.memory import recomputes
 from sjepa_kernels import EmaPlan, update_center_
@@ -104,17 +104,23 @@ class TrainStep:
         self.compiles = False
         if wants_compile(config.runtime.compile, device):
             self.compiles = compile_blocks(model, config)
+        captures, several = wants_graph(config, device, world), world.size > 1
+        # Gradients are added up on the stream on which the wrapper was made: that of a capture.
+        stream = torch.cuda.Stream() if captures and several else None
         self.objective: nn.Module = model
-        if world.size > 1:
-            self.objective = DistributedDataParallel(model)
+        if several:
+            with contextlib.nullcontext() if stream is None else torch.cuda.stream(stream):
+                self.objective = DistributedDataParallel(model)
         self.graph: StepGraph[StepResult] | None = None
-        if wants_graph(config, device, world):
+        if captures:
             # By a weak reference: a cycle would keep the model's memory until Python looks for one.
             weak = weakref.proxy(self)
             self.graph = StepGraph(
                 lambda ids_B: weak.eager(ids_B),
                 required=config.runtime.cuda_graph == "on",
                 reset=lambda: weak.forget(),
+                stream=stream,
+                warmup=WARMUP_OF_SEVERAL if several else WARMUP,
             )
 
     def __call__(self, ids_B: Tensor) -> StepResult:
@@ -291,12 +297,10 @@ def shadow_trained(model: Objective, dtype: torch.dtype) -> TrainedShadows:
 def wants_graph(config: TrainConfig, device: torch.device, world: World) -> bool:
     """Whether to capture the step as a CUDA graph: on one GPU unless it is switched off.
 
-    Collectives are not captured (our choice). Raises InputError if it is on where a graph cannot be
-    captured.
+    With several processes only if it is on: that NCCL's collectives replay is untested (our
+    choice). Raises InputError if it is on where a graph cannot be captured.
     """
-    possible = device.type == "cuda" and world.size == 1
-    if config.runtime.cuda_graph == "on" and not possible:
-        where = f"{device.type}, {world.size} process(es)"
-        fix = "leave it on auto, or run one process on a GPU"
-        raise InputError("cuda-graph", f"on with {where}", fix)
-    return possible and config.runtime.cuda_graph != "off"
+    choice, on_gpu = config.runtime.cuda_graph, device.type == "cuda"
+    if choice == "on" and not on_gpu:
+        raise InputError("cuda-graph", f"on with {device.type}", "leave it on auto, or use a GPU")
+    return on_gpu and (choice == "on" or (choice == "auto" and world.size == 1))

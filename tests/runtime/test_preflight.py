@@ -15,6 +15,7 @@ import torch
 from sjepa_fast.config.schema import TrainConfig, replace
 from sjepa_fast.errors import InputError
 from sjepa_fast.runtime import preflight as tested
+from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.preflight import check_code, graph_refused, preflight, triton_refused
 
 GPU = torch.device("cuda", 0)
@@ -104,11 +105,45 @@ def test_our_attention_asked_for_without_triton_is_refused(driver: Driver) -> No
     assert driver.used == []
 
 
-def test_several_processes_try_no_graph(driver: Driver, recwarn: pytest.WarningsRecorder) -> None:
+def test_several_processes_replay_no_graph_and_one_of_them_says_why(
+    driver: Driver, recwarn: pytest.WarningsRecorder
+) -> None:
     driver.graphs = "no"
-    config = asked()
-    assert preflight(config, GPU, HALF, processes=2) is config
-    assert len(recwarn) == 0
+    for rank in (0, 1):
+        config = preflight(asked(), GPU, HALF, World(rank, 2))
+        assert config == asked(cuda_graph="off"), "the driver is not asked"
+    (text,) = [str(warning.message) for warning in recwarn]
+    assert text.startswith("2 processes replay no CUDA graph") and "--cuda-graph on" in text
+
+
+@pytest.mark.parametrize(
+    ("version", "driver_says", "refusal"),
+    [
+        ((2, 9, 6), None, None),
+        ((2, 30, 7, "cuda13"), None, None),
+        ((2, 9, 5), None, "NCCL 2.9.5 is older than 2.9.6"),
+        (None, None, "no NCCL"),
+        ((2, 27, 5), "no capture", "no capture"),
+    ],
+)
+def test_a_graph_of_several_processes_is_tried_if_asked_for_and_nccl_is_new_enough(
+    version: Any,
+    driver_says: str | None,
+    refusal: str | None,
+    driver: Driver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: version is not None)
+    monkeypatch.setattr("torch.cuda.nccl.version", lambda: version)
+    driver.graphs = driver_says
+    config = asked(cuda_graph="on")
+    if refusal is None:
+        assert preflight(config, GPU, HALF, World(1, 2)) is config
+    else:
+        with pytest.raises(InputError, match=f"cuda-graph: on, but .*{refusal}"):
+            preflight(config, GPU, HALF, World(1, 2))
+        if driver_says is None:
+            assert preflight(config, GPU, HALF) is config, "alone it needs no NCCL"
 
 
 def test_a_gpu_below_8_0_computes_in_float32_without_triton(driver: Driver) -> None:

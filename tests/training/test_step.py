@@ -24,6 +24,7 @@ def make_step(
     momentum: float = 0.99,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    world: World | None = None,
     **sections: dict[str, object],
 ) -> TrainStep:
     config = dataclasses.replace(replace(STEP_CONFIG, **sections), seed=seed)
@@ -31,7 +32,7 @@ def make_step(
     model = build_model(config, clips, torch.arange(6), CPU)
     optimizer = build_optimizer(model, config)
     schedule = Schedule(torch.full((9,), rate), torch.full((9,), momentum, dtype=torch.float64))
-    return TrainStep(config, clips, model, optimizer, dtype, World(), schedule)
+    return TrainStep(config, clips, model, optimizer, dtype, world or World(), schedule)
 
 
 class HostWaits(TorchDispatchMode):
