@@ -15,10 +15,13 @@ CUDA_STAMP := $(CUDA_VENV)/.installed
 CUDA_PINS := $(CUDA_VENV)/constraints.txt
 REHEARSED := cattrs matplotlib numpy packaging pytest pytest-benchmark pytest-timeout pyyaml rich safetensors tensorboard tyro
 
+# How many SIGKILLs `make torture` sends.
+KILLS ?= 1000
+
 # What `make rehearse` runs.
 REHEARSE := tests/null_gpu
 
-.PHONY: env demo test bench lint pydoclint cuda rehearse clean
+.PHONY: env demo test torture bench lint pydoclint cuda rehearse clean
 
 env: $(STAMP)
 
@@ -35,6 +38,10 @@ demo: env
 # Each process computes with one thread and takes up to 2 GB.
 test: env
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
+# A thousand SIGKILLs take about as long as the tests, so they are not among them; a few are.
+torture: env
+	$(BIN)/python -m tests.torture --kills $(KILLS) --out benchmarks/results/cpu-2-cores/torture.json
 
 $(CUDA_STAMP): constraints.txt tests/null_gpu/constraints.txt
 	test -x $(CUDA_BIN)/python || $(PYTHON) -m venv $(CUDA_VENV)
