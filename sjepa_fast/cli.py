@@ -18,7 +18,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import tyro
 
 from sjepa_fast.config.schema import Switch
-from sjepa_fast.errors import InputError, nearest
+from sjepa_fast.errors import InputError, RunStopped, nearest
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ def parse(
     text = _plain(output.getvalue())
     unknown = re.search(r"Unrecognized options?: (--[^\s,]+)", text)
     if unknown:
-        known = ["--compile", "--config", "--profile", *_flags(config_type)]
+        known = ["--compile", "--config", "--profile", "--verify", *_flags(config_type)]
         raise InputError(unknown[1], "no such flag", nearest(unknown[1], known))
     choice = re.search(r"nvalid choice '(.*?)' for argument '--(\S+)'.*?one of \((.*?)\)\.", text)
     if choice:
@@ -106,7 +106,7 @@ def run_main(body: Callable[[], int]) -> None:
         # The reader of the pipe has closed it; Python must not report that again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except OSError as error:
+    except (OSError, RunStopped) as error:
         print(error, file=sys.stderr)
         code = 1
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""The exception type for input that a user can correct."""
+"""The exceptions that a command prints as one line: bad input, and a run that must stop."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ class InputError(ValueError):
         parts = (str(part).replace("\n", " ") for part in (argument, value, fix))
         shown = [printable(part, most) for part, most in zip(parts, _LONGEST, strict=True)]
         super().__init__("{}: {}; {}".format(*shown))
+
+
+class RunStopped(RuntimeError):
+    """A run that must not go on, with the reason in one line; the command exits with code 1."""
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -47,6 +47,7 @@ from sjepa_fast.training.profiling import PassClock, ProfiledStep
 from sjepa_fast.training.report import write_report
 from sjepa_fast.training.step import StepResult, TrainStep
 from sjepa_fast.training.trial import try_step
+from sjepa_fast.training.verify import VerifiedStep
 
 
 def open_data(config: TrainConfig, world: World) -> tuple[TrainConfig, Store]:
@@ -207,7 +208,7 @@ def train(config: TrainConfig) -> int:
             compiled = cache_file(what_is_compiled(config, store, slots, dtype), device)
             load_compiled(compiled)
         take_step: Callable[[Tensor], StepResult] = GuardedStep(
-            train_step,
+            VerifiedStep(train_step, config.runtime.verify, resumed=start > 0),
             train_step.eager,
             config.optim.batch_size,
             world.size,

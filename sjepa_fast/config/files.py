@@ -28,6 +28,7 @@ FREE_ON_RESUME = (
     "data.backend",
     "data.workers",
     "data.prefetch",
+    "runtime.verify",
 )
 
 

@@ -264,6 +264,10 @@ class RuntimeConfig:
     max_skipped: int = 10
     """Stop the run, saved and with a diagnosis, once so many steps in a row had a loss or gradient
     that is not finite and were skipped (our choice)."""
+    verify: Annotated[str, _flag("verify")] = "resume"
+    """Do steps twice from the same state and stop if a bit differs, which a failing device betrays
+    itself by. resume: the first step after a resume; first: of every start; every: all; a number
+    N: the first and every N-th after it; off: none."""
 
 
 @dataclass(frozen=True)

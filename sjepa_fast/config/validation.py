@@ -24,6 +24,7 @@ _FROM_ZERO = (
     "view.flip mask.tube_scale model.layer_scale objective.center_momentum objective.ema_length "
     "optim.lr optim.lr_end optim.weight_decay optim.beta1 optim.beta2 optim.clip_grad log.knn_every"
 )
+VERIFY = ("resume", "first", "every", "off")
 _MOST = {
     "seed": 2.0**63 - 1024,
     **dict.fromkeys(("data.whiten", "view.scale", "view.flip", "objective.center_momentum"), 1),
@@ -50,6 +51,10 @@ def validate(config: TrainConfig) -> None:
         if not (0 <= value <= most and math.isfinite(value)):
             upper = "or more" if most == math.inf else f"to {most:.6g}"
             raise InputError(name, value, f"give a finite number, 0 {upper}")
+    verify = config.runtime.verify
+    if verify not in VERIFY and not (verify.isascii() and verify.isdigit() and int(verify) > 0):
+        fix = f"use {', '.join(VERIFY)} (in quotes in YAML) or a number of steps from 1 on"
+        raise InputError("runtime.verify", verify, fix)
     if data.frames < model.segment_length:
         value = f"{data.frames} is shorter than one segment of {model.segment_length} frames"
         raise InputError("data.frames", value, "raise data.frames or lower model.segment_length")
