@@ -7,6 +7,10 @@ INSTALLED_FROM := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp 
 
 PYDOCLINT := $(VENV)/pydoclint/bin/pydoclint
 
+AUDIT := $(VENV)/audit/bin
+LOCK := $(AUDIT)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras -c constraints.txt \
+	--no-annotate --no-header --no-emit-index-url --no-emit-find-links --output-file
+
 # The rehearsal has an environment of its own: a CUDA build of torch, of about six gigabytes, which runs
 # on a driver without a card (tests/null_gpu/README.md).
 CUDA_VENV ?= .venv-cuda
@@ -21,7 +25,7 @@ KILLS ?= 1000
 # What `make rehearse` runs.
 REHEARSE := tests/null_gpu
 
-.PHONY: env demo test torture bench lint pydoclint cuda rehearse clean
+.PHONY: env demo test torture bench lint pydoclint audit lock cuda rehearse clean
 
 env: $(STAMP)
 
@@ -73,6 +77,22 @@ $(PYDOCLINT): constraints.txt | env
 
 pydoclint: $(PYDOCLINT)
 	$(PYDOCLINT) --quiet --config pyproject.toml sjepa_fast kernels/sjepa_kernels
+
+# Tools that look at packages and are needed by hand alone: the newest.
+$(AUDIT)/pip-audit: | env
+	$(BIN)/python -m venv $(VENV)/audit
+	$(AUDIT)/python -m pip install --quiet pip-audit pip-tools
+
+# Known vulnerabilities of all that is pinned; needs the vulnerability service of the package index.
+# A package that the service does not know is a failure, or silence would look like health.
+audit: $(AUDIT)/pip-audit
+	$(AUDIT)/pip-audit --strict --disable-pip --no-deps -r constraints.txt
+
+# The lock files of continuous integration, anew after a change of constraints.txt.
+lock: $(AUDIT)/pip-audit
+	$(LOCK) .ci/requirements.txt --extra dev pyproject.toml
+	echo pydoclint | $(LOCK) .ci/requirements-lint.txt -
+	sed -i '1i # What continuous integration installs, with the hash of every file that pip may take.\n# Made by `make lock` out of pyproject.toml and constraints.txt.' .ci/requirements*.txt
 
 clean:
 	rm -rf $(VENV) $(CUDA_VENV) build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis

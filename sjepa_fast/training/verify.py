@@ -161,15 +161,15 @@ class VerifiedStep:
         """Name what differs first, and in which process; the same answer in all processes."""
         world, count = self.step.world, len(one.names)
         differs = one.digests != other.digests
-        # The number of the first difference, or as many as there are; one place a process.
-        first = torch.where(differs.any(), differs.int().argmax(), count)
-        firsts = torch.zeros(world.size, dtype=torch.int64, device=first.device)
-        firsts[world.rank] = first
-        found = world.sum_(firsts).tolist()
-        if min(found) == count:
+        # How many names are left from the first difference on, 0 without one; a place a process.
+        left = torch.where(differs.any(), count - differs.int().argmax(), 0)
+        lefts = torch.zeros(world.size, dtype=torch.int64, device=left.device)
+        lefts[world.rank] = left
+        found = world.sum_(lefts).tolist()
+        if max(found) == 0:
             return None
-        name = one.names[min(found)]
-        return name if world.size == 1 else f"{name} in process {found.index(min(found))}"
+        name = one.names[count - max(found)]
+        return name if world.size == 1 else f"{name} in process {found.index(max(found))}"
 
     def _judge(self, worst: str, traces: list[Trace], device: torch.device) -> None:
         """Stop if two of three passes agree everywhere, or on a CPU, where all have to."""

@@ -1,0 +1,70 @@
+"""docs/licences.md names the licence of everything that is installed with us.
+
+`python -m tests.test_licences --update` writes its table anew, from the installed packages' own
+metadata.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import metadata, requires, version
+
+import pytest
+
+from tests.test_house import ROOT, needed_now, pins, project
+
+DOCUMENT = ROOT / "docs" / "licences.md"
+# Of pydoclint's own environment, which is not the one that the tests run in; see the Makefile.
+ELSEWHERE = {"click": "BSD-3-Clause", "docstring-parser-fork": "MIT", "pydoclint": "MIT"}
+
+
+def licence_of(name: str) -> str:
+    """Say what a package says: an SPDX expression, else its classifiers, else its first line."""
+    said = metadata(name)
+    if expression := said.get("License-Expression"):
+        return expression
+    classifiers = [c.split(" :: ") for c in said.get_all("Classifier") or []]
+    named = [parts[-1] for parts in classifiers if parts[0] == "License" and len(parts) > 2]
+    text = (said.get("License") or "not stated").strip().splitlines()[0]
+    return "; ".join(sorted(set(named))) or text
+
+
+def closure(lines: list[str]) -> set[str]:
+    """Names of all that requirements need on this platform, all the way down."""
+    waiting, seen = needed_now(lines), set()
+    while waiting:
+        name = waiting.pop()
+        # A CUDA build of torch brings NVIDIA's libraries.
+        if name not in seen and not name.startswith(("nvidia-", "cuda-")):
+            seen.add(name)
+            waiting += needed_now(requires(name) or [])
+    return seen
+
+
+def table() -> str:
+    """Return the table: what the library needs, then what only its development needs."""
+    asked = project()["project"]
+    assert isinstance(asked, dict)
+    runtime = closure(asked["dependencies"])
+    development = closure(asked["optional-dependencies"]["dev"]) - runtime
+    rows = [(name, licence_of(name), "the library") for name in sorted(runtime)]
+    rows += [(name, licence_of(name), "development") for name in sorted(development)]
+    rows += [(name, text, "`make lint`") for name, text in ELSEWHERE.items()]
+    lines = ["| package | licence | needed for |", "| --- | --- | --- |"]
+    return "\n".join([*lines, *(f"| {name} | {text} | {use} |" for name, text, use in rows)]) + "\n"
+
+
+def test_every_installed_package_is_listed_with_its_licence() -> None:
+    if version("torch").split("+")[0] != pins()["torch"]:
+        pytest.skip(f"runs on torch {version('torch')}, not in the pinned environment")
+    assert table() in DOCUMENT.read_text(), "run python -m tests.test_licences --update"
+
+
+def test_every_pinned_package_is_listed() -> None:
+    text = DOCUMENT.read_text()
+    assert [name for name in pins() if f"\n| {name} | " not in text] == []
+
+
+if __name__ == "__main__" and sys.argv[1:] == ["--update"]:
+    head, _, _ = DOCUMENT.read_text().partition("\n| package ")
+    DOCUMENT.write_text(f"{head}\n{table()}")
