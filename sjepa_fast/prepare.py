@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import tyro
 from rich.progress import Progress
 
@@ -84,11 +85,15 @@ def _plain_progress(records: Iterable[Record], source: Source, done: int) -> Ite
 def copy_records(sink: StoreWriter | ClipTable, source: Source, done: int = 0) -> None:
     """Copy all records but the first `done`, with a bar on a terminal and lines elsewhere.
 
-    A clip that the sink refuses (a name that occurs twice, a label out of range) is skipped with
-    the reason, like an unreadable file.
+    A clip that the sink refuses (a name that occurs twice, a label out of range, a number too large
+    for the stored precision) is skipped with the reason, like an unreadable file.
     """
     on_terminal = sys.stdout.isatty()
-    with Progress(disable=not on_terminal, transient=True) as progress:
+    with (
+        Progress(disable=not on_terminal, transient=True) as progress,
+        # What overflows becomes infinite, and is refused by name.
+        np.errstate(over="ignore", invalid="ignore"),
+    ):
         records: Iterable[Record] = source.records(done)
         if on_terminal:
             records = progress.track(

@@ -12,6 +12,9 @@ from typing import Any
 
 from sjepa_fast.errors import InputError, nearest
 
+# Whole bodies with hands and face have some 550.
+MAX_JOINTS = 1024
+
 
 @dataclass(frozen=True)
 class SkeletonLayout:
@@ -62,6 +65,8 @@ class SkeletonLayout:
         count = len(self.joints)
         if not self.name or count == 0 or len(set(self.joints)) != count:
             raise InputError("layout.joints", self.joints, "name every joint once")
+        if count > MAX_JOINTS:
+            raise InputError("layout.joints", f"{count} joints", f"use at most {MAX_JOINTS}")
         if len(self.parents) != count:
             fix = f"give one parent for each of the {count} joints"
             raise InputError("layout.parents", f"{len(self.parents)} values", fix)
@@ -129,11 +134,12 @@ class SkeletonLayout:
             return SkeletonLayout(
                 **{
                     **values,
-                    "joints": tuple(str(joint) for joint in values["joints"]),
-                    "parents": tuple(int(parent) for parent in values["parents"]),
-                    "swaps": tuple((int(left), int(right)) for left, right in values["swaps"]),
-                    "center": int(values["center"]),
-                    "spine_top": int(values["spine_top"]),
+                    "name": _text(values["name"]),
+                    "joints": tuple(_text(joint) for joint in values["joints"]),
+                    "parents": tuple(_joint(parent) for parent in values["parents"]),
+                    "swaps": tuple(_pair(swap) for swap in values["swaps"]),
+                    "center": _joint(values["center"]),
+                    "spine_top": _joint(values["spine_top"]),
                     "shoulders": _pair(values["shoulders"]),
                     "hips": _pair(values["hips"]),
                 }
@@ -147,7 +153,19 @@ class SkeletonLayout:
 
 def _pair(values: Any) -> tuple[int, int]:
     left, right = values
-    return int(left), int(right)
+    return _joint(left), _joint(right)
+
+
+def _joint(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r:.80} is no number of a joint")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable() or len(value) > 255:
+        raise TypeError(f"{value!r:.80} is no name")
+    return value
 
 
 def _known(

@@ -8,15 +8,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sjepa_fast.errors import InputError
+from sjepa_fast.names import printable
 from sjepa_fast.skeletons import SkeletonLayout
 
+# Of one store. Names are also bounded because an array of text is as wide as its longest.
+MAX_CLIPS = 2**21
+MAX_CLASSES = 100_000
+MAX_NAME = 255
+MAX_REASON = 300
+
 Entry = tuple[str, int, int, int, dict[str, int]]
+
+
+def is_name(name: object) -> bool:
+    """Whether it is text for a clip or class: short, and shown by a terminal as it is."""
+    return isinstance(name, str) and 0 < len(name) <= MAX_NAME and name.isprintable()
 
 
 class ClipTable:
     """Names, sizes, labels and columns of the clips so far, and what was left out."""
 
     def __init__(self, layout: SkeletonLayout, class_names: tuple[str, ...], dtype: str) -> None:
+        for name in class_names:
+            if not is_name(name):
+                fix = f"use at most {MAX_NAME} printable characters"
+                raise InputError("class_names", repr(name), fix)
+        if len(class_names) > MAX_CLASSES:
+            raise InputError("class_names", len(class_names), f"give at most {MAX_CLASSES}")
         self.layout, self.class_names, self.dtype = layout, class_names, np.dtype(dtype)
         self.names: dict[str, int] = {}
         self.frames: list[int] = []
@@ -28,6 +46,9 @@ class ClipTable:
 
     def check(self, name: str, clip_MTVC: NDArray[Any], label: int, meta: dict[str, int]) -> None:
         """Raise InputError if a clip, (M, T, V, 3) metres, its label or its columns do not fit."""
+        if not is_name(name):
+            fix = f"use 1 to {MAX_NAME} printable characters"
+            raise InputError("name", repr(name), fix)
         expected = f"(bodies, frames, {self.layout.num_joints}, 3) of layout {self.layout.name}"
         shape = clip_MTVC.shape
         if len(shape) != 4 or shape[2:] != (self.layout.num_joints, 3) or 0 in shape:
@@ -44,6 +65,11 @@ class ClipTable:
             raise InputError("name", f"{name} occurs twice", "give every clip its own name")
         if self.names and set(meta) != set(self.meta):
             raise InputError("meta", f"{sorted(meta)} of clip {name}", f"give {sorted(self.meta)}")
+        for key, value in meta.items():
+            if not -(2**63) <= value < 2**63:
+                raise InputError("meta", f"{key} of clip {name}", "use numbers of 64 bits")
+        if len(self.names) == MAX_CLIPS:
+            raise InputError("clips", f"{name} is one more than {MAX_CLIPS}", "split the set")
 
     def append(self, entry: Entry) -> None:
         """Add (name, bodies, frames, label, columns) of a clip that was checked."""
@@ -62,8 +88,9 @@ class ClipTable:
         self.append((name, *clip_MTVC.shape[:2], label, meta))
 
     def skip(self, name: str, reason: str) -> None:
-        """Record an input that is left out, with the reason."""
-        self.skipped.append((name, " ".join(reason.split())))
+        """Record an input that is left out, with the reason; both as they can be printed."""
+        shown = printable(" ".join(reason.split()), MAX_REASON)
+        self.skipped.append((printable(name, MAX_NAME), shown))
 
     def columns(self) -> dict[str, NDArray[np.int64]]:
         """The columns as arrays, one value per clip."""

@@ -11,7 +11,8 @@ import json
 import os
 from pathlib import Path
 
-from sjepa_fast.data.clip_table import ClipTable
+from sjepa_fast.data.clip_table import ClipTable, Entry, is_name
+from sjepa_fast.data.safe_files import Unreadable, parse_json
 from sjepa_fast.errors import InputError
 
 NAME = "journal.jsonl"
@@ -27,7 +28,7 @@ class Journal:
     def __init__(self, folder: Path, key: str) -> None:
         self.key = key
         self.waiting: list[str] = []
-        self.file = (folder / NAME).open("a+", encoding="utf-8")
+        self.file = (folder / NAME).open("a+", encoding="utf-8", errors="replace")
         if not _lock(self.file.fileno()):
             self.file.close()
             raise InputError("out", f"another run is writing {folder}", "wait for it, or end it")
@@ -42,15 +43,7 @@ class Journal:
         lines = self.file.read().splitlines()
         kept = lines[:1] if lines[:1] == [self._head()] else []
         for line in lines[1:] if kept else []:
-            try:
-                entry = json.loads(line)
-                if len(entry) == 2:
-                    table.skip(*entry)
-                elif table.rows + entry[1] * entry[2] <= rows_on_disk:
-                    table.append(entry)
-                else:
-                    break
-            except (ValueError, TypeError, IndexError):
+            if not _replay_line(line, table, rows_on_disk):
                 break  # the last line of a run that was killed may be torn
             kept.append(line)
         self.file.seek(0)
@@ -76,6 +69,39 @@ class Journal:
 
     def _head(self) -> str:
         return json.dumps({"job": self.key})
+
+
+def _replay_line(line: str, table: ClipTable, rows_on_disk: int) -> bool:
+    """Add the input of one line to the table, or return False if it is torn or of another table."""
+    try:
+        entry = parse_json(line.encode())
+    except Unreadable:
+        return False
+    if not isinstance(entry, list):
+        return False
+    if len(entry) == 2 and all(isinstance(part, str) for part in entry):
+        table.skip(*entry)
+        return True
+    clip = _entry_of(entry)
+    if clip is None or clip[0] in table.names or table.rows + clip[1] * clip[2] > rows_on_disk:
+        return False
+    if clip[3] >= len(table.class_names) or (table.names and set(clip[4]) != set(table.meta)):
+        return False
+    table.append(clip)
+    return True
+
+
+def _entry_of(entry: list[object]) -> Entry | None:
+    if len(entry) != 5:
+        return None
+    name, bodies, frames, label, meta = entry
+    numbers = (bodies, frames, label)
+    if not isinstance(name, str) or not is_name(name) or not isinstance(meta, dict):
+        return None
+    if not all(type(n) is int and abs(n) < 2**63 for n in (*numbers, *meta.values())):
+        return None
+    assert isinstance(bodies, int) and isinstance(frames, int) and isinstance(label, int)
+    return (name, bodies, frames, label, meta) if min(bodies, frames, label + 1) >= 1 else None
 
 
 def _lock(handle: int) -> bool:

@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sjepa_fast.data.safe_arrays import map_npy
+from sjepa_fast.data.safe_files import Unreadable, read_json
+from sjepa_fast.data.store_schema import ARRAYS, check_arrays, check_manifest
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import SkeletonLayout
 
 VERSION = 1
 MANIFEST = "store.json"
 JOINTS = "joints.npy"
-_ARRAYS = ("joints", "offsets", "frames", "bodies", "labels", "names")
 _PARTS = {"train": 1, "test": 2}
 
 
@@ -107,6 +109,36 @@ def _damaged(root: Path, what: str) -> InputError:
     return InputError("data.root", f"{root}: {what}", "run sjepa_fast.prepare again")
 
 
+def _manifest(root: Path) -> dict[str, Any]:
+    if not (root / MANIFEST).exists():
+        fix = f"run: python -m sjepa_fast.prepare NAME --raw DIR --out {root}"
+        raise InputError("data.root", f"{root} has no store", fix)
+    try:
+        manifest = read_json(root / MANIFEST)
+    except Unreadable as error:
+        raise _damaged(root, f"{MANIFEST} is unreadable, it {error}") from error
+    version = manifest.get("version") if isinstance(manifest, dict) else None
+    if version != VERSION:
+        fix = f"this release reads version {VERSION}; prepare the data again"
+        raise InputError("data.root", f"{root} is a store of version {version}", fix)
+    checksum = manifest.pop("checksum", None)
+    if checksum not in (None, fingerprint_of(manifest)):
+        raise _damaged(root, f"{MANIFEST} does not match its checksum")
+    return dict(manifest)
+
+
+def _map(root: Path, name: str, entry: dict[str, Any]) -> NDArray[Any]:
+    path = root / name
+    if not path.is_file():
+        raise _damaged(root, f"{name} is missing")
+    if path.stat().st_size != entry["bytes"]:
+        raise _damaged(root, f"{name} has {path.stat().st_size} of {entry['bytes']} bytes")
+    try:
+        return map_npy(path)
+    except Unreadable as error:
+        raise _damaged(root, f"{name} {error}") from error
+
+
 def open_store(root: Path, *, verify: bool = True) -> Store:
     """Open a store.
 
@@ -118,44 +150,30 @@ def open_store(root: Path, *, verify: bool = True) -> Store:
         The store, memory-mapped.
 
     Raises:
-        InputError: If there is no store, it has another version, or a file is missing, truncated
-            or altered.
+        InputError: If there is no store, it has another version, a file is missing, truncated or
+            altered, or an entry or array is not what a store has (also without `verify`).
     """
     root = Path(root)
+    manifest = _manifest(root)
     try:
-        manifest = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        fix = f"run: python -m sjepa_fast.prepare NAME --raw DIR --out {root}"
-        raise InputError("data.root", f"{root} has no store", fix) from error
-    except (OSError, ValueError) as error:
-        raise _damaged(root, f"{MANIFEST} is unreadable ({error})") from error
-    version = manifest.get("version") if isinstance(manifest, dict) else None
-    if version != VERSION:
-        fix = f"this release reads version {VERSION}; prepare the data again"
-        raise InputError("data.root", f"{root} is a store of version {version}", fix)
-    checksum = manifest.pop("checksum", None)
-    if checksum not in (None, fingerprint_of(manifest)):
-        raise _damaged(root, f"{MANIFEST} does not match its checksum")
+        layout = check_manifest(manifest)
+    except Unreadable as error:
+        raise _damaged(root, f"{MANIFEST}: {error}") from error
     files: dict[str, Any] = manifest["files"]
-    lacking = [name for name in _ARRAYS if f"{name}.npy" not in files]
-    if lacking:
-        raise _damaged(root, f"{MANIFEST} lists no {', '.join(lacking)}")
-    arrays: dict[str, NDArray[Any]] = {}
+    arrays = {Path(name).stem: _map(root, name, entry) for name, entry in files.items()}
+    try:
+        check_arrays(arrays, manifest, layout)
+    except Unreadable as error:
+        raise _damaged(root, str(error)) from error
     for name, entry in files.items():
-        path = root / name
-        if not path.is_file():
-            raise _damaged(root, f"{name} is missing")
-        if path.stat().st_size != entry["bytes"]:
-            raise _damaged(root, f"{name} has {path.stat().st_size} of {entry['bytes']} bytes")
-        if verify and digest(path) != entry["sha256"]:
+        if verify and digest(root / name) != entry["sha256"]:
             raise _damaged(root, f"{name} does not match its checksum")
-        arrays[path.stem] = np.load(path, mmap_mode="r", allow_pickle=False)
     return Store(
         root=root,
         name=manifest["name"],
-        layout=SkeletonLayout.from_dict(manifest["layout"]),
+        layout=layout,
         class_names=tuple(manifest["class_names"]),
-        **{name: arrays[name] for name in _ARRAYS},
+        **{name: arrays[name] for name in ARRAYS},
         splits={k.removeprefix("split_"): v for k, v in arrays.items() if k.startswith("split_")},
         meta={k.removeprefix("meta_"): v for k, v in arrays.items() if k.startswith("meta_")},
         fingerprint=fingerprint_of(files),

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sjepa_fast.data.clip_table import ClipTable, Entry
+from sjepa_fast.data.clip_table import MAX_NAME, ClipTable, Entry
 from sjepa_fast.data.journal import NAME as JOURNAL
 from sjepa_fast.data.journal import Journal
 from sjepa_fast.data.store import (
@@ -27,6 +27,7 @@ from sjepa_fast.data.store import (
     fingerprint_of,
     open_store,
 )
+from sjepa_fast.data.store_schema import KEY, MAX_LISTED, is_store_name
 from sjepa_fast.errors import InputError
 from sjepa_fast.runtime.files import sync
 from sjepa_fast.skeletons import SkeletonLayout
@@ -70,6 +71,9 @@ class StoreWriter:
         overwrite: bool = False,
         job: str = "",
     ) -> None:
+        if not is_store_name(name):
+            fix = f"use at most {MAX_NAME} printable characters and no slash"
+            raise InputError("name", repr(name), fix)
         self.out, self.name = out, name
         if out.exists() and not (overwrite and (out / MANIFEST).is_file()):
             raise InputError("out", f"{out} exists", "choose another, or --overwrite a store")
@@ -134,7 +138,7 @@ class StoreWriter:
     def skip(self, name: str, reason: str) -> None:
         """Record an input that is left out, with the reason."""
         self.table.skip(name, reason)
-        self._note((name, reason))
+        self._note(self.table.skipped[-1])
 
     def _note(self, entry: tuple[object, ...]) -> None:
         if self.journal is None:
@@ -162,9 +166,12 @@ class StoreWriter:
             why = f", the first because: {table.skipped[0][1]}" if table.skipped else ""
             value = f"no usable clip ({len(table.skipped)} skipped{why})"
             raise InputError("raw", value, "check --raw")
+        for kind, keys in (("split", splits), ("column", table.meta)):
+            for key in keys:
+                if re.fullmatch(KEY, key) is None:
+                    fix = f"name {kind}s with at most 100 letters, digits, _ and -"
+                    raise InputError(kind, repr(key), fix)
         for key, codes in splits.items():
-            if re.fullmatch(r"[\w-]+", key) is None:
-                raise InputError("split", repr(key), "name splits with letters, digits, _ and -")
             if np.shape(codes) != (len(table.names),) or not np.isin(codes, (0, 1, 2)).all():
                 fix = f"give {len(table.names)} codes: 1 train, 2 test, 0 unused"
                 raise InputError("split", f"{key} has shape {np.shape(codes)}", fix)
@@ -194,7 +201,8 @@ class StoreWriter:
             "clips": len(table.names),
             "dtype": table.dtype.name,
             "command": command,
-            "skipped": table.skipped,
+            "skipped": table.skipped[:MAX_LISTED],
+            "skipped_count": len(table.skipped),
             "files": files,
         }
         # As JSON gives it back, so that the checksum covers what a reader sees.

@@ -12,29 +12,47 @@ M bodies, T frames, V joints, C coordinates.
 from __future__ import annotations
 
 import csv
-import json
+import io
+import os
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sjepa_fast.data.clip_table import is_name
 from sjepa_fast.data.readers.image_pose import clip_from_poses, link_bodies
 from sjepa_fast.data.readers.pose_json import FORMATS, read_pose_json
 from sjepa_fast.data.readers.record import (
+    MAX_NUMBERS,
+    SPLIT_NAME,
     Columns,
     Record,
     Source,
     Splits,
     identity_of,
     numbered_classes,
+    readable,
+    set_name,
+)
+from sjepa_fast.data.safe_arrays import load_npy, npy_shape
+from sjepa_fast.data.safe_files import (
+    Unreadable,
+    is_folder,
+    is_there,
+    names_in,
+    read_json,
+    read_text,
 )
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import LAYOUTS, SkeletonLayout, layout_named
 
 LABELS, LAYOUT = "labels.csv", "layout.json"
+MOST_LABELS, MOST_LAYOUT = 64 * 2**20, 2**20  # bytes
+MAX_COLUMNS, MAX_CELLS = 64, 2**21
 PARTS = {"train": 1, "test": 2, "": 0}
 
 
@@ -65,56 +83,71 @@ def clip_from_array(
 
 def _clip(folder: Path, name: str, layout: SkeletonLayout) -> tuple[Any, str]:
     try:
-        array = folder / f"{name}.npy"
-        if array.is_file():
-            return clip_from_array(np.load(array, allow_pickle=False), layout)
-        poses = folder / name if (folder / name).is_dir() else folder / f"{name}.json"
-        if not poses.exists():
+        array, poses = folder / f"{name}.npy", folder / f"{name}.json"
+        if is_there(array):
+            return clip_from_array(load_npy(array, MAX_NUMBERS), layout)
+        poses = folder / name if is_folder(folder / name) else poses
+        if not is_there(poses):
             return None, f"neither {name}.npy nor {name}.json exists"
         if layout.name not in FORMATS:
             return None, f"JSON is read for {', '.join(FORMATS)} only"
         frames, image = read_pose_json(poses, layout.name, layout.num_joints)
         return clip_from_poses(link_bodies(frames), layout, image=image)
-    except (OSError, ValueError, EOFError) as error:
+    except Unreadable as error:
         return None, str(error)
 
 
 def _rows(file: Path) -> list[dict[str, str]]:
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            rows = list(csv.DictReader(lines, restval=""))
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError("raw", f"{file}: {error}", f"the folder needs a {LABELS}") from error
-    if not rows or not {"name", "label"} <= set(rows[0]):
+        text = read_text(file, MOST_LABELS, "utf-8-sig")
+        table = csv.DictReader(io.StringIO(text, newline=""), restval="")
+        keys = [key for key in table.fieldnames or [] if key]
+        if len(keys) > MAX_COLUMNS:
+            raise Unreadable(f"has {len(keys)} columns; at most {MAX_COLUMNS} are read")
+        if not {"name", "label"} <= set(keys):
+            raise InputError("raw", f"{file} has no rows of name,label", "see docs/data.md")
+        most = MAX_CELLS // len(keys)
+        rows = [{key: row[key].strip() for key in keys} for row in islice(table, most + 1)]
+    except (Unreadable, csv.Error) as error:
+        raise InputError("raw", f"{file} {error}", f"the folder needs a {LABELS}") from error
+    if not rows:
         raise InputError("raw", f"{file} has no rows of name,label", "see docs/data.md")
-    return [{key: value.strip() for key, value in row.items() if key} for row in rows]
+    if len(rows) > most:
+        raise InputError("raw", f"{file} has more than {most} rows", "split the set")
+    return rows
 
 
 def _layout(raw: Path, name: str) -> SkeletonLayout:
     file = raw / LAYOUT
     if name:
         return layout_named(name)
-    if not file.exists():
+    if not is_there(file):
         raise InputError("layout", f"{raw} has none", f"give --layout, or a {LAYOUT} there")
     try:
-        return SkeletonLayout.from_dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
+        values = read_json(file, MOST_LAYOUT)
+        if not isinstance(values, dict):
+            raise Unreadable("is no mapping")
+        return SkeletonLayout.from_dict(values)
+    except Unreadable as error:
         fix = "write SkeletonLayout.to_dict() as JSON"
-        raise InputError("raw", f"{file}: {error}", fix) from error
+        raise InputError("raw", f"{file} {error}", fix) from error
+
+
+def _is_safe(name: str) -> bool:
+    """Whether it is the name of a file in the folder."""
+    return is_name(name) and Path(name).name == name and name != ".."
 
 
 def _check_joints(raw: Path, rows: list[dict[str, str]], layout: SkeletonLayout) -> None:
     """Refuse a layout that no array fits; reads headers, and stops at the first that fits."""
     other = ""
     sizes = set()
-    for name in (row["name"] for row in rows if row["name"] == Path(row["name"]).name):
-        if (raw / f"{name}.json").exists() or (raw / name).is_dir():
+    for name in (row["name"] for row in rows if _is_safe(row["name"])):
+        if is_there(raw / f"{name}.json") or is_folder(raw / name):
             return
         try:
-            shape = np.load(raw / f"{name}.npy", mmap_mode="r").shape
-        except (OSError, ValueError, EOFError):
+            shape = npy_shape(raw / f"{name}.npy")
+        except Unreadable:
             continue
         if len(shape) not in (3, 4):
             continue
@@ -145,6 +178,10 @@ def _check_columns(rows: list[dict[str, str]]) -> tuple[list[str], list[str]]:
     keys = list(rows[0])
     splits = [key for key in keys if key == "split" or key.startswith("split_")]
     meta = [key for key in keys if key not in ("name", "label", *splits)]
+    for key in (*meta, *splits):
+        if re.fullmatch(SPLIT_NAME, key) is None:
+            fix = "name columns with at most 100 letters, digits, _ and -"
+            raise InputError("raw", f"column {key!r} of {LABELS}", fix)
     for line, row in enumerate(rows, 2):
         for key in splits:
             if row[key] not in PARTS:
@@ -170,8 +207,9 @@ def open_generic(raw: Path, *, layout: str = "") -> Source:
     labels, class_names = _labels(rows)
     split_keys, meta_keys = _check_columns(rows)
     named = {row["name"] for row in rows}
-    inside = sorted(raw.iterdir())
-    clips = [path for path in inside if path.suffix in (".npy", ".json") or path.is_dir()]
+    with readable(raw):
+        inside = [raw / name for name in names_in(raw)]
+    clips = [path for path in inside if path.suffix in (".npy", ".json") or is_folder(path)]
     strays = [path.name for path in clips if path.stem not in named and path.name != LAYOUT]
     chosen = {row["name"]: row for row in reversed(rows)}
 
@@ -181,7 +219,7 @@ def open_generic(raw: Path, *, layout: str = "") -> Source:
                 yield Record(strays[i - len(rows)], None, 0, {}, f"not in {LABELS}")
                 continue
             name = rows[i]["name"]
-            safe = bool(name) and Path(name).name == name
+            safe = _is_safe(name)
             clip, reason = _clip(raw, name, skeleton) if safe else (None, "name is no file name")
             meta = {key: int(rows[i][key]) for key in meta_keys}
             yield Record(name, clip, labels[i], meta, reason)
@@ -195,7 +233,7 @@ def open_generic(raw: Path, *, layout: str = "") -> Source:
         }
 
     return Source(
-        name=raw.resolve().name,
+        name=set_name(Path(os.path.realpath(raw)).name),
         layout=skeleton,
         class_names=class_names,
         count=len(rows) + len(strays),

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sjepa_fast.data.readers.record import MAX_NUMBERS
+from sjepa_fast.data.safe_files import Unreadable
 from sjepa_fast.skeletons import SkeletonLayout
 
 Array = NDArray[np.float64]
@@ -23,6 +25,8 @@ MIN_CONFIDENCE = 0.1
 # Length given to the torso (mid-shoulders to mid-hips), so that image poses are about metric.
 TORSO_METRES = 0.5
 MAX_BODIES = 2
+# Pairs of a person and an earlier one; some seconds.
+MOST_COMPARED = 2**21
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,21 @@ class Person:
     track: int | None = None  # identity over frames where the detector gave one, else None
 
 
-def _gap(pose_V4: Array, last_V4: Array) -> float:
-    # Mean distance of the joints seen in both, in heights of the person; large if there are none.
-    both = (pose_V4[:, 3] >= MIN_CONFIDENCE) & (last_V4[:, 3] >= MIN_CONFIDENCE)
-    if not both.any():
-        return np.inf
-    apart = np.linalg.norm(pose_V4[both, :3] - last_V4[both, :3], axis=1).mean()
-    extent = np.ptp(last_V4[last_V4[:, 3] >= MIN_CONFIDENCE, :3], axis=0)
-    return float(apart / max(np.linalg.norm(extent), 1e-9))
+def _gaps(pose_V4: Array, last_KV4: Array) -> Array:
+    """Mean distance to each of K last poses of the joints seen in both, in heights of the person.
+
+    Infinite where there are none.
+    """
+    seen_KV = last_KV4[..., 3] >= MIN_CONFIDENCE
+    both_KV = seen_KV & (pose_V4[:, 3] >= MIN_CONFIDENCE)
+    with np.errstate(all="ignore"):  # poses may hold NaN, and nothing may be seen
+        apart_KV = np.linalg.norm(pose_V4[:, :3] - last_KV4[..., :3], axis=2)
+        apart_K = np.where(both_KV, apart_KV, 0).sum(axis=1) / both_KV.sum(axis=1)
+        there = seen_KV[..., None]
+        most = np.where(there, last_KV4[..., :3], -np.inf).max(axis=1)
+        least = np.where(there, last_KV4[..., :3], np.inf).min(axis=1)
+        gap_K = apart_K / np.maximum(np.linalg.norm(most - least, axis=1), 1e-9)
+    return np.where(both_KV.any(axis=1), gap_K, np.inf)
 
 
 def link_bodies(frames: list[list[Person]], most: int = MAX_BODIES) -> Array:
@@ -51,9 +62,12 @@ def link_bodies(frames: list[list[Person]], most: int = MAX_BODIES) -> Array:
     Frames without anybody are dropped, as in NTU data.
 
     Returns (M, T, V, 4), the body of highest summed confidence first; zero where a body is absent.
+    Raises Unreadable if there are too many people without identities to compare, or frames.
     """
     frames = [people for people in frames if people]
     tracks: list[dict[int, Array]] = []
+    last: list[Array] = []  # of each track
+    compared = 0
     by_name: dict[int, dict[int, Array]] = {}
     for t, people in enumerate(frames):
         unnamed = []
@@ -64,20 +78,29 @@ def link_bodies(frames: list[list[Person]], most: int = MAX_BODIES) -> Array:
                 by_name[person.track] = {t: person.pose_V4}
             else:
                 by_name[person.track].setdefault(t, person.pose_V4)
-        pairs = sorted(
-            (_gap(pose, track[max(track)]), i, j)
-            for i, pose in enumerate(unnamed)
-            for j, track in enumerate(tracks)
-        )
+        compared += len(unnamed) * len(tracks)
+        if compared > MOST_COMPARED:
+            raise Unreadable(f"more than {MOST_COMPARED} people to compare; give them track_id")
+        before = np.stack(last) if unnamed and last else np.zeros((0, 0, 4))
+        gaps = [_gaps(pose, before) for pose in unnamed if last]
+        near = [
+            (float(gap[j]), i, int(j))
+            for i, gap in enumerate(gaps)
+            for j in np.nonzero(gap <= 1)[0]
+        ]
         placed: set[int] = set()
-        for gap, i, j in pairs:
-            if gap <= 1 and i not in placed and t not in tracks[j]:
-                tracks[j][t] = unnamed[i]
+        for _, i, j in sorted(near):
+            if i not in placed and t not in tracks[j]:
+                tracks[j][t] = last[j] = unnamed[i]
                 placed.add(i)
-        tracks += [{t: pose} for i, pose in enumerate(unnamed) if i not in placed]
+        begun = [pose for i, pose in enumerate(unnamed) if i not in placed]
+        tracks += [{t: pose} for pose in begun]
+        last += begun
     tracks += by_name.values()
     tracks.sort(key=lambda track: -sum(float(pose[:, 3].sum()) for pose in track.values()))
     joints = tracks[0][min(tracks[0])].shape[0] if tracks else 0
+    if min(most, len(tracks)) * len(frames) * joints * 3 > MAX_NUMBERS:
+        raise Unreadable(f"more than {MAX_NUMBERS} coordinates")
     out = np.zeros((min(most, len(tracks)), len(frames), joints, 4))
     for body, track in enumerate(tracks[:most]):
         for t, pose in track.items():

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from sjepa_fast.data.readers.ntu_denoise import denoise
 from sjepa_fast.data.readers.ntu_splits import ntu60_splits, ntu120_splits, parse_ntu_name
 from sjepa_fast.data.readers.ntu_text import Tracks, parse_all
-from sjepa_fast.data.readers.record import Record, Source, identity_of
+from sjepa_fast.data.readers.record import Record, Source, closed_folders, identity_of
+from sjepa_fast.data.safe_files import Unreadable, find_files, read_bytes, read_text
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import NTU25
 
@@ -22,6 +23,8 @@ CLASSES = {"ntu60": 60, "ntu120": 120}
 MAX_FRAMES = 300
 # Files that are read and parsed together, while the batch before them is denoised and written.
 BATCH = 32
+# Of one file and, nearly, of a batch. The longest of the published files have some 5 MB.
+MOST_BYTES = 16 * 2**20
 
 
 def read_missing(file: Path | None) -> set[str]:
@@ -33,35 +36,42 @@ def read_missing(file: Path | None) -> set[str]:
     if file is None:
         return set()
     try:
-        words = file.read_text(encoding="utf-8").split()
-    except OSError as error:
-        raise InputError("missing", f"{file}: {error.strerror}", "name a text file") from error
+        words = read_text(file, MOST_BYTES).split()
+    except Unreadable as error:
+        raise InputError("missing", f"{file} {error}", "name a text file") from error
     return {word for word in words if word.startswith("S") and len(word) == 20}
 
 
-def _read(file: Path) -> bytes | str:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        return error.strerror or str(error)
+def _next_batch(files: Iterator[Path]) -> list[tuple[Path, bytes | str]]:
+    """Read the next files: so many, or so many bytes."""
+    batch: list[tuple[Path, bytes | str]] = []
+    size = 0
+    for file in files:
+        try:
+            batch.append((file, read_bytes(file, MOST_BYTES)))
+        except Unreadable as error:
+            batch.append((file, str(error)))
+        size += len(batch[-1][1])
+        if len(batch) == BATCH or size >= MOST_BYTES:
+            break
+    return batch
 
 
-def _parse_batch(files: list[Path], threads: int) -> list[Tracks | str]:
-    texts = [_read(file) for file in files]
-    parsed = iter(parse_all([text for text in texts if isinstance(text, bytes)], threads))
-    return [next(parsed) if isinstance(text, bytes) else text for text in texts]
+def _parse_batch(files: Iterator[Path], threads: int) -> list[tuple[Path, Tracks | str]]:
+    batch = _next_batch(files)
+    parsed = iter(parse_all([text for _, text in batch if isinstance(text, bytes)], threads))
+    return [(file, next(parsed) if isinstance(text, bytes) else text) for file, text in batch]
 
 
 def parse_files(files: list[Path]) -> Iterator[tuple[Path, Tracks | str]]:
     """Read `.skeleton` files in order, one batch ahead of the caller."""
     threads = os.cpu_count() or 1
-    batches = [files[i : i + BATCH] for i in range(0, len(files), BATCH)]
+    coming = iter(files)
     with ThreadPoolExecutor(1) as ahead:
-        waiting = [ahead.submit(_parse_batch, batch, threads) for batch in batches[:1]]
-        for batch, coming in zip(batches, [*batches[1:], []], strict=True):
-            parsed = waiting.pop().result()
-            waiting.append(ahead.submit(_parse_batch, coming, threads))
-            yield from zip(batch, parsed, strict=True)
+        waiting = ahead.submit(_parse_batch, coming, threads)
+        while parsed := waiting.result():
+            waiting = ahead.submit(_parse_batch, coming, threads)
+            yield from parsed
 
 
 def clip_of(parsed: Tracks | str) -> tuple[NDArray[np.float32] | None, str]:
@@ -86,10 +96,11 @@ def open_ntu(name: str, raw: Path, *, missing: Path | None = None) -> Source:
     Damaged files and those on the published list `missing` become skipped records. Raises
     InputError if the folder holds no such file.
     """
-    files = sorted(raw.rglob("*.skeleton")) if raw.is_dir() else []
+    files, closed = find_files(raw, ".skeleton")
     if not files:
+        why = f" ({closed[0][0]}: {closed[0][1]})" if closed else ""
         fix = "name the folder of raw skeletons"
-        raise InputError("raw", f"{raw} holds no .skeleton file", fix)
+        raise InputError("raw", f"{raw} holds no .skeleton file{why}", fix)
     left_out, classes = read_missing(missing), CLASSES[name]
     splits = ntu60_splits if name == "ntu60" else ntu120_splits
 
@@ -113,12 +124,13 @@ def open_ntu(name: str, raw: Path, *, missing: Path | None = None) -> Source:
             clip, reason = clip_of(next(parsed)[1])
             meta = asdict(parse_ntu_name(file.stem))
             yield Record(file.stem, clip, meta.pop("action") - 1, meta, reason)
+        yield from closed_folders(closed, start - len(files))
 
     return Source(
         name=name,
         layout=NTU25,
         class_names=tuple(f"A{action:03d}" for action in range(1, classes + 1)),
-        count=len(files),
+        count=len(files) + len(closed),
         records=records,
         identity=identity_of([*files, *([missing] if missing else [])]),
         splits=lambda _, columns: splits(columns),

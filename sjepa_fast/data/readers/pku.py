@@ -20,21 +20,31 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sjepa_fast.data.readers.ntu_text import text_lines
 from sjepa_fast.data.readers.record import (
+    MAX_NUMBERS,
     Columns,
     Record,
     Records,
     Source,
     Splits,
+    closed_folders,
     identity_of,
     two_parts,
 )
+from sjepa_fast.data.safe_files import Unreadable, find_files, read_text
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import NTU25
 
 CLASSES = 51
 MAX_FRAMES = 300
 WIDTH = 150
+# Of one recording: a quarter of an hour, and bytes enough for them. Of a cut clip and a label file.
+MOST_FRAMES = MAX_NUMBERS // WIDTH
+MOST_BYTES = 64 * 2**20
+MOST_LINE = 100 * WIDTH
+MOST_CUT = 16 * 2**20
+MOST_LABELS = 4 * 2**20
 VIEWS = {"L": 1, "M": 2, "R": 3}
 NAMES = {
     "pku1": r"(?P<video>\d{4})-(?P<view>[LMR])",
@@ -71,9 +81,9 @@ def _cuts(name: str, file: Path, labels: Path | None) -> list[Cut]:
     if labels is None:
         return [Cut(file.stem, file, meta, reason="no label file of this name")]
     try:
-        lines = labels.read_text(encoding="ascii").split("\n")
-    except (OSError, ValueError) as error:
-        return [Cut(file.stem, file, meta, reason=f"label file: {error}")]
+        lines = read_text(labels, MOST_LABELS, "ascii").split("\n")
+    except Unreadable as error:
+        return [Cut(file.stem, file, meta, reason=f"label file {error}")]
     cuts: list[Cut] = []
     for line in filter(str.strip, lines):
         clip = f"{file.stem}-{len(cuts):03d}"
@@ -91,12 +101,16 @@ def _cuts(name: str, file: Path, labels: Path | None) -> list[Cut]:
 def _frames(file: Path) -> NDArray[np.float64] | str:
     """One recording as (frames, 150), or why it cannot be used."""
     try:
-        text = file.read_text(encoding="ascii")
+        text = read_text(file, MOST_BYTES, "ascii")
+        if text.count("\n") > 2 * MOST_FRAMES:
+            return f"more than {MOST_FRAMES} frames"
         rows = [line for line in text.split("\n") if line.strip()]
         if not rows:
             return "the file is empty"
+        if max(map(len, rows)) > MOST_LINE:
+            return f"a line of more than {MOST_LINE} characters"
         frames = np.loadtxt(rows, dtype=np.float64, ndmin=2, comments=None)
-    except (OSError, ValueError) as error:
+    except ValueError as error:  # of the text, or Unreadable
         return str(error)
     if frames.shape[1] != WIDTH:
         return f"{frames.shape[1]} numbers per frame, not {WIDTH}"
@@ -122,17 +136,22 @@ def parse_cut(text: str) -> NDArray[np.float64]:
 
     Returns (T, 150). Raises ValueError if the text ends early or has a field that is no number.
     """
-    lines = iter(text.split("\n"))
+    lines = text_lines(text)
     try:
-        rows = np.zeros((int(next(lines)), 2, 25, 3))
+        frames = int(next(lines))
+        # A frame has three lines at least.
+        if not 0 < frames <= min(MOST_FRAMES, text.count("\n") // 3 + 1):
+            raise ValueError(f"{frames} frames in {text.count(chr(10))} lines")
+        rows = np.zeros((frames, 2, 25, 3))
         for frame in rows:
             bodies = int(next(lines))
             next(lines)
-            if bodies > 2 or int(next(lines)) != 25:
+            if not 0 <= bodies <= 2 or int(next(lines)) != 25:
                 raise ValueError(f"{bodies} bodies, or not 25 joints")
             for body in frame[:bodies]:
                 for joint in body:
-                    joint[:] = [float(word) for word in next(lines).split()[:3]]
+                    x, y, z = (float(word) for word in next(lines).split()[:3])
+                    joint[:] = x, y, z
     except StopIteration:
         raise ValueError("the file ends early") from None
     return rows.reshape(-1, WIDTH)
@@ -150,9 +169,12 @@ def _record(cut: Cut, frames: NDArray[np.float64] | str) -> Record:
 
 def _listed(raw: Path, kind: str, names: list[str]) -> NDArray[np.int8] | None:
     # The release's own split list: its second line names the recordings that train.
-    for file in sorted(raw.rglob("*.txt")):
+    for file in find_files(raw, ".txt")[0]:
         if re.match(rf"cross[-_]?{kind}", file.stem, re.IGNORECASE):
-            lines = file.read_text(encoding="ascii", errors="replace").split("\n")
+            try:
+                lines = read_text(file, MOST_LABELS, "latin-1").split("\n")
+            except Unreadable as error:
+                raise InputError("raw", f"{file} {error}", "mend or remove the list") from error
             train = {word.strip() for word in lines[1].split(",")} if len(lines) > 1 else set()
             return two_parts(np.array([name.rpartition("-")[0] in train for name in names]))
     return None
@@ -166,7 +188,7 @@ def _splits(name: str, columns: Columns) -> Splits:
     return {"xsub": subject, "xview": two_parts(columns["view"] != VIEWS["L"])}
 
 
-def _cut_clips(files: list[Path]) -> Records:
+def _cut_clips(files: list[Path], closed: list[tuple[Path, str]]) -> Records:
     def records(start: int = 0) -> Iterator[Record]:
         for file in files[start:]:
             parts = re.fullmatch(CUT_NAME, file.stem)
@@ -175,15 +197,16 @@ def _cut_clips(files: list[Path]) -> Records:
                 continue
             meta = {"video": int(parts["video"]), "view": int(parts["view"])}
             try:
-                clip, reason = clip_of(parse_cut(file.read_text(encoding="ascii")))
-            except (OSError, ValueError) as error:
+                clip, reason = clip_of(parse_cut(read_text(file, MOST_CUT, "ascii")))
+            except ValueError as error:  # of the text, or Unreadable
                 clip, reason = None, str(error)
             yield Record(file.stem, clip, int(parts["label"]) - 1, meta, reason)
+        yield from closed_folders(closed, start - len(files))
 
     return records
 
 
-def _recordings(cuts: list[Cut]) -> Records:
+def _recordings(cuts: list[Cut], closed: list[tuple[Path, str]]) -> Records:
     def records(start: int = 0) -> Iterator[Record]:
         # Cuts of one recording follow each other, so each is read once.
         for file, group in groupby(cuts[start:], key=lambda cut: cut.file):
@@ -192,6 +215,7 @@ def _recordings(cuts: list[Cut]) -> Records:
             frames = _frames(file) if wanted else ""
             for cut in chosen:
                 yield _record(cut, cut.reason or frames)
+        yield from closed_folders(closed, start - len(cuts))
 
     return records
 
@@ -203,10 +227,12 @@ def open_pku(name: str, raw: Path) -> Source:
     (`cross-subject*.txt`, `cross-view*.txt`), else the published rule. Raises InputError if the
     folder holds neither recordings nor clips.
     """
-    texts = [file for file in sorted(raw.rglob("*.txt")) if re.fullmatch(NAMES[name], file.stem)]
+    listed, closed = find_files(raw, ".txt")
+    texts = [file for file in listed if re.fullmatch(NAMES[name], file.stem)]
     labels = {file.stem: file for file in texts if "label" in file.parent.name.lower()}
     videos = [file for file in texts if "label" not in file.parent.name.lower()]
-    clips = sorted(raw.rglob("F*.skeleton")) if name == "pku1" else []
+    found = find_files(raw, ".skeleton")[0] if name == "pku1" else []
+    clips = [file for file in found if file.name.startswith("F")]
     if not videos and not clips:
         fix = "name the folder that holds the skeleton and the label folder"
         raise InputError("raw", f"{raw} holds no PKU-MMD text of {name}", fix)
@@ -223,8 +249,8 @@ def open_pku(name: str, raw: Path) -> Source:
         name=name,
         layout=NTU25,
         class_names=tuple(f"A{action:03d}" for action in range(1, CLASSES + 1)),
-        count=len(cuts) if videos else len(clips),
-        records=_recordings(cuts) if videos else _cut_clips(clips),
+        count=len(cuts if videos else clips) + len(closed),
+        records=_recordings(cuts, closed) if videos else _cut_clips(clips, closed),
         identity=identity_of([*texts, *clips]),
         splits=splits,
     )

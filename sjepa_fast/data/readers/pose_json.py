@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,16 @@ from typing import Any
 import numpy as np
 
 from sjepa_fast.data.readers.image_pose import Person
+from sjepa_fast.data.safe_files import (
+    JSON_BYTES,
+    Unreadable,
+    check_values,
+    is_folder,
+    names_in,
+    parse_json,
+    read_bytes,
+    read_json,
+)
 
 Frames = list[list[Person]]
 FORMATS = ("coco17", "openpose18", "mediapipe33")
@@ -32,12 +41,15 @@ def _person(numbers: list[float], joints: int, track: Any = None) -> Person:
         raise ValueError(f"{len(numbers)} numbers per person, not {joints} x (x, y, score)")
     x, y, score = pose.reshape(joints, 3).T
     full = np.stack([x, y, np.zeros(joints), score], axis=1)
+    if track is not None and abs(int(track)) >= 2**60:
+        raise ValueError("a track_id beyond 2**60")
     return Person(full, None if track is None else int(track))
 
 
 def _order(image: Any) -> tuple[list[int], str]:
     # By the numbers in a name, so that frame 10 comes after frame 9.
-    return [int(digits) for digits in re.findall(r"\d+", str(image))], str(image)
+    text = str(image)
+    return [int(digits) for digits in re.findall(r"\d{1,4000}", text)], text
 
 
 def _coco(content: Any, joints: int) -> Frames:
@@ -45,7 +57,11 @@ def _coco(content: Any, joints: int) -> Frames:
     by_image: dict[Any, list[Person]] = {}
     for one in found:
         person = _person(one["keypoints"], joints, one.get("track_id"))
-        by_image.setdefault(one["image_id"], []).append(person)
+        image = one["image_id"]
+        # Larger numbers can be made to collide as keys, which takes hours.
+        if not isinstance(image, str) and abs(image) >= 2**60:
+            raise ValueError("an image_id beyond 2**60")
+        by_image.setdefault(image, []).append(person)
     return [by_image[image] for image in sorted(by_image, key=_order)]
 
 
@@ -85,20 +101,35 @@ def _mediapipe(content: Any, joints: int) -> Frames:
 def read_pose_json(path: Path, layout: str, joints: int) -> tuple[Frames, bool]:
     """Read the people of each frame from a `.json`, or for OpenPose a folder of one per frame.
 
-    Returns the frames, and whether they are in image coordinates (else metres). Raises ValueError
-    if the content is not of the layout, one of `FORMATS`; OSError if it cannot be read.
+    Returns the frames, and whether they are in image coordinates (else metres). Raises Unreadable
+    if it cannot be read or is not of the layout, one of `FORMATS`.
     """
+    content = _folder(path) if is_folder(path) else read_json(path)
     try:
-        if path.is_dir():
-            files = sorted(path.glob("*.json"), key=lambda file: _order(file.name))
-            content: Any = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-        else:
-            content = json.loads(path.read_text(encoding="utf-8"))
         if layout == "mediapipe33":
             return _mediapipe(content, joints), False
         frames = _coco(content, joints) if layout == "coco17" else _openpose(content, joints)
         return frames, True
-    except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
-        raise ValueError(f"not the JSON of {layout}: {error!r}") from error
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    except (KeyError, TypeError, IndexError, AttributeError, OverflowError, ValueError) as error:
+        raise Unreadable(f"not the JSON of {layout}: {error!r}") from error
+
+
+def _folder(path: Path) -> list[Any]:
+    """Read one file per frame; all together are bounded as one file is."""
+    names = sorted((name for name in names_in(path) if name.endswith(".json")), key=_order)
+    left = JSON_BYTES
+    parts = []
+    for name in names:
+        try:
+            parts.append(read_bytes(path / name, left))
+        except Unreadable as error:
+            raise Unreadable(f"{name} {error}") from error
+        left -= len(parts[-1])
+    check_values(parts)
+    content = []
+    for name, part in zip(names, parts, strict=True):
+        try:
+            content.append(parse_json(part))
+        except Unreadable as error:
+            raise Unreadable(f"{name} {error}") from error
+    return content

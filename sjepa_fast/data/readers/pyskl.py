@@ -7,8 +7,9 @@ code when it is loaded, so only plain containers and numpy arrays are admitted.
 
 from __future__ import annotations
 
-import pickle
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,50 +18,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sjepa_fast.data.readers.image_pose import clip_from_poses
+from sjepa_fast.data.readers.plain_pickle import PickledArray, load_plain
 from sjepa_fast.data.readers.record import (
+    MAX_NUMBERS,
+    MAX_SPLITS,
+    SPLIT_NAME,
     Columns,
     Record,
     Source,
     Splits,
     identity_of,
     numbered_classes,
+    set_name,
 )
+from sjepa_fast.data.safe_arrays import texts_of
+from sjepa_fast.data.safe_files import Unreadable
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import LAYOUTS, SkeletonLayout
 
-_ALLOWED = {
-    *((module, "_reconstruct") for module in ("numpy.core.multiarray", "numpy._core.multiarray")),
-    *((module, "scalar") for module in ("numpy.core.multiarray", "numpy._core.multiarray")),
-    *((module, "_frombuffer") for module in ("numpy.core.numeric", "numpy._core.numeric")),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("collections", "OrderedDict"),
-    ("collections", "defaultdict"),
-    ("_codecs", "encode"),
-}
-
-
-class _NumpyOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)
+_FORM = "expected {split, annotations: [{frame_dir, label, keypoint}]}"
 
 
 def load_restricted(path: Path) -> Any:
     """Unpickle a file that may hold plain containers and numpy arrays only.
 
-    Returns its content. Raises InputError if the file is missing, damaged, or asks for anything
-    else.
+    Returns its content, arrays as `PickledArray`. Raises InputError if the file is missing,
+    damaged, or asks for anything else.
     """
     try:
-        with path.open("rb") as file:
-            return _NumpyOnly(file).load()
-    except OSError as error:
-        raise InputError("raw", f"{path}: {error.strerror}", "name a .pkl file") from error
-    except Exception as error:
-        fix = "use a pyskl pickle of plain numpy arrays"
-        raise InputError("raw", f"{path} is not safe or not whole ({error})", fix) from error
+        return load_plain(path)
+    except Unreadable as error:
+        fix = "use a pyskl pickle of plain numpy arrays, protocol 2 or later"
+        raise InputError("raw", f"{path} {error}", fix) from error
 
 
 def _layout(joints: int, coordinates: int) -> SkeletonLayout:
@@ -72,29 +61,112 @@ def _layout(joints: int, coordinates: int) -> SkeletonLayout:
     raise InputError("raw", f"keypoints have {joints} joints", f"layouts: {known}")
 
 
+@dataclass(frozen=True)
+class _Annotation:
+    """One annotation with a name and a label, or why it has none."""
+
+    name: str
+    label: int
+    content: dict[str, Any]
+    reason: str = ""
+
+    def array(self, key: str) -> NDArray[Any]:
+        """Return one of its arrays. Raises Unreadable if it is none, or too large."""
+        array = self.content.get(key)
+        if not isinstance(array, PickledArray):
+            raise Unreadable(f"{key} is no NumPy array")
+        try:
+            return array.values(MAX_NUMBERS)
+        except Unreadable as error:
+            raise Unreadable(f"{key} {error}") from error
+
+
+def _whole(value: Any) -> int | None:
+    """Return a label, of Python or of NumPy, or None."""
+    if isinstance(value, PickledArray):
+        try:
+            array = value.values(1)
+        except Unreadable:
+            return None
+        return int(array.reshape(-1)[0]) if array.size and array.dtype.kind in "iu" else None
+    return value if type(value) is int and abs(value) < 2**63 else None
+
+
+def _annotation(index: int, content: Any) -> _Annotation:
+    given = content if isinstance(content, dict) else {}
+    name, label = given.get("frame_dir"), _whole(given.get("label"))
+    if not isinstance(name, str):
+        return _Annotation(f"annotation-{index}", 0, given, "has no frame_dir")
+    reason = "" if label is not None else "label is no whole number"
+    return _Annotation(name, label or 0, given, reason)
+
+
+def _members(lists: Any) -> dict[str, set[str]]:
+    """Return the clips of each list of a split. Raises Unreadable if they are no lists of names."""
+    if not isinstance(lists, dict) or len(lists) > MAX_SPLITS:
+        raise Unreadable(f"split is no dictionary of at most {MAX_SPLITS} items")
+    members = {}
+    for key, value in lists.items():
+        if not isinstance(key, str) or re.fullmatch(SPLIT_NAME, key) is None:
+            raise Unreadable("split has a key that is no name of letters, digits, _ and -")
+        names = texts_of(value.values(MAX_NUMBERS)) if isinstance(value, PickledArray) else value
+        if not isinstance(names, list | tuple | set | frozenset):
+            raise Unreadable(f"split {key} is no list of names")
+        members[key] = {name for name in names if isinstance(name, str)}
+    return members
+
+
+def _coordinates(raw: Path, annotations: list[_Annotation]) -> tuple[int, int]:
+    """Return joints and coordinates of the first annotation that has both."""
+    found = ""
+    for annotation in annotations:
+        try:
+            shape = annotation.array("keypoint").shape
+        except Unreadable as error:
+            found = found or f"{annotation.name}: {error}"
+            continue
+        if len(shape) == 4 and shape[-1] in (2, 3):
+            return shape[2], shape[3]
+        found = found or f"keypoint of {annotation.name} has shape {shape}"
+    value = f"{raw}: {found or 'no annotation'}"
+    raise InputError("raw", value, f"{_FORM} with (M, T, V, 3) or (M, T, V, 2)")
+
+
 def _clip(
-    annotation: dict[str, Any], layout: SkeletonLayout, coordinates: int
+    annotation: _Annotation, layout: SkeletonLayout, coordinates: int
 ) -> tuple[NDArray[np.float32] | None, str]:
-    keypoint = np.asarray(annotation["keypoint"])
-    wanted = (layout.num_joints, coordinates)
-    if keypoint.ndim != 4 or keypoint.shape[2:] != wanted or 0 in keypoint.shape:
-        return None, f"keypoint has shape {keypoint.shape}"
-    if keypoint.dtype.kind not in "fiu":
-        return None, f"keypoint is of type {keypoint.dtype}"
-    if not np.isfinite(keypoint).all():
-        return None, "NaN or infinite joints"
-    if coordinates == 2:
-        score = np.asarray(annotation.get("keypoint_score", np.ones(keypoint.shape[:3])))
-        if score.shape != keypoint.shape[:3] or score.dtype.kind not in "fiu":
-            return None, f"keypoint_score has shape {score.shape}"
-        flat = np.zeros(keypoint.shape[:3])
-        poses = np.stack([keypoint[..., 0], keypoint[..., 1], flat, score], axis=-1)
-        return clip_from_poses(poses.astype(np.float64), layout, image=True)
+    if annotation.reason:
+        return None, annotation.reason
+    try:
+        keypoint = annotation.array("keypoint")
+        wanted = (layout.num_joints, coordinates)
+        if keypoint.ndim != 4 or keypoint.shape[2:] != wanted or 0 in keypoint.shape:
+            return None, f"keypoint has shape {keypoint.shape}"
+        if keypoint.dtype.kind not in "fiu":
+            return None, f"keypoint is of type {keypoint.dtype}"
+        if not np.isfinite(keypoint).all():
+            return None, "NaN or infinite joints"
+        if coordinates == 2:
+            return _image_clip(annotation, keypoint, layout)
+    except Unreadable as error:
+        return None, str(error)
     present = keypoint.any(axis=(1, 2, 3))
     if not present.any():
         return None, "no frame with a skeleton"
     # A body that never appears is no body; the first one stays first.
     return keypoint[present].astype(np.float32), ""
+
+
+def _image_clip(
+    annotation: _Annotation, keypoint: NDArray[Any], layout: SkeletonLayout
+) -> tuple[NDArray[np.float32] | None, str]:
+    flat = np.zeros(keypoint.shape[:3])
+    given = "keypoint_score" in annotation.content
+    score = annotation.array("keypoint_score") if given else flat + 1
+    if score.shape != keypoint.shape[:3] or score.dtype.kind not in "fiu":
+        return None, f"keypoint_score has shape {score.shape}"
+    poses = np.stack([keypoint[..., 0], keypoint[..., 1], flat, score], axis=-1)
+    return clip_from_poses(poses.astype(np.float64), layout, image=True)
 
 
 def open_pyskl(raw: Path) -> Source:
@@ -104,28 +176,24 @@ def open_pyskl(raw: Path) -> Source:
     `train` and `val` become the split default. Raises InputError if the content has another form.
     """
     content = load_restricted(raw)
+    listed = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or not isinstance(listed, list | tuple):
+        raise InputError("raw", f"{raw} has no annotations", _FORM)
     try:
-        annotations, lists = content["annotations"], content["split"]
-        keypoint = np.asarray(annotations[0]["keypoint"])
-        names = [str(annotation["frame_dir"]) for annotation in annotations]
-        labels = [int(annotation["label"]) for annotation in annotations]
-        members = {str(key): {str(name) for name in value} for key, value in lists.items()}
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        fix = "expected {split, annotations: [{frame_dir, label, keypoint}]}"
-        raise InputError("raw", f"{raw}: {error!r}", fix) from error
-    if keypoint.ndim != 4 or keypoint.shape[-1] not in (2, 3):
-        fix = "expected (M, T, V, 3) or (M, T, V, 2)"
-        raise InputError("raw", f"keypoint has shape {keypoint.shape}", fix)
-    coordinates = keypoint.shape[3]
-    layout = _layout(keypoint.shape[2], coordinates)
+        members = _members(content.get("split"))
+    except Unreadable as error:
+        raise InputError("raw", f"{raw}: {error}", _FORM) from error
+    annotations = [_annotation(index, one) for index, one in enumerate(listed)]
+    joints, coordinates = _coordinates(raw, annotations)
+    layout = _layout(joints, coordinates)
     # Actions count from 1, as in the names of NTU.
-    class_names = numbered_classes([label + 1 for label in labels], "A{:03d}")[1:]
+    labels = [annotation.label + 1 for annotation in annotations if not annotation.reason]
+    class_names = numbered_classes(labels, "A{:03d}")[1:]
 
     def records(start: int = 0) -> Iterator[Record]:
-        every = zip(names, labels, annotations, strict=True)
-        for name, label, annotation in islice(every, start, None):
+        for annotation in islice(annotations, start, None):
             clip, reason = _clip(annotation, layout, coordinates)
-            yield Record(name, clip, label, {}, reason)
+            yield Record(annotation.name, clip, annotation.label, {}, reason)
 
     def splits(kept: list[str], columns: Columns) -> Splits:
         out: Splits = {}
@@ -136,7 +204,7 @@ def open_pyskl(raw: Path) -> Source:
         return out
 
     return Source(
-        name=raw.stem,
+        name=set_name(raw.stem),
         layout=layout,
         class_names=class_names,
         count=len(annotations),

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +14,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sjepa_fast.data.readers.record import Columns, Record, Source, Splits, identity_of, two_parts
+from sjepa_fast.data.readers.record import (
+    MAX_NUMBERS,
+    Columns,
+    Record,
+    Source,
+    Splits,
+    identity_of,
+    readable,
+    two_parts,
+)
+from sjepa_fast.data.safe_arrays import Npz, texts_of
+from sjepa_fast.data.safe_files import Unreadable
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import KINECT15, KINECT20, SkeletonLayout
 
 Array = NDArray[Any]
+
+MOST_COLUMN = 32 * 2**20  # bytes of each array but the joints
 
 
 @dataclass(frozen=True)
@@ -97,68 +108,97 @@ SETS = {
 }
 
 
-def _load(path: Path) -> dict[str, Array]:
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except FileNotFoundError as error:
-        raise InputError("raw", f"{path} does not exist", "name the folder or file") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        fix = "fetch it again"
-        raise InputError("raw", f"{path} is no readable .npz ({error})", fix) from error
+def _columns(archive: Npz, path: Path, spec: RaggedSet) -> dict[str, Array]:
+    """Load all arrays but the joints, and check that they fit each other.
 
-
-def _check(path: Path, data: dict[str, Array], spec: RaggedSet) -> None:
-    wanted = {"joints", "offsets", "label", "name", "class_names", "joint_names", *spec.columns}
-    wanted |= {spec.used} if spec.used else set()
-    missing = sorted(wanted - set(data))
+    Raises InputError or Unreadable.
+    """
+    numbers = {"label", *spec.columns} | ({spec.used} if spec.used else set())
+    texts = {"name", "class_names", "joint_names"}
+    needed = {"joints", "offsets"} | numbers | texts
+    missing = sorted(name for name in needed if name not in archive)
     if missing:
         raise InputError("raw", f"{path} lacks {', '.join(missing)}", "use the documented layout")
-    joints, offsets = data["joints"], data["offsets"]
-    if joints.ndim != 4 or joints.shape[2:] != (spec.layout.num_joints, 3):
-        fix = f"expected (frames, bodies, {spec.layout.num_joints}, 3) for {spec.layout.name}"
+    optional = {"scale"} if "scale" in archive else set()
+    data = {key: archive.load(key, MOST_COLUMN) for key in {"offsets"} | numbers | texts | optional}
+    joints = archive.header("joints")
+    wanted = (spec.layout.num_joints, 3)
+    if joints.dtype.kind not in "fiu" or joints.fortran or len(joints.shape) != 4:
+        raise Unreadable(f"joints are {joints.dtype} {joints.shape}, not C-ordered numbers")
+    if joints.shape[2:] != wanted or 0 in joints.shape:
+        fix = f"expected (frames, bodies, {wanted[0]}, 3) for {spec.layout.name}"
         raise InputError("raw", f"joints of {path} have shape {joints.shape}", fix)
-    counts = {len(data["label"]), len(data["name"]), len(offsets) - 1}
-    if len(counts) != 1 or offsets[-1] != len(joints) or (np.diff(offsets) < 0).any():
+    clips = data["label"].size
+    for key, array in data.items():
+        kinds = "U" if key in texts else "fiu" if key == "scale" else "biu"
+        shape = {"offsets": (clips + 1,), "scale": (), "joint_names": wanted[:1]}.get(key, (clips,))
+        if array.dtype.kind not in kinds or (array.shape != shape and key != "class_names"):
+            raise Unreadable(f"{key} is {array.dtype} {array.shape}, which does not fit its arrays")
+    offsets = data["offsets"]
+    rising = len(offsets) > 1 and bool((offsets[1:] >= offsets[:-1]).all())
+    if not rising or int(offsets[0]) != 0 or int(offsets[-1]) != joints.shape[0]:
         raise InputError("raw", f"offsets of {path} do not fit its arrays", "fetch it again")
+    if not np.isfinite(data.get("scale", 1.0)).all():
+        raise Unreadable("scale is not finite")
+    archive.check_ratio("joints")
+    return data
+
+
+def _pick(spec: RaggedSet, path: Path, found: list[str]) -> list[int] | slice:
+    if not spec.order:
+        return slice(None)
+    if sorted(spec.order) != sorted(found):
+        raise InputError("raw", f"joint_names of {path}", f"expected {', '.join(spec.order)}")
+    return [found.index(joint) for joint in spec.order]
+
+
+def _clip(
+    rows: Array | None, scale: float, spec: RaggedSet, pick: list[int] | slice
+) -> tuple[NDArray[np.float32] | None, str]:
+    if rows is None:
+        return None, f"more than {MAX_NUMBERS} coordinates"
+    scaled = rows.astype(np.float64) * scale
+    present = (scaled != 0).any(axis=(1, 2, 3))
+    if not np.isfinite(scaled).all():
+        return None, "NaN or infinite joints"
+    if not present.any():
+        return None, "no frame with a skeleton"
+    clip = spec.to_metres(scaled[present][:, :, pick]).transpose(1, 0, 2, 3)
+    return np.ascontiguousarray(clip, np.float32), ""
 
 
 def open_ragged(name: str, raw: Path) -> Source:
     """Open the set of `SETS` with this name, from its `.npz` or the folder that holds it.
 
     All-zero frames are dropped and sequences with NaN or without any frame are skipped with a
-    reason.
+    reason. Raises InputError if the file is missing, damaged or of another layout, also when its
+    records are read.
     """
     spec = SETS[name]
     path = raw / spec.file if raw.is_dir() else raw
-    data = _load(path)
-    _check(path, data, spec)
-    offsets, names = data["offsets"], [str(n) for n in data["name"]]
-    file_joints = [str(joint) for joint in data["joint_names"]]
-    if spec.order and sorted(spec.order) != sorted(file_joints):
-        raise InputError("raw", f"joint_names of {path}", f"expected {', '.join(spec.order)}")
-    pick = [file_joints.index(joint) for joint in spec.order] if spec.order else slice(None)
+    with readable(path), Npz(path) as archive:
+        data = _columns(archive, path, spec)
+        names, class_names = texts_of(data["name"]), texts_of(data["class_names"])
+        pick = _pick(spec, path, texts_of(data["joint_names"]))
+    offsets = data["offsets"].astype(np.int64)
     scale = float(data["scale"]) if "scale" in data else 1.0
     chosen = [i for i in range(len(names)) if not spec.used or data[spec.used][i]]
 
     def records(start: int = 0) -> Iterator[Record]:
-        for i in chosen[start:]:
-            rows = data["joints"][offsets[i] : offsets[i + 1]].astype(np.float64) * scale
-            meta = {key: int(data[key][i]) for key in spec.columns}
-            label = int(data["label"][i])
-            present = (rows != 0).any(axis=(1, 2, 3))
-            if not np.isfinite(rows).all():
-                yield Record(names[i], None, label, meta, "NaN or infinite joints")
-            elif not present.any():
-                yield Record(names[i], None, label, meta, "no frame with a skeleton")
-            else:
-                clip = spec.to_metres(rows[present][:, :, pick]).transpose(1, 0, 2, 3)
-                yield Record(names[i], np.ascontiguousarray(clip, np.float32), label, meta)
+        wanted = set(chosen[start:])
+        with readable(path), Npz(path) as archive:
+            blocks = archive.blocks("joints", np.diff(offsets).tolist(), MAX_NUMBERS)
+            # The file is read in order, so what is not wanted is passed over.
+            for i, rows in enumerate(blocks):
+                if i in wanted:
+                    clip, reason = _clip(rows, scale, spec, pick)
+                    meta = {key: int(data[key][i]) for key in spec.columns}
+                    yield Record(names[i], clip, int(data["label"][i]), meta, reason)
 
     return Source(
         name=name,
         layout=spec.layout,
-        class_names=tuple(str(c) for c in data["class_names"]),
+        class_names=tuple(class_names),
         count=len(chosen),
         records=records,
         identity=identity_of([path]),

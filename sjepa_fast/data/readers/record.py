@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,10 +13,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sjepa_fast.data.clip_table import MAX_CLASSES
+from sjepa_fast.data.safe_files import Unreadable, state_of
 from sjepa_fast.errors import InputError
+from sjepa_fast.names import printable
 from sjepa_fast.skeletons import SkeletonLayout
 
-MAX_CLASSES = 100_000
+# Coordinates of one clip, over all bodies, frames and joints: for 25 joints in space half an hour
+# of one body at 30 frames a second. What a reader holds at once is a small multiple of it.
+MAX_NUMBERS = 2**22
+MAX_SPLITS = 100
+# Names of splits and columns, which become names of files.
+SPLIT_NAME = r"[\w-]{1,100}"
 
 Columns = dict[str, NDArray[np.int64]]
 Splits = dict[str, NDArray[np.int8]]
@@ -69,9 +79,31 @@ def identity_of(files: Iterable[Path]) -> str:
     """Return a digest of the files' paths, sizes and times of change; nothing is read."""
     digest = hashlib.sha256()
     for file in files:
-        state = file.stat()
-        digest.update(f"{file}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+        size, changed = state_of(file)
+        digest.update(os.fsencode(file) + f"\0{size}\0{changed}\n".encode())
     return digest.hexdigest()
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn `Unreadable` into InputError where one file is the whole set."""
+    try:
+        yield
+    except Unreadable as error:
+        raise InputError(
+            "raw", f"{path} {error}", "name a readable file, or fetch it again"
+        ) from error
+
+
+def closed_folders(closed: list[tuple[Path, str]], start: int) -> Iterator[Record]:
+    """Yield a skipped record for each folder that could not be listed, behind all files."""
+    for folder, reason in closed[max(start, 0) :]:
+        yield Record(str(folder), None, 0, {}, f"folder cannot be listed: {reason}")
+
+
+def set_name(name: str) -> str:
+    """Return the name of a data set that is called like its file or folder."""
+    return printable(name, 120) or "clips"
 
 
 def two_parts(train: NDArray[np.bool_]) -> NDArray[np.int8]:

@@ -230,7 +230,7 @@ def test_bad_text_is_skipped_with_the_reason(tmp_path: Path) -> None:
         6: "NaN or infinite",
         7: "could not convert",
         8: "could not convert",
-        9: "could not convert|ends early|inhomogeneous",
+        9: "could not convert|ends early|unpack",
         60: "directory",
     }.items():
         assert re.search(words, reasons[action], re.IGNORECASE), (action, reasons[action])
