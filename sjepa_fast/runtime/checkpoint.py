@@ -133,7 +133,7 @@ def resume(
     found = newest_that(run, load) if world.leads else None
     device = next(model.parameters()).device
     # One more than the step, for step 0 is a checkpoint too.
-    chosen = torch.tensor(0.0 if found is None else found.checkpoint.step + 1.0, device=device)
+    chosen = torch.tensor(0 if found is None else found.checkpoint.step + 1, device=device)
     step = int(world.sum_(chosen).item()) - 1
     if step < 0:
         return None

@@ -220,3 +220,18 @@ def test_step_looks_up_its_own_rate_and_momentum() -> None:
     step(torch.arange(6))
     assert not torch.equal(weight, before)
     torch.testing.assert_close(target, (before + weight.detach()) / 2)
+
+
+def test_a_resumed_step_remembers_those_that_were_not_logged_yet() -> None:
+    begun = make_step(log={"every": 4})
+    for _ in range(3):
+        begun(torch.arange(6))
+    recent = begun.recent(3, 3)
+    resumed = make_step(log={"every": 4})
+    assert resumed.remember(recent, 3) == 3
+    assert torch.equal(resumed.recent(3, 3), recent)
+    # It would have logged step 2.
+    oftener = make_step(log={"every": 2})
+    assert oftener.remember(recent, 3) == 1
+    assert torch.equal(oftener.recent(3, 1), recent[2:])
+    assert resumed.remember(recent[:0], 3) == 0
