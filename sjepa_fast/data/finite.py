@@ -27,7 +27,7 @@ def check_finite(rows_RVC: Tensor, first_B: Tensor, names_B: Sequence[str] | np.
     if rows_RVC.numel() == 0:
         return
     # One pass without a copy: the least and the largest number are NaN if any number is.
-    if bool(torch.isfinite(torch.stack(rows_RVC.aminmax())).all()):
+    if not bool((~torch.isfinite(torch.stack(rows_RVC.aminmax()))).any()):
         return
     bad_R = ~torch.isfinite(rows_RVC).flatten(1).all(dim=1)
     rows = bad_R.nonzero().flatten()

@@ -120,5 +120,5 @@ def first_broken(model: Objective, optimizer: torch.optim.Optimizer) -> str | No
             named[f"{key} of {name}"] = value
     kept = {name: x for name, x in named.items() if x.is_floating_point() and x.numel() and x.ndim}
     largest = torch.stack(torch._foreach_norm(list(kept.values()), math.inf))
-    finite = torch.isfinite(largest).tolist()
-    return next((name for name, good in zip(kept, finite, strict=True) if not good), None)
+    broken = (~torch.isfinite(largest)).tolist()
+    return next((name for name, bad in zip(kept, broken, strict=True) if bad), None)

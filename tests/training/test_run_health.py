@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -161,6 +163,34 @@ def test_weights_that_are_broken_already_are_not_saved(store: Path, tmp_path: Pa
     assert "predictor.blocks.0.proj.weight" in done.stderr and "step 2" in done.stderr
     assert [folder.name for folder in (run / "checkpoints").glob("step-*")] == ["step-00000002"]
     assert json.loads((run / "diagnosis.json").read_text())["what"] == "weight"
+
+
+def _one_of_two(rank: int, port: int, words_of_both: list[str], found: str) -> None:
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {**address, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.set_num_threads(1)
+    # In the second process alone.
+    with poisoned(lambda at: rank == 1 and at >= 2, "predictor.proj_out.weight"):
+        done = call(main, *words_of_both)
+    Path(found, str(rank)).write_text(f"{done.returncode}{done.stderr}")
+
+
+@pytest.mark.slow
+def test_two_processes_skip_stop_and_diagnose_together(store: Path, tmp_path: Path) -> None:
+    options: dict[str, object] = {"runtime.max-skipped": 2, "optim.length": 40}
+    run = tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = port, words(store, run, options), str(tmp_path)
+    torch.multiprocessing.spawn(_one_of_two, both, nprocs=2)
+    first, second = ((tmp_path / str(rank)).read_text() for rank in (0, 1))
+    assert first.startswith("1stopped: 2 steps in a row up to step 4") and second == "1"
+    found = json.loads((run / "diagnosis.json").read_text())
+    assert (found["process"], found["name"]) == (1, "predictor.proj_out.weight")
+    ids = BatchOrder(open_store(store).ids("xsub", "train"), 0, 8, 1, 2).ids(3)
+    assert [clip["id"] for clip in found["clips"]] == ids.tolist()
+    assert finite(run, 4)
 
 
 IDS = torch.arange(6)
