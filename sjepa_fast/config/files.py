@@ -19,7 +19,8 @@ from sjepa_fast.config.presets import PRESETS, preset
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.errors import InputError, nearest
 
-# Keys that may differ when a run is resumed: they change no weight.
+# Keys that may differ when a run is resumed: they change no weight, `optim.accumulate` by rounding
+# alone, as another number of processes does.
 FREE_ON_RESUME = (
     "run",
     "resume",
@@ -29,6 +30,8 @@ FREE_ON_RESUME = (
     "data.workers",
     "data.prefetch",
     "runtime.verify",
+    "optim.accumulate",
+    "runtime.max_skipped",
 )
 
 

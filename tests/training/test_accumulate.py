@@ -238,3 +238,5 @@ def test_a_run_in_parts_follows_one_without(store: Path, tmp_path: Path) -> None
     split = trained(store, tmp_path / "split", *flags({**own, "optim.accumulate": 4}))
     rows = [[row["loss"] for row in metrics(run) if "loss" in row] for run in (whole, split)]
     assert rows[1] == pytest.approx(rows[0], rel=1e-4)
+    free = {"optim.accumulate": 2, "runtime.max-skipped": 99}
+    trained(store, split, *flags({**own, **free}), "--resume=auto")
