@@ -39,6 +39,8 @@ KNOWN_PROGRAMS = {
     "cd",
     "source",
     "torchrun",
+    "sbatch",
+    "export",
     "tensorboard",
 }
 
