@@ -109,7 +109,8 @@ def test_sdist_has_what_building_and_testing_need(built: tuple[Path, Path]) -> N
         "LICENSE",
         "CITATION.cff",
     }
-    wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")}
+    for folder in ("docs", "examples"):
+        wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).glob("*.*")}
     wanted |= {"README.md", "CHANGELOG.md", ".ci/run", ".pre-commit-config.yaml"}
     assert wanted - names == set()
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
