@@ -18,7 +18,7 @@ first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun torchrun \
   --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node=8 --max-restarts=3 \
   --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$first:29500" \
-  --shutdown-timeout=120 -m -- sjepa_fast.train \
+  -m -- sjepa_fast.train \
   sjepa-ntu60-xsub --data.root stores/ntu60 --run runs/ntu60 \
   --resume auto &
 step=$!

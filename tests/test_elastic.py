@@ -1,6 +1,7 @@
 """A run goes on with another number of processes, and after a host has died."""
 
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from tests.hosts import Host, kill_all, two_hosts
-from tests.tiny import flags, metrics, torchrun, trained, weights, words_of_run
+from tests.tiny import flags, metrics, start_python, torchrun, trained, weights, words_of_run
 
 # Sums are added in another order; 4.8e-7 was seen. Losses are between 3 and 17.
 LOSS = 5e-6
@@ -76,6 +77,29 @@ def test_a_run_goes_on_with_another_number_of_processes(
     print(f"{begun.name}, then {processes}: {(ours - theirs).abs().max():.1e}")
     torch.testing.assert_close(ours, theirs, rtol=0, atol=LOSS)
     torch.testing.assert_close(losses(alone), losses(together), rtol=0, atol=LOSS)
+
+
+@pytest.mark.slow
+def test_a_launcher_that_is_told_to_end_lets_the_run_save_where_it_is(
+    store: Path, alone: Path, tmp_path: Path
+) -> None:
+    """What a scheduler's signal comes to; nothing else would have saved."""
+    run = tmp_path / "run"
+    rarely = ("--checkpoint.every", "1000")
+    words = words_of_run(store, run, *flags(SIZES), *rarely)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    process = start_python(*launcher, "-m", "--", "sjepa_fast.train", *words)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 5/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    (saved,) = (run / "checkpoints").glob("step-*")
+    assert 5 <= int(saved.name[5:]) < 40 and "SIGTERM" in errors, errors
+    trained(store, run, *flags(SIZES), *rarely)
+    torch.testing.assert_close(losses(run), losses(alone), rtol=0, atol=LOSS)
 
 
 @pytest.mark.slow
