@@ -129,9 +129,12 @@ def mutate_arrays(rng: random.Random, arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def _array(rng: random.Random, array: np.ndarray) -> bytes:
-    kind = rng.randrange(8)
+    kind = rng.randrange(8) if array.ndim else 7
     if kind == 0:
-        return npy_bytes(array.astype(rng.choice(("U8", "f4", "f8", "u8", "i1", "S9", "c8", "?"))))
+        dtypes = (
+            ("U8", "U1") if array.dtype.kind == "U" else ("U8", "f4", "u8", "i1", "S9", "c8", "?")
+        )
+        return npy_bytes(array.astype(rng.choice(dtypes)))
     if kind == 1:
         return npy_bytes(array[: rng.randrange(len(array) + 1)])
     if kind == 2:

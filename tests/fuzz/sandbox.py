@@ -69,6 +69,9 @@ class Sandbox:
             paths = [arg for arg in args[:2] if isinstance(arg, str | bytes | os.PathLike)]
             # The target of a link is text; where the link lies is what is written.
             paths = paths[1:] if event in ("os.symlink", "os.link") else paths
+            # `shutil.rmtree` removes names in an open folder.
+            if event in ("os.remove", "os.rmdir") and args[1] >= 0:
+                paths = [os.path.realpath(f"/proc/self/fd/{args[1]}") + f"/{args[0]}"]
             bad = not all(self._may_change(path) for path in paths)
         elif event in _CODE:
             bad = CANARY in str(args[0])[:10_000]

@@ -48,6 +48,7 @@ def _make(rng: random.Random, folder: Path) -> Path:
     manifest = json.loads((root / MANIFEST).read_text())
     kind = rng.randrange(6)
     if kind == 0:
+        (root / MANIFEST).unlink()
         put(rng, root / MANIFEST, mutate_json(rng, manifest))
         return root
     if kind == 1:
@@ -60,8 +61,9 @@ def _make(rng: random.Random, folder: Path) -> Path:
     name = rng.choice(sorted(manifest["files"]))
     array = np.load(root / name)
     if kind == 2:
+        data = (root / name).read_bytes()
         (root / name).unlink()
-        put(rng, root / name, mutate_bytes(rng, (root / "labels.npy").read_bytes()))
+        put(rng, root / name, mutate_bytes(rng, data))
     elif kind == 3 and array.dtype.kind in "iu":
         changed = array.copy()
         changed[rng.randrange(len(array))] = (
