@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import os
-import warnings
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -30,10 +30,16 @@ HEADER_BYTES = 10_000  # as numpy
 MOST_RATIO = 200
 _RATIO_FROM = 64 * 2**20  # smaller members may be as dense as they like
 _PIECE = 2**20
-_READERS = {
-    1: (2, np.lib.format.read_array_header_1_0),
-    2: (4, np.lib.format.read_array_header_2_0),
+# Bytes of the header's length, of each version.
+_WIDTHS = {1: 2, 2: 4}
+# A header is Python's text of a dictionary. It is not given to Python's parser, which deep nesting
+# can crash; what NumPy writes for plain arrays has these three entries.
+_FIELDS = {
+    "descr": r"'descr'\s*:\s*'([^']{1,20})'",
+    "fortran_order": r"'fortran_order'\s*:\s*(True|False)",
+    "shape": r"'shape'\s*:\s*\(((?:\s*\d{1,19}L?\s*,)*(?:\s*\d{1,19}L?)?)\s*\)",
 }
+_CODES = r"[<>|=]?(b1|[iu][1248]|f(2|4|8|16)|U[1-9]\d{0,8})"
 
 
 @dataclass(frozen=True)
@@ -63,9 +69,7 @@ def _library(what: str) -> Iterator[None]:
     numpy and zipfile raise a dozen types for bad files, and more with each release.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # files of Python 2 are read too
-            yield
+        yield
     except Unreadable:
         raise
     except Exception as error:
@@ -76,19 +80,26 @@ def read_header(file: IO[bytes]) -> Header:
     """Read the header of a `.npy`. Raises Unreadable if it is none or holds more than numbers."""
     with _library("is no readable .npy"):
         magic = file.read(8)
-        if magic[:6] != np.lib.format.MAGIC_PREFIX or len(magic) < 8 or magic[6] not in _READERS:
+        if magic[:6] != np.lib.format.MAGIC_PREFIX or len(magic) < 8 or magic[6] not in _WIDTHS:
             raise Unreadable("is no .npy of version 1 or 2")
-        width, reader = _READERS[magic[6]]
-        size = file.read(width)
-        length = int.from_bytes(size, "little")
+        width = _WIDTHS[magic[6]]
+        length = int.from_bytes(file.read(width), "little")
         if length > HEADER_BYTES:
             raise Unreadable(f"has a header of {length} bytes; at most {HEADER_BYTES} are read")
-        shape, fortran, dtype = reader(io.BytesIO(size + file.read(length)))
-    if dtype.hasobject:
+        text = file.read(length).decode("latin-1")
+    found = {key: re.findall(pattern, text) for key, pattern in _FIELDS.items()}
+    rest = text
+    for pattern in _FIELDS.values():
+        rest = re.sub(pattern, "", rest)
+    if any(len(values) != 1 for values in found.values()) or rest.strip("{}, \n"):
+        raise Unreadable("is no readable .npy (its header is none of plain values)")
+    code, sizes = found["descr"][0], found["shape"][0].replace("L", "").split(",")
+    if code in ("O", "|O"):
         raise Unreadable("holds Python objects, which need allow_pickle")
-    if dtype.kind not in "biufU" or dtype.itemsize == 0 or min(shape, default=0) < 0:
-        raise Unreadable(f"holds values of type {dtype}, shape {shape}")
-    return Header(shape, dtype, fortran, 8 + width + length)
+    if re.fullmatch(_CODES, code) is None:
+        raise Unreadable(f"holds values of type {code}")
+    shape = tuple(int(size) for size in sizes if size.strip())
+    return Header(shape, np.dtype(code), found["fortran_order"][0] == "True", 8 + width + length)
 
 
 def _whole_file(file: IO[bytes]) -> Header:

@@ -21,6 +21,7 @@ from sjepa_fast.data.safe_arrays import map_npy
 from sjepa_fast.data.safe_files import Unreadable, read_json
 from sjepa_fast.data.store_schema import ARRAYS, check_arrays, check_manifest
 from sjepa_fast.errors import InputError
+from sjepa_fast.names import printable
 from sjepa_fast.skeletons import SkeletonLayout
 
 VERSION = 1
@@ -177,5 +178,5 @@ def open_store(root: Path, *, verify: bool = True) -> Store:
         splits={k.removeprefix("split_"): v for k, v in arrays.items() if k.startswith("split_")},
         meta={k.removeprefix("meta_"): v for k, v in arrays.items() if k.startswith("meta_")},
         fingerprint=fingerprint_of(files),
-        skipped=tuple((clip, reason) for clip, reason in manifest["skipped"]),
+        skipped=tuple((printable(clip), printable(why)) for clip, why in manifest["skipped"]),
     )

@@ -153,6 +153,13 @@ def test_what_is_no_store_is_refused_before_it_is_used(
     assert error.value.argument == "data.root"
 
 
+def test_reasons_of_a_strangers_store_can_be_printed(tmp_path: Path) -> None:
+    root = write(tmp_path / "s").root
+    manifest = json.loads((root / MANIFEST).read_text()) | {"skipped": [["\x1b[2J", "\u202e"]]}
+    seal(root, manifest)
+    assert open_store(root).skipped == (("\\x1b[2J", "\\u202e"),)
+
+
 def test_resealing_alone_changes_nothing(tmp_path: Path) -> None:
     root = write(tmp_path / "s").root
     seal(root, json.loads((root / MANIFEST).read_text()))

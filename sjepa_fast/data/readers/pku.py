@@ -39,12 +39,13 @@ from sjepa_fast.skeletons import NTU25
 CLASSES = 51
 MAX_FRAMES = 300
 WIDTH = 150
-# Of one recording: a quarter of an hour, and bytes enough for them. Of a cut clip and a label file.
+# Of one recording: a quarter of an hour, and bytes enough for it. Of a cut clip and a label file.
 MOST_FRAMES = MAX_NUMBERS // WIDTH
 MOST_BYTES = 64 * 2**20
 MOST_LINE = 100 * WIDTH
 MOST_CUT = 16 * 2**20
-MOST_LABELS = 4 * 2**20
+MOST_LABELS = 2**20
+MOST_CUTS = 10_000
 VIEWS = {"L": 1, "M": 2, "R": 3}
 NAMES = {
     "pku1": r"(?P<video>\d{4})-(?P<view>[LMR])",
@@ -84,6 +85,8 @@ def _cuts(name: str, file: Path, labels: Path | None) -> list[Cut]:
         lines = read_text(labels, MOST_LABELS, "ascii").split("\n")
     except Unreadable as error:
         return [Cut(file.stem, file, meta, reason=f"label file {error}")]
+    if len(lines) > MOST_CUTS:
+        return [Cut(file.stem, file, meta, reason=f"label file has more than {MOST_CUTS} lines")]
     cuts: list[Cut] = []
     for line in filter(str.strip, lines):
         clip = f"{file.stem}-{len(cuts):03d}"
@@ -91,7 +94,7 @@ def _cuts(name: str, file: Path, labels: Path | None) -> list[Cut]:
             # Some releases write the numbers with a decimal point.
             action, start, end = (int(float(word)) for word in line.split(",")[:3])
         except (ValueError, OverflowError):
-            cuts.append(Cut(clip, file, meta, reason=f"label line {line.strip()!r}"))
+            cuts.append(Cut(clip, file, meta, reason=f"label line {line.strip()[:80]!r}"))
             continue
         reason = "" if 1 <= action <= CLASSES else f"class {action} is not one of {CLASSES}"
         cuts.append(Cut(clip, file, meta, action - 1, start, end, reason))

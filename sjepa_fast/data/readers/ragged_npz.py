@@ -25,7 +25,7 @@ from sjepa_fast.data.readers.record import (
     two_parts,
 )
 from sjepa_fast.data.safe_arrays import Npz, texts_of
-from sjepa_fast.data.safe_files import Unreadable
+from sjepa_fast.data.safe_files import Unreadable, is_folder
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import KINECT15, KINECT20, SkeletonLayout
 
@@ -175,7 +175,7 @@ def open_ragged(name: str, raw: Path) -> Source:
     records are read.
     """
     spec = SETS[name]
-    path = raw / spec.file if raw.is_dir() else raw
+    path = raw / spec.file if is_folder(raw) else raw
     with readable(path), Npz(path) as archive:
         data = _columns(archive, path, spec)
         names, class_names = texts_of(data["name"]), texts_of(data["class_names"])
