@@ -14,6 +14,7 @@ from sjepa_fast.skeletons import SkeletonLayout
 # Of one store. Names are also bounded because an array of text is as wide as its longest.
 MAX_CLIPS = 2**21
 MAX_CLASSES = 100_000
+MOST_BODIES = 64
 MAX_NAME = 255
 MAX_REASON = 300
 
@@ -53,6 +54,8 @@ class ClipTable:
         shape = clip_MTVC.shape
         if len(shape) != 4 or shape[2:] != (self.layout.num_joints, 3) or 0 in shape:
             raise InputError("clip", f"{name} has shape {shape}", f"give {expected}")
+        if shape[0] > MOST_BODIES:
+            raise InputError("clip", f"{name} has {shape[0]} bodies", f"use at most {MOST_BODIES}")
         if not np.isfinite(clip_MTVC).all():
             raise InputError("clip", f"{name} has NaN or infinite joints", "repair or skip it")
         if np.abs(clip_MTVC).max() > np.finfo(self.dtype).max:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sjepa_fast.data.clip_table import MAX_CLASSES, MAX_CLIPS, MAX_NAME, is_name
+from sjepa_fast.data.clip_table import MAX_CLASSES, MAX_CLIPS, MAX_NAME, MOST_BODIES, is_name
 from sjepa_fast.data.safe_arrays import texts_of
 from sjepa_fast.data.safe_files import Unreadable
 from sjepa_fast.errors import InputError
@@ -134,6 +134,8 @@ def _check_rows(arrays: Arrays, rows: int) -> None:
     frames, bodies = arrays["frames"], arrays["bodies"]
     if frames.min() < 1 or bodies.min() < 1:
         raise Unreadable("frames.npy or bodies.npy has a clip without any")
+    if bodies.max() > MOST_BODIES:
+        raise Unreadable(f"bodies.npy has a clip of {bodies.max()}, more than {MOST_BODIES}")
     offsets = arrays["offsets"]
     # No difference of two offsets in range can overflow.
     if offsets.min() != 0 or offsets[0] != 0 or offsets.max() != rows or offsets[-1] != rows:

@@ -111,6 +111,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "no frame": (array("frames", np.array([0, 9, 1], np.int32)), "without any"),
     "other frames": (array("frames", np.array([5, 8, 1], np.int32)), "does not fit frames"),
     "bodies below zero": (array("bodies", np.array([1, -2, 1], np.int32)), "without any"),
+    "a crowd": (array("bodies", np.array([1, 2, 65], np.int32)), "a clip of 65"),
     "bodies are objects": (
         lambda _, root: np.save(root / "bodies.npy", np.array([1, {}, 2]), allow_pickle=True),
         "objects",

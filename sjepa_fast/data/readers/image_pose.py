@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sjepa_fast.data.clip_table import MOST_BODIES
 from sjepa_fast.data.readers.record import MAX_NUMBERS
 from sjepa_fast.data.safe_files import Unreadable
 from sjepa_fast.skeletons import SkeletonLayout
@@ -143,6 +144,8 @@ def clip_from_poses(
     """
     if 0 in poses_MTV4.shape:
         return None, "nobody was found"
+    if len(poses_MTV4) > MOST_BODIES:
+        return None, f"{len(poses_MTV4)} bodies, more than {MOST_BODIES}"
     finite = np.asarray(np.isfinite(poses_MTV4).all(axis=-1))
     seen_MTV = finite & (poses_MTV4[..., 3] >= MIN_CONFIDENCE)
     seen_MTV &= (poses_MTV4[..., :3] != 0).any(axis=-1)  # OpenPose writes zeros for unseen joints

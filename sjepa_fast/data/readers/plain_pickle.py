@@ -52,6 +52,12 @@ class PickledArray:
     def __init__(self, *_: object) -> None:
         self.state: Any = None
 
+    @property
+    def held(self) -> int:
+        """Bytes that came with it."""
+        data = self.state[-1] if isinstance(self.state, tuple) and self.state else b""
+        return len(data) if isinstance(data, bytes | bytearray) else 0
+
     def values(self, most: int) -> NDArray[Any]:
         """Return the array, read-only, of numbers or text.
 

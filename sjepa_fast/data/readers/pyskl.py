@@ -32,10 +32,11 @@ from sjepa_fast.data.readers.record import (
     set_name,
 )
 from sjepa_fast.data.safe_arrays import texts_of
-from sjepa_fast.data.safe_files import Unreadable
+from sjepa_fast.data.safe_files import Unreadable, state_of
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import LAYOUTS, SkeletonLayout
 
+SHARED_BYTES = 64 * 2**20
 _FORM = "expected {split, annotations: [{frame_dir, label, keypoint}]}"
 
 
@@ -99,6 +100,10 @@ def _annotation(index: int, content: Any) -> _Annotation:
         return _Annotation(f"annotation-{index}", 0, given, "has no frame_dir")
     reason = "" if label is not None else "label is no whole number"
     return _Annotation(name, label or 0, given, reason)
+
+
+def _bytes(array: Any) -> int:
+    return array.held if isinstance(array, PickledArray) else 0
 
 
 def _members(lists: Any) -> dict[str, set[str]]:
@@ -184,6 +189,11 @@ def open_pyskl(raw: Path) -> Source:
     except Unreadable as error:
         raise InputError("raw", f"{raw}: {error}", _FORM) from error
     annotations = [_annotation(index, one) for index, one in enumerate(listed)]
+    # A pickle may name one array many times; nobody's data do.
+    size, held = state_of(raw)[0], sum(_bytes(one.content.get("keypoint")) for one in annotations)
+    if held > 2 * size + SHARED_BYTES:
+        value = f"{raw}: annotations of {held} bytes in a file of {size}"
+        raise InputError("raw", value, "write every array once")
     joints, coordinates = _coordinates(raw, annotations)
     layout = _layout(joints, coordinates)
     # Actions count from 1, as in the names of NTU.

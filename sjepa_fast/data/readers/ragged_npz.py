@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sjepa_fast.data.clip_table import MAX_CLASSES
 from sjepa_fast.data.readers.record import (
     MAX_NUMBERS,
     Columns,
@@ -32,6 +33,7 @@ from sjepa_fast.skeletons import KINECT15, KINECT20, SkeletonLayout
 Array = NDArray[Any]
 
 MOST_COLUMN = 32 * 2**20  # bytes of each array but the joints
+MOST_CLIPS = 2**17
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ def _columns(archive: Npz, path: Path, spec: RaggedSet) -> dict[str, Array]:
         fix = f"expected (frames, bodies, {wanted[0]}, 3) for {spec.layout.name}"
         raise InputError("raw", f"joints of {path} have shape {joints.shape}", fix)
     clips = data["label"].size
+    if clips > MOST_CLIPS or data["class_names"].size > MAX_CLASSES:
+        raise Unreadable(f"has more than {MOST_CLIPS} clips or {MAX_CLASSES} classes")
     for key, array in data.items():
         kinds = "U" if key in texts else "fiu" if key == "scale" else "biu"
         shape = {"offsets": (clips + 1,), "scale": (), "joint_names": wanted[:1]}.get(key, (clips,))

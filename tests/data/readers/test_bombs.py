@@ -92,7 +92,7 @@ BOMBS: dict[str, tuple[str, str, Callable[[Path], Path]]] = {
         "generic", "coco17", lambda path: clip(path, "a.json", b"[" + b'{"a":0},' * 2**20 + b"0]")
     ),
     "lists in JSON": (
-        "generic", "coco17", lambda path: clip(path, "a.json", b"[" + b"[]," * 1_500_000 + b"0]")
+        "generic", "coco17", lambda path: clip(path, "a.json", b"[" + b"[]," * 1_200_000 + b"0]")
     ),
     "text in JSON": (
         "generic", "coco17",
@@ -113,14 +113,10 @@ BOMBS: dict[str, tuple[str, str, Callable[[Path], Path]]] = {
         path, "F002V001C007L001.skeleton", b"999999999\n1\nh\n25\n"
     )),
     "frames without bodies": (
-        "ntu60", "", lambda path: folder_of(path, NTU, b"9" * 12 + b"\n" + b"0\n" * 4_000_000)
+        "ntu60", "", lambda path: folder_of(path, NTU, b"9" * 12 + b"\n" + b"0\n" * 2_000_000)
     ),
     "bodies without width": ("ntu60", "", lambda path: folder_of(
         path, NTU, b"1\n99999\n" + (b"1\n25\n" + b"1 1 1\n" * 25) * 90_000
-    )),
-    "many bodies": ("ntu60", "", lambda path: folder_of(
-        path,
-        NTU, b"1\n99999\n" + b"".join(b"%d\n25\n" % i + b"1 1 1\n" * 25 for i in range(29_000))
     )),
     "short lines": ("pku1", "", lambda path: recording(path, b"1\n" * 2**24)),
     "one long line": ("pku1", "", lambda path: recording(path, b"1 " * 2**24)),

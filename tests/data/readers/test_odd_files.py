@@ -269,6 +269,8 @@ def test_ragged_columns_of_other_types(tmp_path: Path) -> None:
         ({"scale": np.ones(3)}, "scale is float64"),
         ({"scale": np.array(np.nan)}, "scale is not finite"),
         ({"scale": np.array("x")}, "scale is <U1"),
+        ({"class_names": np.zeros(100_001, "U1")}, "more than 131072 clips or 100000"),
+        ({"label": np.zeros(131_073, int)}, "more than 131072 clips"),
         ({"joints": np.zeros((0, 1, 20, 3), np.float32)}, "joints of"),
         ({"joints": np.zeros((18, 1, 20, 3), "U1")}, "joints are"),
         ({"joints": np.zeros((18, 1, 20, 3), bool)}, "joints are"),
@@ -312,6 +314,22 @@ def test_pyskl_annotations_that_do_not_fit_are_skipped(tmp_path: Path) -> None:
         (tmp_path / "x.pkl").write_bytes(pickle.dumps({**content, "split": split}))
         with pytest.raises(InputError, match="split"):
             open_pyskl(tmp_path / "x.pkl")
+
+
+def test_one_array_for_all_annotations_is_refused(tmp_path: Path) -> None:
+    one = annotation("a", 0, np.ones((1, 10_000, 25, 3), np.float32))
+    content = {"split": {}, "annotations": [{**one, "frame_dir": f"{i}"} for i in range(30)]}
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(InputError, match="write every array once"):
+        open_pyskl(tmp_path / "x.pkl")
+
+
+def test_clips_of_too_many_bodies_are_skipped(tmp_path: Path) -> None:
+    for layout, shape in (("ntu25", (65, 3, 25, 3)), ("coco17", (65, 3, 17, 2))):
+        (tmp_path / "labels.csv").write_text("name,label\na,0\n")
+        np.save(tmp_path / "a.npy", np.random.default_rng(0).uniform(1, 9, size=shape))
+        with pytest.raises(InputError, match="65 bodies"):
+            prepare(PrepareConfig("generic", tmp_path, tmp_path / "out", layout=layout))
 
 
 @pytest.mark.timeout(30)
