@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from sjepa_fast.errors import InputError
+from sjepa_fast.evaluate import main as evaluate
 from sjepa_fast.runtime.checkpoint import list_checkpoints
 from sjepa_fast.runtime.lock import lock_run
 from sjepa_fast.runtime.logging import RunLog, read_metrics, recorded_dtype
@@ -281,6 +282,7 @@ def test_metrics_are_json_whatever_the_values_are(tmp_path: Path) -> None:
     assert [json.loads(line, parse_constant=refuse)["step"] for line in lines] == [1, 2]
 
 
+@pytest.mark.slow
 def test_paths_need_not_be_utf_8(store: Path, tmp_path: Path) -> None:
     """Run folder and data root with bytes that are no text, in a process with a narrow pipe."""
     own, run = (tmp_path / os.fsdecode(name) for name in (b"st\xffre", b"r\xffn"))
@@ -294,3 +296,6 @@ def test_paths_need_not_be_utf_8(store: Path, tmp_path: Path) -> None:
     for name in ("data.json", "env.json"):
         json.loads((run / name).read_text(encoding="utf-8"))
     assert (run / "curves.png").stat().st_size > 0
+    scored = call(evaluate, "knn", run)
+    assert scored.returncode == 0, scored.stderr
+    assert list((run / "results").glob("knn*.json"))
