@@ -300,3 +300,14 @@ def test_mutated_and_crafted_checkpoints_neither_crash_nor_pass(
     assert outcomes.keys() == {"accepted", "skipped"}
     assert outcomes["skipped"] > 200, outcomes
     assert capsys.readouterr().err.count("note: ") >= outcomes["skipped"]
+
+
+def test_a_newer_format_is_refused_by_its_number(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (newest(run) / "checkpoint.json").unlink()
+    with monkeypatch.context() as here:
+        here.setattr("sjepa_fast.runtime.manifest.FORMAT", 2)
+        write_manifest(newest(run), 4)
+    with pytest.raises(InputError, match="has the format 2; this version reads 1"):
+        verify(Checkpoint(newest(run), 4))
