@@ -131,10 +131,11 @@ def resume(
         return recent_K3
 
     found = newest_that(run, load) if world.leads else None
-    device = next(model.parameters()).device
-    # One more than the step, for step 0 is a checkpoint too.
-    chosen = torch.tensor(0 if found is None else found.checkpoint.step + 1, device=device)
-    step = int(world.sum_(chosen).item()) - 1
+    step = -1 if found is None else found.checkpoint.step
+    if world.size > 1:
+        # One more than the step, for step 0 is a checkpoint too.
+        chosen = torch.tensor(step + 1, device=next(model.parameters()).device)
+        step = int(world.sum_(chosen).item()) - 1
     if step < 0:
         return None
     if found is None:
