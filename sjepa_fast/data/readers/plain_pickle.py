@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sjepa_fast.data.safe_files import Unreadable, regular_handle
 
 # A step makes some 100 bytes of objects, often from one byte; arrays need few steps for their size.
-STEPS = 1_000_000
+STEPS = 500_000
 BYTES_PER_STEP = 32
 _KINDS = r"[<>|=]?([biuf]\d{1,2}|U\d{1,4})"
 
