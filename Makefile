@@ -21,6 +21,8 @@ REHEARSED := cattrs matplotlib numpy packaging pytest pytest-benchmark pytest-ti
 
 # How many SIGKILLs `make torture` sends.
 KILLS ?= 1000
+# Where `make torture` writes its table; empty for no record.
+RECORD ?= --out benchmarks/results/cpu-2-cores/torture.json --document docs/reliability.md
 
 # What `make rehearse` runs.
 REHEARSE := tests/null_gpu
@@ -45,7 +47,7 @@ test: env
 
 # A thousand SIGKILLs take about as long as the tests, so they are not among them; a few are.
 torture: env
-	$(BIN)/python -m tests.torture --kills $(KILLS) --out benchmarks/results/cpu-2-cores/torture.json
+	$(BIN)/python -m tests.torture --kills $(KILLS) $(RECORD)
 
 $(CUDA_STAMP): constraints.txt tests/null_gpu/constraints.txt
 	test -x $(CUDA_BIN)/python || $(PYTHON) -m venv $(CUDA_VENV)

@@ -30,6 +30,7 @@ from typing import Any
 import torch
 
 from benchmarks.conftest import cpu_name
+from benchmarks.tables import between, wrapped
 from sjepa_fast.config.files import parse_train
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.config.traits import TRAITS
@@ -50,6 +51,7 @@ LENGTHS = {
     "log.knn-every": 12,
     "objective.target-layers": 1,
 }
+BEGIN, END = "<!-- torture begin -->", "<!-- torture end -->"
 MOST_KILLS = 8  # of one run
 # A write of such a run takes less.
 WRITE_S = 0.002
@@ -172,12 +174,16 @@ def torture(cells: list[Cell], kills: int, seed: int, jobs: int, work: Path) -> 
     return [json.loads(file.read_text()) for file in files]
 
 
-def table(rows: list[Row]) -> str:
-    """Return the rows as a Markdown table, with a row of sums."""
+def table(record: dict[str, Any]) -> str:
+    """Return a record as a Markdown table with a row of sums, and where it was made."""
+    rows = record["rows"]
     names = list(rows[0])
     last = [sum(row[name] for row in rows) for name in names[2:]]
     lines = [names, ["---"] * len(names), *(list(row.values()) for row in rows), ["all", "", *last]]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    text = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    facts = [f"{record['minutes']} minutes on {record['cores']} cores of {record['cpu']}"]
+    facts += [f"torch {record['torch']}", record["date"], f"`{record['command']}`"]
+    return f"{text}\n\n{wrapped(', '.join(facts))}."
 
 
 def main() -> None:
@@ -189,6 +195,7 @@ def main() -> None:
     parser.add_argument("--processes", nargs="+", type=int, choices=(1, 2), default=[1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="cells at once")
     parser.add_argument("--out", type=Path, help="write the table as JSON")
+    parser.add_argument("--document", type=Path, help="put the table between its marks there")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     begin = time.monotonic()
@@ -196,18 +203,21 @@ def main() -> None:
         # The costly cells last, for an even load.
         cells = [Cell(kind, count) for count in asked.processes for kind in asked.objectives]
         rows = torture(cells, asked.kills, asked.seed, asked.jobs, Path(work))
-    print(table(rows))
+    record = {
+        "command": f"python -m tests.torture --kills {asked.kills} --seed {asked.seed}",
+        "date": datetime.date.today().isoformat(),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "minutes": round((time.monotonic() - begin) / 60, 1),
+        "rows": rows,
+    }
+    print(table(record))
     if asked.out is not None:
-        record = {
-            "command": f"python -m tests.torture --kills {asked.kills} --seed {asked.seed}",
-            "date": datetime.date.today().isoformat(),
-            "cpu": cpu_name(),
-            "cores": os.cpu_count(),
-            "torch": torch.__version__,
-            "minutes": round((time.monotonic() - begin) / 60, 1),
-            "rows": rows,
-        }
         asked.out.write_text(json.dumps(record, indent=1) + "\n")
+    if asked.document is not None:
+        text = between(asked.document.read_text(), BEGIN, END, f"\n{table(record)}\n")
+        asked.document.write_text(text)
     wrong = sum(row[name] for row in rows for name in WRONG)
     sys.exit(f"{wrong} things are wrong" if wrong else 0)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
+import safetensors
 import torch
 from torch import Tensor
 
@@ -69,7 +69,10 @@ def _state(run: Path) -> dict[str, Any]:
     for path in sorted(run.glob("checkpoints/step-*/*")):
         name = str(path.relative_to(run))
         if path.suffix == ".safetensors":
-            found |= {f"{name}:{k}": v for k, v in safetensors.torch.load_file(path).items()}
+            # Not by bytes: the order of the texts in the header is any.
+            with safetensors.safe_open(path, "pt") as opened:
+                found |= {f"{name}:{k}": v for k, v in (opened.metadata() or {}).items()}
+                found |= {f"{name}:{k}": opened.get_tensor(k) for k in opened.keys()}  # noqa: SIM118
         elif path.suffix == ".pt":
             found |= dict(_leaves(torch.load(path, weights_only=True), f"{name}:"))
     return found

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
-from tests.tiny import run_python, trained
+from tests.tiny import run_python
 from tests.torture.compare import compare
 
 
@@ -29,49 +30,90 @@ def test_killed_runs_end_like_the_one_that_nobody_killed(tmp_path: Path) -> None
         assert row["tensors"] > 100 and row["rows"] > 0 and row["files"] >= 5, row
 
 
-@pytest.fixture(scope="module")
-def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    return trained(store, folder, "--optim.length=2", "--runtime.dtype=float32")
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """What a run leaves, with both forms of tensor files."""
+    folder = tmp_path / "run"
+    for part in ("checkpoints/step-00000002", "results"):
+        (folder / part).mkdir(parents=True)
+    checkpoint = folder / "checkpoints" / "step-00000002"
+    weights = {"center": torch.zeros(4), "predictor.mask_token": torch.ones(4)}
+    safetensors.torch.save_file(weights, checkpoint / "model.safetensors", {"step": "2"})
+    moments = {"exp_avg": torch.arange(3.0), "step": torch.tensor(2.0)}
+    state = {"step": 2, "optimizer": {"state": {0: moments}, "groups": [{"betas": (0.9, 0.95)}]}}
+    torch.save(state, checkpoint / "state.pt")
+    rows = [{"step": 0, "knn": 50.0}, {"step": 2, "loss": 1.5, "ms_per_step": 3.0}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("config.yaml", "data.json", "train_ids.txt", "results/knn.json"):
+        (folder / name).write_text(f"{name} of {folder}\n")
+    return folder
 
 
-def test_every_kind_of_difference_is_seen(run: Path, tmp_path: Path) -> None:
-    twin = tmp_path / "twin"
+def copied(run: Path) -> Path:
+    twin = run.with_name("twin")
     shutil.copytree(run, twin)
-    for text in [*twin.glob("*.yaml"), *twin.glob("*.json")]:
-        text.write_text(text.read_text().replace(str(run), str(twin)))
-    found = compare(twin, run)
-    assert found.differences == [] and found.leftovers == []
-    assert found.tensors > 100 and found.rows == 3 and found.files >= 5
-
-    (folder,) = twin.glob("checkpoints/step-*")
-    weights = safetensors.torch.load_file(folder / "model.safetensors")
-    # The sign of a zero: equal as a number, but not to the bit.
-    weights["center"] = torch.where(weights["center"] == 0, -0.0, weights["center"])
-    weights["predictor.mask_token"].view(torch.int32)[3] ^= 1
-    safetensors.torch.save_file(weights, folder / "model.safetensors")
-    state = torch.load(folder / "state.pt", weights_only=True)
-    state["optimizer"]["state"][0]["exp_avg"][0] += 1
-    torch.save(state, folder / "state.pt")
-    metrics = (twin / "metrics.jsonl").read_text().splitlines()
-    row = json.loads(metrics[-1])
-    metrics[-1] = json.dumps(row | {"loss": row["loss"] + 1e-7, "ms_per_step": 1e9})
-    (twin / "metrics.jsonl").write_text("\n".join(metrics) + "\n")
-    (twin / "train_ids.txt").unlink()
-    (twin / "results" / ".knn.json.abc").touch()
-    found = compare(twin, run)
-    seen = " ".join(found.differences)
-    for name in ("predictor.mask_token", "state.0.exp_avg", "metrics.jsonl", "train_ids.txt"):
-        assert name in seen, name
-    assert len(found.differences) == 5, "train_ids.txt is missed as a text and as a file"
-    assert found.leftovers == ["results/.knn.json.abc"]
+    for name in ("config.yaml", "data.json", "train_ids.txt", "results/knn.json"):
+        (twin / name).write_text((run / name).read_text().replace(str(run), str(twin)))
+    return twin
 
 
-def test_a_measured_time_is_no_difference(run: Path, tmp_path: Path) -> None:
-    twin = tmp_path / "twin"
-    shutil.copytree(run, twin)
+def test_equal_runs_are_equal_and_times_do_not_count(run: Path) -> None:
+    twin = copied(run)
     rows = [json.loads(line) for line in (twin / "metrics.jsonl").read_text().splitlines()]
     slower = [row | {"ms_per_step": 1.0, "clips_per_second": 2.0, "gpu_mb": 3.0} for row in rows]
     (twin / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in slower))
+    assert compare(twin, run) == (8, 2, 4, [], [])
+
+
+def spoil_weights(twin: Path) -> None:
+    path = twin / "checkpoints" / "step-00000002" / "model.safetensors"
+    weights = safetensors.torch.load_file(path)
+    # The sign of a zero: equal as a number, but not to the bit.
+    weights["center"][1] = -0.0
+    weights["predictor.mask_token"].view(torch.int32)[3] ^= 1
+    safetensors.torch.save_file(weights, path, {"step": "3"})
+
+
+def spoil_state(twin: Path) -> None:
+    path = twin / "checkpoints" / "step-00000002" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    state["optimizer"]["state"][0]["exp_avg"][0] = 1e-30
+    state["optimizer"]["groups"][0]["betas"] = (0.9, 0.999)
+    torch.save(state, path)
+
+
+def spoil_row(twin: Path) -> None:
+    text = (twin / "metrics.jsonl").read_text()
+    (twin / "metrics.jsonl").write_text(text.replace("1.5", "1.5000001"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "seen"),
+    [
+        (spoil_weights, ["center", "predictor.mask_token", "safetensors:step"]),
+        (spoil_state, ["state.0.exp_avg", "betas.1"]),
+        (spoil_row, ["metrics.jsonl"]),
+        (lambda twin: (twin / "results/knn.json").write_text("60.0"), ["results/knn.json"]),
+        (lambda twin: shutil.rmtree(twin / "results"), ["knn.json", "missing: results"]),
+        (
+            lambda twin: shutil.rmtree(twin / "checkpoints/step-00000002"),
+            ["only one has", "missing"],
+        ),
+    ],
+)
+def test_every_kind_of_difference_is_seen(
+    run: Path, spoil: Callable[[Path], object], seen: list[str]
+) -> None:
+    twin = copied(run)
+    spoil(twin)
     found = compare(twin, run)
-    assert not [name for name in found.differences if "metrics" in name]
+    for part in seen:
+        assert any(part in text for text in found.differences), (part, found.differences)
+
+
+def test_what_only_a_killed_run_has_is_left_over(run: Path) -> None:
+    twin = copied(run)
+    (twin / "checkpoints" / ".step-00000004.abc").mkdir()
+    (twin / "results" / ".knn.json.abc").touch()
+    names = ["checkpoints/.step-00000004.abc", "results/.knn.json.abc"]
+    assert compare(twin, run) == (8, 2, 4, [], names)

@@ -1,0 +1,36 @@
+"""docs/reliability.md names tests that exist, and its table of kills is the recorded one."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+
+from tests.tiny import ROOT
+from tests.torture.__main__ import BEGIN, END, WRONG, table
+
+TEXT = (ROOT / "docs/reliability.md").read_text()
+RECORD = ROOT / "benchmarks/results/cpu-2-cores/torture.json"
+
+
+def test_every_fault_has_a_test_that_exists() -> None:
+    faults = TEXT.partition("| --- |")[2].partition("\n\n")[0].splitlines()[1:]
+    assert len(faults) > 10
+    for line in faults:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", line.split("|")[-2])
+        assert named, line
+        for file, name in named:
+            tree = ast.parse((ROOT / file).read_text())
+            found = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+            assert name in found, f"{file}::{name}"
+
+
+def test_the_table_of_kills_is_the_recorded_one() -> None:
+    shown = TEXT.partition(BEGIN)[2].partition(END)[0].strip()
+    if not RECORD.exists():
+        assert shown == "No run is recorded yet."
+        return
+    record = json.loads(RECORD.read_text())
+    assert shown == table(record)
+    assert sum(row["kills"] for row in record["rows"]) >= 1000
+    assert all(row[name] == 0 for row in record["rows"] for name in WRONG)
