@@ -19,6 +19,7 @@ import tyro
 
 from sjepa_fast.config.schema import Switch
 from sjepa_fast.errors import InputError, RunStopped, nearest
+from sjepa_fast.names import say
 
 T = TypeVar("T")
 
@@ -97,16 +98,16 @@ def run_main(body: Callable[[], int]) -> None:
         code = body()
         sys.stdout.flush()
     except InputError as error:
-        print(error, file=sys.stderr)
+        say(error, to_stderr=True)
         code = 2
     except KeyboardInterrupt as interrupt:
-        print(str(interrupt) or "interrupted", file=sys.stderr)
+        say(str(interrupt) or "interrupted", to_stderr=True)
         code = 130
     except BrokenPipeError:
         # The reader of the pipe has closed it; Python must not report that again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except (OSError, RunStopped) as error:
-        print(error, file=sys.stderr)
+        say(error, to_stderr=True)
         code = 1
     sys.exit(code)

@@ -17,6 +17,7 @@ from sjepa_fast.evaluation.outcome import Result
 from sjepa_fast.evaluation.protocols import PROTOCOLS
 from sjepa_fast.evaluation.request import RecipeRequest
 from sjepa_fast.evaluation.subject import read_run
+from sjepa_fast.names import file_name, say
 from sjepa_fast.runtime.dist import disconnect, environment_world
 from sjepa_fast.runtime.files import new_file, write_json, write_text
 from sjepa_fast.viz.confusion import plot_confusion
@@ -27,7 +28,7 @@ PROG = "sjepa_fast.evaluate"
 def write_result(result: Result, protocol: str) -> None:
     """Write scores, subsets, picture and, last, figures; print one line."""
     outcome, labels_Q, class_names = result.outcome, result.labels_Q, result.class_names
-    folder, name = result.run / "results", f"{outcome.name}-{result.data}"
+    folder, name = result.run / "results", file_name(f"{outcome.name}-{result.data}")
     guess = outcome.predicted_SQ
     # Seeds are summed, so every class keeps its weight.
     every_label = labels_Q.expand(len(guess), -1).flatten()
@@ -52,7 +53,7 @@ def write_result(result: Result, protocol: str) -> None:
     }
     write_json(folder / f"{name}.json", content)
     shown = ", ".join(f"{k} {v:.1f}" for k, v in outcome.figures.items() if isinstance(v, float))
-    print(f"{name}: {shown} ({len(labels_Q)} test clips) -> {folder / name}.json")
+    say(f"{name}: {shown} ({len(labels_Q)} test clips) -> {folder / name}.json")
 
 
 def parse_request(protocol: str, arguments: list[str]) -> Any:
@@ -89,17 +90,17 @@ def evaluate(request: Any, protocol: str) -> int:
         return 0
     seen = result.conditions.get("test_clips_seen_in_training")
     if seen:
-        print(f"note: {seen} of the test clips were in the pre-training set of this run")
+        say(f"note: {seen} of the test clips were in the pre-training set of this run")
     write_result(result, protocol)
     return 0
 
 
 def _help() -> None:
-    print(f"python -m {PROG} PROTOCOL RUN [--flag value ...]\n\nProtocols:")
+    say(f"python -m {PROG} PROTOCOL RUN [--flag value ...]\n\nProtocols:")
     for name, protocol in PROTOCOLS.items():
-        print(f"  {name:<10}{(protocol.request.__doc__ or '').splitlines()[0]}")
+        say(f"  {name:<10}{(protocol.request.__doc__ or '').splitlines()[0]}")
     for name, protocol in PROTOCOLS.items():
-        print()
+        say()
         with contextlib.suppress(SystemExit):
             cli.parse(protocol.request, ["--help"], prog=f"{PROG} {name}")
 

@@ -1,12 +1,13 @@
 """Names that strangers chose (of stores, clips, classes, files): as file names, and as text.
 
-Nothing else makes a file name of a name. What is printed goes through `printable`: `InputError`
-does it for errors, `RunLog` and the commands for lines.
+Nothing else makes a file name of a name, and nothing but `say` and the log of a run prints. Errors
+are printable by themselves (`InputError`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import sys
 
 # Beside letters and digits of all scripts. No separator, no wildcard, nothing that a shell reads.
 _KEPT = " ._+-=,()@"
@@ -42,6 +43,12 @@ def printable(text: object, longest: int | None = None) -> str:
     if len(kept) == len(shown) and len(escaped[:longest]) == len(escaped):
         return escaped
     return f"{escaped[:longest]}... ({len(shown)} characters)"
+
+
+def say(text: object = "", *, to_stderr: bool = False) -> None:
+    """Print lines, with everything escaped that a terminal would obey but the ends of lines."""
+    for line in str(text).split("\n"):
+        print(printable(line), file=sys.stderr if to_stderr else sys.stdout, flush=True)
 
 
 def _escape(code: int) -> str:

@@ -24,6 +24,7 @@ from sjepa_fast.data.readers.record import Record, Source, Splits
 from sjepa_fast.data.store import Store
 from sjepa_fast.data.store_writer import StoreWriter
 from sjepa_fast.errors import InputError, nearest
+from sjepa_fast.names import say
 from sjepa_fast.runtime.files import write_text
 
 PLAIN_SECONDS = 10.0
@@ -78,7 +79,7 @@ def _plain_progress(records: Iterable[Record], source: Source, done: int) -> Ite
     for count, record in enumerate(records, done + 1):
         if time.monotonic() - printed >= PLAIN_SECONDS:
             printed = time.monotonic()
-            print(f"{source.name}: {count} of {source.count}", file=sys.stderr, flush=True)
+            say(f"{source.name}: {count} of {source.count}", to_stderr=True)
         yield record
 
 
@@ -134,7 +135,7 @@ def write_store(source: Source, request: PrepareConfig, out: Path) -> tuple[Stor
         job=job,
     ) as writer:
         if writer.done:
-            print(f"{source.name}: resuming after {writer.done} of {source.count}")
+            say(f"{source.name}: resuming after {writer.done} of {source.count}")
         copy_records(writer, source, writer.done)
         return writer.finish(splits_of(writer.table, source), command), writer.table
 
@@ -143,10 +144,10 @@ def _report_skipped(table: ClipTable, out: Path | None) -> None:
     beside = out.with_name(f"{out.name}.skipped.txt") if out else None
     shown = table.skipped[:SHOWN]
     for name, reason in shown:
-        print(f"skipped {name}: {reason}")
+        say(f"skipped {name}: {reason}")
     if len(table.skipped) > len(shown):
         where = f", all in {beside}" if beside else ""
-        print(f"... and {len(table.skipped) - len(shown)} more{where}")
+        say(f"... and {len(table.skipped) - len(shown)} more{where}")
     if beside and table.skipped:
         write_text(beside, "".join(f"{name}\t{reason}\n" for name, reason in table.skipped))
     elif beside:
@@ -175,7 +176,7 @@ def prepare(request: PrepareConfig) -> int:
         size = sum(file.stat().st_size for file in store.root.iterdir())
     _report_skipped(table, None if request.dry_run else request.out)
     parts = ", ".join(f"{key} {a}/{b}" for key, (a, b) in split_sizes(splits).items())
-    print(
+    say(
         f"{source.name}: {len(table.names)} clips, {sum(table.frames)} frames, "
         f"{len(source.class_names)} classes, up to {max(table.bodies, default=0)} bodies, "
         f"{len(table.skipped)} skipped; train/test: {parts}; {size / 2**20:.1f} MiB in "
@@ -183,7 +184,7 @@ def prepare(request: PrepareConfig) -> int:
     )
     comparison = compare(source.name, source.count, len(table.names), splits)
     if comparison:
-        print(comparison)
+        say(comparison)
     return 0
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from sjepa_fast.errors import InputError
-from sjepa_fast.names import printable
+from sjepa_fast.names import printable, say
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.files import new_folder
 from sjepa_fast.runtime.fitting import (
@@ -111,7 +110,7 @@ def latest_checkpoint(run: Path) -> Checkpoint:
     if found is None:
         raise InputError("run", f"{run} has no checkpoint", "train first, or name another run")
     for _, error in found.refused:
-        print(f"note: {_shown(error)}; step {found.checkpoint.step} is used", file=sys.stderr)
+        say(f"note: {_shown(error)}; step {found.checkpoint.step} is used", to_stderr=True)
     return found.checkpoint
 
 
@@ -145,7 +144,7 @@ def resume(
         shutil.rmtree(aside, ignore_errors=True)
         checkpoint.path.rename(aside)
         note = f"note: {_shown(error)}; now {aside.name}; going on from step {step}"
-        print(note, file=sys.stderr)
+        say(note, to_stderr=True)
     return Resumed(step, found.value)
 
 

@@ -7,11 +7,11 @@ import errno
 import fcntl
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from sjepa_fast.errors import InputError
+from sjepa_fast.names import say
 
 _OWNER_BYTES = 1000
 
@@ -35,7 +35,7 @@ def lock_run(run: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
             fix = "choose a writable folder"
             raise InputError("run", f"{path}: {error.strerror}", fix) from error
-        print(f"note: {path} cannot be locked ({error.strerror})", file=sys.stderr)
+        say(f"note: {path} cannot be locked ({error.strerror})", to_stderr=True)
         yield
         return
     # Data workers are forked and may outlive us by seconds: the lock is not theirs.

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from sjepa_fast._version import __version__
 from sjepa_fast.errors import InputError
+from sjepa_fast.names import printable, say
 from sjepa_fast.opening import read_json, read_regular
 from sjepa_fast.runtime.files import write_text
 from sjepa_fast.runtime.saving import failed_to_write
@@ -135,7 +136,7 @@ class RunLog:
         self.live: Live | None = None
         self.board = None
         if tensorboard and not _is_utf8(run):
-            print("note: TensorBoard needs a folder whose name is UTF-8", file=sys.stderr)
+            say("note: TensorBoard needs a folder whose name is UTF-8", to_stderr=True)
         elif tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow import, only when wanted
 
@@ -188,16 +189,16 @@ class RunLog:
     def line(self, text: str) -> None:
         """Show the current state: in place on a terminal, one line each elsewhere."""
         if self.live is not None:
-            self.live.update(Text(text))
+            self.live.update(Text(printable(text)))
         else:
-            print(text, flush=True)
+            say(text)
 
     def note(self, text: str) -> None:
         """Print a permanent line."""
         if self.live is not None:
-            self.console.print(text, markup=False, highlight=False)
+            self.console.print(printable(text), markup=False, highlight=False)
         else:
-            print(text, flush=True)
+            say(text)
 
 
 def progress_line(step: int, total: int, values: dict[str, float], left_seconds: float) -> str:

@@ -8,7 +8,6 @@ to pinned memory. Only the thread that writes waits for it.
 from __future__ import annotations
 
 import shlex
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sjepa_fast.names import say
 from sjepa_fast.runtime.checkpoint import (
     Contents,
     contents,
@@ -75,7 +75,7 @@ class Saver:
                 self.finish()
             except OSError as error:
                 # The block's own error is the one to be raised.
-                print(f"note: {error}", file=sys.stderr)
+                say(f"note: {error}", to_stderr=True)
 
     def save(self, step: int, recent_K3: Tensor | None = None) -> None:
         """Save the run after `step` steps; `recent_K3` as in `contents`.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sjepa_fast.viz.figure import new_figure, save_figure
+from sjepa_fast.viz.figure import new_figure, plotted, save_figure
 
 PANELS = (
     ("1-NN, top-1 %", (("knn_before", "before", "#9a9a9a"), ("knn_after", "after", "#1f5fa8"))),
@@ -27,7 +27,7 @@ def plot_ablation(axis: str, cells: Mapping[str, Sequence[Mapping[str, Any]]], o
             means = [statistics.mean(r[key] for r in runs) for runs in cells.values()]
             axes.plot(places, means, color=color, label=label)
         # Evenly spaced whatever the values: words have no distance, and ratios would crowd.
-        axes.set_xticks(places, list(cells))
+        axes.set_xticks(places, [plotted(text) for text in cells])
         axes.set_xlim(-0.4, len(cells) - 0.6)
         axes.set_xlabel(axis, fontsize=9)
         axes.set_title(title, fontsize=10)

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib import colormaps
 from torch import Tensor
 
-from sjepa_fast.viz.figure import new_figure, save_figure
+from sjepa_fast.viz.figure import new_figure, plotted, save_figure
 
 
 def plot_confusion(matrix_CC: Tensor, class_names: Sequence[str], out: Path, title: str) -> None:
@@ -25,11 +25,12 @@ def plot_confusion(matrix_CC: Tensor, class_names: Sequence[str], out: Path, tit
     axes = figure.add_subplot()
     image = axes.imshow(share, cmap=colormaps["Blues"].with_extremes(bad="0.85"), vmin=0, vmax=100)
     size = 9 if classes <= 20 else max(4, 9 - classes // 20)
-    axes.set_xticks(range(classes), class_names, rotation=60, ha="right", fontsize=size)
-    axes.set_yticks(range(classes), class_names, fontsize=size)
+    shown = [plotted(name) for name in class_names]
+    axes.set_xticks(range(classes), shown, rotation=60, ha="right", fontsize=size)
+    axes.set_yticks(range(classes), shown, fontsize=size)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(title, fontsize=10)
+    axes.set_title(plotted(title, 120), fontsize=10)
     if classes <= 20:
         for row in range(classes):
             for column in range(classes):

@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from sjepa_fast.names import printable
 from sjepa_fast.runtime.files import new_file
 
 
@@ -15,6 +16,13 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def plotted(name: str, longest: int = 40) -> str:
+    """Return a name as text of a picture: short, printable, and no formula where it has dollars."""
+    shown = printable(name[: longest + 1])
+    shown = shown if len(shown) <= longest else f"{shown[:longest]}..."
+    return shown.replace("$", r"\$")
 
 
 def save_figure(figure: Figure, out: Path) -> None:

@@ -13,7 +13,7 @@ from matplotlib.colors import ListedColormap
 from numpy.typing import NDArray
 
 from sjepa_fast.skeletons import SkeletonLayout
-from sjepa_fast.viz.figure import new_figure, save_figure
+from sjepa_fast.viz.figure import new_figure, plotted, save_figure
 
 VISIBLE, MASKED = "#d1495b", "#c9ced6"
 
@@ -49,7 +49,7 @@ def plot_clip_mask(
     chosen = np.linspace(0, segments - 1, poses).round().astype(int)
     figure = new_figure(11, 3.2 + 0.17 * joints)
     grid = figure.add_gridspec(2, poses, height_ratios=[2.4, 0.17 * joints])
-    figure.suptitle(f"{title}; filled: what the view encoder sees", fontsize=11)
+    figure.suptitle(f"{plotted(title, 90)}; filled: what the view encoder sees", fontsize=11)
     # Each pose is drawn about its own center, all at one scale, so that walking takes no space.
     middle_T2 = clip_MTVC[..., :2].mean(axis=(0, 2))
     reach = np.abs(clip_MTVC[..., :2] - middle_T2[:, None]).max(axis=(0, 1, 2)) * 1.1

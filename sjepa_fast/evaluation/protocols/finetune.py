@@ -20,6 +20,7 @@ from sjepa_fast.evaluation.subject import Subject, make_encoder
 from sjepa_fast.evaluation.subset import draw_subset
 from sjepa_fast.models.heads import ActionClassifier
 from sjepa_fast.models.transformer import set_drop_path
+from sjepa_fast.names import file_name
 from sjepa_fast.runtime.files import new_folder
 from sjepa_fast.runtime.logging import RunLog
 
@@ -135,7 +136,7 @@ def _train(
     model.to(subject.device)
     set_drop_path(list(encoder.blocks), recipe.drop_path)
     place = f"{name}-{subject.store.name}-{subject.config.data.split}-s{seed}"
-    folder = subject.run / "finetune" / place
+    folder = subject.run / "finetune" / file_name(place)
     folder.mkdir(parents=True, exist_ok=True)
     with RunLog(folder, 0, tensorboard=False) as log:
         log.note(f"{place}: {len(ids)} labelled clips, recipe {recipe.name}")
