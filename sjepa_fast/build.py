@@ -13,9 +13,13 @@ from sjepa_fast.objectives.objective import Objective
 from sjepa_fast.objectives.sjepa import SJEPA
 from sjepa_fast.objectives.skeleton2vec import Skeleton2vec
 from sjepa_fast.objectives.skeletonmae import SkeletonMAE
+from sjepa_fast.runtime.device import check_fits
 from sjepa_fast.runtime.guard import fall_back_to_eager
+from sjepa_fast.skeletons import SkeletonLayout
 from sjepa_kernels.tubelets import to_tubelets
 
+# Clips that are encoded at once (`evaluation/features.py`).
+AT_A_TIME = 256
 OBJECTIVES = {
     "sjepa": SJEPA,
     "skeleton2vec": Skeleton2vec,
@@ -27,7 +31,15 @@ OBJECTIVES = {
 def build_model(
     config: TrainConfig, clips: ResidentClips, train_ids: Tensor, device: torch.device
 ) -> Objective:
-    """Initialise the networks from the seed, with the whitening fitted on training clips."""
+    """Initialise the networks from the seed, with the whitening fitted on training clips.
+
+    Raises InputError if they, and the features of the clips that are scored at a time, do not fit
+    into the device's free memory.
+    """
+    tokens = config.data.frames // config.model.segment_length * clips.layout.num_joints
+    sequences = min(AT_A_TIME, len(clips.labels_N)) * clips.max_bodies
+    needed = weight_bytes(config, clips.layout) + 4 * sequences * tokens * config.model.width
+    check_fits("model", needed, device, "lower model.width, model.depth or data.frames")
     torch.manual_seed(config.seed)
     model: Objective = OBJECTIVES[config.objective.kind](config, clips.layout).to(device)
     if config.data.whiten > 0:
@@ -40,6 +52,13 @@ def build_model(
             encoder.embed.get_buffer("whiten_mean").copy_(mean)
             encoder.embed.get_buffer("whiten_matrix").copy_(matrix)
     return model
+
+
+def weight_bytes(config: TrainConfig, layout: SkeletonLayout) -> int:
+    """Return the size of all weights and buffers of the networks, without allocating them."""
+    with torch.device("meta"):
+        model: Objective = OBJECTIVES[config.objective.kind](config, layout)
+    return sum(tensor.nbytes for tensor in model.state_dict().values())
 
 
 def build_optimizer(model: Objective, config: TrainConfig) -> torch.optim.AdamW:
@@ -61,7 +80,11 @@ def build_optimizer(model: Objective, config: TrainConfig) -> torch.optim.AdamW:
         {"params": decayed, "weight_decay": optim.weight_decay},
         {"params": free, "weight_decay": 0.0},
     ]
-    on_gpu = decayed[0].device.type == "cuda"
+    device = decayed[0].device
+    # Gradient and two moments.
+    needed = 3 * sum(weight.nbytes for weight in (*decayed, *free))
+    check_fits("model", needed, device, "lower model.width or model.depth, or use a GPU with more")
+    on_gpu = device.type == "cuda"
     optimizer = torch.optim.AdamW(
         groups, lr=0.0, betas=(optim.beta1, optim.beta2), fused=True, capturable=on_gpu
     )

@@ -9,9 +9,11 @@ from typing import Annotated
 import tyro
 
 from sjepa_fast import cli
+from sjepa_fast.config.validation import LARGEST
 from sjepa_fast.data.ctrgcn_writer import write_ctrgcn
 from sjepa_fast.data.store import open_store
 from sjepa_fast.errors import InputError, nearest
+from sjepa_fast.names import say
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class ExportConfig:
 def export(request: ExportConfig) -> int:
     """Export a store, print what was written, and return 0.
 
-    Raises InputError if the format is unknown or the store does not fit it.
+    Raises InputError if the format is unknown, or the store or the frames do not fit it.
     """
     if request.format != "ctrgcn":
         raise InputError("format", request.format, nearest(request.format, ["ctrgcn"]))
@@ -43,10 +45,13 @@ def export(request: ExportConfig) -> int:
         raise InputError("out", f"{request.out.parent} is no folder", "make it first")
     if request.out.suffix != ".npz":
         raise InputError("out", request.out, "name a .npz file")
+    most = LARGEST["data.frames"]
+    if not 0 < request.frames <= most:
+        raise InputError("frames", request.frames, f"give 1 to {most}")
     store = open_store(request.store)
     train, test = write_ctrgcn(store, request.split, request.out, request.frames, request.twin)
     size = request.out.stat().st_size / 2**20
-    print(f"{store.name} {request.split}: {train}/{test} clips, {size:.1f} MiB -> {request.out}")
+    say(f"{store.name} {request.split}: {train}/{test} clips, {size:.1f} MiB -> {request.out}")
     return 0
 
 

@@ -6,9 +6,12 @@ objects. Whoever reads a configuration, a manifest, a list or a result opens it 
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +22,40 @@ JSON_BYTES = 8 * 2**20
 LIST_BYTES = 64 * 2**20
 
 
-def read_regular(argument: str, path: Path, most: int) -> bytes:
-    """Return the content of a regular file of at most `most` bytes.
+def open_regular(argument: str, path: Path) -> io.FileIO:
+    """Open a regular file to read; links are followed.
 
-    Links are followed; what they lead to must be a regular file. Raises InputError for anything
-    else: no file, a folder, a FIFO, a device, a socket, no permission, a file that is too large.
+    Raises InputError for anything else: no file, a folder, a FIFO, a device, a socket, no
+    permission.
     """
     try:
         # Without waiting for a FIFO's other end.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(handle, "rb") as file:
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode):
-                raise InputError(argument, f"{path} is no regular file", "name a file")
-            # Read to one byte beyond: a file may grow, and some have no size.
-            content = file.read(most + 1) if found.st_size <= most else b""
     except OSError as error:
         raise InputError(argument, f"{path}: {error.strerror}", "name a file") from error
     except ValueError as error:
-        # A zero byte in the name.
+        # A zero byte in the name, or no name at all.
         raise InputError(argument, f"{path}: {error}", "name a file") from error
-    if len(content) > most or found.st_size > most:
-        size = max(found.st_size, len(content))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise InputError(argument, f"{path} is no regular file", "name a file")
+    return io.FileIO(handle)
+
+
+def read_regular(argument: str, path: Path, most: int) -> bytes:
+    """Return the content of a regular file of at most `most` bytes.
+
+    Raises InputError as `open_regular`, or if the file is larger.
+    """
+    with open_regular(argument, path) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            # Read to one byte beyond: a file may grow, and some have no size.
+            content = file.read(most + 1) if size <= most else b""
+        except OSError as error:
+            raise InputError(argument, f"{path}: {error.strerror}", "name a file") from error
+    if len(content) > most or size > most:
+        size = max(size, len(content))
         value = f"{path} has {size} bytes"
         raise InputError(argument, value, f"expected at most {most}; use the file that was meant")
     return content
@@ -63,13 +78,40 @@ def read_json(argument: str, path: Path, most: int = JSON_BYTES) -> dict[str, An
     """
     text = read_text(argument, path, most)
     try:
-        value = json.loads(text, parse_constant=_refuse, object_pairs_hook=_once)
+        value = json.loads(
+            text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once
+        )
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise InputError(argument, f"{path} is not JSON ({reason})", "mend the file") from error
     if not isinstance(value, dict):
         raise InputError(argument, f"{path} is not a mapping", "use the file that was meant")
     return value
+
+
+def check_fields(
+    argument: str, path: Path, values: Mapping[str, Any], fields: Mapping[str, tuple[type, ...]]
+) -> None:
+    """Raise InputError unless the fields are there and have one of their types.
+
+    A whole number is a `float` too; a truth value is neither that nor an `int`.
+    """
+    for name, kinds in fields.items():
+        if name not in values:
+            fix = "use a file of this version, undamaged"
+            raise InputError(argument, f"{path} has no {name}", fix)
+        kind = type(values[name])
+        if kind not in kinds and not (kind is int and float in kinds):
+            wanted = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
+            value = f"{path} has {values[name]!r:.100} as {name}"
+            raise InputError(argument, value, f"expected {wanted}")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text:.40} is too large")
+    return number
 
 
 def _refuse(constant: str) -> Any:

@@ -18,7 +18,7 @@ from sjepa_fast import cli
 from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config.files import check_resumable, parse_train, read_config, to_yaml
 from sjepa_fast.config.schema import TrainConfig
-from sjepa_fast.config.validation import validate, validate_tokens
+from sjepa_fast.config.validation import LARGEST, validate, validate_tokens
 from sjepa_fast.data.feed import check_backend, open_clips, open_feed
 from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.data.synthetic import write_synthetic_store
@@ -26,6 +26,7 @@ from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.collapse import collapse_panel
 from sjepa_fast.evaluation.features import nearest_neighbour
 from sjepa_fast.evaluation.metrics import accuracy
+from sjepa_fast.names import say
 from sjepa_fast.opening import read_json
 from sjepa_fast.runtime.checkpoint import list_checkpoints, resume
 from sjepa_fast.runtime.compile_cache import cache_file, load_compiled, save_compiled
@@ -115,6 +116,9 @@ def run_lengths(config: TrainConfig, clips: int) -> tuple[int, int]:
         raise InputError("optim.batch_size", value, f"use --optim.batch-size {clips} or less")
     unit = per_epoch if config.optim.unit == "epochs" else 1
     total, together = config.optim.length * unit, config.objective.target_every
+    if total > LARGEST["optim.length"]:
+        fix = f"give at most {LARGEST['optim.length']}"
+        raise InputError("optim.length", f"{config.optim.length} epochs are {total} steps", fix)
     if total < together:
         value = f"{together} of the run's {total} steps"
         raise InputError("objective.target_every", value, "choose fewer, or a longer run")
@@ -307,7 +311,7 @@ def train(config: TrainConfig) -> int:
         elif step == total and world.leads:
             try:
                 for line in write_report(config, store, clips, model, dtype):
-                    print(line)
+                    say(line)
             except OSError as error:
                 raise failed_to_write(config.run, "the report", error) from error
         world.barrier()

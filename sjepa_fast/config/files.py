@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -15,10 +16,15 @@ from cattrs.gen import make_dict_structure_fn
 from cattrs.v import format_exception
 
 from sjepa_fast import cli
+from sjepa_fast.config.plain_yaml import plain_yaml
 from sjepa_fast.config.presets import PRESETS, preset
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.errors import InputError, nearest
+from sjepa_fast.names import say
+from sjepa_fast.opening import read_text
 
+# A configuration with all keys has three thousand.
+YAML_BYTES = 2**16
 # Keys that may differ when a run is resumed: they change no weight, `optim.accumulate` by rounding
 # alone, as another number of processes does.
 FREE_ON_RESUME = (
@@ -59,10 +65,12 @@ _PLAIN: tuple[tuple[type, Any, str], ...] = (
 )
 
 
+@functools.cache
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_unstructure_hook(Path, str)
-    converter.register_structure_hook(Path, lambda value, _: Path(value))
+    converter.register_structure_hook(Path, lambda value, _: Path(_text(value)))
+    converter.register_structure_hook(str, lambda value, _: _text(value))
     for kind, accepted, what in _PLAIN:
         converter.register_structure_hook(kind, _strict(kind, accepted, what))
     converter.register_structure_hook_func(
@@ -87,6 +95,16 @@ def _strict(kind: type, accepted: Any, what: str) -> Callable[[object, object], 
         return kind(value)
 
     return structure
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not text; put it in quotes")
+    if "\0" in value:
+        raise ValueError(f"{value!r} has a zero byte")
+    # What the system takes as a name, any bytes of a path included.
+    os.fsencode(value)
+    return value
 
 
 def _is_choice(kind: Any) -> bool:
@@ -144,7 +162,7 @@ def with_new_names(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _note(change: str, source: Path | str) -> None:
-    print(f"note: {change} (in {source})", file=sys.stderr)
+    say(f"note: {change} (in {source})", to_stderr=True)
 
 
 def _flags_with_new_names(args: list[str]) -> list[str]:
@@ -194,11 +212,10 @@ def apply_yaml(config: TrainConfig, file: Path) -> TrainConfig:
 
 
 def _load(file: Path) -> dict[str, Any]:
+    text = read_text("config", file, YAML_BYTES)
     try:
-        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError("config", f"{file}: {error.strerror}", "name a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        loaded = plain_yaml(text)
+    except ValueError as error:
         raise InputError("config", f"{file} is not YAML ({error})", "mend the file") from error
     if not isinstance(loaded, dict | None):
         raise InputError("config", f"{file} is not a mapping", "write `section: {key: value}`")
@@ -262,7 +279,7 @@ def parse_train(argv: list[str]) -> TrainConfig:
     args = _flags_with_new_names(argv)
     if "--help" in args or "-h" in args:
         presets = "\n".join(f"  {name:<28}{found.about}" for name, found in PRESETS.items())
-        print(_USAGE.format(presets=presets))
+        say(_USAGE.format(presets=presets))
     name = args.pop(0) if args and not args[0].startswith("-") else None
     file = _take(args, "--config")
     base = preset(name or "sjepa-demo")
@@ -278,7 +295,7 @@ def parse_train(argv: list[str]) -> TrainConfig:
         args.remove("--print-config")
     config = cli.parse(TrainConfig, args, default=base, prog="sjepa_fast.train")
     if show:
-        print(to_yaml(config), end="")
+        say(to_yaml(config).rstrip("\n"))
         raise SystemExit(0)
     named = any(arg == "--run" or arg.startswith("--run=") for arg in args)
     if not named and config.resume == "never":

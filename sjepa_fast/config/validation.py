@@ -25,10 +25,24 @@ _FROM_ZERO = (
     "optim.lr optim.lr_end optim.weight_decay optim.beta1 optim.beta2 optim.clip_grad log.knn_every"
 )
 VERIFY = ("resume", "first", "every", "off")
-_MOST = {
+_MOST: dict[str, float] = {
     "seed": 2.0**63 - 1024,
     **dict.fromkeys(("data.whiten", "view.scale", "view.flip", "objective.center_momentum"), 1),
     **dict.fromkeys(("optim.beta1", "optim.beta2"), math.nextafter(1, 0)),
+}
+
+# The largest sizes, far above any use: a file from elsewhere must not ask for what no machine has.
+# What a machine lacks for sizes below them is said before networks are built (`build.py`).
+LARGEST = {
+    **dict.fromkeys(("data.frames", "model.segment_length"), 2**14),
+    "data.bodies": 100,
+    "data.workers": 1024,
+    "data.prefetch": 1024,
+    "model.width": 2**14,
+    **dict.fromkeys(("model.depth", "model.predictor_depth"), 256),
+    "optim.batch_size": 2**20,
+    "optim.length": 10**7,
+    "mask.num_masked_views": 1024,
 }
 
 
@@ -55,6 +69,10 @@ def validate(config: TrainConfig) -> None:
     if verify not in VERIFY and not (verify.isascii() and verify.isdigit() and int(verify) > 0):
         fix = f"use {', '.join(VERIFY)} (in quotes in YAML) or a number of steps from 1 on"
         raise InputError("runtime.verify", verify, fix)
+    for name, most in LARGEST.items():
+        value = attrgetter(name)(config)
+        if value > most:
+            raise InputError(name, value, f"give at most {most}")
     if data.frames < model.segment_length:
         value = f"{data.frames} is shorter than one segment of {model.segment_length} frames"
         raise InputError("data.frames", value, "raise data.frames or lower model.segment_length")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import torch
 
@@ -30,6 +31,28 @@ def pick_device(runtime: RuntimeConfig, local_rank: int) -> torch.device:
         device = torch.device("cuda", local_rank if device.index is None else device.index)
         torch.cuda.set_device(device)
     return device
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that could be allocated now, or None where the system does not say."""
+    if device.type == "cuda":
+        # PyTorch keeps what was freed, such as an earlier run's.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        words = next(line.split() for line in lines if line.startswith("MemAvailable:"))
+        return int(words[1]) * 1024
+    except (OSError, StopIteration):
+        return None
+
+
+def check_fits(what: str, needed: int, device: torch.device, fix: str) -> None:
+    """Raise InputError, with both numbers, if the device has less free memory than is needed."""
+    free = free_memory(device)
+    if free is not None and needed > free:
+        value = f"needs {needed / 2**30:.1f} GiB, and {device} has {free / 2**30:.1f} GiB free"
+        raise InputError(what, value, fix)
 
 
 def native_bfloat16(device: torch.device) -> bool:
