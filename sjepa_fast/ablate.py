@@ -7,7 +7,6 @@ DIR, and scored by the trainer's 1-NN. Finished runs are not repeated.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import re
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from sjepa_fast import cli
 from sjepa_fast.config.files import (
@@ -29,9 +27,12 @@ from sjepa_fast.config.files import (
     read_config,
     to_dict,
 )
+from sjepa_fast.config.plain_yaml import plain_yaml
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.config.validation import validate
 from sjepa_fast.errors import InputError, nearest
+from sjepa_fast.names import file_name, printable, say
+from sjepa_fast.opening import check_fields, read_json
 from sjepa_fast.runtime.checkpoint import latest_checkpoint
 from sjepa_fast.runtime.files import write_json, write_text
 from sjepa_fast.runtime.logging import read_metrics
@@ -52,6 +53,7 @@ All other flags are those of sjepa_fast.train and hold for every run:
 _NOT_AN_AXIS = ("run", "resume", "seed")
 # The file that a run writes last.
 _SCORE = Path("results/knn-before-after.json")
+_MEASURED = {"pool": (str,), "before": (float,), "after": (float,)}
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def parse_ablation(argv: list[str]) -> Ablation:
     """
     args = list(argv)
     if "--help" in args or "-h" in args:
-        print(_USAGE)
+        say(_USAGE)
     axes, values = _take_list(args, "--axis"), _take_list(args, "--values")
     seeds = _take_list(args, "--seeds")
     base = parse_train(args)
@@ -127,8 +129,7 @@ def parse_ablation(argv: list[str]) -> Ablation:
             if not re.fullmatch(r"\d+", seed):
                 raise InputError("seeds", seed, "give whole numbers, 0 or more")
             config = apply_values(base, _nested(base, axis, text), "--values")
-            name = f"{axis}-{re.sub(r'[^A-Za-z0-9_.+-]', '_', text)}-seed{seed}"
-            run = base.run / name
+            run = base.run / file_name(f"{axis}-{text}-seed{seed}")
             config = dataclasses.replace(config, run=run, seed=int(seed), resume="auto")
             validate(config)
             cells[text].append(config)
@@ -143,7 +144,10 @@ def _nested(base: TrainConfig, axis: str, text: str) -> dict[str, Any]:
     for part in axis.split("."):
         now = now[part]
     # YAML would read `on` as true, but for some keys it is a word.
-    tree: Any = text if isinstance(now, str) else yaml.safe_load(text)
+    try:
+        tree: Any = text if isinstance(now, str) else plain_yaml(text)
+    except ValueError as error:
+        raise InputError("values", f"{text} ({error})", "give plain values") from error
     if isinstance(tree, dict | list):
         raise InputError("values", text, "give plain values")
     for part in reversed(axis.split(".")):
@@ -167,8 +171,12 @@ def finished(config: TrainConfig) -> bool:
 
 
 def measured(config: TrainConfig) -> dict[str, object]:
-    """Return what a finished run measured: scores, speed, health."""
-    score = json.loads((config.run / _SCORE).read_text())
+    """Return what a finished run measured: scores, speed, health.
+
+    Raises InputError if its files do not say that.
+    """
+    score = read_json("run", config.run / _SCORE)
+    check_fields("run", config.run / _SCORE, score, _MEASURED)
     rows = [row for row in read_metrics(config.run) if "ms_per_step" in row]
     # The first interval holds warm-up and compilation.
     times = [row["ms_per_step"] for row in (rows[1:] or rows)]
@@ -215,7 +223,8 @@ def table(axis: str, cells: dict[str, list[dict[str, Any]]]) -> str:
         columns = [before, after, f"{change:+.1f}", *others]
         if any(run["collapsed"] for run in runs):
             columns[-1] += " (collapsed)"
-        lines.append(f"| {value} | {' | '.join(columns)} |")
+        cell = printable(value).replace("|", "\\|")
+        lines.append(f"| {cell} | {' | '.join(columns)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -231,7 +240,7 @@ def ablate(ablation: Ablation) -> int:
     todo = [config for configs in ablation.cells.values() for config in configs]
     waiting = [config for config in todo if not finished(config)]
     for number, config in enumerate(waiting, start=1):
-        print(f"run {number} of {len(waiting)}: {config.run}", flush=True)
+        say(f"run {number} of {len(waiting)}: {config.run}")
         # Compiled code of earlier runs counts towards the compiler's limit on variants.
         torch.compiler.reset()
         code = train(config)
@@ -247,13 +256,13 @@ def ablate(ablation: Ablation) -> int:
     write_text(folder / "ablation.md", text)
     conditions = {
         "axis": ablation.axis,
-        "data": json.loads((one / "data.json").read_text()),
-        "environment": json.loads((one / "env.json").read_text()),
+        "data": read_json("run", one / "data.json"),
+        "environment": read_json("run", one / "env.json"),
     }
     write_json(folder / "ablation.json", {**conditions, "values": cells})
     plot_ablation(ablation.axis, cells, folder / "ablation.png")
-    print(text, end="")
-    print(f"written: {folder}/ablation.md, {folder}/ablation.json, {folder}/ablation.png")
+    say(text.rstrip("\n"))
+    say(f"written: {folder}/ablation.md, {folder}/ablation.json, {folder}/ablation.png")
     return 0
 
 

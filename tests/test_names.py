@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import unicodedata
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from sjepa_fast.errors import InputError
 from sjepa_fast.names import file_name, printable
+from sjepa_fast.runtime.logging import RunLog
 
 HOSTILE = (
     "/../../../OWNED",
@@ -81,3 +84,143 @@ def test_errors_are_one_printable_line_of_bounded_length() -> None:
     assert str(error).startswith("a\\x1bb: v\\u202e v\\u202e ")
     assert "(15000 characters)" in str(error) and "(5000 characters)" in str(error)
     assert str(InputError("data.root", "x", "y")) == "data.root: x; y"
+
+
+PACKAGE = Path(__file__).resolve().parents[1] / "sjepa_fast"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+# Calls whose arguments become parts of paths.
+PATHS = ("with_name", "joinpath", "glob", "rglob", "mkdtemp", "mkstemp")
+# Functions that make a safe part of a path, and values that are no name of a stranger's.
+SAFE = ("file_name", "folder_name", "glob.escape")
+KNOWN = {
+    # A folder or file that the user named, and others beside it.
+    "run.name": "the user's own run folder, numbered",
+    "out.name": "the user's own store, and what lies beside it",
+    "self.folder.name": "the same",
+    "path.name": "a file that we write, under a temporary name",
+    "fitting[0].name": "a file that was found in a run's folder of results",
+    "checkpoint.path.name": "a checkpoint's folder, which is called by its step",
+    "old.path.name": "the same",
+    "runtime/manifest.py: name": "one of a checkpoint's two files",
+    "runtime/files.py: name": "our own temporary files, of which a killed process left some",
+    "data/store.py: name": "a file of a store, of which the schema knows the names",
+    "data/readers/generic.py: name": "read, never written: a clip's file below the raw folder",
+    "data/readers/pose_json.py: name": "the same",
+    "data/readers/ragged_npz.py: name": "the same",
+}
+
+
+def _parts(tree: ast.AST) -> list[ast.expr]:
+    """Return the expressions of a module that become parts of paths."""
+    found: list[ast.expr] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            found.append(node.right)
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in PATHS
+        ):
+            found += [*node.args, *(keyword.value for keyword in node.keywords)]
+    return found
+
+
+def _is_text(function: ast.expr) -> bool:
+    """Whether a function returns text made of its arguments or of what it belongs to."""
+    if isinstance(function, ast.Attribute):
+        return function.attr in ("format", "join", "replace", "removesuffix", "removeprefix")
+    return ast.unparse(function) == "str"
+
+
+def _strangers(part: ast.expr, own: dict[str, ast.expr]) -> list[str]:
+    """Return what in a part of a path is a name that nothing has made safe."""
+    if isinstance(part, ast.Call) and ast.unparse(part.func) in SAFE:
+        return []
+    if isinstance(part, ast.Call) and not _is_text(part.func):
+        return []
+    if isinstance(part, ast.Name) and part.id in own:
+        return _strangers(own[part.id], {k: v for k, v in own.items() if k != part.id})
+    text = ast.unparse(part)
+    if text in KNOWN:
+        return []
+    if isinstance(part, ast.Attribute) and part.attr in ("name", "class_names", "names", "split"):
+        return [text]
+    if isinstance(part, ast.Name) and part.id in ("name", "names", "split", "text", "title"):
+        return [text]
+    return [name for inner in ast.iter_child_nodes(part) for name in _strangers(inner, own)]  # type: ignore[arg-type]
+
+
+def _functions(tree: ast.Module) -> list[ast.AST]:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return [node for node in ast.walk(tree) if isinstance(node, kinds)]
+
+
+def _assigned(node: ast.AST) -> list[tuple[str, ast.expr]]:
+    if not isinstance(node, ast.Assign):
+        return []
+    target, value = node.targets[0], node.value
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        pairs = zip(target.elts, value.elts, strict=False)
+        return [(name.id, part) for name, part in pairs if isinstance(name, ast.Name)]
+    return [(target.id, value)] if isinstance(target, ast.Name) else []
+
+
+def unsafe_paths(source: str) -> list[str]:
+    """Return the names of strangers that a module makes paths of, without `file_name`."""
+    found = []
+    for function in _functions(ast.parse(source)):
+        own = dict(pair for node in ast.walk(function) for pair in _assigned(node))
+        found += [name for part in _parts(function) for name in _strangers(part, own)]
+    return found
+
+
+def test_only_one_function_makes_a_file_name_of_a_name() -> None:
+    """Fails where a path is made of a store's, a split's, a class's or a clip's name."""
+    assert unsafe_paths("def f(run, store):\n    return run / store.name") == ["store.name"]
+    assert unsafe_paths("def f(run, store):\n    a = f'{store.name}-x'\n    return run / a")
+    assert unsafe_paths("def f(run, split):\n    return run.with_name(f'{split}.json')")
+    assert not unsafe_paths("def f(run, store):\n    return run / file_name(store.name)")
+    found = [
+        f"{path.relative_to(PACKAGE)}: {name}"
+        for path in SOURCES
+        for name in unsafe_paths(path.read_text())
+    ]
+    assert set(found) - set(KNOWN) == set()
+    assert len(found) > 5
+
+
+def printing(source: str) -> list[int]:
+    """Return the lines of a module that print otherwise than by `say`."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and (
+            (isinstance(node.func, ast.Name) and node.func.id == "print")
+            or ast.unparse(node.func) in ("sys.stdout.write", "sys.stderr.write")
+        )
+    ]
+
+
+def test_nothing_is_printed_raw() -> None:
+    """Only `say` prints, and the live line of a run, whose texts are made printable first."""
+    assert printing("print(1)\nsys.stderr.write('x')\nsay(2)") == [1, 2]
+    found = {path.name: printing(path.read_text()) for path in SOURCES}
+    assert found.pop("names.py")
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+def test_the_log_of_a_run_shows_what_a_terminal_would_obey(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RunLog(tmp_path, 0, tensorboard=False) as log:
+        log.note("store \x1b[2J")
+        log.line("step \u202e")
+        log.live = Mock()
+        log.console = Mock()
+        log.note("store \x1b[2J")
+        log.line("step \u202e")
+        assert log.console.print.call_args.args == ("store \\x1b[2J",)
+        assert log.live.update.call_args.args[0].plain == "step \\u202e"
+        log.live = None
+    assert capsys.readouterr().out == "store \\x1b[2J\nstep \\u202e\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from sjepa_fast.build import build_model
 from sjepa_fast.config.files import read_config
 from sjepa_fast.config.schema import TrainConfig
+from sjepa_fast.config.validation import validate
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.data.feed import open_clips
 from sjepa_fast.data.store import Store, open_store
@@ -23,6 +23,7 @@ from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.request import Request
 from sjepa_fast.joint_map import map_joints
 from sjepa_fast.models.encoder import SkeletonTransformer
+from sjepa_fast.opening import check_fields, read_json, read_text
 from sjepa_fast.runtime.checkpoint import Checkpoint, latest_checkpoint
 from sjepa_fast.runtime.device import pick_device, settled_dtype, wants_compile
 from sjepa_fast.runtime.dist import World, connect, environment_world
@@ -33,6 +34,8 @@ from sjepa_fast.skeletons import SkeletonLayout
 
 # One process may still fine-tune a seed when the others have finished theirs.
 PATIENCE = datetime.timedelta(days=7)
+# What `data.json` of a run says of the store; `layout` is missing in runs of older versions.
+_RECORD = {"store": (str,), "fingerprint": (str, type(None)), "split": (str,)}
 
 
 @dataclass(frozen=True)
@@ -66,20 +69,26 @@ class Subject:
 
 
 def read_run(run: Path) -> TrainConfig:
-    """Read the configuration that a run folder holds."""
+    """Read the configuration that a run folder holds; raises InputError if it cannot work."""
     file = run / "config.yaml"
     if not file.is_file():
         raise InputError("run", f"{run} is not a run folder", "name a folder with a run")
-    return read_config(file)
+    config = read_config(file)
+    validate(config)
+    return config
 
 
-def _data_record(run: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((run / "data.json").read_text())
+def data_record(run: Path) -> dict[str, Any]:
+    """Read what a run folder says of its data; raises InputError if it does not say it."""
+    path = run / "data.json"
+    record = read_json("run", path)
+    check_fields("run", path, record, _RECORD)
     return record
 
 
-def _trained_layout(run: Path, own_root: Path | None) -> SkeletonLayout:
-    record = _data_record(run)
+def trained_layout(run: Path, own_root: Path | None) -> SkeletonLayout:
+    """Return the joints that a run was trained on; older runs had them in their store alone."""
+    record = data_record(run)
     if "layout" in record:
         return SkeletonLayout.from_dict(record["layout"])
     if own_root is None:
@@ -115,7 +124,7 @@ def open_subject(request: Request) -> Subject:
     checkpoint = latest_checkpoint(request.run) if trained_encoder else None
     layout = store.layout
     if checkpoint is not None:
-        layout = _trained_layout(request.run, trained.data.root)
+        layout = trained_layout(request.run, trained.data.root)
     world = environment_world()
     device = pick_device(config.runtime, world.local_rank)
     connect(world, device, PATIENCE)
@@ -195,7 +204,7 @@ def load_encoder(
 
 def clips_seen_in_training(run: Path, store: Store, ids: np.ndarray) -> int | None:
     """Count the clips, by name, that the run was pre-trained on; None if it does not know."""
-    seen = set((run / "train_ids.txt").read_text().splitlines())
+    seen = set(read_text("run", run / "train_ids.txt").splitlines())
     if not seen:
         return None
     return sum(str(store.names[i]) in seen for i in ids)
@@ -207,7 +216,7 @@ def describe(subject: Subject, encoder: str) -> dict[str, object]:
     if subject.checkpoint is not None:
         manifest = read_manifest(subject.checkpoint.path)
         weights = {"step": manifest.step, "sha256": manifest.files[WEIGHTS].sha256}
-    trained_on = {k: v for k, v in _data_record(subject.run).items() if k != "layout"}
+    trained_on = {k: v for k, v in data_record(subject.run).items() if k != "layout"}
     layout, trained = subject.store.layout, subject.layout
     mapped = None
     if layout.joints != trained.joints:

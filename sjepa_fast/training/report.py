@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import torch
 
 from sjepa_fast.config.schema import TrainConfig, replace
@@ -12,6 +10,7 @@ from sjepa_fast.data.store import Store
 from sjepa_fast.evaluation.features import nearest_neighbour
 from sjepa_fast.evaluation.metrics import accuracy, confusion_matrix
 from sjepa_fast.objectives.objective import Objective, make_step_input
+from sjepa_fast.opening import check_fields, read_json
 from sjepa_fast.runtime.files import write_json
 from sjepa_fast.runtime.logging import read_metrics
 from sjepa_fast.viz.confusion import plot_confusion
@@ -46,6 +45,13 @@ def picture_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> Non
     )
 
 
+def _score_before(config: TrainConfig) -> float:
+    path = config.run / "results" / "knn-before.json"
+    score = read_json("run", path)
+    check_fields("run", path, score, {"top1": (float,)})
+    return float(score["top1"])
+
+
 def write_report(
     config: TrainConfig, store: Store, clips: ResidentClips, model: Objective, dtype: torch.dtype
 ) -> list[str]:
@@ -65,7 +71,7 @@ def write_report(
     train = train.to(device)
     guess = nearest_neighbour(model.eval_encoder, clips, train, test, config, dtype)
     after = accuracy(guess, labels)
-    before = json.loads((config.run / "results" / "knn-before.json").read_text())["top1"]
+    before = _score_before(config)
     matrix = confusion_matrix(guess, labels, len(store.class_names))
     picture = config.run / "confusion.png"
     plot_confusion(matrix, store.class_names, picture, title=f"1-NN, {after:.1f} %")
