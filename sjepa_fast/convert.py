@@ -9,13 +9,10 @@ Shapes: S segments, V joints, l frames per segment, C coordinates, D width.
 
 from __future__ import annotations
 
-import argparse
-import pickle
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -27,9 +24,11 @@ from sjepa_fast.config.files import to_yaml
 from sjepa_fast.config.validation import validate
 from sjepa_fast.errors import InputError
 from sjepa_fast.models.predictor import Predictor
+from sjepa_fast.names import say
 from sjepa_fast.objectives.mamp import MAMP
 from sjepa_fast.runtime.checkpoint import Contents, write_checkpoint
 from sjepa_fast.runtime.files import new_folder, write_json, write_text
+from sjepa_fast.runtime.foreign import Foreign, Stored
 from sjepa_fast.skeletons import NTU25
 
 # Encoder and predictor parts outside the blocks: our names to MAMP's.
@@ -85,23 +84,17 @@ def read_state(file: Path) -> dict[str, Tensor]:
     Returns its tensors by name, without the prefix of DistributedDataParallel. Raises InputError if
     the file cannot be read, would run code, or holds no state dict.
     """
-    try:
-        # The authors' scripts keep their parsed arguments, plain values, beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError("file", f"{file}: {error.strerror}", "name a checkpoint") from error
-    except pickle.UnpicklingError as error:
-        value = f"{file} is no checkpoint, or holds more than tensors and plain values"
-        fix = "save its state dict alone: torch.save(model.state_dict(), FILE)"
-        raise InputError("file", value, fix) from error
-    except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError("file", f"{file}: {error}", "use an undamaged checkpoint") from error
-    state = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(state, dict):
-        raise InputError("file", f"{file} holds no state dict", "save model.state_dict()")
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    return {str(name).removeprefix("module."): value for name, value in tensors.items()}
+    with Foreign(file) as opened:
+        loaded = opened.content
+        state = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
+        if not isinstance(state, dict):
+            raise InputError("file", f"{file} holds no state dict", "save model.state_dict()")
+        tensors = {}
+        for key, value in state.items():
+            if isinstance(value, Stored):
+                name = str(key).removeprefix("module.")
+                tensors[name] = opened.tensor(value)
+    return tensors
 
 
 def _sizes(state: dict[str, Tensor], heads: int) -> tuple[schema.ModelConfig, int, int]:
@@ -149,7 +142,8 @@ def encoder_weights(state: dict[str, Tensor], model: schema.ModelConfig) -> dict
 
     MAMP embeds by a convolution, whose weight (D, C, l, 1) numbers a tubelet coordinate first; our
     linear layer numbers it frame first (method section 2). Its position tables are (1, S, 1, D)
-    and (1, 1, V, D), ours (S, D) and (V, D). Raises InputError if a tensor is missing.
+    and (1, 1, V, D), ours (S, D) and (V, D). Raises InputError if a tensor is missing, or not
+    finite.
     """
     names = _names(_ENCODER, "blocks", model.depth)
     missing = [theirs for theirs in names.values() if theirs not in state]
@@ -157,6 +151,10 @@ def encoder_weights(state: dict[str, Tensor], model: schema.ModelConfig) -> dict
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError("file", f"has no {missing[0]}{more}", "use a whole checkpoint of MAMP")
     weights = {ours: state[theirs].float() for ours, theirs in names.items()}
+    for ours, weight in weights.items():
+        if not weight.isfinite().all():
+            fix = "use a checkpoint from before the training broke down"
+            raise InputError(names[ours], "holds NaN or an infinity", fix)
     kernel = weights["embed.proj.weight"]
     weights["embed.proj.weight"] = kernel.squeeze(3).transpose(1, 2).flatten(1)
     for table in ("embed.temporal", "embed.spatial"):
@@ -168,7 +166,7 @@ def predictor_weights(state: dict[str, Tensor], predictor: Predictor) -> dict[st
     """Rename and reshape MAMP's decoder weights into our predictor's state dict.
 
     MAMP's decoder numbers a token's outputs frame first, as we do. Returns None where the
-    checkpoint has no whole decoder of the encoder's width.
+    checkpoint has no whole decoder of the encoder's width, all of whose weights are finite.
     """
     names = _names(_PREDICTOR, "decoder_blocks", len(predictor.blocks))
     weights = {}
@@ -177,6 +175,8 @@ def predictor_weights(state: dict[str, Tensor], predictor: Predictor) -> dict[st
         if found is None or found.numel() != empty.numel() or found.shape[-1] != empty.shape[-1]:
             return None
         weights[ours] = found.float().reshape(empty.shape)
+        if not weights[ours].isfinite().all():
+            return None
     return weights
 
 
@@ -215,7 +215,7 @@ def convert(request: ConvertConfig) -> int:
         model.predictor.load_state_dict(predictor)
         taken |= set(_names(_PREDICTOR, "decoder_blocks", sizes.predictor_depth).values())
     _write(request, config, model)
-    print(
+    say(
         f"taken over: the encoder, {sizes.depth} blocks of width {sizes.width} with {sizes.heads} "
         f"heads, for {frames} frames in segments of {sizes.segment_length}"
         + ("" if predictor is None else f"; the decoder, {sizes.predictor_depth} blocks")
@@ -223,10 +223,10 @@ def convert(request: ConvertConfig) -> int:
     left = sorted(set(state) - taken)
     if left:
         groups = sorted({name.split(".")[0] for name in left})
-        print(f"not taken over: {len(left)} tensors ({', '.join(groups)})")
+        say(f"not taken over: {len(left)} tensors ({', '.join(groups)})")
     if predictor is None:
-        print("not taken over: a decoder; the predictor is untrained")
-    print(f"wrote {request.out}; score it: python -m sjepa_fast.evaluate linear {request.out}")
+        say("not taken over: a decoder; the predictor is untrained")
+    say(f"wrote {request.out}; score it: python -m sjepa_fast.evaluate linear {request.out}")
     return 0
 
 
