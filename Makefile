@@ -27,7 +27,10 @@ RECORD ?= --out benchmarks/results/cpu-2-cores/torture.json --document docs/reli
 # What `make rehearse` runs.
 REHEARSE := tests/null_gpu
 
-.PHONY: env demo test torture bench lint pydoclint audit lock cuda rehearse clean
+# Changed files of every kind, and how many of each: make fuzz INPUTS=1000 FUZZ_FLAGS="--seed 1"
+INPUTS ?= 5000
+
+.PHONY: env demo test torture fuzz bench lint pydoclint audit lock cuda rehearse clean
 
 env: $(STAMP)
 
@@ -48,6 +51,9 @@ test: env
 # A thousand SIGKILLs take about as long as the tests, so they are not among them; a few are.
 torture: env
 	$(BIN)/python -m tests.torture --kills $(KILLS) $(RECORD)
+
+fuzz: env
+	$(BIN)/python -m tests.fuzz --inputs $(INPUTS) $(FUZZ_FLAGS)
 
 $(CUDA_STAMP): constraints.txt tests/null_gpu/constraints.txt
 	test -x $(CUDA_BIN)/python || $(PYTHON) -m venv $(CUDA_VENV)

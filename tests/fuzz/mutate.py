@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -285,7 +286,7 @@ def mutate_zip(rng: random.Random, members: Mapping[str, bytes]) -> bytes:
 def lie_about_size(rng: random.Random, archive: bytes) -> bytes:
     """Overwrite the sizes of one entry in the archive's directory."""
     data = bytearray(archive)
-    places = [i for i in range(len(data) - 4) if data[i : i + 4] == b"PK\x01\x02"]
+    places = [found.start() for found in re.finditer(b"PK\x01\x02", archive)]
     if places:
         at = rng.choice(places)
         size = rng.choice((0, 1, 2**20, 2**31, 2**32 - 1))

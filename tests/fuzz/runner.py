@@ -77,13 +77,14 @@ class Worker:
     def run(
         self, target: str, module: str, seed: int, numbers: range, seconds: float | None = None
     ) -> Tally:
-        """Open the inputs of a range, or as many of them as the seconds allow."""
+        """Open the inputs of a range, or as many as the seconds allow; a setup is not counted."""
         tally = Tally(target)
-        until = time.monotonic() + seconds if seconds is not None else 1e18
+        most = 1e9 if seconds is None else seconds
         following = numbers.start
-        while following < numbers.stop and time.monotonic() < until:
-            job = {"module": module, "target": target, "seed": seed, "until": until}
-            job |= {"start": following, "stop": numbers.stop, "limit": self._limit}
+        while following < numbers.stop and tally.seconds < most:
+            job = {"module": module, "target": target, "seed": seed}
+            job |= {"start": following, "stop": numbers.stop}
+            job |= {"seconds": most - tally.seconds, "limit": self._limit}
             try:
                 for number, *rest in self.answers(job, tally):
                     tally.add(seed, number, *rest)

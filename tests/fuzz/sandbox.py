@@ -74,7 +74,8 @@ class Sandbox:
                 paths = [os.path.realpath(f"/proc/self/fd/{args[1]}") + f"/{args[0]}"]
             bad = not all(self._may_change(path) for path in paths)
         elif event in _CODE:
-            bad = CANARY in str(args[0])[:10_000]
+            # `ast.literal_eval` compiles too, under this name, and runs nothing.
+            bad = CANARY in str(args[0])[:10_000] and "<unknown>" not in args[1:]
         else:
             bad = event in _RUNS
         if bad:

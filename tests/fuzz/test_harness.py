@@ -37,7 +37,7 @@ def test_an_input_depends_on_seed_and_number_alone(worker: Worker) -> None:
     """Input 7 is the same after six others and by itself."""
     details = {}
     for start in (0, 7):
-        job = {"module": PLANTED, "target": "refused", "seed": 3, "until": 1e18}
+        job = {"module": PLANTED, "target": "refused", "seed": 3, "seconds": 60}
         job |= {"start": start, "stop": 8, "limit": 1}
         found = [detail for _, _, detail, _ in worker.answers(job, Tally("refused"))]
         details[start] = found[-1]

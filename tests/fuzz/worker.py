@@ -114,8 +114,8 @@ def _where(error: BaseException) -> str:
 def serve(jobs: TextIO, answers: TextIO, folder: Path) -> None:
     """Answer jobs until there are no more.
 
-    A job is `{"module", "target", "seed", "start", "stop", "until", "limit"}`: numbers from start
-    to stop, none begun after the moment `until` of `time.monotonic`, `limit` seconds for each. The
+    A job is `{"module", "target", "seed", "start", "stop", "seconds", "limit"}`: numbers from
+    start to stop, none begun after so many seconds, `limit` seconds for each. The
     answers are an empty string, or the reason for which the target cannot run here; then
     `[number, outcome, detail, seconds]` of each input, and `null`.
     """
@@ -141,9 +141,10 @@ def serve(jobs: TextIO, answers: TextIO, folder: Path) -> None:
                 continue
             ready.add(target.name)
         answer("")
+        until = time.monotonic() + job["seconds"]
         for number in range(job["start"], job["stop"]):
             began = time.monotonic()
-            if began > job["until"]:
+            if began > until:
                 break
             outcome, detail = execute(target, job["seed"], number, sandbox, job["limit"])
             answer([number, outcome, detail, time.monotonic() - began])
