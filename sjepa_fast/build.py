@@ -46,8 +46,8 @@ def build_model(
         crops = [clips.eval_crop(ids, config.data) for ids in torch.split(train_ids[:4096], 256)]
         bodies = torch.cat(crops).flatten(0, 1)
         present = (bodies != 0).flatten(1).any(dim=1)
-        tokens = to_tubelets(bodies[present], config.model.segment_length).flatten(0, 1)
-        mean, matrix = fit_whitening(tokens, config.data.whiten)
+        tubelets = to_tubelets(bodies[present], config.model.segment_length).flatten(0, 1)
+        mean, matrix = fit_whitening(tubelets, config.data.whiten)
         for encoder in {model.view_encoder, model.eval_encoder}:
             encoder.embed.get_buffer("whiten_mean").copy_(mean)
             encoder.embed.get_buffer("whiten_matrix").copy_(matrix)
