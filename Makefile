@@ -100,6 +100,7 @@ audit: $(AUDIT)/pip-audit
 lock: $(AUDIT)/pip-audit
 	$(LOCK) .ci/requirements.txt --extra dev pyproject.toml
 	echo pydoclint | $(LOCK) .ci/requirements-lint.txt -
+	sed -i '/^torch==/,/[^\\]$$/d' .ci/requirements.txt
 	sed -i '1i # What continuous integration installs, with the hash of every file that pip may take.\n# Made by `make lock` out of pyproject.toml and constraints.txt.' .ci/requirements*.txt
 
 clean:

@@ -44,3 +44,8 @@ def test_commands_work_one_after_another(tmp_path: Path) -> None:
     # The score at the end of training, of process 0 alone.
     (file,) = results.glob("knn-target-*.json")
     assert json.loads(file.read_text())["top1_k1"] == after
+
+
+def test_the_readmes_line_is_one_of_them() -> None:
+    lines = commands("README.md")
+    assert lines and all(words in commands(DOCUMENT) for words in lines)
