@@ -13,7 +13,7 @@ from sjepa_fast.skeletons import SkeletonLayout
 
 # Of one store. Names are also bounded because an array of text is as wide as its longest.
 MAX_CLIPS = 2**21
-MAX_CLASSES = 100_000
+MAX_CLASSES = 2_000  # a confusion matrix has its square
 MOST_BODIES = 64
 MAX_NAME = 255
 MAX_REASON = 300

@@ -13,9 +13,11 @@ from matplotlib.image import imread
 
 from sjepa_fast.config.files import to_yaml
 from sjepa_fast.config.schema import TrainConfig, replace
+from sjepa_fast.data.clip_table import MAX_CLASSES
 from sjepa_fast.data.synthetic import synthetic_clip
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluate import write_result
+from sjepa_fast.evaluation.metrics import confusion_matrix
 from sjepa_fast.evaluation.outcome import Outcome, Result
 from sjepa_fast.evaluation.protocols.ensemble import EnsembleRequest, run_ensemble
 from sjepa_fast.evaluation.subject import clips_seen_in_training, data_record, read_run
@@ -56,6 +58,14 @@ def test_pictures_take_any_name_and_no_formula(tmp_path: Path) -> None:
     clip = synthetic_clip(13, 0, 1, 1)[:, :32]
     masked = np.zeros((len(clip), 8, 25), dtype=bool)
     plot_clip_mask(clip, NTU25, masked, tmp_path / "m.png", "$\\frac{$", 4)
+
+
+def test_the_most_classes_that_a_store_may_have_can_be_scored(tmp_path: Path) -> None:
+    labels = torch.arange(MAX_CLASSES)
+    matrix = confusion_matrix(labels, labels.flip(0), MAX_CLASSES)
+    assert matrix.nbytes <= 2**26 and matrix.sum() == MAX_CLASSES
+    plot_confusion(matrix, [f"class {i}" for i in range(MAX_CLASSES)], tmp_path / "c.png", "t")
+    assert max(imread(tmp_path / "c.png").shape) < 3000
 
 
 def record(run: Path, text: str) -> None:
