@@ -44,9 +44,10 @@ $(STAMP): $(INSTALLED_FROM)
 demo: env
 	$(BIN)/python -m sjepa_fast.train --compile $(DEMO_FLAGS)
 
-# Each process computes with one thread and takes up to 2 GB.
+# Each process computes with one thread and takes up to 2 GB. A file stays in one process, for what
+# its tests share; the order is that of the tree, where the longest file comes early.
 test: env
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 # A thousand SIGKILLs take about as long as the tests, so they are not among them; a few are.
 torture: env

@@ -22,24 +22,42 @@ JSON_BYTES = 8 * 2**20
 LIST_BYTES = 64 * 2**20
 
 
-def open_regular(argument: str, path: Path) -> io.FileIO:
-    """Open a regular file to read; links are followed.
+# Without waiting for the other end of a FIFO.
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
-    Raises InputError for anything else: no file, a folder, a FIFO, a device, a socket, no
-    permission.
+
+class Unreadable(ValueError):
+    """A file that cannot be used; the message says why, without its name."""
+
+
+def reason_of(error: Exception) -> str:
+    """Return the words of an exception of a library, without a path where it has one."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def regular_handle(path: Path) -> int:
+    """Open a regular file for reading, also behind links.
+
+    Returns the descriptor. Raises Unreadable if there is none, it may not be read, or it is a
+    folder, a FIFO, a socket or a device.
     """
     try:
-        # Without waiting for a FIFO's other end.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except OSError as error:
-        raise InputError(argument, f"{path}: {error.strerror}", "name a file") from error
-    except ValueError as error:
-        # A zero byte in the name, or no name at all.
+        handle = os.open(path, _FLAGS)
+        mode = os.fstat(handle).st_mode
+    except (OSError, ValueError) as error:  # a zero byte in the name is a ValueError
+        raise Unreadable(reason_of(error)) from error
+    if stat.S_ISREG(mode):
+        return handle
+    os.close(handle)
+    raise Unreadable("is a directory" if stat.S_ISDIR(mode) else "is no regular file")
+
+
+def open_regular(argument: str, path: Path) -> io.FileIO:
+    """Open a regular file as `regular_handle`. Raises InputError where that refuses it."""
+    try:
+        return io.FileIO(regular_handle(path))
+    except Unreadable as error:
         raise InputError(argument, f"{path}: {error}", "name a file") from error
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise InputError(argument, f"{path} is no regular file", "name a file")
-    return io.FileIO(handle)
 
 
 def read_regular(argument: str, path: Path, most: int) -> bytes:

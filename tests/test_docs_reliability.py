@@ -17,12 +17,13 @@ def test_every_fault_has_a_test_that_exists() -> None:
     faults = TEXT.partition("| --- |")[2].partition("\n\n")[0].splitlines()[1:]
     assert len(faults) > 10
     for line in faults:
-        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", line.split("|")[-2])
+        named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", line.split("|")[-2])
         assert named, line
         for file, name in named:
             tree = ast.parse((ROOT / file).read_text())
             found = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-            assert name in found, f"{file}::{name}"
+            # A file without a name is all of its tests.
+            assert name in found or (not name and "test_" in "".join(found)), f"{file}::{name}"
 
 
 def test_the_table_of_kills_is_the_recorded_one() -> None:

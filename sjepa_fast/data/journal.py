@@ -12,8 +12,9 @@ import os
 from pathlib import Path
 
 from sjepa_fast.data.clip_table import ClipTable, Entry, is_name
-from sjepa_fast.data.safe_files import Unreadable, parse_json
+from sjepa_fast.data.safe_files import parse_json
 from sjepa_fast.errors import InputError
+from sjepa_fast.opening import Unreadable
 
 NAME = "journal.jsonl"
 

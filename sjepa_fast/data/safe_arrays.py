@@ -21,7 +21,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sjepa_fast.data.safe_files import Unreadable, open_regular, reason_of, regular_handle
+from sjepa_fast.data.safe_files import open_regular
+from sjepa_fast.opening import Unreadable, reason_of, regular_handle
 
 Array = NDArray[Any]
 

@@ -8,43 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sjepa_fast.opening import Unreadable, reason_of, regular_handle
+
 # A byte of JSON takes up to four in memory as text, and a value up to a hundred.
 JSON_BYTES = 32 * 2**20
 JSON_VALUES = 3 * 2**20
-
-# Without waiting for the other end of a FIFO.
-_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-
-
-class Unreadable(ValueError):
-    """A file that cannot be used; the message says why, without its name."""
-
-
-def reason_of(error: Exception) -> str:
-    """Return the words of an exception of a library, without a path where it has one."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def regular_handle(path: Path) -> int:
-    """Open a regular file for reading, also behind links.
-
-    Returns the descriptor. Raises Unreadable if there is none, it may not be read, or it is a
-    folder, a FIFO, a socket or a device.
-    """
-    try:
-        handle = os.open(path, _FLAGS)
-        mode = os.fstat(handle).st_mode
-    except (OSError, ValueError) as error:  # a zero byte in the name is a ValueError
-        raise Unreadable(reason_of(error)) from error
-    if stat.S_ISREG(mode):
-        return handle
-    os.close(handle)
-    raise Unreadable("is a directory" if stat.S_ISDIR(mode) else "is no regular file")
 
 
 def open_regular(path: Path) -> BinaryIO:

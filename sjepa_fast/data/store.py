@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sjepa_fast.data.safe_arrays import map_npy
-from sjepa_fast.data.safe_files import Unreadable, read_json
+from sjepa_fast.data.safe_files import read_json
 from sjepa_fast.data.store_schema import ARRAYS, check_arrays, check_manifest
 from sjepa_fast.errors import InputError
 from sjepa_fast.names import printable
+from sjepa_fast.opening import Unreadable
 from sjepa_fast.skeletons import SkeletonLayout
 
 VERSION = 1

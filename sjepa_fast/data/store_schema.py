@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from sjepa_fast.data.clip_table import MAX_CLASSES, MAX_CLIPS, MAX_NAME, MOST_BODIES, is_name
 from sjepa_fast.data.safe_arrays import texts_of
-from sjepa_fast.data.safe_files import Unreadable
 from sjepa_fast.errors import InputError
+from sjepa_fast.opening import Unreadable
 from sjepa_fast.skeletons import SkeletonLayout
 
 Arrays = dict[str, NDArray[Any]]

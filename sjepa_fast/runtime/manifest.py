@@ -6,12 +6,8 @@ A file is opened once, compared with the manifest, and read through that same op
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +15,7 @@ import safetensors
 from torch import Tensor
 
 from sjepa_fast.errors import InputError
+from sjepa_fast.opening import reason_of, regular_handle
 
 MANIFEST, WEIGHTS, STATE = "checkpoint.json", "model.safetensors", "state.safetensors"
 FORMAT = 1
@@ -71,13 +68,12 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        with open_regular(path) as file:
+        with os.fdopen(regular_handle(path), "rb") as file:
             text = file.read(_MANIFEST_BYTES).decode()
-    except FileNotFoundError as error:
-        raise refusal(folder, f"has no {MANIFEST}", _OLDER) from error
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise refusal(path, f"cannot be read ({reason})") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise refusal(folder, f"has no {MANIFEST}", _OLDER) from error
+        raise refusal(path, f"cannot be read ({reason_of(error)})") from error
     try:
         content = json.loads(text)
         own = {key: content[key] for key in ("format", "step", "files")}
@@ -117,16 +113,6 @@ def _structure(content: dict[str, Any]) -> Manifest | None:
     return Manifest(step, entries)
 
 
-@contextmanager
-def open_regular(path: Path) -> Iterator[io.BufferedReader]:
-    """Open a plain file to read; a pipe is refused, where it would be waited for."""
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError("not a plain file")
-        yield file
-
-
 def read_tensors(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of a checkpoint's file, and its notes, if every byte is as it was written.
 
@@ -139,7 +125,7 @@ def read_tensors(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, 
     if entry is None:
         raise refusal(folder, f"holds no {name}", "use a checkpoint that training wrote")
     try:
-        with open_regular(path) as file:
+        with os.fdopen(regular_handle(path), "rb") as file:
             if os.fstat(file.fileno()).st_size != entry.bytes:
                 raise refusal(path, f"has not the {entry.bytes} bytes that were written")
             if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:

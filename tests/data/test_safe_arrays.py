@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sjepa_fast.data.safe_arrays import Npz, load_npy, map_npy, npy_shape, texts_of
-from sjepa_fast.data.safe_files import Unreadable
+from sjepa_fast.opening import Unreadable
 
 ARRAY = np.arange(24, dtype=np.float32).reshape(2, 4, 3)
 

@@ -14,6 +14,7 @@ from tests.kernels.cases import Place, places
 from tests.kernels.interpreted import Run, start
 
 RUNS = pytest.StashKey[list[Run]]()
+FILES = pytest.StashKey[list[str]]()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -30,10 +31,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start what runs in the interpreter, on the core that the other tests leave idle."""
+    """Start what runs in the interpreter, on the core that the other tests leave idle.
+
+    Of several workers only the one that waits for it does, when it gets there.
+    """
     parameters = [getattr(item, "callspec", None) for item in session.items]
     files = [str(p.params["interpreted"]) for p in parameters if p and "interpreted" in p.params]
-    if files and HAVE_TRITON and not INTERPRETED and not session.config.option.collectonly:
+    session.stash[FILES] = files
+    shared = hasattr(session.config, "workerinput") or session.config.option.collectonly
+    if files and HAVE_TRITON and not INTERPRETED and not shared:
         alone = len(files) == len(session.items)
         session.stash[RUNS] = start(files, processes=2 if alone else 1)
 
@@ -49,7 +55,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.fixture
 def interpreter(request: pytest.FixtureRequest) -> list[Run]:
     """The processes that run the tests of the selected files on interpreted kernels."""
-    return request.session.stash[RUNS]
+    stash = request.session.stash
+    if RUNS not in stash:
+        stash[RUNS] = start(stash[FILES], processes=1)
+    return stash[RUNS]
 
 
 @pytest.fixture

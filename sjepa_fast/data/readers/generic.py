@@ -39,15 +39,9 @@ from sjepa_fast.data.readers.record import (
     set_name,
 )
 from sjepa_fast.data.safe_arrays import load_npy, npy_shape
-from sjepa_fast.data.safe_files import (
-    Unreadable,
-    is_folder,
-    is_there,
-    names_in,
-    read_json,
-    read_text,
-)
+from sjepa_fast.data.safe_files import is_folder, is_there, names_in, read_json, read_text
 from sjepa_fast.errors import InputError
+from sjepa_fast.opening import Unreadable
 from sjepa_fast.skeletons import LAYOUTS, SkeletonLayout, layout_named
 
 LABELS, LAYOUT = "labels.csv", "layout.json"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sjepa_fast.data.clip_table import MOST_BODIES
 from sjepa_fast.data.readers.record import MAX_NUMBERS
-from sjepa_fast.data.safe_files import Unreadable
+from sjepa_fast.opening import Unreadable
 from sjepa_fast.skeletons import SkeletonLayout
 
 Array = NDArray[np.float64]

@@ -15,8 +15,9 @@ from sjepa_fast.data.readers.ntu_denoise import denoise
 from sjepa_fast.data.readers.ntu_splits import ntu60_splits, ntu120_splits, parse_ntu_name
 from sjepa_fast.data.readers.ntu_text import Tracks, parse_all
 from sjepa_fast.data.readers.record import Record, Source, closed_folders, identity_of
-from sjepa_fast.data.safe_files import Unreadable, find_files, read_bytes, read_text
+from sjepa_fast.data.safe_files import find_files, read_bytes, read_text
 from sjepa_fast.errors import InputError
+from sjepa_fast.opening import Unreadable
 from sjepa_fast.skeletons import NTU25
 
 CLASSES = {"ntu60": 60, "ntu120": 120}

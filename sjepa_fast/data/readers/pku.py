@@ -32,8 +32,9 @@ from sjepa_fast.data.readers.record import (
     identity_of,
     two_parts,
 )
-from sjepa_fast.data.safe_files import Unreadable, find_files, read_text
+from sjepa_fast.data.safe_files import find_files, read_text
 from sjepa_fast.errors import InputError
+from sjepa_fast.opening import Unreadable
 from sjepa_fast.skeletons import NTU25
 
 CLASSES = 51

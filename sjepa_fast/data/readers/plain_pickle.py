@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sjepa_fast.data.safe_files import Unreadable, regular_handle
+from sjepa_fast.opening import Unreadable, regular_handle
 
 # A step makes some 100 bytes of objects, often from one byte; arrays need few steps for their size.
 STEPS = 500_000

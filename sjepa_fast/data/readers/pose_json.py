@@ -20,7 +20,6 @@ import numpy as np
 from sjepa_fast.data.readers.image_pose import Person
 from sjepa_fast.data.safe_files import (
     JSON_BYTES,
-    Unreadable,
     check_values,
     is_folder,
     names_in,
@@ -28,6 +27,7 @@ from sjepa_fast.data.safe_files import (
     read_bytes,
     read_json,
 )
+from sjepa_fast.opening import Unreadable
 
 Frames = list[list[Person]]
 FORMATS = ("coco17", "openpose18", "mediapipe33")

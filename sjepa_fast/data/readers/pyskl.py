@@ -32,8 +32,9 @@ from sjepa_fast.data.readers.record import (
     set_name,
 )
 from sjepa_fast.data.safe_arrays import texts_of
-from sjepa_fast.data.safe_files import Unreadable, state_of
+from sjepa_fast.data.safe_files import state_of
 from sjepa_fast.errors import InputError
+from sjepa_fast.opening import Unreadable
 from sjepa_fast.skeletons import LAYOUTS, SkeletonLayout
 
 SHARED_BYTES = 64 * 2**20

@@ -26,8 +26,9 @@ from sjepa_fast.data.readers.record import (
     two_parts,
 )
 from sjepa_fast.data.safe_arrays import Npz, texts_of
-from sjepa_fast.data.safe_files import Unreadable, is_folder
+from sjepa_fast.data.safe_files import is_folder
 from sjepa_fast.errors import InputError
+from sjepa_fast.opening import Unreadable
 from sjepa_fast.skeletons import KINECT15, KINECT20, SkeletonLayout
 
 Array = NDArray[Any]

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sjepa_fast.data.clip_table import MAX_CLASSES
-from sjepa_fast.data.safe_files import Unreadable, state_of
+from sjepa_fast.data.safe_files import state_of
 from sjepa_fast.errors import InputError
 from sjepa_fast.names import printable
+from sjepa_fast.opening import Unreadable
 from sjepa_fast.skeletons import SkeletonLayout
 
 # Coordinates of one clip, over all bodies, frames and joints: for 25 joints in space half an hour

@@ -13,12 +13,11 @@ import tyro
 from torch import Tensor
 
 from sjepa_fast.data.safe_arrays import Npz, texts_of
-from sjepa_fast.data.safe_files import Unreadable
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.metrics import accuracy
 from sjepa_fast.evaluation.outcome import Outcome, Result, over_seeds
 from sjepa_fast.names import file_name
-from sjepa_fast.opening import check_fields, read_json
+from sjepa_fast.opening import Unreadable, check_fields, read_json
 
 
 @dataclass(frozen=True)

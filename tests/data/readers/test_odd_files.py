@@ -22,9 +22,10 @@ from sjepa_fast.data.readers.pku import open_pku, parse_cut
 from sjepa_fast.data.readers.pyskl import open_pyskl
 from sjepa_fast.data.readers.ragged_npz import open_ragged
 from sjepa_fast.data.readers.record import MAX_NUMBERS, Source
-from sjepa_fast.data.safe_files import Unreadable, find_files, read_bytes
+from sjepa_fast.data.safe_files import find_files, read_bytes
 from sjepa_fast.data.store import open_store
 from sjepa_fast.errors import InputError
+from sjepa_fast.opening import Unreadable
 from sjepa_fast.prepare import PrepareConfig, prepare
 from sjepa_fast.skeletons import NTU25
 from tests.data.readers.test_files import annotation, write_nucla

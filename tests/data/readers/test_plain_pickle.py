@@ -11,7 +11,7 @@ import pytest
 
 from sjepa_fast.data.readers import plain_pickle
 from sjepa_fast.data.readers.plain_pickle import PickledArray, load_plain
-from sjepa_fast.data.safe_files import Unreadable
+from sjepa_fast.opening import Unreadable
 
 
 def load(tmp_path: Path, data: bytes) -> Any:
