@@ -20,6 +20,7 @@ from sjepa_fast.evaluation.recipes import FinetuneRecipe, LinearRecipe, Views
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.heads import ActionClassifier
 from sjepa_fast.objectives.objective import make_step_input
+from sjepa_fast.runtime.dist import World
 
 FRAMES, LENGTH = 10, 2
 STILL = Views(rotation=0.0)
@@ -45,7 +46,12 @@ def probe(
     clips: ResidentClips, ids: Tensor, config: TrainConfig, encoder: SkeletonTransformer
 ) -> None:
     subject: Any = SimpleNamespace(
-        device=ids.device, clips=clips, train_ids=ids, config=config, dtype=torch.float32
+        device=ids.device,
+        world=World(),
+        clips=clips,
+        train_ids=ids,
+        config=config,
+        dtype=torch.float32,
     )
     request: Any = SimpleNamespace(recipe=LinearRecipe(views=STILL), pool="mean")
     _epoch_features(subject, request, encoder, seed=0, epoch=0)
