@@ -220,7 +220,7 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
 
 
 def load_state(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> Tensor:
-    """Load a checkpoint's optimiser state, and return loss and norm of its last steps, (K, 2).
+    """Load a checkpoint's optimiser state, and return the history of its last steps, (K, 3).
 
     How to step is the device's and not the run's: on a GPU the step counts must be there, or the
     step cannot be a CUDA graph. Raises InputError if the checkpoint is damaged, or a tensor or

@@ -20,6 +20,7 @@ from sjepa_fast.runtime.manifest import refusal
 _NOT_COMPARED = ("params", "lr", "capturable", "fused", "foreach")
 _KEYS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 OTHER = "use a checkpoint of this configuration"
+_FINITE = "use an earlier checkpoint, or train again"
 
 
 def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -92,7 +93,10 @@ def check_groups(path: Path, text: str, own: list[dict[str, Any]]) -> None:
 
 
 def check_tensors(path: Path, stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Raise InputError unless both have the same names, shapes and types, and memory for them."""
+    """Raise InputError unless both have the same names, shapes and types, and memory for them.
+
+    Nor may a number be NaN or infinite: one of them would be in every feature.
+    """
     for name in sorted(stored.keys() ^ own.keys()):
         reason = f"has no {name}" if name in own else f"has {name!a:.80}, which nothing here takes"
         raise refusal(path, reason, OTHER)
@@ -104,3 +108,5 @@ def check_tensors(path: Path, stored: Mapping[str, Tensor], own: Mapping[str, Te
             raise refusal(path, reason, OTHER)
         if not tensor.is_contiguous() or tensor.untyped_storage().nbytes() < tensor.nbytes:
             raise refusal(path, f"has {name} without its own memory", OTHER)
+        if not bool(torch.isfinite(tensor).all()):
+            raise refusal(path, f"has {name} that is not finite", _FINITE)

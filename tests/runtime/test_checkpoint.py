@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections import Counter
@@ -179,6 +180,7 @@ def first_moment(change: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Tens
         (first_moment(lambda t: t.double()), "float64"),
         (first_moment(lambda t: t.int()), "int32"),
         (first_moment(lambda t: t.new_zeros(0, 2**62)), "exp_avg as"),
+        (first_moment(lambda t: t.log()), r"exp_avg that is not finite"),
         (lambda t: t.pop("optimizer.0.step"), r"has no optimizer\.0\.step"),
         (lambda t: t.update({"optimizer.9.step": torch.zeros(())}), "which nothing here takes"),
         (lambda t: t.update({"recent": torch.zeros(3)}), "last steps"),
@@ -242,6 +244,13 @@ def test_weights_of_another_type_are_refused(run: Path) -> None:
     model, _ = stepped(1)
     with pytest.raises(InputError, match=r"0\.bias as \(32,\) torch\.int32"):
         load_weights(saved, model)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(run: Path) -> None:
+    bad = torch.full((32,), math.nan)
+    checkpoint = rewrite(run, "model.safetensors", {"step": "4"}, **{"0.bias": bad})
+    with pytest.raises(InputError, match=r"0\.bias that is not finite"):
+        load_weights(checkpoint, stepped(0)[0])
 
 
 def test_old_checkpoints_are_dropped_only_before_the_step_that_is_saved(run: Path) -> None:
