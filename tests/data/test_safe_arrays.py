@@ -129,7 +129,7 @@ def test_archives_that_lie_are_refused(tmp_path: Path) -> None:
     with Npz(path) as archive, pytest.raises(Unreadable, match="a 0 times"):
         archive.load("a", 1000)
     archive_of(path, ("a.npy", good), method=zipfile.ZIP_LZMA)
-    with Npz(path) as archive, pytest.raises(Unreadable, match="method 14"):
+    with Npz(path) as archive, pytest.raises(Unreadable, match="14"):
         archive.load("a", 1000)
     archive_of(path, ("a.npy", good + b"more"))
     with Npz(path) as archive, pytest.raises(Unreadable, match="bytes for float32"):

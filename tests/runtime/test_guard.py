@@ -25,6 +25,12 @@ def compiler_as_before() -> Iterator[None]:
     torch._dynamo.reset()
 
 
+def one_clip() -> Any:
+    """What of a store decides the size of a model: joints, clips and bodies."""
+    layout = types.SimpleNamespace(num_joints=25)
+    return types.SimpleNamespace(layout=layout, labels_N=torch.zeros(1), max_bodies=1)
+
+
 @pytest.mark.parametrize(
     ("batch", "most", "multiple", "expected"),
     [(256, 100, 1, 64), (256, 128, 1, 128), (48, 20, 8, 8), (6, 5, 1, 3), (2, 0, 1, 0)],
@@ -159,9 +165,7 @@ def test_where_nothing_can_be_compiled_the_model_stays_eager(
         data=DataConfig(frames=8, bodies=1),
         model=ModelConfig(width=16, depth=2, heads=1, predictor_depth=1),
     )
-    layout = types.SimpleNamespace(num_joints=25)
-    clips = types.SimpleNamespace(layout=layout)
-    model = build_model(config, clips, torch.arange(1), CPU)  # type: ignore[arg-type]
+    model = build_model(config, one_clip(), torch.arange(1), CPU)
     x = torch.randn(1, 50, 12)
     before = model.view_encoder(x)
     monkeypatch.setattr(torch, "compile", refuse)
@@ -190,8 +194,7 @@ def test_compiled_are_the_networks_of_a_step_that_see_many_tokens(
         mask=MaskConfig(ratio=ratio),
         runtime=RuntimeConfig(compile=choice),
     )
-    clips = types.SimpleNamespace(layout=types.SimpleNamespace(num_joints=25))
-    model = build_model(config, clips, torch.arange(1), CPU)  # type: ignore[arg-type]
+    model = build_model(config, one_clip(), torch.arange(1), CPU)
     marked: list[object] = []
     monkeypatch.setattr(Block, "compile", lambda self, **_: marked.append(self))
     model.to(device)
@@ -220,8 +223,7 @@ def test_on_a_gpu_auto_compiles_the_blocks_that_gain(
             predictor=predictor,
         ),
     )
-    clips = types.SimpleNamespace(layout=types.SimpleNamespace(num_joints=25))
-    model = build_model(config, clips, torch.arange(1), CPU)  # type: ignore[arg-type]
+    model = build_model(config, one_clip(), torch.arange(1), CPU)
     marked: list[object] = []
     for kind in (Block, CrossBlock):
         monkeypatch.setattr(kind, "compile", lambda self, **_: marked.append(self))
