@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -307,7 +306,7 @@ def train(config: TrainConfig) -> int:
         if health.stops:
             why = diagnose(train_step, health, store, sampled, sampled_part)
             if world.leads:
-                print(why, file=sys.stderr)
+                say(why, to_stderr=True)
         elif step == total and world.leads:
             try:
                 for line in write_report(config, store, clips, model, dtype):
