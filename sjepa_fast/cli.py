@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ import tyro
 
 from sjepa_fast.config.schema import Switch
 from sjepa_fast.errors import InputError, RunStopped, nearest
-from sjepa_fast.names import say
+from sjepa_fast.names import hush, say
 
 T = TypeVar("T")
 
@@ -104,8 +103,7 @@ def run_main(body: Callable[[], int]) -> None:
         say(str(interrupt) or "interrupted", to_stderr=True)
         code = 130
     except BrokenPipeError:
-        # The reader of the pipe has closed it; Python must not report that again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        hush()
         code = 1
     except (OSError, RunStopped) as error:
         say(error, to_stderr=True)

@@ -7,6 +7,7 @@ are printable by themselves (`InputError`).
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 
 # Beside letters and digits of all scripts. No separator, no wildcard, nothing that a shell reads.
@@ -49,6 +50,14 @@ def say(text: object = "", *, to_stderr: bool = False) -> None:
     """Print lines, with everything escaped that a terminal would obey but the ends of lines."""
     for line in str(text).split("\n"):
         print(printable(line), file=sys.stderr if to_stderr else sys.stdout, flush=True)
+
+
+def hush() -> None:
+    """Send what is printed from here on nowhere: who read it has closed the pipe.
+
+    Python must not report that again at its exit.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _escape(code: int) -> str:

@@ -292,7 +292,7 @@ def train(config: TrainConfig) -> int:
                     signals.agree(world, device)
             stops = signals.stop is not None or health.stops
             # Broken weights must not replace good ones.
-            sound = (save_due or stops) and health.may_save(model, optimizer)
+            sound = (save_due or stops) and health.may_save(model, optimizer, world)
             if saver is not None and sound:
                 saver.save(step, train_step.recent(step, step - logged_step))
         if log is not None and saver is not None:

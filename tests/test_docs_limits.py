@@ -16,6 +16,7 @@ OTHERS = {
     "a configuration in YAML": files.YAML_BYTES,
     "its nesting": plain_yaml.DEEPEST,
     "a result or record": JSON_BYTES,
+    "the same, where an ensemble": ensemble.RESULT_BYTES,
     "a list": LIST_BYTES,
     "saved scores": ensemble.SCORES_BYTES,
     "what names the tensors": foreign.PICKLE_BYTES,

@@ -21,7 +21,16 @@ from sjepa_fast.runtime.lock import lock_run
 from sjepa_fast.runtime.logging import RunLog, read_metrics, recorded_dtype
 from sjepa_fast.runtime.signals import SIGNALS
 from sjepa_fast.train import main
-from tests.tiny import Done, call, flags, metrics, run_python, weights, words_of_run
+from tests.tiny import (
+    Done,
+    call,
+    flags,
+    metrics,
+    run_python,
+    start_python,
+    weights,
+    words_of_run,
+)
 
 LENGTHS = {
     "optim.length": 12,
@@ -105,6 +114,25 @@ def test_a_stopped_run_goes_on_to_the_rows_and_weights_of_one_that_was_not(
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
     assert any("save_ms" in row for row in metrics(run))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_run_whose_output_is_gone_is_saved_too(
+    store: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """A Ctrl-C also ends the `tee` behind a pipe, a lost connection the terminal."""
+    run = tmp_path / "run"
+    words = words_of_run(store, run, *flags({**LENGTHS, "optim.length": 4000}))
+    process = start_python("-m", "sjepa_fast.train", *words)
+    assert process.stdout is not None and process.stderr is not None
+    for line in process.stdout:
+        if line.startswith("step "):
+            break
+    process.stdout.close()
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number, process.stderr.read()
+    assert list_checkpoints(run)[-1].step > 0
+    process.stderr.close()
 
 
 def test_nohup_keeps_a_run_going(store: Path, tmp_path: Path, during_step: Act) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from operator import attrgetter
 
 from sjepa_fast.config.schema import TrainConfig, kept_tokens
@@ -46,15 +47,24 @@ LARGEST = {
 }
 
 
+def _finite(value: float) -> bool:
+    # No float is as large as a whole number may be.
+    return abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
+
+
 def validate(config: TrainConfig) -> None:
     """Check everything in a resolved configuration that needs no data.
 
     Raises InputError on the first value that cannot work, with the fix.
     """
     data, model, optim, mask = config.data, config.model, config.optim, config.mask
+    for name, largest in LARGEST.items():
+        size = attrgetter(name)(config)
+        if size > largest:
+            raise InputError(name, size, f"give at most {largest}")
     for name in _POSITIVE.split():
         value = attrgetter(name)(config)
-        if not (value > 0 and math.isfinite(value)):
+        if not (value > 0 and _finite(value)):
             raise InputError(name, value, "give a positive number")
     for name in _SHARES:
         value = attrgetter(name)(config)
@@ -62,17 +72,13 @@ def validate(config: TrainConfig) -> None:
             raise InputError(name, value, "give a share above 0 and up to 1")
     for name in _FROM_ZERO.split():
         value, most = attrgetter(name)(config), _MOST.get(name, math.inf)
-        if not (0 <= value <= most and math.isfinite(value)):
+        if not (0 <= value <= most and _finite(value)):
             upper = "or more" if most == math.inf else f"to {most:.6g}"
             raise InputError(name, value, f"give a finite number, 0 {upper}")
     verify = config.runtime.verify
-    if verify not in VERIFY and not (verify.isascii() and verify.isdigit() and int(verify) > 0):
+    if verify not in VERIFY and re.fullmatch(r"0*[1-9][0-9]{,17}", verify) is None:
         fix = f"use {', '.join(VERIFY)} (in quotes in YAML) or a number of steps from 1 on"
         raise InputError("runtime.verify", verify, fix)
-    for name, most in LARGEST.items():
-        value = attrgetter(name)(config)
-        if value > most:
-            raise InputError(name, value, f"give at most {most}")
     if data.frames < model.segment_length:
         value = f"{data.frames} is shorter than one segment of {model.segment_length} frames"
         raise InputError("data.frames", value, "raise data.frames or lower model.segment_length")

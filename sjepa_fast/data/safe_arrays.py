@@ -100,7 +100,9 @@ def read_header(file: IO[bytes]) -> Header:
     if re.fullmatch(_CODES, code) is None:
         raise Unreadable(f"holds values of type {code}")
     shape = tuple(int(size) for size in sizes if size.strip())
-    return Header(shape, np.dtype(code), found["fortran_order"][0] == "True", 8 + width + length)
+    with _library("is no readable .npy"):
+        dtype = np.dtype(code)
+    return Header(shape, dtype, found["fortran_order"][0] == "True", 8 + width + length)
 
 
 def _whole_file(file: IO[bytes]) -> Header:
@@ -224,7 +226,7 @@ class Npz:
         header = self.header(name)
         if header.size > most:
             raise Unreadable(f"{name} has {header.size} bytes; at most {most} are read")
-        with self._member(name) as file:
+        with self._member(name) as file, _library(f"{name} is damaged"):
             return header.array(_exactly(file, header.size, name))
 
     def check_ratio(self, name: str) -> None:

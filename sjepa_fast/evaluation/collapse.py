@@ -16,11 +16,17 @@ MAX_ROWS = 4096
 
 
 def effective_rank(x_RD: Tensor) -> Tensor:
-    """Exp of the entropy of the normalised singular values of the centered rows (RankMe)."""
+    """Exp of the entropy of the normalised singular values of the centered rows (RankMe).
+
+    NaN where the rows are not finite, which they may be in a step that was skipped.
+    """
+    # The decomposition raises where it does not converge.
+    finite = torch.isfinite(x_RD).all()
+    x_RD = torch.where(finite, x_RD, 0.0)
     values = torch.linalg.svdvals((x_RD - x_RD.mean(dim=0)).float())
     share = values / values.sum().clamp_min(1e-12)
     entropy: Tensor = -(share * share.clamp_min(1e-12).log()).sum()
-    return entropy.exp()
+    return torch.where(finite, entropy.exp(), math.nan)
 
 
 def _sample(rows_RD: Tensor) -> Tensor:

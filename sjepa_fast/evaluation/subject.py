@@ -128,6 +128,10 @@ def open_subject(request: Request) -> Subject:
     world = environment_world()
     device = pick_device(config.runtime, world.local_rank)
     connect(world, device, PATIENCE)
+    steps = world.gather([None if checkpoint is None else checkpoint.step])
+    if len(set(steps)) > 1:
+        value = f"{request.run} got a new checkpoint while the processes opened it (steps {steps})"
+        raise InputError("run", value, "evaluate when training has ended")
     return Subject(
         run=request.run,
         config=config,

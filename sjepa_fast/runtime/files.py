@@ -63,8 +63,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a value as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    """Write a value as indented JSON, atomically; a list of plain values is one line."""
+    write_text(path, _indented(value, "\n") + "\n")
+
+
+def _indented(value: object, line: str) -> str:
+    more = line + "  "
+    if isinstance(value, dict) and value:
+        parts = [f"{json.dumps(str(key))}: {_indented(v, more)}" for key, v in value.items()]
+        return f"{{{more}{f',{more}'.join(parts)}{line}}}"
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        parts = [_indented(item, more) for item in value]
+        return f"[{more}{f',{more}'.join(parts)}{line}]"
+    return json.dumps(value)
 
 
 @contextmanager
@@ -81,6 +92,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             if part.is_file():
                 sync(part)
         temporary.chmod(0o755)
+        sync(temporary)
         if path.exists():
             shutil.rmtree(path)
         temporary.replace(path)

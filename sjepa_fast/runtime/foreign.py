@@ -71,6 +71,7 @@ class Foreign:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._held: dict[str, bytearray] = {}
         self._file = _Pieces(open_regular("file", path))
         try:
             self._open()
@@ -116,13 +117,15 @@ class Foreign:
             raise self._refused(value, fix) from error
 
     def tensor(self, stored: Stored) -> Tensor:
-        """Read a tensor; tensors that share memory in the file do not here."""
+        """Read a tensor; those that share memory in the file share it here."""
         wanted = stored.elements * stored.dtype.itemsize
-        data = self._read(f"data/{stored.key}", wanted)
-        if len(data) != wanted:
-            raise self._refused(f"has {len(data)} of the {wanted} bytes of a tensor", _UNDAMAGED)
         if wanted == 0:
             return torch.empty(stored.size, dtype=stored.dtype)
+        data = self._held.get(stored.key)
+        if data is None:
+            data = self._held[stored.key] = self._read(f"data/{stored.key}", wanted)
+        if len(data) != wanted:
+            raise self._refused(f"has {len(data)} of the {wanted} bytes of a tensor", _UNDAMAGED)
         flat = torch.frombuffer(data, dtype=stored.dtype)
         return flat.as_strided(stored.size, stored.stride, stored.offset)
 

@@ -32,7 +32,7 @@ def lock_run(run: Path) -> Iterator[None]:
         value = f"{run} is in use by {owner or 'another process'}"
         raise InputError("run", value, "wait for it, stop it, or choose another --run") from error
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
             fix = "choose a writable folder"
             raise InputError("run", f"{path}: {error.strerror}", fix) from error
         say(f"note: {path} cannot be locked ({error.strerror})", to_stderr=True)

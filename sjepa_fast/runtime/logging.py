@@ -9,7 +9,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rich.text import Text
 
 from sjepa_fast._version import __version__
 from sjepa_fast.errors import InputError
-from sjepa_fast.names import printable, say
+from sjepa_fast.names import hush, printable, say
 from sjepa_fast.opening import read_json, read_regular
 from sjepa_fast.runtime.files import write_text
 from sjepa_fast.runtime.saving import failed_to_write
@@ -189,16 +190,25 @@ class RunLog:
     def line(self, text: str) -> None:
         """Show the current state: in place on a terminal, one line each elsewhere."""
         if self.live is not None:
-            self.live.update(Text(printable(text)))
+            self._show(partial(self.live.update, Text(printable(text))))
         else:
-            say(text)
+            self._show(partial(say, text))
 
     def note(self, text: str) -> None:
         """Print a permanent line."""
         if self.live is not None:
-            self.console.print(printable(text), markup=False, highlight=False)
+            show = partial(self.console.print, markup=False, highlight=False)
+            self._show(partial(show, printable(text)))
         else:
-            say(text)
+            self._show(partial(say, text))
+
+    def _show(self, show: Callable[[], object]) -> None:
+        try:
+            show()
+        except OSError:
+            # Who read the output is gone, perhaps by the signal that we got too: there is a run to
+            # be saved.
+            hush()
 
 
 def progress_line(step: int, total: int, values: dict[str, float], left_seconds: float) -> str:

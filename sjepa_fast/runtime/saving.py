@@ -60,7 +60,11 @@ class Saver:
         tensors = [*whole.weights.values(), *(whole.state or {}).values()]
         if any(tensor.is_cuda for tensor in tensors):
             # Now, and not at the first save: pinning memory takes long.
-            self.spare = _Spare(whole)
+            try:
+                self.spare = _Spare(whole)
+            except RuntimeError as error:
+                reason = str(error).partition("\n")[0]
+                say(f"note: training waits for each save, for lack of memory ({reason})")
 
     def __enter__(self) -> Saver:
         """Begin."""

@@ -113,6 +113,10 @@ def replay(step: TrainStep, clips: ResidentClips, ids_B: Tensor, number: int) ->
 
     Changes no weight; returns None if all are finite.
     """
+    # The run is over, and a captured step keeps the memory of all that it makes.
+    step.graph = None
+    if ids_B.is_cuda:
+        torch.cuda.empty_cache()
     compiles = "torch._dynamo" in sys.modules
     eagerly = torch.compiler.set_stance("force_eager") if compiles else contextlib.nullcontext()
     with eagerly:

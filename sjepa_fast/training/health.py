@@ -105,9 +105,17 @@ class Health:
         self._silent_until = step + WINDOW
         return [f"warning: a spike at step {step + 1}: {', '.join(found)}"]
 
-    def may_save(self, model: Objective, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether all that a checkpoint holds is finite; if not, `broken` says what is not."""
+    def may_save(self, model: Objective, optimizer: torch.optim.Optimizer, world: World) -> bool:
+        """Whether all that a checkpoint holds is finite; if not, `broken` says what is not.
+
+        The same in all processes, though each has weights and moments of its own.
+        """
         self.broken = first_broken(model, optimizer)
+        if world.size > 1:
+            here = next(model.parameters()).device
+            found = world.sum_(torch.tensor(float(self.broken is not None), device=here))
+            if self.broken is None and found.item():
+                self.broken = "a tensor of another process"
         return self.broken is None
 
 

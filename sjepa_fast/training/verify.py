@@ -125,14 +125,36 @@ class VerifiedStep:
     def __call__(self, ids_B: Tensor) -> StepResult:
         """Train on clips `ids_B`; raises RunStopped, in all processes, if the device has failed."""
         due = self.every > 0 and self.calls >= 0 and self.calls % self.every == 0
-        result = self._verified(ids_B) if due else self.step(ids_B)
+        result = self._if_it_fits(ids_B) if due else self.step(ids_B)
         # Not if it fails: what can go on without the compiler calls again.
         self.calls += 1
         return result
 
-    def _verified(self, ids_B: Tensor) -> StepResult:
+    def _if_it_fits(self, ids_B: Tensor) -> StepResult:
+        """Verify a call, or, where its copies do not fit beside the step, do it as any other."""
         state = state_of(self.step)
-        before = [tensor.detach().clone() for tensor in state.values()]
+        before: list[Tensor] = []
+        try:
+            before = [tensor.detach().clone() for tensor in state.values()]
+            return self._verified(ids_B, state, before)
+        except torch.OutOfMemoryError:
+            # Other processes are in the same step, and would wait for this one.
+            if self.step.world.size > 1:
+                raise
+        # Outside of the block above, whose traceback keeps the tensors alive.
+        if before:
+            _put_back(state, before)
+            del before
+        self.step.forget()
+        torch.cuda.empty_cache()
+        self.every = 0
+        text = "runtime.verify: copies for it do not fit into the memory, so nothing is verified"
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+        return self.step(ids_B)
+
+    def _verified(
+        self, ids_B: Tensor, state: dict[str, Tensor], before: list[Tensor]
+    ) -> StepResult:
         first, _ = self._trace(ids_B)
         _put_back(state, before)
         second, result = self._trace(ids_B)

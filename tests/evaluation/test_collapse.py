@@ -96,3 +96,10 @@ def test_a_regular_grid_is_sampled_over_all_its_joints_and_clips() -> None:
 def test_a_constant_offset_is_not_a_collapse() -> None:
     panel = collapse_panel(rows("healthy") + 200, CENTER, 0.06)
     assert panel["mean_cosine"] > 0.999 and panel["collapsed"] == 0
+
+
+def test_the_panel_of_a_broken_step_is_not_a_number() -> None:
+    """The decomposition of rows with NaN raised, and no resume came past that step."""
+    features = torch.randn(8, 4)
+    features[3, 2] = math.nan
+    assert math.isnan(collapse_panel(features, torch.zeros(4), 0.06)["effective_rank"])

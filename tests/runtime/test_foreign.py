@@ -158,3 +158,15 @@ def test_a_broken_decoder_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixt
     torch.save(state, tmp_path / "a.pth")
     convert(ConvertConfig("mamp", tmp_path / "a.pth", tmp_path / "run", heads=HEADS))
     assert "the predictor is untrained" in capsys.readouterr().out
+
+
+def test_views_of_one_buffer_take_its_memory_once(tmp_path: Path) -> None:
+    """A state dict may be views of one flat buffer; read one by one they would be all of it."""
+    path = tmp_path / "a.pth"
+    flat = torch.zeros(2**20)
+    torch.save({f"w{k}": flat[k : k + 4] for k in range(200)}, path)
+    tracemalloc.start()
+    tensors = read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(tensors) == 200 and peak < 32 * 2**20

@@ -120,6 +120,28 @@ def test_a_verified_step_ends_as_a_plain_one(kind: str, dtype: torch.dtype) -> N
         assert torch.equal(bits_of(tensor), bits_of(state_of(twice)[name])), name
 
 
+def test_a_step_that_does_not_fit_twice_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, step = make_step(), make_step()
+    checked = VerifiedStep(step, "every", resumed=False)
+    trace, passes = checked._trace, []
+
+    def second_does_not_fit(ids_B: Tensor) -> Any:
+        passes.append(1)
+        if len(passes) == 2:
+            step.eager(ids_B)
+            raise torch.OutOfMemoryError
+        return trace(ids_B)
+
+    monkeypatch.setattr(checked, "_trace", second_does_not_fit)
+    with pytest.warns(RuntimeWarning, match="do not fit into the memory"):
+        checked(IDS)
+    checked(IDS.roll(1))
+    plain(IDS), plain(IDS.roll(1))
+    assert len(passes) == 2
+    for name, tensor in state_of(plain).items():
+        assert torch.equal(bits_of(tensor), bits_of(state_of(step)[name])), name
+
+
 def test_state_is_all_that_a_step_changes() -> None:
     step = make_step(dtype=torch.bfloat16)
     names = state_of(step)

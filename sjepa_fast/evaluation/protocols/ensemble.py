@@ -30,6 +30,8 @@ class EnsembleRequest:
     """Beginning of the results' file name; it must fit one result of each run."""
 
 
+# With the confusion matrix of as many classes as there may be.
+RESULT_BYTES = 2**26
 # Far above the scores of several seeds on the largest set.
 SCORES_BYTES = 2**28
 # What is read of a result's file.
@@ -67,7 +69,7 @@ def read_member(run: Path, beginning: str) -> Member:
         raise InputError("of", f"{beginning} fits {names} in {run}/results", fix)
     name = fitting[0].name.removesuffix(".scores.npz")
     file = fitting[0].with_name(f"{name}.json")
-    result = read_json("runs", file)
+    result = read_json("runs", file, RESULT_BYTES)
     check_fields("runs", file, result, _RESULT)
     try:
         with Npz(fitting[0]) as saved:
