@@ -51,6 +51,7 @@ class PickledArray:
 
     def __init__(self, *_: object) -> None:
         self.state: Any = None
+        self.axes: Any = None  # the order in which the shape's axes are named, if not theirs
 
     @property
     def held(self) -> int:
@@ -72,19 +73,30 @@ class PickledArray:
         kind = dtype.resolve()
         if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
             raise Unreadable("has no shape")
-        if len(shape) > 8 or math.prod(shape) > most:
+        if len(shape) > 8 or max(math.prod(shape), *shape, 0) > most:
             raise Unreadable(f"has more than {most} values")
         size = math.prod(shape) * kind.itemsize
         if not isinstance(data, bytes | bytearray) or len(data) != size:
             raise Unreadable(f"has not the {size} bytes of its shape")
-        flat = np.frombuffer(bytes(data), dtype=kind) if size else np.zeros(0, kind)
-        return flat.reshape(shape, order="F" if fortran else "C")
+        # Text of no width has values but no bytes.
+        flat = np.frombuffer(bytes(data), dtype=kind) if size else np.zeros(math.prod(shape), kind)
+        array = flat.reshape(shape, order="F" if fortran else "C")
+        return array if self.axes is None else array.transpose(_checked(self.axes, len(shape)))
 
 
-def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> PickledArray:
+def _checked(axes: Any, count: int) -> tuple[int, ...]:
+    whole = isinstance(axes, tuple) and all(type(n) is int for n in axes)
+    if not whole or sorted(axes) != list(range(count)):
+        raise Unreadable("has axes that are not those of its shape")
+    return tuple(axes)
+
+
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> PickledArray:
     array = PickledArray()
-    # Order K, of arrays that are neither C nor Fortran, is refused by `values`.
-    array.state = (1, shape if order in ("C", "F") else None, dtype, order == "F", data)
+    # Order K: the shape is as in memory, and `axes` as what they were seen. Others are refused.
+    known = order in ("C", "F") or (order == "K" and axes is not None)
+    array.state = (1, shape if known else None, dtype, order == "F", data)
+    array.axes = axes if order == "K" else None
     return array
 
 

@@ -23,11 +23,22 @@ def load(tmp_path: Path, data: bytes) -> Any:
 @pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8", "<i8", "|u1", "|b1", "<U3"])
 def test_arrays_are_what_numpy_pickled(tmp_path: Path, dtype: str, protocol: int) -> None:
     array = (np.arange(24).reshape(2, 3, 4) % 5).astype(dtype)
-    given = {"c": array, "f": np.asfortranarray(array), "one": array[0, 0, 0], "part": array[:, 1]}
+    given = {
+        "c": array,
+        "f": np.asfortranarray(array),
+        "one": array[0, 0, 0],
+        "part": array[:, 1],
+        # From NumPy 2.3 on, protocol 5 keeps the order of the axes in memory.
+        "turned": array.transpose(1, 2, 0),
+        # Protocol 2 has no bytes without any.
+        **({"empty": np.zeros((0, 3), dtype), "no text": np.str_("")} if protocol > 2 else {}),
+    }
     found = load(tmp_path, pickle.dumps(given, protocol))
     for key, wanted in given.items():
         values = found[key].values(24)
-        assert values.dtype == wanted.dtype and values.shape == wanted.shape
+        # NumPy makes text of no width one character wide.
+        assert values.dtype == (wanted.dtype if wanted.dtype.itemsize else np.dtype("U1"))
+        assert values.shape == wanted.shape
         np.testing.assert_array_equal(values, wanted)
     with pytest.raises(Unreadable, match="more than 23 values"):
         found["c"].values(23)
@@ -61,6 +72,7 @@ def test_arrays_whose_parts_do_not_fit(tmp_path: Path) -> None:
         ((version, (2, 3), "f4", order, data), "unknown type"),
         ((version, shape, dtype, order, list(data)), "bytes of its shape"),
         ((version, (1,) * 40 + shape, dtype, order, data), "more than"),
+        ((version, (10**30, 0), dtype, order, b""), "more than"),
     ):
         array.state = state
         with pytest.raises(Unreadable, match=words):
@@ -68,6 +80,14 @@ def test_arrays_whose_parts_do_not_fit(tmp_path: Path) -> None:
     for values in (np.zeros(2, object), np.zeros(2, "M8[s]"), np.zeros(2, [("a", "f4")])):
         with pytest.raises(Unreadable, match=r"is of (an unknown )?type"):
             load(tmp_path, pickle.dumps(values)).values(10)
+
+
+def test_axes_that_are_no_permutation() -> None:
+    for axes in (None, 3, "10", (0,), (0, 0), (0, 2), (False, True), (0, "1"), (0, 1, 2)):
+        dtype = plain_pickle._DType("f4")
+        array = plain_pickle._from_buffer(b"\0" * 24, dtype, (2, 3), "K", axes)
+        with pytest.raises(Unreadable, match=r"axes|no shape"):
+            array.values(6)
 
 
 def text(word: str) -> bytes:
