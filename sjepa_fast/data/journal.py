@@ -80,8 +80,9 @@ def _replay_line(line: str, table: ClipTable, rows_on_disk: int) -> bool:
         return False
     if not isinstance(entry, list):
         return False
-    if len(entry) == 2 and all(isinstance(part, str) for part in entry):
-        table.skip(*entry)
+    if len(entry) == 2 and all(isinstance(part, str) and part.isprintable() for part in entry):
+        # As it was shortened for printing already; a second time would say another length.
+        table.skipped.append((entry[0], entry[1]))
         return True
     clip = _entry_of(entry)
     if clip is None or clip[0] in table.names or table.rows + clip[1] * clip[2] > rows_on_disk:

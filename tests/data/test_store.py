@@ -204,6 +204,19 @@ def resident_mib() -> float:
     return int(line.split()[1]) / 1024
 
 
+def test_a_resumed_store_has_the_reasons_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    def open_writer() -> StoreWriter:
+        return StoreWriter(tmp_path / "s", "a", KINECT20, ("a",), job="resumable")
+
+    with pytest.raises(KeyboardInterrupt), open_writer() as writer:
+        writer.skip("x" * 1000, "why " * 1000)
+        writer.skip("y\x1b", "")
+        skipped = writer.table.skipped
+        raise KeyboardInterrupt
+    with open_writer() as writer:
+        assert writer.done == 2 and writer.table.skipped == skipped
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("job", ["", "resumable"])
 def test_memory_does_not_grow_with_the_store(tmp_path: Path, job: str) -> None:
