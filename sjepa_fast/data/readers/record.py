@@ -104,7 +104,8 @@ def closed_folders(closed: list[tuple[Path, str]], start: int) -> Iterator[Recor
 
 def set_name(name: str) -> str:
     """Return the name of a data set that is called like its file or folder."""
-    return printable(name, 120) or "clips"
+    # An escape has a backslash, which the name of a store may not have.
+    return printable(name, 120).replace("\\", "_") or "clips"
 
 
 def two_parts(train: NDArray[np.bool_]) -> NDArray[np.int8]:

@@ -1,6 +1,7 @@
 """A folder of your own: .npy and pose JSON with labels.csv, and every way to get it wrong."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,17 @@ def test_arrays(tmp_path: Path) -> None:
         "late": [0, 1, 2],
     }
     assert store.name == tmp_path.name
+
+
+@pytest.mark.parametrize("odd", [b"my\xe3\x80\x80clips", b"my\xff", b"my\\clips"])
+def test_a_folder_of_any_name_can_be_prepared(tmp_path: Path, odd: bytes) -> None:
+    raw = tmp_path / os.fsdecode(odd)
+    raw.mkdir()
+    np.save(raw / "x.npy", np.ones((4, 17, 3)))
+    (raw / "labels.csv").write_text("name,label\nx,0\n")
+    prepare(PrepareConfig("generic", raw, tmp_path / "out", layout="h36m17"))
+    store = open_store(tmp_path / "out")
+    assert len(store.frames) == 1 and store.name.startswith("my")
 
 
 def test_a_layout_of_your_own(tmp_path: Path) -> None:
