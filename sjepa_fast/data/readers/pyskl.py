@@ -94,10 +94,25 @@ def _whole(value: Any) -> int | None:
     return value if type(value) is int and abs(value) < 2**63 else None
 
 
+def _name(value: Any) -> str | None:
+    """Return a name: text of Python or of NumPy, or a whole number as text; or None."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, PickledArray):
+        try:
+            array = value.values(1)
+            if array.dtype.kind == "U":
+                return texts_of(array)[0] if array.ndim == 0 else None
+        except Unreadable:
+            return None
+    number = _whole(value)
+    return None if number is None else str(number)
+
+
 def _annotation(index: int, content: Any) -> _Annotation:
     given = content if isinstance(content, dict) else {}
-    name, label = given.get("frame_dir"), _whole(given.get("label"))
-    if not isinstance(name, str):
+    name, label = _name(given.get("frame_dir")), _whole(given.get("label"))
+    if name is None:
         return _Annotation(f"annotation-{index}", 0, given, "has no frame_dir")
     reason = "" if label is not None else "label is no whole number"
     return _Annotation(name, label or 0, given, reason)
@@ -118,7 +133,10 @@ def _members(lists: Any) -> dict[str, set[str]]:
         names = texts_of(value.values(MAX_NUMBERS)) if isinstance(value, PickledArray) else value
         if not isinstance(names, list | tuple | set | frozenset):
             raise Unreadable(f"split {key} is no list of names")
-        members[key] = {name for name in names if isinstance(name, str)}
+        chosen = {_name(name) for name in names}
+        if None in chosen:
+            raise Unreadable(f"split {key} has a member that is no name")
+        members[key] = {name for name in chosen if name is not None}
     return members
 
 

@@ -4,6 +4,7 @@ import collections
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def test_ctrgcn_arrays_that_do_not_fit(
         open_ctrgcn(tmp_path / "a.npz")
 
 
-def annotation(name: str, label: int, keypoint: np.ndarray) -> dict[str, object]:
+def annotation(name: Any, label: int, keypoint: np.ndarray) -> dict[str, object]:
     return {"frame_dir": name, "label": label, "keypoint": keypoint, "total_frames": 5}
 
 
@@ -190,6 +191,26 @@ def test_pyskl_seventeen_joints_in_space_are_human36m(tmp_path: Path) -> None:
     content = {"split": {}, "annotations": [annotation("a", 0, np.ones((1, 6, 17, 3)))]}
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(content))
     assert open_pyskl(tmp_path / "x.pkl").layout == H36M17
+
+
+def test_pyskl_names_of_numpy_and_numbers(tmp_path: Path) -> None:
+    names: list[Any] = [np.str_("a"), "b", 7, np.int64(8)]
+    content = {
+        "split": {"train": names[:2], "val": [np.str_("7"), 8], "other_val": np.array(["a", "b"])},
+        "annotations": [annotation(name, 0, np.ones((1, 5, 25, 3))) for name in names],
+    }
+    path = tmp_path / "x.pkl"
+    for protocol in (2, 4, 5):
+        path.write_bytes(pickle.dumps(content, protocol))
+        source = open_pyskl(path)
+        kept = [record.name for record in source.records() if not record.reason]
+        splits = source.splits(kept, {})
+        assert kept == ["a", "b", "7", "8"] and splits["default"].tolist() == [1, 1, 2, 2]
+        assert splits["other"].tolist() == [2, 2, 0, 0]
+    for odd in (None, 1.5, ("a",), True, np.float64(1), np.array(["a"]), 10**30, b"a"):
+        path.write_bytes(pickle.dumps({**content, "split": {"train": ["a", odd]}}))
+        with pytest.raises(InputError, match="split train has a member that is no name"):
+            open_pyskl(path)
 
 
 class Hostile:
