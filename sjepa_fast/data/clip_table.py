@@ -13,7 +13,8 @@ from sjepa_fast.skeletons import SkeletonLayout
 
 # Of one store. Names are also bounded because an array of text is as wide as its longest.
 MAX_CLIPS = 2**21
-MAX_CLASSES = 2_000  # a confusion matrix has its square
+# The largest sets of signs have some 3,000 classes; a confusion matrix has the square.
+MAX_CLASSES = 4_096
 MOST_BODIES = 64
 MAX_NAME = 255
 MAX_REASON = 300

@@ -215,9 +215,9 @@ def open_pyskl(raw: Path) -> Source:
         raise InputError("raw", value, "write every array once")
     joints, coordinates = _coordinates(raw, annotations)
     layout = _layout(joints, coordinates)
+    labels = [annotation.label for annotation in annotations if not annotation.reason]
     # Actions count from 1, as in the names of NTU.
-    labels = [annotation.label + 1 for annotation in annotations if not annotation.reason]
-    class_names = numbered_classes(labels, "A{:03d}")[1:]
+    class_names = tuple(f"A{i + 1:03d}" for i in range(len(numbered_classes(labels))))
 
     def records(start: int = 0) -> Iterator[Record]:
         for annotation in islice(annotations, start, None):

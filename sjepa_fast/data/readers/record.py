@@ -65,7 +65,7 @@ class Source:
     splits: Callable[[list[str], Columns], Splits]
 
 
-def numbered_classes(labels: Iterable[int], form: str = "{}") -> tuple[str, ...]:
+def numbered_classes(labels: Iterable[int]) -> tuple[str, ...]:
     """Name the classes 0 to the largest label; one below 0 has none and is refused by the store.
 
     Raises InputError if a label is so large that it can only be a mistake.
@@ -73,7 +73,7 @@ def numbered_classes(labels: Iterable[int], form: str = "{}") -> tuple[str, ...]
     most = max(labels, default=-1)
     if most >= MAX_CLASSES:
         raise InputError("raw", f"label {most}", f"number the classes 0..{MAX_CLASSES - 1}")
-    return tuple(form.format(i) for i in range(most + 1))
+    return tuple(str(i) for i in range(most + 1))
 
 
 def identity_of(files: Iterable[Path]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sjepa_fast.data.clip_table import MAX_CLASSES
 from sjepa_fast.data.readers.ctrgcn_npz import open_ctrgcn
 from sjepa_fast.data.readers.pyskl import load_restricted, open_pyskl
 from sjepa_fast.data.readers.ragged_npz import SETS, open_ragged
@@ -213,6 +214,19 @@ def test_pyskl_names_of_numpy_and_numbers(tmp_path: Path) -> None:
             open_pyskl(path)
 
 
+def test_pyskl_has_as_many_classes_as_a_store_may(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl"
+    # The glosses of ASL Citizen, and the most that there may be.
+    for classes in (2731, MAX_CLASSES):
+        one = annotation("a", classes - 1, np.ones((1, 5, 25, 3)))
+        path.write_bytes(pickle.dumps({"split": {}, "annotations": [one]}))
+        names = open_pyskl(path).class_names
+        assert (names[0], names[-1], len(names)) == ("A001", f"A{classes}", classes)
+    path.write_bytes(pickle.dumps({"split": {}, "annotations": [{**one, "label": MAX_CLASSES}]}))
+    with pytest.raises(InputError, match=f"label {MAX_CLASSES}.*0..{MAX_CLASSES - 1}"):
+        open_pyskl(path)
+
+
 class Hostile:
     def __init__(self, call: object, *args: object) -> None:
         self.call, self.args = call, args
@@ -249,7 +263,7 @@ def test_pyskl_bad_files(tmp_path: Path) -> None:
         ({"annotations": []}, "frame_dir"),
         (
             {"split": {}, "annotations": [annotation("a", 10**12, np.zeros((1, 5, 25, 3)))]},
-            "label 1000000000001",
+            "label 1000000000000",
         ),
         ([1, 2], "frame_dir"),
         ({"split": ["a"], "annotations": [annotation("a", 0, np.zeros((1, 5, 25, 3)))]}, "items"),

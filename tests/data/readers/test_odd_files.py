@@ -270,7 +270,7 @@ def test_ragged_columns_of_other_types(tmp_path: Path) -> None:
         ({"scale": np.ones(3)}, "scale is float64"),
         ({"scale": np.array(np.nan)}, "scale is not finite"),
         ({"scale": np.array("x")}, "scale is <U1"),
-        ({"class_names": np.zeros(100_001, "U1")}, "more than 131072 clips or 2000"),
+        ({"class_names": np.zeros(100_001, "U1")}, "more than 131072 clips or 4096"),
         ({"label": np.zeros(131_073, int)}, "more than 131072 clips"),
         ({"joints": np.zeros((0, 1, 20, 3), np.float32)}, "joints of"),
         ({"joints": np.zeros((18, 1, 20, 3), "U1")}, "joints are"),
