@@ -19,7 +19,12 @@ from sjepa_fast.errors import InputError
 from sjepa_fast.evaluate import write_result
 from sjepa_fast.evaluation.metrics import confusion_matrix
 from sjepa_fast.evaluation.outcome import Outcome, Result
-from sjepa_fast.evaluation.protocols.ensemble import EnsembleRequest, run_ensemble
+from sjepa_fast.evaluation.protocols.ensemble import (
+    RESULT_BYTES,
+    SCORES_BYTES,
+    EnsembleRequest,
+    run_ensemble,
+)
 from sjepa_fast.evaluation.subject import clips_seen_in_training, data_record, read_run
 from sjepa_fast.skeletons import NTU25
 from sjepa_fast.viz.confusion import plot_confusion
@@ -63,6 +68,7 @@ def test_pictures_take_any_name_and_no_formula(tmp_path: Path) -> None:
 def test_the_most_classes_that_a_store_may_have_can_be_scored(tmp_path: Path) -> None:
     labels = torch.arange(MAX_CLASSES)
     matrix = confusion_matrix(labels, labels.flip(0), MAX_CLASSES)
+    assert matrix.numel() * len("0, ") < RESULT_BYTES, "and their result be read"
     assert matrix.nbytes <= 2**27 and matrix.sum() == MAX_CLASSES
     plot_confusion(matrix, [f"class {i}" for i in range(MAX_CLASSES)], tmp_path / "c.png", "t")
     assert max(imread(tmp_path / "c.png").shape) < 3000
@@ -158,6 +164,17 @@ def test_a_member_of_an_ensemble_is_checked(
     second = member(tmp_path / "b", result, arrays)
     with pytest.raises(InputError, match=reason):
         run_ensemble(EnsembleRequest((first, second)))
+
+
+def test_saved_scores_may_be_as_large_as_real_ones_and_no_bomb(tmp_path: Path) -> None:
+    seeds, xset_clips, classes, float32 = 10, 59_477, 120, 4
+    assert seeds * xset_clips * classes * float32 <= SCORES_BYTES
+    result, arrays = good()
+    run = member(tmp_path / "a", result, arrays)
+    arrays["scores"] = np.zeros((1, 4, 5_000_000), np.float32)
+    np.savez_compressed(run / "results" / "finetune-x.scores.npz", **arrays)
+    with pytest.raises(InputError, match="scores grows from"):
+        run_ensemble(EnsembleRequest((run, run)))
 
 
 def test_members_have_the_same_labels(tmp_path: Path) -> None:
