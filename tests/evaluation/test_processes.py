@@ -11,6 +11,7 @@ from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation import features, subject
 from sjepa_fast.evaluation.protocols import PROTOCOLS, linear
+from sjepa_fast.runtime.dist import World
 from tests.tiny import as_kinect, flags, torchrun, trained
 
 # Small enough for several chunks, of which the last is shorter; one part has fewer than processes.
@@ -95,6 +96,17 @@ def test_results_of_two_processes_are_those_of_one(
 def test_fewer_seeds_than_processes_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(subject, "connect", lambda *_: None)
+    monkeypatch.setattr(World, "gather", lambda _, own: list(own))
     with pytest.raises(InputError, match=r"seeds: 1 for 2 processes.* give 2 seeds or more"):
         evaluate.run(["finetune", str(run), *SHORT, "--seeds", "9"])
     assert not list((run / "finetune").glob("*-s9"))
+
+
+def test_processes_that_found_different_checkpoints_do_not_score(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run may save between two processes' looks at its folder."""
+    monkeypatch.setattr(subject, "connect", lambda *_: None)
+    monkeypatch.setattr(World, "gather", lambda _, own: [*own, 10**6])
+    with pytest.raises(InputError, match="got a new checkpoint while the processes opened it"):
+        evaluate.run(["knn", str(run)])
