@@ -6,6 +6,7 @@ import ast
 import json
 import re
 
+from tests.fuzz.target import GOOD
 from tests.tiny import ROOT
 from tests.torture.__main__ import BEGIN, END, WRONG, table
 
@@ -35,3 +36,16 @@ def test_the_table_of_kills_is_the_recorded_one() -> None:
     assert shown == table(record)
     assert sum(row["kills"] for row in record["rows"]) >= 1000
     assert all(row[name] == 0 for row in record["rows"] for name in WRONG)
+
+
+def test_the_table_of_changed_files_is_the_recorded_one() -> None:
+    record = json.loads((RECORD.parent / "fuzz.json").read_text())
+    assert record["inputs"] >= 100_000
+    lines = TEXT.partition("<!-- fuzz begin -->")[2].partition("<!-- fuzz end -->")[0].split("\n")
+    shown = [line.strip("| ").split(" | ") for line in lines if line][2:]
+    assert len(shown) == len(record["targets"])
+    for name, *cells in shown:
+        found = record["targets"][name]
+        good = [found["outcomes"][kind] for kind in GOOD]
+        assert [int(cell) for cell in cells[:5]] == [found["inputs"], *good, 0]
+        assert sum(good) == found["inputs"]
