@@ -169,7 +169,9 @@ def call(main: Callable[[list[str]], None], *arguments: str | Path) -> Done:
 def environment(*first: Path) -> dict[str, str]:
     """Environment of a child process that imports from `first`, then from this checkout."""
     path = os.pathsep.join(map(str, [*first, ROOT, ROOT / "kernels"]))
-    return {**os.environ, "PYTHONPATH": path}
+    # A pytest that the child runs is no worker of this one, and measures.
+    kept = {name: x for name, x in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    return {**kept, "PYTHONPATH": path}
 
 
 def run_python(*words: str | Path, timeout: float = 300, **options: Any) -> Done:
