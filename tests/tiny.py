@@ -211,8 +211,8 @@ def start_python(*words: str | Path, **options: Any) -> subprocess.Popen[str]:
 
 
 def blocks(document: str, language: str) -> list[str]:
-    """Code blocks of a document of this repository."""
-    text = (ROOT / document).read_text()
+    """Code blocks of a document of this repository; lines that a backslash continues are one."""
+    text = re.sub(r" *\\\n *", " ", (ROOT / document).read_text())
     return re.findall(rf"^ *```{language}\n(.*?)^ *```", text, re.M | re.S)
 
 
