@@ -22,6 +22,7 @@ from sjepa_fast.objectives.objective import Targets, make_step_input
 from sjepa_fast.train import run_lengths
 from sjepa_fast.training.flops import step_flops
 from sjepa_fast.training.step import TrainStep
+from sjepa_fast.training.verify import VerifiedStep
 from sjepa_kernels import ContextualizedTargets
 from tests.tiny import flags, metrics, trained, weights
 from tests.training.test_step import OTHERS, make_step
@@ -108,13 +109,14 @@ def test_a_run_saved_between_batches_resumes_with_the_same_bits(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[int]] = []
-    real = TrainStep.__call__
+    # Outside of the step, which a resumed run does twice the first time.
+    real = VerifiedStep.__call__
 
-    def watched(self: TrainStep, ids_B: torch.Tensor) -> object:
+    def watched(self: VerifiedStep, ids_B: torch.Tensor) -> object:
         seen.append(ids_B.tolist())
         return real(self, ids_B)
 
-    monkeypatch.setattr(TrainStep, "__call__", watched)
+    monkeypatch.setattr(VerifiedStep, "__call__", watched)
     values = {"data.split": "xsub", "data.skip-empty-bodies": False, "log.every": 2}
     values |= {"optim.length": 9, "optim.unit": "steps", "log.panel-every": 4}
     words = flags({**values, "objective.target-every": 2, "checkpoint.every": 4})
