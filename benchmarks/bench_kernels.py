@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from benchmarks.conftest import COMPILES, value_checks, variants
+from benchmarks.report.book import captured
 from sjepa_kernels import (
     EmaPlan,
     add_positions,
@@ -62,21 +63,6 @@ def copy_bandwidth() -> float:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return 2 * source.numel() * 4e-9 / statistics.median(seconds)
-
-
-def captured(step: Step, calls: int) -> Step:
-    """Return the replay of a CUDA graph of so many steps."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(calls):
-            step()
-    return graph.replay
 
 
 def largest_error(values: Sequence[Tensor], truths: Sequence[Tensor]) -> float:

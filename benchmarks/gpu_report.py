@@ -164,7 +164,14 @@ def facts(small: bool) -> dict[str, Any]:
 
 
 def complete(report: dict[str, Any], out: Path) -> None:
-    """Add to a report what is made of its rows: the fitted model and the pictures."""
+    """Add to a report what is made of its rows: predictions, the fitted model, the pictures.
+
+    The predictions are of the constants that were committed before: once those are fitted to this
+    report, they would say nothing.
+    """
+    for row in report["sections"].get("steps", {}).get("rows", []):
+        if "ms" in row and (model := fit.predicted(report["device"], row)) is not None:
+            row["predicted_ms"] = model
     try:
         report["model"] = fit.fitted(report)
     except Exception as error:

@@ -76,7 +76,9 @@ def measured() -> str:
             table(result),
         ]
     if not any(path.parent.name.startswith("gpu") for path in paths):
-        parts.append("No GPU has been measured yet.")
+        parts.append(
+            "On a GPU the step and its attention are measured (../README.md), single ops not yet."
+        )
     return wrapped("\n\n".join(parts))
 
 

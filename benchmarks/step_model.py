@@ -35,11 +35,6 @@ LEDGER, CONSTANTS = FOLDER / "ledger.json", FOLDER / "model_constants.json"
 FUSED = ("inductor", "ours")
 # Tokens up to which our attention's backward is one kernel (`sjepa_kernels.attention.fused`).
 ONE_TILE = 128
-# Cases of the default that the ledger also has with the activations kept.
-KEPT = {
-    "sjepa-ntu60-xsub bf16 default": "sjepa-ntu60-xsub bf16 kept",
-    "sjepa-ntu60-xsub bf16 triton": "sjepa-ntu60-xsub bf16 triton+kept",
-}
 
 
 @dataclass(frozen=True)
@@ -116,14 +111,6 @@ def modelled(case: str, name: str) -> bool:
     The constants are those of half precision. Where our kernels do attention, the form is ours.
     """
     return "fp32" not in case and (name == "ours" or "triton" not in case)
-
-
-def row_on(card: Card, case: str) -> str:
-    """Return the row that a card takes for a case: with activations kept where it has the memory.
-
-    `sjepa_fast.training.memory` decides that for a run.
-    """
-    return KEPT.get(case, case) if card["keeps"] else case
 
 
 def table(ledger: Row, name: str, card: Card) -> list[str]:

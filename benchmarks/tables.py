@@ -139,7 +139,7 @@ def counted_table(awaiting: bool) -> str:
         times = []
         for case in COUNTED.values():
             form = card["forms"]["ours" if "triton" in case else "flash"]
-            row = ledger["rows"][step_model.row_on(card, case)]
+            row = ledger["rows"][case]
             times.append(step_model.estimate(row, card, form).total)
         cells.append([f"ms on an {name}", "modelled", *(f"{ms:.0f}" for ms in times)])
     if awaiting:
@@ -148,9 +148,9 @@ def counted_table(awaiting: bool) -> str:
     lead = (
         "**Step on a GPU**, S-JEPA NTU, 128 clips x 2 bodies, bfloat16. Counted by `make rehearse` "
         "on a CUDA driver without a card (`benchmarks/ledger.json`); modelled from the counts by "
-        "`python -m benchmarks.step_model`, which prints what it assumes: flash attention at 190 "
-        "and 165 TFLOP/s on a Hopper, ours at 60 % of what its exponentials allow. An H200 keeps "
-        "activations that cards of 80 GB compute again."
+        "`python -m benchmarks.step_model`, which prints what it takes for true: on an H100 rates "
+        "fitted to the report below, on an H200 the same rates and its faster memory, on an A100 "
+        "assumptions. Without own attention: with flash attention."
     )
     return f"{lead}\n\n{markdown(['step', 'kind', *COUNTED], cells)}"
 

@@ -23,6 +23,10 @@ Row = dict[str, Any]
 DONE, RUNNING, FAILED, LATE = "done", "running", "failed", "out of time"
 
 
+# How the reason of a row begins that there was no time for: it says nothing of the device.
+LEFT_OUT = "left out"
+
+
 class DeviceLostError(RuntimeError):
     """The device answers no more in this process; another process may still use it."""
 
@@ -74,7 +78,7 @@ class Book:
         import torch
 
         if self.left() < needs:
-            self.row(**facts, error="left out: no time")
+            self.row(**facts, error=f"{LEFT_OUT}: no time")
             return
         forget_peaks(self.device)
         try:
@@ -116,6 +120,23 @@ def peaks(device: str) -> Row:
         return {}
     allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     return {"peak_mib": allocated / 2**20, "reserved_mib": reserved / 2**20}
+
+
+def captured(run: Callable[[], Any], calls: int) -> Callable[[], None]:
+    """Return the replay of a CUDA graph of so many calls."""
+    import torch
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(calls):
+            run()
+    return graph.replay
 
 
 def timed(

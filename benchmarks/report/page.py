@@ -6,8 +6,8 @@ import math
 import statistics
 from typing import Any
 
-from benchmarks.report.book import DONE
-from benchmarks.report.fit import predicted, work_of
+from benchmarks.report.book import DONE, LEFT_OUT
+from benchmarks.report.fit import work_of
 
 Row = dict[str, Any]
 # Dense bfloat16 TFLOP/s and GB/s of the makers' datasheets, by a part of the device's name.
@@ -71,7 +71,8 @@ def utilisation(report: Row, row: Row) -> list[str]:
 def wrong(report: Row) -> list[str]:
     """Return the ops whose values are wrong on this device."""
     rows = rows_of(report, "values")
-    return [f"{row['op']} ({row['impl']})" for row in rows if "error" in row]
+    failed = [row for row in rows if not row.get("error", LEFT_OUT).startswith(LEFT_OUT)]
+    return [f"{row['op']} ({row['impl']})" for row in failed]
 
 
 def values(report: Row) -> list[str]:
@@ -128,8 +129,7 @@ def steps(report: Row) -> list[str]:
             usual = usual_loss(rows, row["clips"])
             right = abs(row["first_loss"] - usual) <= 0.02 * abs(usual)
             loss = f"{row['first_loss']:.2f}" + ("" if right else " **differs**")
-        model = predicted(report["device"], row)
-        expected = "-" if model is None else f"{model:.1f}"
+        expected = figure(row, "predicted_ms", ".1f")
         first = figure(row, "first_step_s", ".1f")
         name = named(row, row["row"])
         cells.append([name, *step_cells(report, row), ratio, expected, first, loss])

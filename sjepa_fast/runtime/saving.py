@@ -62,6 +62,8 @@ class Saver:
             # Now, and not at the first save: pinning memory takes long.
             try:
                 self.spare = _Spare(whole)
+                # The first copies load their kernels.
+                self.spare.copy(whole)[1].synchronize()
             except RuntimeError as error:
                 reason = str(error).partition("\n")[0]
                 say(f"note: training waits for each save, for lack of memory ({reason})")

@@ -1,7 +1,9 @@
 """Whether a GPU has the memory to keep the activation of every MLP for the backward.
 
 Kept, it is a quarter of what a step keeps. Made again, in the pass that reads its input anyway, it
-costs one more write: 3 % of the bytes that a step of S-JEPA moves (`benchmarks/LOG.md`).
+costs one more write: 3 % of the bytes that a step of S-JEPA moves (`benchmarks/LOG.md`). In half
+precision up to a width of 256 there is nothing to keep: `sjepa_kernels.gelu_mlp` never has it in
+memory in the forward.
 """
 
 from __future__ import annotations

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.conftest import pytest_runtest_setup
 from benchmarks.report import sections
 from benchmarks.report.bundle import write_bundle
-from benchmarks.report.page import DATASHEETS, datasheet, page
+from benchmarks.report.devices import attention_forms
+from benchmarks.report.page import DATASHEETS, datasheet, page, wrong
 from benchmarks.report.plots import draw
 from tests.tiny import ROOT, Done, environment, run_python, start_python
 
@@ -321,3 +323,20 @@ def test_a_benchmark_that_would_begin_too_late_is_skipped(monkeypatch: pytest.Mo
     monkeypatch.setenv("BENCHMARK_DEADLINE", "1.0")
     with pytest.raises(pytest.skip.Exception, match="no time left"):
         pytest_runtest_setup()
+
+
+def test_what_there_was_no_time_for_is_not_wrong() -> None:
+    rows = [
+        {"op": "a", "impl": "triton", "error": "left out: no time"},
+        {"op": "b", "impl": "triton", "deviation": 1e-7, "budget": 1e-6},
+        {"op": "c", "impl": "triton", "error": "wrong: 1.0e-03 from float64, 1.0e-06 allowed"},
+        {"op": "d", "impl": "triton", "error": "RuntimeError: no"},
+    ]
+    assert wrong({"sections": {"values": {"rows": rows}}}) == ["c (triton)", "d (triton)"]
+    assert wrong({"sections": {}}) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_report_times_what_our_step_takes_by_itself(dtype: torch.dtype) -> None:
+    """The fit of the model's constants needs it."""
+    assert next(iter(attention_forms(True, dtype))) == "auto"

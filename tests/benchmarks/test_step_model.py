@@ -7,16 +7,7 @@ import json
 import pytest
 
 from benchmarks import step_model
-from benchmarks.step_model import (
-    KEPT,
-    attention_ms,
-    cards,
-    estimate,
-    gemm_ms,
-    modelled,
-    row_on,
-    table,
-)
+from benchmarks.step_model import attention_ms, cards, estimate, gemm_ms, modelled, table
 
 CARD = {
     "bandwidth": 2000.0,
@@ -84,12 +75,3 @@ def test_forms_are_those_that_a_step_can_have() -> None:
     assert modelled("sjepa-ntu60-xsub bf16 triton", "ours")
     assert not modelled("sjepa-ntu60-xsub bf16 triton", "flash")
     assert modelled("reference-D bf16", "ours") and not modelled("a fp32 on", "flash")
-
-
-def test_a_large_card_takes_the_rows_with_activations_kept() -> None:
-    rows = json.loads(step_model.LEDGER.read_text())["rows"]
-    assert {*KEPT, *KEPT.values()} <= set(rows)
-    for case, kept in KEPT.items():
-        assert row_on(cards()["H200"], case) == kept and row_on(cards()["H100"], case) == case
-        assert rows[kept]["gb"] < rows[case]["gb"] and rows[kept]["peak_gb"] > rows[case]["peak_gb"]
-    assert row_on(cards()["H200"], "reference-C bf16") == "reference-C bf16"

@@ -64,6 +64,9 @@ def test_values_and_gradients(
     out = gelu_mlp(*leaves, keep=keep, impl=place.impl)
     # The interpreter cuts the hidden layer down where hardware rounds it, and then what follows.
     extra = 8e-3 if INTERPRETED and dtype == torch.bfloat16 else 0.0
+    if place.impl == "triton" and dtype.itemsize == 2:
+        # The slope is rounded to the dtype.
+        extra += torch.finfo(dtype).eps / 2
     eager, truth = by_definition(leaves), by_definition(exact)
     assert_learns_within_budget(out, eager, truth, leaves, exact, extra)
 
@@ -104,7 +107,7 @@ def test_the_activation_far_from_zero(place: Place, dtype: torch.dtype) -> None:
 
 
 def test_the_activation_everywhere(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float32 by the short form that half precision gets: no further off than eager is."""
+    """In float32 by the short form that half precision gets: a tenth of float16's rounding off."""
     if place.impl == "triton":
         use_the_kernels(monkeypatch, place)
         module = importlib.import_module("sjepa_kernels.blocks.gelu_mlp")
@@ -117,8 +120,15 @@ def test_the_activation_everywhere(place: Place, monkeypatch: pytest.MonkeyPatch
     exact = x.detach().double().requires_grad_()
     truth = gelu(exact)
     (true_slope,) = torch.autograd.grad(truth.sum(), exact)
-    assert (out.detach().double() - truth.detach()).abs().max() <= 1e-6
-    assert (slope.double() - true_slope).abs().max() <= 5e-7
+    off, slope_off = (out.detach().double() - truth.detach()).abs(), slope.double() - true_slope
+    short = place.impl == "triton"
+    assert off.max() <= (5e-6 if short else 1e-6)
+    assert slope_off.abs().max() <= (2.5e-5 if short else 5e-7)
+    # Also relative to what is left of a large negative number.
+    left = (exact > -8) & (exact < 0)
+    size = (exact * torch.special.erfc(-exact / 2**0.5) / 2).detach().abs()
+    off = (out.detach().double() + size).abs()
+    assert (off[left] / size[left]).max() <= (5e-5 if short else 1.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

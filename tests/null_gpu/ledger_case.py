@@ -38,8 +38,6 @@ RUNTIME: dict[str, dict[str, object]] = {
     "off": {"compile": "off"},
     "on": {"compile": "on"},
     "triton": {"attention": "triton"},
-    "kept": {"recompute": "off"},
-    "triton+kept": {"attention": "triton", "recompute": "off"},
 }
 
 

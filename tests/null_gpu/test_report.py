@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from benchmarks import tune_attention
+from benchmarks.report.devices import MOST_WRONG
 from benchmarks.report.sections import SECTIONS
 from tests.null_gpu.build import ROOT, build, environment
 
@@ -111,3 +114,17 @@ def test_on_a_card_of_24_gb_steps_are_made_smaller_until_they_fit(
 
 def made_smaller(row: dict[str, Any]) -> bool:
     return "do not fit" in row.get("note", "")
+
+
+def test_every_kind_of_tile_is_compiled_and_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One tile of each; there are no values here, so whether they are right is not asked."""
+    few = {kind: tiles[:1] for kind, tiles in tune_attention.CANDIDATES.items()}
+    monkeypatch.setattr(tune_attention, "CANDIDATES", few)
+    monkeypatch.setitem(MOST_WRONG, torch.bfloat16, float("inf"))
+    out = tmp_path / "tiles.json"
+    tune_attention.main(["--out", str(out), "--seconds", "300", "--processes", "1"])
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["kernel"] for row in rows] == list(few)
+    assert not refusals([row.get("error", "") for row in rows])

@@ -189,8 +189,8 @@ def _loss(arguments: Arguments, total: int) -> int:
     return total
 
 
-def _mlp(arguments: Arguments) -> tuple[int, ...]:
-    return (1, *(int(arguments[name]) for name in ("R", "H", "D")))
+def _mlp(columns: str, depth: str) -> Callable[[Arguments], tuple[int, ...]]:
+    return lambda arguments: (1, *(int(arguments[name]) for name in ("R", columns, depth)))
 
 
 def _attention(*, backward: bool) -> Callable[[Arguments], tuple[int, ...]]:
@@ -227,10 +227,10 @@ def _adds(name: str) -> Callable[[Arguments, int], int]:
 # By module and kernel: the bytes it moves, from its arguments and the sum of their tensors.
 RULES: dict[str, Callable[[Arguments, int], int]] = {
     # Of the packed gradient one writes a third, the other the rest.
-    "attention.kernel._queries_kernel": _writes("grad", 1, 3),
-    "attention.kernel._keys_kernel": _writes("grad", 2, 3),
+    "attention.kernel._attention_queries_kernel": _writes("grad", 1, 3),
+    "attention.kernel._attention_keys_kernel": _writes("grad", 2, 3),
     "augment.kernel._augment_kernel": _augment,
-    "blocks.gelu_mlp._slope_kernel": _adds("grad"),
+    "blocks.gelu_mlp._gelu_slope_kernel": _adds("grad"),
     "ema._ema_kernel": _ema,
     "losses.centered_ce._ce_rows_kernel": _loss,
     "losses.centered_ce._ce_stats_kernel": _loss,
@@ -243,11 +243,11 @@ RULES: dict[str, Callable[[Arguments, int], int]] = {
 # Kernels with products of matrices in them: their sizes, as of a GEMM or of attention. Attention's
 # backward may be two kernels, of which one has the sizes.
 PRODUCTS: dict[str, Callable[[Arguments], tuple[int, ...]]] = {
-    "attention.kernel._forward_kernel": _attention(backward=False),
-    "attention.kernel._keys_kernel": _attention(backward=True),
-    "attention.kernel._whole_kernel": _attention(backward=True),
-    "blocks.gelu_mlp._backward_kernel": _mlp,
-    "blocks.gelu_mlp._forward_kernel": _mlp,
+    "attention.kernel._attention_forward_kernel": _attention(backward=False),
+    "attention.kernel._attention_keys_kernel": _attention(backward=True),
+    "attention.kernel._attention_whole_kernel": _attention(backward=True),
+    "blocks.gelu_mlp._gelu_product_kernel": _mlp("D", "H"),
+    "blocks.gelu_mlp._gelu_slope_product_kernel": _mlp("H", "D"),
 }
 
 

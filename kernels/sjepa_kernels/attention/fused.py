@@ -20,26 +20,22 @@ from sjepa_kernels._triton import (
     row_block,
 )
 from sjepa_kernels.attention.kernel import (
-    _forward_kernel,
-    _keys_kernel,
-    _queries_kernel,
-    _whole_kernel,
+    _attention_forward_kernel,
+    _attention_keys_kernel,
+    _attention_queries_kernel,
+    _attention_whole_kernel,
 )
 
 _WIDTHS = (16, 32)
 
 
 class Tile(NamedTuple):
-    """What one program of a kernel holds and how it runs.
-
-    A polynomial makes one of `share` exponentials; 0 is none.
-    """
+    """What one program of a kernel holds and how it runs."""
 
     rows: int
     columns: int
     warps: int
     stages: int
-    share: int = 0
 
 
 class Tiles(NamedTuple):
@@ -54,17 +50,12 @@ class Tiles(NamedTuple):
     keys: Tile
 
 
-# By bytes of a number. The largest of those tried that compile without spills for sm_80, sm_90 and
-# sm_100 and leave room for two programs on an SM of sm_90 (up to 128 registers at 8 warps). Rows
-# are many because each program reads all keys, or all queries, of its head from the L2 cache.
-# Exact float32 products run on the multiply-add units, whose operands fill the registers.
-#
-# The share: counted in the machine code of sm_90, a turn of the forward's loop issues 256
-# instructions of which 34 are exponentials (8 clocks each: 272) for its 32 exponentials of a
-# thread; with one of 8 by the polynomial 287 of which 30 (240). The backward's loops issue 226 and
-# 284 instructions beside 256 clocks of exponentials, and have no issue slots to give away.
+# By bytes of a number. Half precision: the fastest of 240 tiles measured on an H100, Triton 3.6
+# (`python -m benchmarks.tune_attention`, benchmarks/LOG.md). Tiles of four warps win, of which
+# four or five programs fit on an SM and hide each other's waits. Exact float32 products run on the
+# multiply-add units, whose operands fill the registers: the largest tiles without spills.
 TILES = {
-    2: Tiles(128, Tile(128, 64, 8, 2, 8), Tile(128, 64, 8, 2), Tile(128, 64, 8, 1)),
+    2: Tiles(128, Tile(64, 64, 4, 3), Tile(64, 64, 4, 3), Tile(64, 32, 4, 3)),
     4: Tiles(64, Tile(32, 32, 8, 2), Tile(32, 32, 8, 1), Tile(32, 32, 8, 1)),
     8: Tiles(16, Tile(16, 16, 4, 1), Tile(16, 16, 4, 1), Tile(16, 16, 4, 1)),
 }
@@ -91,7 +82,6 @@ def _options(qkv: Tensor, tile: Tile) -> dict[str, Any]:
     width, dtype = qkv.shape[-1], qkv.dtype
     compute = compute_dtype(dtype)
     return {
-        "SHARE": tile.share,
         "num_warps": tile.warps,
         # For sm_100 loads ahead of their use spill a register of the narrow heads.
         "num_stages": tile.stages if width > 16 else 1,
@@ -103,7 +93,7 @@ def _options(qkv: Tensor, tile: Tile) -> dict[str, Any]:
 
 
 def _forward(qkv: Tensor, added_bias: Tensor | None, first: int) -> tuple[Tensor, Tensor]:
-    """Return the mixed values and log2 of the sums of weights (B, H, Q)."""
+    """Return the mixed values and log2 of the sums of weights, (B, H, P) of which Q count."""
     out, lse = _forward_fake(qkv, added_bias, first)
     batch, tokens, _, heads, _ = qkv.shape
     if out.numel():
@@ -111,8 +101,8 @@ def _forward(qkv: Tensor, added_bias: Tensor | None, first: int) -> tuple[Tensor
         one = _one_tile(tokens, tiles)
         tile = one or tiles.forward
         count = cdiv(tokens - first, tile.rows)
-        _forward_kernel[(batch * heads * count,)](
-            qkv.contiguous(), out, lse, tokens, first, heads, count,
+        _attention_forward_kernel[(batch * heads * count,)](
+            qkv.contiguous(), out, lse, lse.shape[-1], tokens, first, heads, count,
             ONE_TILE=one is not None, BM=tile.rows, BN=tile.columns, **_options(qkv, tile),
         )  # fmt: skip
     return out, lse
@@ -121,7 +111,8 @@ def _forward(qkv: Tensor, added_bias: Tensor | None, first: int) -> tuple[Tensor
 def _forward_fake(qkv: Tensor, added_bias: Tensor | None, first: int) -> tuple[Tensor, Tensor]:
     batch, tokens, _, heads, width = qkv.shape
     out = qkv.new_empty(batch, tokens - first, heads, width)
-    return out, qkv.new_empty(batch, heads, tokens - first, dtype=compute_dtype(qkv.dtype))
+    places = cdiv(tokens - first, 16) * 16
+    return out, qkv.new_empty(batch, heads, places, dtype=compute_dtype(qkv.dtype))
 
 
 def _gradients(
@@ -141,20 +132,20 @@ def _gradients(
     qkv, grad_out = qkv.contiguous(), grad_out.contiguous()
     grid = (batch * heads * count,)
     if one:
-        _whole_kernel[grid](
-            qkv, grad_out, lse, *ends,
+        _attention_whole_kernel[grid](
+            qkv, grad_out, lse, lse.shape[-1], *ends,
             HAS_SUMS=needs_sums, BN=one.rows, **_options(qkv, one),
         )  # fmt: skip
     else:
         delta = torch.empty_like(lse)
         tile = tiles.queries
-        _queries_kernel[grid](
-            qkv, out, grad_out, lse, delta, *ends, count,
+        _attention_queries_kernel[grid](
+            qkv, out, grad_out, lse, delta, lse.shape[-1], *ends, count,
             HAS_SUMS=needs_sums, BM=tile.rows, BN=tile.columns, **_options(qkv, tile),
         )  # fmt: skip
         tile = tiles.keys
-        _keys_kernel[grid](
-            qkv, grad_out, lse, delta, *ends, count,
+        _attention_keys_kernel[grid](
+            qkv, grad_out, lse, delta, lse.shape[-1], *ends, count,
             HAS_SUMS=needs_sums, BM=tile.columns, BN=tile.rows, **_options(qkv, tile),
         )  # fmt: skip
     return grad, sums.sum(0).flatten() if needs_sums else total
@@ -162,7 +153,8 @@ def _gradients(
 
 def _gradients_fake(*inputs: Any) -> tuple[Tensor, Tensor]:
     qkv, needs_sums = inputs[1], inputs[-1]
-    sums = math.prod(qkv.shape[2:]) * needs_sums
+    # Not times a bool, which a traced size does not take.
+    sums = math.prod(qkv.shape[2:]) if needs_sums else 0
     return qkv.new_empty(qkv.shape), qkv.new_empty(sums, dtype=compute_dtype(qkv.dtype))
 
 

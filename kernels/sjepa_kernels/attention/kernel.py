@@ -7,18 +7,18 @@ The backward has no atomics: a kernel that walks along the keys for each tile of
 (and the row sums of out times its gradient), one that walks along the queries for each tile of keys
 makes dk and dv. Together that is seven products and the exponentials twice, where one kernel that
 adds its dq to memory takes five products and the exponentials once. But there either the order of
-the additions is left to chance, or programs wait for each other; and a float32 dq that is read and
-written for each tile of keys moves, at 750 tokens and heads of 32, twelve times its size through
-the L2 cache. Sequences that fit into one tile need neither: one program makes all three gradients
-with five products.
+the additions is left to chance, or programs wait for each other, or one program does a whole head:
+that one, with its dq in memory of its own, took 2.7 ms on an H100 where the two kernels take 1.7
+(benchmarks/LOG.md), because 230 registers leave room for one program on an SM. Sequences that fit
+into one tile need neither: one program makes all three gradients with five products.
 
 Shapes: B sequences, H heads, N tokens of which the Q from `first` on have a query, d head width,
-T tiles of a sequence. Programs are numbered along the tiles, then heads, then sequences, so that
-those that read the same keys run at the same time.
+T tiles of a sequence, P the places of a head's Q numbers in `lse` and `delta`, a multiple of 16 so
+that the compiler knows how they are aligned. Programs are numbered along the tiles, then heads,
+then sequences, so that those that read the same keys run at the same time.
 """
 
 from sjepa_kernels._triton import tl, triton
-from sjepa_kernels.attention.exponential import exp2
 
 
 @triton.jit
@@ -50,7 +50,7 @@ def _sequence(pid, T, H):
 @triton.jit
 def _forward_step(
     q, k, v, start, N, stride, mixed, top, total,
-    MASKED: tl.constexpr, SCALE: tl.constexpr, SHARE: tl.constexpr,
+    MASKED: tl.constexpr, SCALE: tl.constexpr,
     COMPUTE: tl.constexpr, DOT: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Take in a tile of keys: sum of values, largest exponent and sum of weights so far."""
@@ -61,7 +61,7 @@ def _forward_step(
         x = tl.where(inside[None, :], x, float("-inf"))
     new_top = tl.maximum(top, tl.max(x, axis=1) * SCALE)
     keep = tl.exp2(top - new_top)
-    weights = exp2(x * SCALE - new_top[:, None], SHARE)
+    weights = tl.exp2(x * SCALE - new_top[:, None])
     total = total * keep + tl.sum(weights, axis=1)
     mixed = mixed * keep[:, None]
     values = _read(v, at, inside, MASKED, DOT)
@@ -70,9 +70,9 @@ def _forward_step(
 
 
 @triton.jit
-def _forward_kernel(
-    qkv, out, lse, N, first, H, T,
-    WIDTH: tl.constexpr, SCALE: tl.constexpr, SHARE: tl.constexpr, ONE_TILE: tl.constexpr,
+def _attention_forward_kernel(
+    qkv, out, lse, P, N, first, H, T,
+    WIDTH: tl.constexpr, SCALE: tl.constexpr, ONE_TILE: tl.constexpr,
     COMPUTE: tl.constexpr, DOT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """A tile of queries past all keys of its head."""
@@ -89,7 +89,7 @@ def _forward_kernel(
         x = _product(q, tl.trans(_read(k, 0, n < N, True, DOT)), COMPUTE)
         x = tl.where((n < N)[None, :], x, float("-inf"))
         top = tl.max(x, axis=1) * SCALE
-        weights = exp2(x * SCALE - top[:, None], SHARE)
+        weights = tl.exp2(x * SCALE - top[:, None])
         total = tl.sum(weights, axis=1)
         mixed = _product(weights.to(DOT), _read(v, 0, n < N, True, DOT), COMPUTE)
     else:
@@ -100,14 +100,15 @@ def _forward_kernel(
         for start in range(0, whole, BN):
             mixed, top, total = _forward_step(
                 q, k, v, start, N, stride, mixed, top, total,
-                False, SCALE, SHARE, COMPUTE, DOT, BN,
+                False, SCALE, COMPUTE, DOT, BN,
             )  # fmt: skip
         if whole < N:
             mixed, top, total = _forward_step(
                 q, k, v, whole, N, stride, mixed, top, total,
-                True, SCALE, SHARE, COMPUTE, DOT, BN,
+                True, SCALE, COMPUTE, DOT, BN,
             )  # fmt: skip
-    tl.store(lse + (b * H + h) * Q + m, top + tl.log2(total), mask=m < Q)
+    # Behind Q what rows of zeros give: nothing is left unwritten.
+    tl.store(lse + (b * H + h) * P + m, top + tl.log2(total), mask=m < P)
     place = _rows(out + (b * Q * H + h) * WIDTH, m, H * WIDTH, WIDTH)
     tl.store(place, mixed / total[:, None], mask=(m < Q)[:, None])
 
@@ -115,7 +116,7 @@ def _forward_kernel(
 @triton.jit
 def _queries_step(
     q, k, v, grad, lse, delta, start, N, stride, dq,
-    MASKED: tl.constexpr, SCALE: tl.constexpr, SHARE: tl.constexpr,
+    MASKED: tl.constexpr, SCALE: tl.constexpr,
     COMPUTE: tl.constexpr, DOT: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Add what a tile of keys gives to the gradient of the queries."""
@@ -126,14 +127,14 @@ def _queries_step(
     x = _product(q, tl.trans(keys), COMPUTE) * SCALE - lse[:, None]
     if MASKED:
         x = tl.where(inside[None, :], x, float("-inf"))
-    dx = exp2(x, SHARE) * (_product(grad, tl.trans(values), COMPUTE) - delta[:, None])
+    dx = tl.exp2(x) * (_product(grad, tl.trans(values), COMPUTE) - delta[:, None])
     return tl.dot(dx.to(DOT), keys, dq, input_precision="ieee", out_dtype=COMPUTE)
 
 
 @triton.jit
-def _queries_kernel(
-    qkv, out, grad_out, lse, delta, grad, sums, N, first, H, T,
-    WIDTH: tl.constexpr, SCALE: tl.constexpr, SHARE: tl.constexpr, HAS_SUMS: tl.constexpr,
+def _attention_queries_kernel(
+    qkv, out, grad_out, lse, delta, P, grad, sums, N, first, H, T,
+    WIDTH: tl.constexpr, SCALE: tl.constexpr, HAS_SUMS: tl.constexpr,
     COMPUTE: tl.constexpr, DOT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """The gradient of a tile of queries, zero before `first`, and the rows' delta = out.grad."""
@@ -148,7 +149,7 @@ def _queries_kernel(
     mixed = _read(_rows(out + head, m - first, H * WIDTH, WIDTH), 0, wanted, True, COMPUTE)
     g = _read(_rows(grad_out + head, m - first, H * WIDTH, WIDTH), 0, wanted, True, DOT)
     row_delta = tl.sum(mixed * g.to(COMPUTE), axis=1)
-    place = (b * H + h) * Q + m - first
+    place = (b * H + h) * P + m - first
     tl.store(delta + place, row_delta, mask=wanted)
     # The weights of a row that is not wanted are 2^-inf.
     row_lse = tl.load(lse + place, mask=wanted, other=float("inf"))
@@ -161,12 +162,12 @@ def _queries_kernel(
         for start in range(0, whole, BN):
             dq = _queries_step(
                 q, k, v, g, row_lse, row_delta, start, N, stride, dq,
-                False, SCALE, SHARE, COMPUTE, DOT, BN,
+                False, SCALE, COMPUTE, DOT, BN,
             )  # fmt: skip
         if whole < N:
             dq = _queries_step(
                 q, k, v, g, row_lse, row_delta, whole, N, stride, dq,
-                True, SCALE, SHARE, COMPUTE, DOT, BN,
+                True, SCALE, COMPUTE, DOT, BN,
             )  # fmt: skip
     dq *= SCALE * 0.6931471805599453
     _write(grad, sums, dq, m, N, tile, b, h, H, T, 0, WIDTH, HAS_SUMS)
@@ -188,7 +189,7 @@ def _write(
 @triton.jit
 def _keys_step(
     keys, values, q, grad, lse, delta, start, Q, stride, stride_out, dk, dv,
-    MASKED: tl.constexpr, SCALE: tl.constexpr, SHARE: tl.constexpr,
+    MASKED: tl.constexpr, SCALE: tl.constexpr,
     COMPUTE: tl.constexpr, DOT: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
     """Add what a tile of queries gives to the gradients of keys and values; keys are the rows."""
@@ -203,7 +204,7 @@ def _keys_step(
         row_lse = tl.load(lse + m)
         row_delta = tl.load(delta + m)
     x = _product(keys, tl.trans(queries), COMPUTE) * SCALE - row_lse[None, :]
-    weights = exp2(x, SHARE)
+    weights = tl.exp2(x)
     dv = tl.dot(weights.to(DOT), g, dv, input_precision="ieee", out_dtype=COMPUTE)
     dx = weights * (_product(values, tl.trans(g), COMPUTE) - row_delta[None, :])
     dk = tl.dot(dx.to(DOT), queries, dk, input_precision="ieee", out_dtype=COMPUTE)
@@ -211,9 +212,9 @@ def _keys_step(
 
 
 @triton.jit
-def _keys_kernel(
-    qkv, grad_out, lse, delta, grad, sums, N, first, H, T,
-    WIDTH: tl.constexpr, SCALE: tl.constexpr, SHARE: tl.constexpr, HAS_SUMS: tl.constexpr,
+def _attention_keys_kernel(
+    qkv, grad_out, lse, delta, P, grad, sums, N, first, H, T,
+    WIDTH: tl.constexpr, SCALE: tl.constexpr, HAS_SUMS: tl.constexpr,
     COMPUTE: tl.constexpr, DOT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a tile of keys and values."""
@@ -228,20 +229,20 @@ def _keys_kernel(
     m = tl.arange(0, BM)
     q = _rows(qkv + first * stride, m, stride, WIDTH)
     g = _rows(grad_out + (b * Q * H + h) * WIDTH, m, H * WIDTH, WIDTH)
-    lse += (b * H + h) * Q
-    delta += (b * H + h) * Q
+    lse += (b * H + h) * P
+    delta += (b * H + h) * P
     dk = tl.zeros((BN, WIDTH), COMPUTE)
     dv = tl.zeros((BN, WIDTH), COMPUTE)
     whole = Q // BM * BM
     for start in range(0, whole, BM):
         dk, dv = _keys_step(
             keys, values, q, g, lse, delta, start, Q, stride, H * WIDTH, dk, dv,
-            False, SCALE, SHARE, COMPUTE, DOT, BM,
+            False, SCALE, COMPUTE, DOT, BM,
         )  # fmt: skip
     if whole < Q:
         dk, dv = _keys_step(
             keys, values, q, g, lse, delta, whole, Q, stride, H * WIDTH, dk, dv,
-            True, SCALE, SHARE, COMPUTE, DOT, BM,
+            True, SCALE, COMPUTE, DOT, BM,
         )  # fmt: skip
     dk *= SCALE * 0.6931471805599453
     _write(grad, sums, dk, n, N, tile, b, h, H, T, 1, WIDTH, HAS_SUMS)
@@ -249,9 +250,9 @@ def _keys_kernel(
 
 
 @triton.jit
-def _whole_kernel(
-    qkv, grad_out, lse, grad, sums, N, first, H,
-    WIDTH: tl.constexpr, SCALE: tl.constexpr, SHARE: tl.constexpr, HAS_SUMS: tl.constexpr,
+def _attention_whole_kernel(
+    qkv, grad_out, lse, P, grad, sums, N, first, H,
+    WIDTH: tl.constexpr, SCALE: tl.constexpr, HAS_SUMS: tl.constexpr,
     COMPUTE: tl.constexpr, DOT: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """All three gradients of a sequence that is one tile; keys are the rows of the scores."""
@@ -266,10 +267,10 @@ def _whole_kernel(
     Q = N - first
     head = (b * Q * H + h) * WIDTH
     g = _read(_rows(grad_out + head, n - first, H * WIDTH, WIDTH), 0, wanted, True, DOT)
-    place = lse + (b * H + h) * Q + n - first
+    place = lse + (b * H + h) * P + n - first
     row_lse = tl.load(place, mask=wanted, other=float("inf"))
     x = _product(keys, tl.trans(queries), COMPUTE) * SCALE - row_lse[None, :]
-    weights = exp2(tl.where((n < N)[:, None], x, float("-inf")), SHARE)
+    weights = tl.exp2(tl.where((n < N)[:, None], x, float("-inf")))
     dv = _product(weights.to(DOT), g, COMPUTE)
     _write(grad, sums, dv, n, N, 0, b, h, H, 1, 2, WIDTH, HAS_SUMS)
     dx = weights * _product(values, tl.trans(g), COMPUTE)

@@ -97,7 +97,8 @@ def _pack_fake(*inputs: Any) -> tuple[Tensor, Tensor]:
     _, dk, _, _, needs_sums = inputs
     batch, heads, tokens, width = dk.shape
     grad = dk.new_empty(batch, tokens, 3, heads, width)
-    sums = dk.new_empty(3 * heads * width * needs_sums, dtype=compute_dtype(dk.dtype))
+    # Not times a bool, which a traced size does not take.
+    sums = dk.new_empty(3 * heads * width if needs_sums else 0, dtype=compute_dtype(dk.dtype))
     return grad, sums
 
 

@@ -2,23 +2,41 @@
 
 from sjepa_kernels._triton import tl, triton
 
+# log2 of Phi(-a) for a >= 0 as a polynomial, the coefficients of least largest error on [0, 8] by
+# weighted least squares: Phi(-a) within 3.4e-5 of itself, a fourteenth of what float16 rounds off.
+# The last one is negative, so that beyond 8 the power goes to 0.
+_TAIL = tl.constexpr(
+    (
+        -1.0000430345535278,
+        -1.1506099700927734,
+        -0.4599568545818329,
+        -0.05263537913560867,
+        0.007944578304886818,
+        -0.0008072482305578887,
+        4.8203295591520146e-05,
+        -1.2624586815945804e-06,
+    )
+)
+
 
 @triton.jit
 def gelu_parts(x, SHORT: tl.constexpr):
-    """Return Phi(x) and x Phi'(x): gelu is x Phi(x), and its slope the sum of the two.
+    """Return gelu(x) and its slope.
 
-    The short form is Abramowitz and Stegun 26.2.17, within 7.5e-8 of Phi, for results that are
-    rounded to half precision: it shares the exponential with the slope and has no branches.
+    The short form is for results that are rounded to half precision: one power and a polynomial,
+    where an error function or a division take twice the instructions. A kernel that also
+    multiplies matrices has no time for those.
     """
     density = tl.exp2(-0.7213475204444817 * x * x) * 0.3989422804014327
     if SHORT:
-        t = 1.0 / (1.0 + 0.2316419 * tl.abs(x))
-        tail = 1.330274429 * t - 1.821255978
-        tail = tail * t + 1.781477937
-        tail = tail * t - 0.356563782
-        tail = tail * t + 0.319381530
-        tail *= t * density
+        a = tl.abs(x)
+        power = tl.full(x.shape, _TAIL[7], x.dtype)
+        for k in tl.static_range(7):
+            power = power * a + _TAIL[6 - k]
+        tail = tl.exp2(power)
         cdf = tl.where(x < 0, tail, 1.0 - tail)
+        activation = tl.maximum(x, 0.0) - a * tail
     else:
         cdf = 0.5 + 0.5 * tl.erf(x * 0.7071067811865476)
-    return cdf, x * density
+        activation = x * cdf
+    return activation, cdf + x * density

@@ -45,7 +45,7 @@ def _as_added(x: Tensor, bias_D: Tensor | None) -> Tensor:
 
 
 @triton.jit
-def _forward_kernel(
+def _norm_forward_kernel(
     x, residual, weight, bias, y, total, mean, rstd, R, P, D,
     ADDS: tl.constexpr, REPEATS: tl.constexpr, COMPUTE: tl.constexpr, EPS: tl.constexpr,
     BR: tl.constexpr, BD: tl.constexpr,
@@ -78,7 +78,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def _norm_backward_kernel(
     grad_y, grad_total, total, mean, rstd, weight, grad_stream, grad_x, parts, R, D,
     HAS_TOTAL: tl.constexpr, STREAM: tl.constexpr, BRANCH: tl.constexpr, SUMS: tl.constexpr,
     COMPUTE: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr,
@@ -141,7 +141,7 @@ def _forward(
     if y.numel():
         rows, columns, warps = row_tile(width, 1024)
         other = x if residual is None else residual
-        _forward_kernel[(cdiv(mean.numel(), rows),)](
+        _norm_forward_kernel[(cdiv(mean.numel(), rows),)](
             x.contiguous(), other.contiguous(), weight_D.contiguous(), bias_D.contiguous(),
             y, total, mean, rstd, mean.numel(), other.numel() // width, width,
             ADDS=residual is not None, REPEATS=other.numel() < x.numel(),
@@ -174,7 +174,7 @@ def _gradients(
     parts = total.new_empty((sums, programs, width), dtype=mean.dtype)
     if total.numel():
         other = grad_y if grad_total is None else grad_total
-        _backward_kernel[(programs,)](
+        _norm_backward_kernel[(programs,)](
             grad_y.contiguous(), other.contiguous(), total.contiguous(), mean, rstd,
             weight_D.contiguous(), *grads, parts, mean.numel(), width,
             HAS_TOTAL=grad_total is not None, STREAM=stream, BRANCH=branch is not None, SUMS=sums,

@@ -22,7 +22,7 @@ from sjepa_kernels._library import Op
 from sjepa_kernels._triton import TL_DTYPES, cdiv, compute_dtype, row_block, tl, triton
 from sjepa_kernels.losses.cpu import centered_ce_cpu, has_cpu_code
 from sjepa_kernels.losses.scale import scaled
-from sjepa_kernels.losses.shared import Outputs, empty_outputs, on_device, save_gradient
+from sjepa_kernels.losses.shared import UNFUSED, Outputs, empty_outputs, on_device, save_gradient
 
 # Rows up to this width stay in registers; wider ones are read twice, with online row statistics.
 _WIDEST_ROW = 4096
@@ -87,16 +87,16 @@ def _ce_rows_kernel(
         t = tl.load(teacher + row[:, None] * D + d[None, :], mask=known, other=0.0).to(COMPUTE)
         t = tl.where(inside & (exists[:, None] == 0), float("nan"), t)
         center_sum += t
-        x = s * scale_s
-        y = tl.where(in_d, (t - c) * scale_t, float("-inf"))
-        x_max = tl.max(tl.where(in_d, x, float("-inf")), axis=1)[:, None]
-        y_max = tl.max(y, axis=1)[:, None]
-        x_exp = tl.where(in_d, tl.exp(x - x_max), 0.0)
-        y_exp = tl.exp(y - y_max)
+        # Scaled behind the subtraction: the largest is 0 then, whatever the compiler fuses.
+        below = tl.max(tl.where(in_d, s, float("-inf")), axis=1)[:, None] - s
+        below = tl.where(in_d, below * scale_s, 0.0)
+        y = tl.where(in_d, t - c, float("-inf"))
+        x_exp = tl.where(in_d, tl.exp(-below), 0.0)
+        y_exp = tl.exp((y - tl.max(y, axis=1)[:, None]) * scale_t)
         x_sum = tl.sum(x_exp, axis=1)
         y_sum = tl.sum(y_exp, axis=1)
         # Both terms of the loss are non-negative, so nothing cancels.
-        gap = tl.sum(y_exp * tl.where(in_d, x_max - x, 0.0), axis=1)
+        gap = tl.sum(y_exp * below, axis=1)
         row_loss = tl.log(x_sum) + gap / y_sum
         if HAS_WEIGHTS:
             w = tl.load(weights + r, mask=in_r, other=0.0).to(COMPUTE)
@@ -227,15 +227,15 @@ def _launch(*args: Any) -> Outputs:
         return loss_part.sum() / total, center_part.sum(0), grad
     stats = student.new_empty((5, rows), dtype=dtype)
     _ce_stats_kernel[(rows,)](
-        *inputs, stats, rows, teacher.shape[0], width, BD=2048, **flags, num_warps=8
-    )
+        *inputs, stats, rows, teacher.shape[0], width, BD=2048, **flags, num_warps=8, **UNFUSED,
+    )  # fmt: skip
     tiles = cdiv(width, 1024)
     chunk = cdiv(rows, min(rows, max(1, 2112 // tiles)))
     parts = cdiv(rows, chunk)
     center_part = student.new_empty((parts, width), dtype=dtype)
     _ce_columns_kernel[(parts, tiles)](
         *inputs, total_arg, stats, grad, center_part, rows, teacher.shape[0], width, chunk,
-        NEEDS_GRAD=needs_grad, BD=1024, **flags,
+        NEEDS_GRAD=needs_grad, BD=1024, **flags, **UNFUSED,
     )  # fmt: skip
     return stats[4].sum() / total, center_part.sum(0), grad
 

@@ -23,7 +23,7 @@ from sjepa_kernels._triton import (
 from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.losses.cpu import has_cpu_code
 from sjepa_kernels.losses.scale import scaled
-from sjepa_kernels.losses.shared import Outputs, empty_outputs, on_device, save_gradient
+from sjepa_kernels.losses.shared import UNFUSED, Outputs, empty_outputs, on_device, save_gradient
 
 
 def centered_crop_ce_ref(
@@ -150,7 +150,7 @@ def _launch(
         _row_stats_kernel[(rows,)](
             x, center, temp, stats, rows, width,
             HAS_CENTER=has_center, COMPUTE=compute, BD=min(columns, 4096),
-            num_warps=8 if columns >= 4096 else 4,
+            num_warps=8 if columns >= 4096 else 4, **UNFUSED,
         )  # fmt: skip
     grad = torch.empty_like(student) if needs_grad else student.new_empty(0)
     held = next_power_of_two(teachers)
@@ -165,7 +165,7 @@ def _launch(
     _crop_columns_kernel[(parts, tiles)](
         student, teacher, center, temp_student, temp_target, stats_s, stats_t,
         grad, gap_part, center_part, crops, teachers, batch, width, chunk, terms,
-        SKIP=skip_same, NEEDS_GRAD=needs_grad, COMPUTE=compute, BT=held, BD=block,
+        SKIP=skip_same, NEEDS_GRAD=needs_grad, COMPUTE=compute, BT=held, BD=block, **UNFUSED,
     )  # fmt: skip
     # Both parts of the loss are non-negative, so nothing cancels.
     log_sum_S = stats_s[1].log().sum(dim=1)

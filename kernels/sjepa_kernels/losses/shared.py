@@ -6,6 +6,9 @@ from torch import Tensor
 
 from sjepa_kernels._triton import compute_dtype, device_scalar
 
+# A fused multiply-add would take a scaled number as it was before rounding, and subtract from it
+# its row's maximum as it is behind: a row of one number would not have a loss of 0.
+UNFUSED = {"enable_fp_fusion": False}
 # The loss, the column sums of the teacher, and d loss / d student (empty where it is not needed).
 Outputs = tuple[Tensor, Tensor, Tensor]
 

@@ -35,28 +35,27 @@ def use(place: Place, dtype: torch.dtype, small: bool, *, keep: bool, half: bool
     return Use(call, leaves)
 
 
-def launch(rows: int, width: int, x: torch.dtype, bias: torch.dtype) -> Launch:
-    """Forward with and without what the backward reads; backward with and without remaking."""
+def launch(rows: int, width: int, dtype: torch.dtype) -> Launch:
+    """Forward, and backward with and without making the activation."""
 
     def run(module: Any) -> None:
-        hidden = 4 * width
-        rows_RD, w1 = meta(rows, width, dtype=x), meta(hidden, width, dtype=x)
-        w2, b1 = meta(width, hidden, dtype=x), meta(hidden, dtype=bias)
-        for keep in (True, False):
-            module._activate(rows_RD, w1, b1, keep)
+        grad, hidden = (meta(rows, columns, dtype=dtype) for columns in (width, 4 * width))
+        w2, b2 = meta(width, 4 * width, dtype=dtype), meta(width, dtype=dtype)
+        if dtype == HALF and width <= 256:
+            module._activated_product(hidden, w2, b2)
         for remake in (True, False):
-            module._deactivate(rows_RD, w2, meta(rows, hidden, dtype=x), remake)
+            module._deactivate(grad, w2, hidden, remake)
 
     return "blocks.gelu_mlp", run
 
 
 LAUNCHES = {
     f"gelu_mlp-{width}-{str(dtype)[6:]}{'-odd' * (width % 16 > 0)}": launch(
-        77 if width == 100 else 192000, width, dtype, FULL
+        77 if width == 100 else 192000, width, dtype
     )
     for width in (128, 256, 512, 100)
     for dtype in (HALF, FULL)
-} | {"gelu_mlp-256-shadow": launch(192000, 256, HALF, HALF)}
+}
 
 
 def random_call(draw: Draw) -> None:
