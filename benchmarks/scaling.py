@@ -39,7 +39,7 @@ from sjepa_fast.skeletons import NTU25
 from sjepa_fast.viz.figure import new_figure, save_figure
 
 PRESET = "sjepa-ntu60-xsub"
-CASE, FORM = f"{PRESET} bf16 on", "flash"
+CASE, FORM = f"{PRESET} bf16 triton", "ours"
 GPUS = (8, 16, 32, 64, 128, 256, 512)
 MIB = 2**20
 SAID = "modelled, not measured"
