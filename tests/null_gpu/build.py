@@ -67,7 +67,8 @@ def environment(folder: Path, *, gib: float | None = None, zeros: bool = False) 
     `gib` is the memory of its card, by default that of an H100; with `zeros` the host reads zeros
     of it.
     """
-    found = dict(os.environ)
+    # A pytest that runs there is no worker of this one.
+    found = {name: x for name, x in os.environ.items() if not name.startswith("PYTEST_XDIST")}
 
     def first(*paths: Path, name: str) -> str:
         return os.pathsep.join(filter(None, [*map(str, paths), found.get(name)]))

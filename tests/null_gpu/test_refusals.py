@@ -20,7 +20,7 @@ def on_null_gpu(*words: str, gib: float | None = None, **more: str) -> Done:
     """Run Python on a null GPU of its own."""
     return subprocess.run(
         [sys.executable, *words],
-        env=environment(build(), gib) | {"OMP_NUM_THREADS": "1"} | more,
+        env=environment(build(), gib=gib) | {"OMP_NUM_THREADS": "1"} | more,
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -39,7 +39,7 @@ def test_a_card_that_is_too_small_ends_the_run_before_its_first_step(tmp_path: P
     assert done.returncode == 2, done.stderr[-3000:]
     said = [line for line in done.stderr.splitlines() if "optim.batch_size" in line]
     assert len(said) == 1 and "256 clips per step do not fit into the 4096 MiB" in said[0]
-    assert "do: use --optim.batch-size" in said[0]
+    assert "32 do: use --optim.accumulate 8" in said[0]
     assert not list(cache.rglob("*.py"))
     assert len((run / "metrics.jsonl").read_text().splitlines()) <= 1
     assert not list((run / "checkpoints").glob("*"))
