@@ -26,6 +26,8 @@ def concatenated_tables(rows_SA: Tensor, columns_VC: Tensor) -> tuple[Tensor, Te
 class PackedPredictor(nn.Module):
     """Predicts the targets' features from the context's.
 
+    Under autocast the stream is float32, as where a bfloat16 embedding meets float32 tables.
+
     Args:
         context_width: Width of the context features and of the predictions.
         tables: Position tables (S, D) and (V, D), summed to one position per token.

@@ -34,6 +34,30 @@ def grid_and_ids() -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
     return (rows, columns), position, order
 
 
+def test_the_predictors_stream_stays_float32_under_autocast() -> None:
+    """As it does where a bfloat16 embedding and a float32 table are added and concatenated."""
+    axes, position, order = grid_and_ids()
+    seen: list[Tensor] = []
+
+    class Block(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x)
+            return x
+
+    tables = [table.float() for table in concatenated_tables(*axes)]
+    model = PackedPredictor(7, (tables[0], tables[1]), nn.Sequential(Block()))
+    nn.init.normal_(model.mask_token)
+    keep, hide = order[:, :5], order[:, 5:9]
+    context = torch.randn(2, 5, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(context, keep, hide)
+        kept = model.embed(context) + position.float()[keep]
+    assert kept.dtype == torch.float32
+    plain = torch.cat([kept, model.mask_token + position.float()[hide]], dim=1)
+    assert seen[0].dtype == torch.float32
+    torch.testing.assert_close(seen[0], plain)
+
+
 def test_packed_predictor_equals_repeat_cat_gather() -> None:
     axes, position, order = grid_and_ids()
     layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True, norm_first=True)

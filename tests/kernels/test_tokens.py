@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels import pack_tokens, scatter_mask_tokens
-from tests.kernels.cases import Place, assert_learns_within_budget, gradients, in_float64
+from tests.kernels.cases import Place, assert_learns_within_budget, gradients, in_float64, leaves_of
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # B, S, V, D, K: odd sizes, no and all tokens visible, single everything, more ids than one block,
@@ -124,3 +124,28 @@ def test_kernels_turn_bad_ids_into_nan(place: Place, name: str) -> None:
     out = body[name](*(x.detach() for x in leaves[:2]), *ids, *(x.detach() for x in leaves[2:]))
     assert torch.isfinite(out[0]).all()
     assert torch.isnan(out[1] if name == "scatter" else out[1, 0]).all()
+
+
+@pytest.mark.parametrize("op", ["pack", "scatter"])
+def test_the_stream_has_the_dtype_to_which_torch_promotes(place: Place, op: str) -> None:
+    """Under autocast a linear layer gives bfloat16, whose sum with float32 tables is float32."""
+    torch.manual_seed(0)
+    visible, mask, *tables = leaves_of(place, (2, 3, 8), (8,), (2, 8), (3, 8))
+    narrow = visible.detach().bfloat16().requires_grad_()
+    order = torch.stack([torch.randperm(6) for _ in range(2)]).to(place.device)
+    keep, hide = order[:, :3], order[:, 3:]
+
+    def build(x: Tensor, impl: str) -> Tensor:
+        if op == "pack":
+            return pack_tokens(x, mask, keep, hide, *tables, impl=impl)
+        return scatter_mask_tokens(x, mask, keep, *tables, impl=impl)
+
+    out, wide = build(narrow, place.impl), build(narrow.detach().float(), "torch")
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, wide)
+    grad = torch.randn(out.shape, device=place.device)
+    (ours,) = torch.autograd.grad(out, narrow, grad)
+    assert ours.dtype == torch.bfloat16
+    same = visible.detach().requires_grad_()
+    (exact,) = torch.autograd.grad(build(same, "torch"), same, grad)
+    torch.testing.assert_close(ours, exact.bfloat16())

@@ -20,20 +20,16 @@ from sjepa_kernels.attention.packed import unpack, unpack_one_gradient, with_add
 FORMS = ("sdpa", "explicit", "xformers", *BACKENDS)
 CHOICES = ("auto", "triton", "cpu", "torch", *FORMS)
 
-# Measured on an AVX-512 core with bfloat16 instructions, forward and backward, heads of 32:
-# explicit wins at 75, 160, 256 and 400 tokens, ties at 512 and 750, and loses at 1024.
-EXPLICIT_TOKENS = 448
-
 
 def attention(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor, *, impl: str = "auto") -> Tensor:
     """softmax(q k^T / sqrt(d)) v, differentiable.
 
     "auto" is `scaled_dot_product_attention`, except on a CPU. There it is "cpu", C++ that keeps the
     scores in cache, where d is 16, 32, 48 or 64 and the processor has vectors (float32: AVX-512 or
-    AVX2) or multiplies bfloat16 (AVX-512). Elsewhere it is, in bfloat16, "explicit" for up to
-    `EXPLICIT_TOKENS` tokens: forward and backward of SDPA took 1.2 to 5 times as long as two
-    batched products around a softmax, which materialise the scores and round them to bfloat16
-    (relative error 4.5e-3 where SDPA has 2.2e-3).
+    AVX2) or multiplies bfloat16 (AVX-512). "explicit", two batched products around a softmax, was
+    1.2 to 5 times as fast as SDPA in bfloat16 on such a processor for up to 448 tokens, but it
+    rounds the scores to bfloat16: relative error 4.5e-3 where SDPA has 2.2e-3, and up to 11 times
+    SDPA's at other widths. So it has to be asked for.
 
     "torch" is `scaled_dot_product_attention` too: it is PyTorch's own form, and unlike "explicit"
     it needs no memory for the scores. "cpu" is the same where the C++ code does not take the
@@ -150,19 +146,11 @@ def _choose_form(impl: str, q_BHNd: Tensor, k_BHNd: Tensor, packed: Tensor | Non
     if asked == "auto":
         if has_code:
             return "cpu"
-        if _explicit_is_faster(q_BHNd, k_BHNd):
-            return "explicit"
         fastest = measured_backend(q_BHNd, k_BHNd)
         return fastest if fastest != "triton" or in_triton else "sdpa"
     if asked == "triton":
         return "triton" if in_triton else "sdpa"
     return "cpu" if choose(asked, q_BHNd.device, cpu=has_code) == "cpu" else "sdpa"
-
-
-def _explicit_is_faster(q_BHNd: Tensor, k_BHNd: Tensor) -> bool:
-    if q_BHNd.device.type != "cpu" or q_BHNd.dtype != torch.bfloat16:
-        return False
-    return q_BHNd.shape[2] * k_BHNd.shape[2] <= EXPLICIT_TOKENS**2
 
 
 def _explicit(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:

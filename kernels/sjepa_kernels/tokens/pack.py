@@ -12,17 +12,17 @@ from torch.nn.functional import embedding
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import INTERPRETED, TL_DTYPES, cdiv, compute_dtype, tl, triton
-from sjepa_kernels.tokens.shared import check_tokens, position_table, row_tiles
+from sjepa_kernels.tokens.shared import check_tokens, position_table, promoted, row_tiles
 
 
 def pack_tokens_ref(*args: Tensor) -> Tensor:
     """Plain PyTorch form of `pack_tokens`, of the same arguments in their order."""
     visible_BKD, mask_token_D, ids_keep_BK, ids_mask_BQ, *tables = args
-    dtype = compute_dtype(visible_BKD.dtype)
-    position_ND = position_table(tables, dtype)
+    stream = promoted([visible_BKD, mask_token_D, *tables])
+    position_ND = position_table(tables, compute_dtype(stream))
     kept = visible_BKD + embedding(ids_keep_BK, position_ND)
     masked = mask_token_D + embedding(ids_mask_BQ, position_ND)
-    return torch.cat([kept, masked], dim=1).to(visible_BKD.dtype)
+    return torch.cat([kept, masked], dim=1).to(stream)
 
 
 @triton.jit
@@ -116,15 +116,16 @@ def _forward(
     position_temporal_SD: Tensor, position_spatial_VD: Tensor,
 ) -> Tensor:  # fmt: skip
     ids = ids_keep_BK, ids_mask_BQ
-    out = _forward_fake(visible_BKD, mask_token_D, *ids)
     tables = position_temporal_SD, position_spatial_VD
+    out = _forward_fake(visible_BKD, mask_token_D, *ids, *tables)
     return write_packed(out, visible_BKD, mask_token_D, *ids, *tables)
 
 
 def _forward_fake(*inputs: Any) -> Tensor:
-    visible_BKD, _, _, ids_mask_BQ, *_ = inputs
+    visible_BKD, mask_token_D, _, ids_mask_BQ, *tables = inputs
     batch, kept, width = visible_BKD.shape
-    out: Tensor = visible_BKD.new_empty(batch, kept + ids_mask_BQ.shape[1], width)
+    dtype = promoted([visible_BKD, mask_token_D, *tables])
+    out: Tensor = visible_BKD.new_empty(batch, kept + ids_mask_BQ.shape[1], width, dtype=dtype)
     return out
 
 
@@ -169,20 +170,20 @@ position_sums = Op("pack_tokens_backward", _sums, _sums_fake)
 
 
 def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    _, mask_token, ids_keep, ids_mask, temporal, spatial = inputs
+    visible, mask_token, ids_keep, ids_mask, temporal, spatial = inputs
     ctx.save_for_backward(ids_keep, ids_mask)
     ctx.sizes = temporal.shape[0], spatial.shape[0]
-    ctx.dtypes = mask_token.dtype, temporal.dtype, spatial.dtype
+    ctx.dtypes = visible.dtype, mask_token.dtype, temporal.dtype, spatial.dtype
 
 
 def _backward(ctx: Any, grad_BRD: Tensor) -> tuple[Tensor | None, ...]:
     ids_keep, ids_mask = ctx.saved_tensors
     needs_visible, needs_mask, _, _, needs_temporal, needs_spatial = ctx.needs_input_grad
-    visible = grad_BRD[:, : ids_keep.shape[1]] if needs_visible else None
+    visible_dtype, mask_dtype, temporal_dtype, spatial_dtype = ctx.dtypes
+    visible = grad_BRD[:, : ids_keep.shape[1]].to(visible_dtype) if needs_visible else None
     if not (needs_mask or needs_temporal or needs_spatial):
         return visible, *[None] * 5
     temporal, spatial, hidden = position_sums(grad_BRD, ids_keep, ids_mask, *ctx.sizes)
-    mask_dtype, temporal_dtype, spatial_dtype = ctx.dtypes
     mask = hidden.to(mask_dtype) if needs_mask else None
     temporal = temporal.to(temporal_dtype) if needs_temporal else None
     spatial = spatial.to(spatial_dtype) if needs_spatial else None
@@ -219,7 +220,8 @@ def pack_tokens(
         impl: "auto", "triton", "cpu" or "torch".
 
     Returns:
-        (B, K + Q, D) in the dtype of `visible_BKD`; differentiable in all four float inputs.
+        (B, K + Q, D) in the dtype to which torch promotes those of the four float inputs, as its
+        own addition and `cat` do; differentiable in all four.
 
     Raises:
         TypeError: A dtype is not usable.

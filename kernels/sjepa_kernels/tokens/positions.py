@@ -3,17 +3,15 @@
 Shapes: B sequences, S segments, V joints, K kept tokens, D width.
 """
 
-from functools import reduce
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels.tokens.pack import position_sums, write_packed
-from sjepa_kernels.tokens.shared import check_tokens
+from sjepa_kernels.tokens.shared import check_tokens, promoted
 
 
 def add_positions_ref(*args: Tensor) -> Tensor:
@@ -40,10 +38,8 @@ def _forward(
 
 def _forward_fake(*inputs: Any) -> Tensor:
     visible_BKD, _, *tables = inputs
-    dtypes = [x.dtype for x in (visible_BKD, *tables)]
-    out: Tensor = visible_BKD.new_empty(
-        visible_BKD.shape, dtype=reduce(torch.promote_types, dtypes)
-    )
+    dtype = promoted([visible_BKD, *tables])
+    out: Tensor = visible_BKD.new_empty(visible_BKD.shape, dtype=dtype)
     return out
 
 

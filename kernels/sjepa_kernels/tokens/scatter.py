@@ -11,19 +11,26 @@ from sjepa_kernels._checks import check_distinct
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import TL_DTYPES, cdiv, compute_dtype, tl, triton
-from sjepa_kernels.tokens.shared import check_tokens, position_table, row_tiles, table_gradients
+from sjepa_kernels.tokens.shared import (
+    check_tokens,
+    position_table,
+    promoted,
+    row_tiles,
+    table_gradients,
+)
 
 
 def scatter_mask_tokens_ref(*args: Tensor) -> Tensor:
     """Plain PyTorch form of `scatter_mask_tokens`, of the same arguments in their order."""
     visible_BKD, mask_token_D, ids_keep_BK, *tables = args
-    dtype = compute_dtype(visible_BKD.dtype)
+    stream = promoted([visible_BKD, mask_token_D, *tables])
+    dtype = compute_dtype(stream)
     batch, _, width = visible_BKD.shape
     position_ND = position_table(tables, dtype)
     content = mask_token_D.to(dtype).expand(batch, position_ND.shape[0], width)
     index = ids_keep_BK.long()[:, :, None].expand(-1, -1, width)
     content = content.scatter(1, index, visible_BKD.to(dtype))
-    return (content + position_ND).to(visible_BKD.dtype)
+    return (content + position_ND).to(stream)
 
 
 @triton.jit
@@ -101,7 +108,8 @@ def _forward(
     batch, kept, width = visible_BKD.shape
     joints = position_spatial_VD.shape[0]
     tokens = position_temporal_SD.shape[0] * joints
-    out = visible_BKD.new_empty(batch, tokens, width)
+    stream = promoted([visible_BKD, mask_token_D, position_temporal_SD, position_spatial_VD])
+    out = visible_BKD.new_empty(batch, tokens, width, dtype=stream)
     if out.numel():
         tile, columns = row_tiles(width)
         _scatter_forward_kernel[(batch, cdiv(tokens, tile), cdiv(width, columns))](
@@ -114,9 +122,11 @@ def _forward(
 
 
 def _forward_fake(*inputs: Any) -> Tensor:
-    visible_BKD, _, _, temporal_SD, spatial_VD = inputs
+    visible_BKD, mask_token_D, _, *tables = inputs
     batch, _, width = visible_BKD.shape
-    out: Tensor = visible_BKD.new_empty(batch, temporal_SD.shape[0] * spatial_VD.shape[0], width)
+    tokens = tables[0].shape[0] * tables[1].shape[0]
+    dtype = promoted([visible_BKD, mask_token_D, *tables])
+    out: Tensor = visible_BKD.new_empty(batch, tokens, width, dtype=dtype)
     return out
 
 
@@ -162,10 +172,10 @@ _sums_op = Op("scatter_mask_tokens_backward", _sums, _sums_fake)
 
 
 def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    _, mask_token, ids_keep, temporal, spatial = inputs
+    visible, mask_token, ids_keep, temporal, spatial = inputs
     ctx.save_for_backward(ids_keep)
     ctx.sizes = temporal.shape[0], spatial.shape[0]
-    ctx.dtypes = mask_token.dtype, temporal.dtype, spatial.dtype
+    ctx.dtypes = visible.dtype, mask_token.dtype, temporal.dtype, spatial.dtype
 
 
 def _backward(ctx: Any, grad_BND: Tensor) -> tuple[Tensor | None, ...]:
@@ -174,9 +184,9 @@ def _backward(ctx: Any, grad_BND: Tensor) -> tuple[Tensor | None, ...]:
     grad_visible, position_ND, hidden_D = _sums_op(
         grad_BND, ids_keep, needs_visible, needs_mask or any(needs_position)
     )
-    mask_dtype, *table_dtypes = ctx.dtypes
+    visible_dtype, mask_dtype, *table_dtypes = ctx.dtypes
     temporal, spatial = table_gradients(position_ND, ctx.sizes, needs_position, table_dtypes)
-    visible = grad_visible if needs_visible else None
+    visible = grad_visible.to(visible_dtype) if needs_visible else None
     mask = hidden_D.to(mask_dtype) if needs_mask else None
     return visible, mask, None, temporal, spatial
 
@@ -210,7 +220,8 @@ def scatter_mask_tokens(
         impl: "auto", "triton", "cpu" or "torch".
 
     Returns:
-        (B, N, D) in the dtype of `visible_BKD`; differentiable in all four float inputs.
+        (B, N, D) in the dtype to which torch promotes those of the four float inputs, as its own
+        addition and `cat` do; differentiable in all four.
 
     Raises:
         TypeError: A dtype is not usable.

@@ -4,6 +4,7 @@ Shapes: B sequences, S segments, V joints, N = S*V tokens, K kept, Q masked, D w
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -17,6 +18,15 @@ def position_table(tables: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     temporal_SD, spatial_VD = tables
     table = temporal_SD.to(dtype)[:, None] + spatial_VD.to(dtype)[None]
     return table.flatten(0, 1)
+
+
+def promoted(tensors: Sequence[Tensor]) -> torch.dtype:
+    """Return the dtype of the tokens: that to which `torch.cat` and addition promote these.
+
+    Under autocast a linear layer gives half precision, and its sum with float32 tables is float32:
+    as such the stream of I-JEPA, V-JEPA and the MAE family goes on.
+    """
+    return reduce(torch.promote_types, [tensor.dtype for tensor in tensors])
 
 
 def row_tiles(width: int) -> tuple[int, int]:
