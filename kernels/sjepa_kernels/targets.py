@@ -274,8 +274,9 @@ class ContextualizedTargets:
             raise bad_value("hidden", f"layer {self._added + 1} of {self.layers}", "call finish")
         if self._total is None or self._weight is None:
             check_float("hidden", hidden_BND)
-            if hidden_BND.ndim != 3:
-                raise bad_value("hidden", tuple(hidden_BND.shape), "expected (B, N, D)")
+            if hidden_BND.ndim != 3 or hidden_BND.shape[2] == 0:
+                fix = "expected (B, N, D) with D at least 1"
+                raise bad_value("hidden", tuple(hidden_BND.shape), fix)
             self._total = torch.zeros(
                 hidden_BND.shape, dtype=compute_dtype(hidden_BND.dtype), device=hidden_BND.device
             )
@@ -323,8 +324,8 @@ def _check_norm(norm: str) -> None:
 
 
 def _check_total(total: Tensor) -> None:
-    if total.ndim != 3:
-        raise bad_value("total", tuple(total.shape), "expected (B, N, D)")
+    if total.ndim != 3 or total.shape[2] == 0:
+        raise bad_value("total", tuple(total.shape), "expected (B, N, D) with D at least 1")
     if total.dtype not in (torch.float32, torch.float64):
         raise bad_type("total", total.dtype, "a sum of layers needs float32 or float64")
     if total.requires_grad:

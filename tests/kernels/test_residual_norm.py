@@ -95,7 +95,7 @@ def test_more_rows_than_programs(place: Place, monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(ours, truth, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("shape", [(0, 4), (3, 0, 4), (3, 0)], ids=str)
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0, 4)], ids=str)
 def test_empty(place: Place, shape: tuple[int, ...]) -> None:
     leaves = random_inputs(shape, torch.float32, place.device)
     y, total = residual_layer_norm(*leaves, impl=place.impl)

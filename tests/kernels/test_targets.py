@@ -119,7 +119,7 @@ def test_strided_layers_and_int32_ids(place: Place, norm: str) -> None:
     torch.testing.assert_close(ours, run(plain, ids, place.impl, norm), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(0, 3, 4, 2), (2, 0, 4, 0), (2, 3, 0, 2), (2, 3, 4, 0)], ids=str)
+@pytest.mark.parametrize("shape", [(0, 3, 4, 2), (2, 0, 4, 0), (2, 3, 4, 0)], ids=str)
 @pytest.mark.parametrize("norm", NORMS)
 def test_empty(place: Place, norm: str, shape: tuple[int, ...]) -> None:
     batch, tokens, width, masked = shape

@@ -286,8 +286,8 @@ def residual_layer_norm(
         TypeError: A dtype is not usable.
         ValueError: A shape, device, eps or `impl` is not usable, or the width exceeds 4,096.
     """
-    if x.ndim == 0:
-        raise bad_value("x", (), "expected (..., D)")
+    if x.ndim == 0 or x.shape[-1] == 0:
+        raise bad_value("x", tuple(x.shape), "expected (..., D) with D at least 1")
     check_float("x", x)
     width = tuple(x.shape[-1:])
     others = {"weight": (weight_D, width, "(D,)"), "bias": (bias_D, width, "(D,)")}

@@ -20,6 +20,7 @@ CASE = OpCase(
     arguments=arguments,
     says=[
         ({"total": torch.zeros(6, 4)}, r"total: \(6, 4\); expected \(B, N, D\)"),
+        ({"total": torch.zeros(2, 3, 0)}, r"total: \(2, 3, 0\); .*D at least 1"),
         ({"total": torch.zeros(2, 3, 4).half()}, "total: torch.float16; .*needs float32"),
         ({"total": torch.zeros(2, 3, 4, requires_grad=True)}, "total: requires a gradient"),
         ({"total": torch.zeros(2, 4, 3).mT}, "total: strides .*contiguous"),

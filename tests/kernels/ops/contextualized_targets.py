@@ -79,7 +79,7 @@ LAUNCHES = {
 def random_call(draw: Draw) -> None:
     """Layers of different dtypes, any tokens of any sequence, then a total with a weight."""
     batch, tokens, layers = draw.size(), draw.size(), draw.size(1, 3)
-    width, norm = draw.one_of(0, 1, 2, 5, 33, 70), draw.one_of(*NORMS)
+    width, norm = draw.one_of(1, 2, 5, 33, 70), draw.one_of(*NORMS)
     # A LayerNorm of one channel, or of zeros, is all rounding.
     final = width > 2 and not (norm == "instance" and tokens < 2) and draw.flag()
     dtypes = [torch.float64] if draw.flag() else [torch.float32, *HALVES]
@@ -128,6 +128,7 @@ CASE = OpCase(
         ({"ids_mask": torch.tensor([[0], [3]])}, r"ids_mask: ids from 0 to 3"),
         ({"layers": 0}, r"layers: 0; .*at least 1"),
         ({"norm": "batch"}, "norm: 'batch'"),
+        ({"hidden": torch.zeros(2, 3, 0)}, r"hidden: \(2, 3, 0\); .*D at least 1"),
     ],
     spoils={
         "layers": [0, -1],

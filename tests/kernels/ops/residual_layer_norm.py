@@ -149,6 +149,7 @@ CASE = OpCase(
     arguments=arguments,
     says=[
         ({"x": torch.zeros(())}, r"x: \(\); expected"),
+        ({"x": torch.zeros(2, 0)}, r"x: \(2, 0\); .*D at least 1"),
         ({"x": torch.zeros(2, 3).int()}, "x: torch.int32"),
         ({"residual": torch.zeros(3)}, r"residual: \(3,\); expected x.shape = \(2, 3"),
         ({"weight": torch.zeros(2)}, r"weight: \(2,\); expected \(D,\) = \(3,\)"),
