@@ -129,6 +129,8 @@ def check_number(
             raise bad_value(argument, tuple(value.shape), "pass a float or a 0-dim tensor")
         if not readable(value):
             return
+        # Torch warns of one that requires a gradient.
+        value = value.detach()
     number = float(value)
     if not good(number):
         raise bad_value(argument, number, fix)

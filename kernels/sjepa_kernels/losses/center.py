@@ -3,6 +3,7 @@
 Shapes: D features.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -33,6 +34,8 @@ def update_center_(
 ) -> None:
     """Move the center towards a batch mean, in place: c <- m c + (1 - m) sum / count.
 
+    A mean over no rows leaves the center where it is. The mean is computed in float32 at least.
+
     Args:
         center_D: The center.
         center_sum_D: Sum of teacher rows, as `centered_softmax_cross_entropy` returns it.
@@ -44,18 +47,19 @@ def update_center_(
 
     Raises:
         TypeError: The center or the sum is not floating point.
-        ValueError: Shapes or devices differ, the center is expanded, the count is not positive, or
-            the momentum is outside [0, 1].
+        ValueError: Shapes or devices differ, D is 0, the center is expanded, the count is negative
+            or not finite, or the momentum is outside [0, 1].
     """
-    if center_D.ndim != 1:
-        raise bad_value("center", tuple(center_D.shape), "expected (D,)")
+    if center_D.ndim != 1 or center_D.shape[0] == 0:
+        raise bad_value("center", tuple(center_D.shape), "expected (D,) with D at least 1")
     check_shape("center_sum", center_sum_D, tuple(center_D.shape), "the center's shape")
     check_not_expanded("center", center_D)
     check_float("center", center_D)
     check_float("center_sum", center_sum_D)
     check_same_device(center_D.device, center_sum=center_sum_D)
-    check_number("count", count, lambda n: n > 0, "pass the number of rows in the sum, at least 1")
+    check_number("count", count, lambda n: 0 <= n < math.inf, "pass the number of rows in the sum")
     check_fraction("momentum", momentum)
+    center_sum_D = center_sum_D.to(compute_dtype(center_sum_D.dtype))
     if all_reduce is not None:
         if not isinstance(count, Tensor):
             count = torch.full_like(center_sum_D[:1], count)
@@ -63,7 +67,14 @@ def update_center_(
         summed = all_reduce(total)
         total = total if summed is None else summed
         center_sum_D, count = total[:-1], total[-1]
-    mean = (center_sum_D / count).to(center_D.dtype)
+    if not isinstance(count, Tensor):
+        if count == 0:
+            return
+        mean = center_sum_D / count
+    else:
+        # Of several processes, only the device knows whether they have rows.
+        mean = torch.where(count > 0, center_sum_D / count, center_D)
+    mean = mean.to(center_D.dtype)
     weight = 1 - momentum
     if isinstance(weight, Tensor):
         weight = weight.to(center_D.dtype)

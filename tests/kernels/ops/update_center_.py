@@ -7,7 +7,7 @@ import torch
 from sjepa_kernels import update_center_
 from tests.kernels.fuzzing import FLOATS, Draw
 from tests.kernels.op_case import Absent, Arguments, Fuzz, OpCase, normals
-from tests.kernels.spoils import NAN, VECTOR, WRONG_SHARE
+from tests.kernels.spoils import INF, NAN, VECTOR, WRONG_SHARE
 
 
 def arguments() -> Arguments:
@@ -15,7 +15,7 @@ def arguments() -> Arguments:
 
 
 def random_call(draw: Draw) -> None:
-    width = draw.size(0, 9)
+    width = draw.size(1, 9)
     dtype = draw.one_of(*FLOATS[:2])
     center, total = draw.normal((width,), dtype), draw.normal((width,), dtype)
     momentum, count = draw.one_of(0.0, 0.5, 0.9, 1.0), draw.size(1, 1000)
@@ -38,13 +38,14 @@ CASE = OpCase(
     arguments=arguments,
     says=[
         ({"center_sum": torch.zeros(3)}, r"center_sum: \(3,\)"),
-        ({"count": 0}, "count: 0"),
+        ({"center": torch.zeros(0)}, r"center: \(0,\); .*D at least 1"),
+        ({"count": -1}, "count: -1"),
         ({"momentum": 1.5}, r"momentum: 1\.5"),
     ],
     spoils={
         "center": VECTOR | {"expanded": lambda x: x[:1].expand(5)},
         "center_sum": VECTOR,
-        "count": [0, -3, NAN, torch.tensor(0), torch.ones(2)],
+        "count": [-3, NAN, INF, torch.tensor(-1), torch.ones(2)],
         "momentum": WRONG_SHARE,
     },
     uses=Absent("plain PyTorch, which writes into its argument"),
