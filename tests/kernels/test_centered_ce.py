@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels import centered_softmax_cross_entropy, update_center_
-from tests.kernels.cases import Place, assert_learns_within_budget, in_float64, with_gradients
+from tests.kernels.cases import (
+    Place,
+    assert_learns_within_budget,
+    compiles,
+    in_float64,
+    with_gradients,
+)
 
 HAS_CPP = True
 
@@ -144,8 +150,88 @@ def test_kernels_turn_a_bad_index_into_nan(place: Place) -> None:
     for width in (5, 4100):
         student, teacher = torch.randn(2, 3, width).to(place.device).unbind()
         index = torch.tensor([0, 3, 1], device=place.device)
-        loss, _, _ = op(student, teacher, teacher[0], *temps, index, None, True, place.impl)
+        loss, *_ = op(student, teacher, teacher[0], *temps, index, None, True, place.impl)
         assert torch.isnan(loss)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("given", ["nothing", "index", "weights", "both"])
+def test_no_rows_give_zeros(place: Place, given: str, dtype: torch.dtype) -> None:
+    """As a batch without a masked patch has it in iBOT and DINOv2."""
+    patches = torch.randn(4, 9, device=place.device).to(dtype).requires_grad_()
+    none = torch.zeros(0, dtype=torch.int64, device=place.device)
+    index = none if given in ("index", "both") else None
+    teacher = torch.randn(4 if index is not None else 0, 9).to(patches)
+    weights = torch.ones(0, device=place.device) if given in ("weights", "both") else None
+    loss, center_sum = centered_softmax_cross_entropy(
+        patches[none],
+        teacher,
+        torch.randn(9).to(teacher),
+        teacher_index_R=index,
+        row_weights_R=weights,
+        impl=place.impl,
+    )
+    full, _ = centered_softmax_cross_entropy(
+        patches.detach(), patches.detach(), torch.zeros(9).to(patches), impl=place.impl
+    )
+    assert loss.shape == () and loss.dtype == full.dtype and loss.requires_grad
+    assert float(loss.detach()) == 0
+    assert torch.equal(center_sum, torch.zeros(9).to(full)) and not center_sum.requires_grad
+    (3 * loss).backward()
+    assert patches.grad is not None and torch.equal(patches.grad, torch.zeros_like(patches))
+
+
+@compiles
+def test_no_rows_in_a_compiled_graph(place: Place) -> None:
+    student = torch.randn(0, 9, device=place.device, requires_grad=True)
+    center = torch.zeros(9, device=place.device)
+    torch.compiler.reset()
+    call = torch.compile(centered_softmax_cross_entropy, fullgraph=True)
+    loss, center_sum = call(student, student.detach(), center, impl=place.impl)
+    loss.backward()
+    assert float(loss.detach()) == 0 and torch.equal(center_sum, center)
+    assert student.grad is not None and student.grad.shape == (0, 9)
+
+
+@pytest.mark.parametrize("name", ["temp_student", "temp_target"])
+def test_a_temperature_that_learns_is_refused(place: Place, name: str) -> None:
+    inputs = random_inputs(3, 5, torch.float32, place.device)
+    learns = {name: torch.tensor(0.1, device=place.device, requires_grad=True)}
+    with pytest.raises(ValueError, match=f"^{name}: requires a gradient, .*; detach it"):
+        call(inputs, place.impl, **learns)
+    with torch.no_grad():
+        loss, _ = call(inputs, place.impl, **learns)
+    torch.testing.assert_close(loss, call(inputs, place.impl, **{name: 0.1})[0])
+
+
+def test_a_temperature_is_learned_through_the_student(place: Place) -> None:
+    """What its error says to do."""
+    inputs = random_inputs(3, 5, torch.float64, place.device)
+    temp = torch.tensor(0.1, dtype=torch.float64, device=place.device, requires_grad=True)
+    student, teacher, center, index, weights = inputs.values()
+    truth, _ = by_definition(student / (10 * temp), teacher, center, index, weights)
+    scaled = inputs | {"student": student / temp}
+    loss, _ = call(scaled, place.impl, temp_student=1.0)
+    torch.testing.assert_close(loss, truth)
+    torch.testing.assert_close(*(torch.autograd.grad(x, temp)[0] for x in (loss, truth)))
+
+
+@pytest.mark.parametrize("count", [70_000, torch.tensor(70_000)], ids=["number", "tensor"])
+def test_a_half_precision_sum_of_many_rows_moves_the_center(count: int | Tensor) -> None:
+    """The number of rows has no place in float16."""
+    sums = torch.tensor([60000.0, -7.0]).half()
+    for all_reduce in (None, lambda total: None):
+        center = torch.zeros(2)
+        update_center_(center, sums, count, 0.5, all_reduce=all_reduce)
+        torch.testing.assert_close(center, 0.5 * sums.float() / 70_000)
+
+
+@pytest.mark.parametrize("count", [0, torch.tensor(0), torch.tensor(0.0)], ids=repr)
+def test_no_rows_leave_the_center_where_it_is(count: int | Tensor) -> None:
+    for all_reduce in (None, lambda total: None):
+        center = torch.tensor([1.0, -2.0])
+        update_center_(center, torch.zeros(2), count, 0.5, all_reduce=all_reduce)
+        assert torch.equal(center, torch.tensor([1.0, -2.0]))
 
 
 def test_center_moves_towards_the_batch_mean() -> None:

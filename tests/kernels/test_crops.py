@@ -83,6 +83,14 @@ def test_temperatures_as_device_tensors(place: Place) -> None:
     torch.testing.assert_close(as_tensors, as_floats)
 
 
+@pytest.mark.parametrize("name", ["temp_student", "temp_target"])
+def test_a_temperature_that_learns_is_refused(place: Place, name: str) -> None:
+    inputs = random_inputs((3, 2, 2, 9), torch.float32, place.device)
+    learns = {name: torch.tensor(0.1, device=place.device, requires_grad=True)}
+    with pytest.raises(ValueError, match=f"^{name}: requires a gradient, .*; detach it"):
+        centered_crop_cross_entropy(*inputs, **learns, impl=place.impl)
+
+
 def test_many_prototypes() -> None:
     inputs = random_inputs((4, 2, 2, 65_536), torch.float32, "cpu", 1.0)
     loss, total = centered_crop_cross_entropy(*inputs)

@@ -12,7 +12,7 @@ from tests.kernels.op_case import all_cases
 
 FILES = sorted(
     {file for case in all_cases().values() if case.in_triton for file in case.tests}
-    | {"test_fuzz.py", "test_poisoned.py", "test_properties.py"}
+    | {"test_fuzz.py", "test_loss_scale.py", "test_poisoned.py", "test_properties.py"}
 )
 
 

@@ -91,6 +91,23 @@ def test_crops_loss_moves_its_center_by_the_mean_of_all_teacher_rows(place: Plac
     torch.testing.assert_close(pairs.center, torch.full((3,), 0.1))
 
 
+@pytest.mark.parametrize("update", ["after", "before"])
+def test_a_batch_without_rows_moves_the_center_by_the_others_alone(
+    place: Place, update: str
+) -> None:
+    center = torch.tensor([1.0, -2.0], device=place.device)
+    # Sums and number of rows of another process.
+    for others, expected in (([0.0, 0.0, 0.0], [1.0, -2.0]), ([8.0, 4.0, 4.0], [1.5, -0.5])):
+        added = torch.tensor(others, device=place.device)
+        module = CenteredCrossEntropy(
+            2, center_momentum=0.5, update=update, all_reduce=added.add, impl=place.impl
+        ).to(place.device)
+        module.center.copy_(center)
+        loss = module(torch.zeros(0, 2, device=place.device), torch.zeros(0, 2).to(center))
+        assert float(loss.detach()) == 0
+        torch.testing.assert_close(module.center, torch.tensor(expected, device=place.device))
+
+
 def test_own_all_reduce_is_called_with_sum_and_rows() -> None:
     seen: list[Tensor] = []
 

@@ -12,7 +12,6 @@ from sjepa_kernels._checks import (
     bad_value,
     check_float,
     check_ids,
-    check_positive,
     check_same_device,
     check_shape,
     check_tensors,
@@ -22,7 +21,17 @@ from sjepa_kernels._library import Op
 from sjepa_kernels._triton import TL_DTYPES, cdiv, compute_dtype, row_block, tl, triton
 from sjepa_kernels.losses.cpu import centered_ce_cpu, has_cpu_code
 from sjepa_kernels.losses.scale import scaled
-from sjepa_kernels.losses.shared import UNFUSED, Outputs, empty_outputs, on_device, save_gradient
+from sjepa_kernels.losses.shared import (
+    HALF_RANGE,
+    UNFUSED,
+    Outputs,
+    check_temperatures,
+    empty_outputs,
+    is_shared_later,
+    on_device,
+    save_gradient,
+    share_of_backward,
+)
 
 # Rows up to this width stay in registers; wider ones are read twice, with online row statistics.
 _WIDEST_ROW = 4096
@@ -73,7 +82,10 @@ def _ce_rows_kernel(
     c = tl.load(center + d, mask=d < D, other=0.0).to(COMPUTE)[None, :]
     scale_s = 1.0 / tl.load(temp_student)
     scale_t = 1.0 / tl.load(temp_target)
-    share = scale_s / (tl.load(total) if HAS_WEIGHTS else R)
+    if grad.dtype.element_ty == tl.float16:
+        share = HALF_RANGE
+    else:
+        share = scale_s / (tl.load(total) if HAS_WEIGHTS else R)
     center_sum = tl.zeros((BR, BD), COMPUTE)
     loss = tl.zeros((BR,), COMPUTE)
     for tile in range(program, tl.cdiv(R, BR), tl.num_programs(0)):
@@ -172,7 +184,10 @@ def _ce_columns_kernel(
     c = tl.load(center + d, mask=in_d, other=0.0).to(COMPUTE)
     scale_s = 1.0 / tl.load(temp_student)
     scale_t = 1.0 / tl.load(temp_target)
-    share = scale_s / (tl.load(total) if HAS_WEIGHTS else R)
+    if grad.dtype.element_ty == tl.float16:
+        share = HALF_RANGE
+    else:
+        share = scale_s / (tl.load(total) if HAS_WEIGHTS else R)
     center_sum = tl.zeros((BD,), COMPUTE)
     first = part * chunk
     for step in range(0, tl.minimum(chunk, R - first)):
@@ -199,6 +214,11 @@ def _launch(*args: Any) -> Outputs:
     student, teacher, center = (x.contiguous() for x in tensors)
     rows, width = student.shape
     dtype = compute_dtype(student.dtype)
+    later = is_shared_later(student, needs_grad)
+    if later and weights is not None:
+        # At most 1, as what is saved of a float16 gradient may be; a common factor changes nothing.
+        weights = weights.to(dtype)
+        weights = weights / weights.abs().amax()
     # Without weights the sum is the number of rows, which the kernels know.
     total = rows if weights is None else weights.to(dtype).sum()
     # Pointers that the constexpr flags switch off still need a tensor to stand for them.
@@ -206,6 +226,7 @@ def _launch(*args: Any) -> Outputs:
     weights_arg, total_arg = (student,) * 2 if weights is None else (weights.contiguous(), total)
     inputs = student, teacher, center, index_arg, weights_arg, temp_student, temp_target
     grad = torch.empty_like(student) if needs_grad else student.new_empty(0)
+    share = share_of_backward(temp_student, total, later)
     flags: dict[str, Any] = {
         "HAS_INDEX": index is not None,
         "HAS_WEIGHTS": weights is not None,
@@ -224,7 +245,7 @@ def _launch(*args: Any) -> Outputs:
             NEEDS_GRAD=needs_grad, BR=tile, BD=columns, **flags,
             num_warps=8 if columns == _WIDEST_ROW else 4,
         )  # fmt: skip
-        return loss_part.sum() / total, center_part.sum(0), grad
+        return loss_part.sum() / total, center_part.sum(0), grad, share
     stats = student.new_empty((5, rows), dtype=dtype)
     _ce_stats_kernel[(rows,)](
         *inputs, stats, rows, teacher.shape[0], width, BD=2048, **flags, num_warps=8, **UNFUSED,
@@ -237,14 +258,14 @@ def _launch(*args: Any) -> Outputs:
         *inputs, total_arg, stats, grad, center_part, rows, teacher.shape[0], width, chunk,
         NEEDS_GRAD=needs_grad, BD=1024, **flags, **UNFUSED,
     )  # fmt: skip
-    return stats[4].sum() / total, center_part.sum(0), grad
+    return stats[4].sum() / total, center_part.sum(0), grad, share
 
 
 def _body(
     student: Tensor, teacher: Tensor, center: Tensor, temp_student: Tensor, temp_target: Tensor,
     index: Tensor | None, weights: Tensor | None, needs_grad: bool, impl: str,
 ) -> Outputs:  # fmt: skip
-    """Return the loss, the column sums of the teacher, and d loss / d student (or nothing)."""
+    """Return the loss, the column sums of the teacher, and the gradient to save with its share."""
     run = centered_ce_cpu if impl == "cpu" else _launch
     return run(student, teacher, center, temp_student, temp_target, index, weights, needs_grad)
 
@@ -260,8 +281,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 
 def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    (grad,) = ctx.saved_tensors
-    return scaled(grad, grad_loss, ctx.impl), *[None] * 8
+    grad, share = ctx.saved_tensors
+    return scaled(grad, share, grad_loss, ctx.impl), *[None] * 8
 
 
 _op = Op("centered_softmax_cross_entropy", _body, _fake, setup=_setup, backward=_backward)
@@ -286,14 +307,15 @@ def centered_softmax_cross_entropy(
 
     iBOT and DINOv2 patches: rows are the masked patches and w_r = 1 / (masked patches of r's
     image). Their mean over all images, also those without a mask, is this loss times
-    w.sum() / images. DINO's pairs of crops: `centered_crop_cross_entropy`.
+    w.sum() / images. A batch without a masked patch, R = 0, has the loss 0, the gradient 0 and the
+    center sum 0, as it has there. DINO's pairs of crops: `centered_crop_cross_entropy`.
 
     Args:
         student_RD: Student features before the softmax.
         teacher: Teacher features, (R, D), or (any, D) with `teacher_index_R`.
         center_D: Center c, subtracted as it is now; see `update_center_`.
-        temp_student: A float or a 0-dim tensor above zero (0.1 in S-JEPA).
-        temp_target: A float or a 0-dim tensor above zero (0.06 in S-JEPA).
+        temp_student: A float or a 0-dim tensor above zero (0.1 in S-JEPA); a constant.
+        temp_target: A float or a 0-dim tensor above zero (0.06 in S-JEPA); a constant.
         teacher_index_R: int32 or int64 row of `teacher` for each row of the student, so that no
             gathered copy is needed.
         row_weights_R: Weight of each row (iBOT's mask weights); constants for the gradient. They
@@ -306,22 +328,33 @@ def centered_softmax_cross_entropy(
 
     Raises:
         TypeError: A dtype is not usable.
-        ValueError: A shape, device, index, temperature or `impl` is not usable, or there are no
-            rows.
+        ValueError: A shape, device, index, temperature or `impl` is not usable, D is 0, or a
+            temperature requires a gradient.
     """
     _check(student_RD, teacher, center_D, teacher_index_R, row_weights_R)
-    check_positive("temp_student", temp_student)
-    check_positive("temp_target", temp_target)
+    check_temperatures(temp_student, temp_target)
     if row_weights_R is not None:
         row_weights_R = row_weights_R.detach()
     tensors = student_RD, teacher.detach(), center_D.detach()
     chosen = choose(impl, student_RD.device, cpu=has_cpu_code(student_RD))
+    if student_RD.shape[0] == 0:
+        return _of_no_rows(student_RD)
     temps, rows = (temp_student, temp_target), (teacher_index_R, row_weights_R)
     if chosen == "torch":
         return centered_ce_ref(*tensors, *temps, *rows)
+    if chosen == "cpu":
+        # The C++ reads float32 and makes a float32 gradient. Cast out here, a half-precision one is
+        # rounded behind its multiplication by that of the loss, as eager's is.
+        tensors = student_RD.float(), *tensors[1:]
     needs_grad = torch.is_grad_enabled() and student_RD.requires_grad
-    loss, center_sum, _ = _op(*tensors, *on_device(temps, student_RD), *rows, needs_grad, chosen)
-    return loss, center_sum
+    of_op = _op(*tensors, *on_device(temps, student_RD), *rows, needs_grad, chosen)
+    return of_op[0], of_op[1]
+
+
+def _of_no_rows(student: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a loss of 0, whose gradient is as empty as the student, and a center sum of 0."""
+    loss = student.sum(dtype=compute_dtype(student.dtype))
+    return loss, loss.new_zeros(student.shape[1])
 
 
 def _check(
@@ -330,8 +363,8 @@ def _check(
     if student.ndim != 2:
         raise bad_value("student", tuple(student.shape), "expected (R, D); flatten leading axes")
     rows, width = student.shape
-    if rows == 0 or width == 0:
-        raise bad_value("student", (rows, width), "a mean over nothing has no value; pass rows")
+    if width == 0:
+        raise bad_value("student", (rows, 0), "expected (R, D) with D at least 1")
     if teacher.ndim != 2 or teacher.shape[1] != width:
         raise bad_value("teacher", tuple(teacher.shape), f"expected (rows, D = {width})")
     check_float("student", student)

@@ -11,12 +11,12 @@ from sjepa_kernels.native import LIBRARY
 
 
 def has_cpu_code(student: Tensor) -> bool:
-    """Whether the C++ code takes this student: float32, or half precision upcast on the way."""
+    """Whether the C++ code takes this student: float32, or half precision that the caller casts."""
     return student.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 
 def centered_ce_cpu(*args: Any) -> Outputs:
-    """Run the C++ code on the arguments of the registered op but its last."""
+    """Run the C++ code on the arguments of the registered op but its last, a float32 student."""
     assert LIBRARY is not None
     *tensors, temp_student, temp_target, index, weights, needs_grad = args
     s, t, c = (_laid_out(x, torch.float32) for x in tensors)
@@ -36,7 +36,7 @@ def centered_ce_cpu(*args: Any) -> Outputs:
         raise ValueError("teacher_index: an id outside the teacher's rows; ids must lie within it")
     if status != 0:
         raise MemoryError("centered_softmax_cross_entropy: no memory for its scratch rows")
-    return loss, center_sum, grad.to(tensors[0].dtype)
+    return loss, center_sum, grad, s.new_empty(0)
 
 
 def _laid_out(tensor: Any, dtype: torch.dtype) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sjepa_kernels._checks import bad_value, check_float, check_positive, check_tensors
+from sjepa_kernels._checks import bad_value, check_float, check_tensors
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import (
@@ -23,7 +23,17 @@ from sjepa_kernels._triton import (
 from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.losses.cpu import has_cpu_code
 from sjepa_kernels.losses.scale import scaled
-from sjepa_kernels.losses.shared import UNFUSED, Outputs, empty_outputs, on_device, save_gradient
+from sjepa_kernels.losses.shared import (
+    HALF_RANGE,
+    UNFUSED,
+    Outputs,
+    check_temperatures,
+    empty_outputs,
+    is_shared_later,
+    on_device,
+    save_gradient,
+    share_of_backward,
+)
 
 
 def centered_crop_ce_ref(
@@ -93,7 +103,8 @@ def _crop_columns_kernel(
     c = tl.load(center + d, mask=in_d, other=0.0).to(COMPUTE)[None, :]
     scale_s = 1.0 / tl.load(temp_student)
     scale_t = 1.0 / tl.load(temp_target)
-    share = scale_s / terms
+    # There are at most BT targets, a power of two, in one difference.
+    share = HALF_RANGE / BT if grad.dtype.element_ty == tl.float16 else scale_s / terms
     center_sum = tl.zeros((BD,), COMPUTE)
     gap = tl.zeros((BD,), COMPUTE)
     first = part * chunk
@@ -134,7 +145,7 @@ def _launch(
     student: Tensor, teacher: Tensor, center: Tensor, temp_student: Tensor, temp_target: Tensor,
     skip_same: bool, needs_grad: bool,
 ) -> Outputs:  # fmt: skip
-    """Return the loss, the column sums of the teachers, and d loss / d student (or nothing)."""
+    """Return the loss, the column sums of the teachers, and the gradient to save with its share."""
     (crops, batch, width), teachers = student.shape, teacher.shape[0]
     dtype = compute_dtype(student.dtype)
     compute = TL_DTYPES[dtype]
@@ -171,7 +182,8 @@ def _launch(
     log_sum_S = stats_s[1].log().sum(dim=1)
     same = min(crops, teachers) if skip_same else 0
     logs = (teachers - 1) * log_sum_S[:same].sum() + teachers * log_sum_S[same:].sum()
-    return (gap_part.sum() + logs) / terms, center_part.sum(0), grad
+    share = share_of_backward(temp_student, terms / held, is_shared_later(student, needs_grad))
+    return (gap_part.sum() + logs) / terms, center_part.sum(0), grad, share
 
 
 def _fake(*inputs: Any) -> Outputs:
@@ -180,8 +192,8 @@ def _fake(*inputs: Any) -> Outputs:
 
 
 def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    (grad,) = ctx.saved_tensors
-    return scaled(grad, grad_loss, "triton"), *[None] * 6
+    grad, share = ctx.saved_tensors
+    return scaled(grad, share, grad_loss, "triton"), *[None] * 6
 
 
 _op = Op("centered_crop_cross_entropy", _launch, _fake, setup=save_gradient, backward=_backward)
@@ -211,8 +223,9 @@ def centered_crop_cross_entropy(
             head's (S * B, K) output crop by crop, takes `.view(S, B, K)`.
         teacher_TBK: Outputs of the teacher's head for its T crops.
         center_K: Center c, subtracted as it is now; see `update_center_` (the count is T * B).
-        temp_student: A float or a 0-dim tensor above zero (0.1 in DINO).
-        temp_target: A float or a 0-dim tensor above zero (0.04 in DINO, warmed up to 0.07).
+        temp_student: A float or a 0-dim tensor above zero (0.1 in DINO); a constant.
+        temp_target: A float or a 0-dim tensor above zero (0.04 in DINO, warmed up to 0.07); a
+            constant.
         skip_same: Leave out the pairs s = t, which see the same crop.
         impl: "auto", "triton", "cpu" or "torch".
 
@@ -222,11 +235,11 @@ def centered_crop_cross_entropy(
 
     Raises:
         TypeError: A dtype is not usable.
-        ValueError: A shape, device, temperature or `impl` is not usable, or there are no pairs.
+        ValueError: A shape, device, temperature or `impl` is not usable, there are no pairs, or a
+            temperature requires a gradient.
     """
     _check(student_SBK, teacher_TBK, center_K, skip_same)
-    check_positive("temp_student", temp_student)
-    check_positive("temp_target", temp_target)
+    check_temperatures(temp_student, temp_target)
     args = student_SBK, teacher_TBK.detach(), center_K.detach()
     temps = temp_student, temp_target
     chosen = choose(impl, student_SBK.device, cpu=has_cpu_code(student_SBK))
@@ -235,17 +248,20 @@ def centered_crop_cross_entropy(
     if chosen == "cpu":
         return _one_teacher_at_a_time(*args, *temps, skip_same)
     needs_grad = torch.is_grad_enabled() and student_SBK.requires_grad
-    loss, center_sum, _ = _op(*args, *on_device(temps, student_SBK), skip_same, needs_grad)
-    return loss, center_sum
+    of_op = _op(*args, *on_device(temps, student_SBK), skip_same, needs_grad)
+    return of_op[0], of_op[1]
 
 
 def _one_teacher_at_a_time(
     student_SBK: Tensor, teacher_TBK: Tensor, center_K: Tensor, *options: Any
 ) -> tuple[Tensor, Tensor]:
-    """The C++ form: each student row is read, and its gradient written, once for each teacher."""
+    """The C++ form: each student row is read, and its gradient written, once for each teacher.
+
+    Of a half-precision student those gradients are float32 and their sum is rounded, once.
+    """
     temp_student, temp_target, skip_same = options
     seen, batch = student_SBK.shape[:2]
-    rows, device = student_SBK.flatten(0, 1), student_SBK.device
+    rows, device = student_SBK.flatten(0, 1).float(), student_SBK.device
     crop = torch.arange(seen, device=device).repeat_interleave(batch)
     image = torch.arange(batch, device=device).repeat(seen)
     loss = center_sum = torch.zeros((), device=device)

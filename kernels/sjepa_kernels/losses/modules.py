@@ -83,7 +83,10 @@ class CenteredCrossEntropy(_CenteredLoss):
         teacher_index_R: Tensor | None = None,
         row_weights_R: Tensor | None = None,
     ) -> Tensor:
-        """Return `centered_softmax_cross_entropy`, 0-dim, and move the center in training mode."""
+        """Return `centered_softmax_cross_entropy`, 0-dim, and move the center in training mode.
+
+        A batch without rows has the loss 0 and moves the center by the other processes' rows alone.
+        """
         rows = student_RD.shape[0]
         if self.training and self.update == "before":
             self._move(sum_of_used_rows(teacher, teacher_index_R), rows)

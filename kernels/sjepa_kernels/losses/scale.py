@@ -27,23 +27,32 @@ def _scale_(grad: Tensor, factor: Tensor) -> None:
     _scale_kernel[(cdiv(count, _BLOCK),)](grad, factor, count, COMPUTE=compute, BLOCK=_BLOCK)
 
 
-def scaled(grad: Tensor, factor: Tensor | None, impl: str) -> Tensor | None:
-    """Return factor * grad, in the dtype of `grad`, inside a backward.
+def scaled(grad: Tensor, share: Tensor, factor: Tensor | None, impl: str) -> Tensor | None:
+    """Return share * factor * grad, in the dtype of `grad`, inside a backward.
 
     `grad` is saved, contiguous memory with no other user, made by `impl`. It is reused unless the
-    graph is kept for another backward, which would read it again. `factor` is 0-dim.
+    graph is kept for another backward, which would read it again. `share` is 0-dim, or empty for 1.
+    `factor` is 0-dim.
     """
     if factor is None:
         return None
+    if share.numel():
+        factor = factor * share
     if torch.compiler.is_compiling() or type(factor) is not Tensor:
-        return (grad * factor).to(grad.dtype)
+        return _product(grad, factor)
     if impl == "triton":
-        if not torch._C._autograd._get_current_graph_task_keep_graph():
-            _scale_(grad, factor)
-            return grad
-    elif factor.dtype == torch.float32 and factor.device.type == "cpu" and _is_one(factor):
+        if torch._C._autograd._get_current_graph_task_keep_graph():
+            grad = grad.clone()
+        _scale_(grad, factor)
         return grad
-    return (grad * factor).to(grad.dtype)
+    if factor.dtype == torch.float32 and factor.device.type == "cpu" and _is_one(factor):
+        return grad
+    return _product(grad, factor)
+
+
+def _product(grad: Tensor, factor: Tensor) -> Tensor:
+    """Return the product, rounded once; a loss scale as a float16 would be infinity."""
+    return (grad.to(compute_dtype(grad.dtype)) * factor).to(grad.dtype)
 
 
 def _is_one(scalar: Tensor) -> bool:

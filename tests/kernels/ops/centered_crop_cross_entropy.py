@@ -44,6 +44,7 @@ LAUNCHES = {
     for dtype in (torch.bfloat16, torch.float32)
     for full in (False, True)
 }
+LAUNCHES["crops-8x4x64x8192-float16-all"] = launch(SHAPES[2], torch.float16, True)
 LAUNCHES["crops-odd"] = launch((5, 3, 7, 1001), torch.float32, True)
 
 
