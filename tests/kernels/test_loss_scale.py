@@ -188,3 +188,23 @@ def test_a_kept_graph_scales_again(place: Place) -> None:
     assert torch.equal(first, kept)
     # The least numbers have no half.
     torch.testing.assert_close(second, first / 2, rtol=2e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("needs_grad", [False, True])
+@pytest.mark.parametrize("width", [9, 4100])
+def test_the_fakes_know_what_float16_adds(place: Place, width: int, needs_grad: bool) -> None:
+    if place.impl != "triton":
+        pytest.skip("only the kernels save float16")
+    # Not what compares outputs behind a backward, which scales the saved one in place; the compiled
+    # backward has a test of its own.
+    kinds = "test_schema", "test_autograd_registration", "test_faketensor"
+    student = torch.randn(3, 2, width, device=place.device).half().requires_grad_(needs_grad)
+    fixed = student.detach()[:2], torch.zeros(width, device=place.device)
+    temps = [torch.tensor(t, device=place.device) for t in (0.1, 0.06)]
+    crops = torch.ops.sjepa.centered_crop_cross_entropy.default
+    torch.library.opcheck(crops, (student, *fixed, *temps, True, needs_grad), test_utils=kinds)
+    rows = torch.ops.sjepa.centered_softmax_cross_entropy.default
+    weights = torch.tensor([0.5, 2.0], device=place.device)
+    given = student.detach()[0].requires_grad_(needs_grad), fixed[0][0], fixed[1]
+    args = *given, *temps, None, weights, needs_grad, "triton"
+    torch.library.opcheck(rows, args, test_utils=kinds)
