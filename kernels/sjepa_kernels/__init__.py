@@ -13,7 +13,8 @@ from sjepa_kernels.ema import EmaPlan, ema_update_
 from sjepa_kernels.losses.center import update_center_
 from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.losses.crop_pairs_ce import centered_crop_cross_entropy
-from sjepa_kernels.losses.modules import CenteredCropCrossEntropy, CenteredCrossEntropy
+from sjepa_kernels.losses.modules import CenteredCropCrossEntropy, CenteredCrossEntropy, SigReg
+from sjepa_kernels.losses.sigreg import sigreg
 from sjepa_kernels.masks.shared import TokenMask
 from sjepa_kernels.masks.tokens import motion_aware_mask, random_mask
 from sjepa_kernels.masks.tubes import tube_mask
@@ -32,6 +33,7 @@ __all__ = [
     "FusedMlp",
     "MaskTokens",
     "ResidualLayerNorm",
+    "SigReg",
     "SkeletonTables",
     "TokenMask",
     "accumulate_normalized_",
@@ -52,6 +54,7 @@ __all__ = [
     "residual_layer_norm",
     "scatter_mask_tokens",
     "self_attention",
+    "sigreg",
     "tube_mask",
     "uniform",
     "update_center_",

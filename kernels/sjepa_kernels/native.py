@@ -4,7 +4,7 @@ import ctypes
 import logging
 from pathlib import Path
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 
 
 def _load() -> ctypes.CDLL | None:

@@ -12,3 +12,5 @@ VIEW = 1
 MASK = 2
 # Which masked tokens of mask r are predicted: PREDICT + r.
 PREDICT = 1 << 16
+# Random directions of `sigreg`; the clip's place is the direction's.
+DIRECTION = 1 << 17

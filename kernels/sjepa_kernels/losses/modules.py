@@ -1,4 +1,4 @@
-"""Losses that hold a center, as modules.
+"""Losses that hold a center, or a seed and a step, as modules.
 
 Shapes: R rows, D features; S student crops, T teacher crops, B images per crop, K prototypes.
 """
@@ -13,6 +13,7 @@ from sjepa_kernels._checks import bad_value
 from sjepa_kernels.losses.center import Reduce, sum_of_used_rows, update_center_
 from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.losses.crop_pairs_ce import centered_crop_cross_entropy
+from sjepa_kernels.losses.sigreg import sigreg
 
 
 def all_reduce_if_distributed(total: Tensor) -> None:
@@ -138,4 +139,45 @@ class CenteredCropCrossEntropy(_CenteredLoss):
         )
         if self.training:
             self._move(center_sum, teacher_TBK.shape[0] * teacher_TBK.shape[1])
+        return loss
+
+
+class SigReg(nn.Module):
+    """`sigreg` with a seed and the number of its calls in training, which both are saved.
+
+    Each call in training draws new directions; in evaluation they stay as they are. Every process
+    must construct it with the same seed and call it as often, so that all have the same directions.
+
+    Args:
+        directions: K.
+        seed: Of the directions.
+        all_reduce: As in `sigreg`; by default over all processes where a group is initialised.
+        impl: "auto", "triton", "cpu" or "torch".
+    """
+
+    seed: Tensor
+    step: Tensor
+
+    def __init__(
+        self,
+        directions: int = 1024,
+        *,
+        seed: int = 0,
+        all_reduce: Reduce = all_reduce_if_distributed,
+        impl: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.register_buffer("seed", torch.tensor(seed))
+        self.register_buffer("step", torch.tensor(0))
+        self.directions = directions
+        self.all_reduce = all_reduce
+        self.impl = impl
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return `sigreg` of (N, D) or (V, N, D), 0-dim, and count the call in training mode."""
+        options: dict[str, Any] = {"directions": self.directions, "all_reduce": self.all_reduce}
+        # A copy: the saved step must not change under a graph that is still to be traced.
+        loss = sigreg(features, self.seed, step=self.step.clone(), **options, impl=self.impl)
+        if self.training:
+            self.step += 1
         return loss

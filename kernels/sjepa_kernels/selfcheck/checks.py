@@ -28,6 +28,7 @@ from sjepa_kernels.ema import EmaPlan
 from sjepa_kernels.losses.center import update_center_
 from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.losses.crop_pairs_ce import centered_crop_cross_entropy
+from sjepa_kernels.losses.sigreg import sigreg
 from sjepa_kernels.masks.tokens import motion_aware_mask, random_mask
 from sjepa_kernels.masks.tubes import tube_mask
 from sjepa_kernels.philox import philox4x32, uniform
@@ -150,6 +151,24 @@ def _centered_crops(impl: str, device: str) -> list[Triple]:
         return pairs[different].mean()
 
     return _with_gradients(ours, plain, [_random(4, 6, 20)], device)
+
+
+def _sigreg(impl: str, device: str) -> list[Triple]:
+    """Two views, along the directions that follow from the Philox words in float64."""
+    seed = torch.tensor(5, device=device)
+    axes_KD = definition.directions(5, 3, 40, 6).to(device)
+
+    def ours(z: Tensor) -> Tensor:
+        return sigreg(z, seed, step=3, directions=40, impl=impl)
+
+    def plain(z: Tensor) -> Tensor:
+        t = torch.linspace(0, 3, 17, dtype=z.dtype, device=device)
+        phi = torch.exp(-t * t / 2)
+        angles = (z @ axes_KD.to(z.dtype).mT)[..., None] * t
+        gaps = (angles.cos().mean(1) - phi).square() + angles.sin().mean(1).square()
+        return torch.trapezoid(2 * gaps * phi, t).mean() * z.shape[1]
+
+    return _with_gradients(ours, plain, [_random(2, 70, 6) + 0.5], device)
 
 
 def _masks(impl: str, device: str) -> list[Triple]:
@@ -338,6 +357,7 @@ CHECKS = {
     "self_attention (bfloat16)": Check(partial(_self_attention, dtype=torch.bfloat16), _ATTENTION),
     # The interpreter cuts bfloat16 off where a GPU rounds it.
     "self_attention (float16)": Check(partial(_self_attention, dtype=torch.float16), ("triton",)),
+    "sigreg": Check(_sigreg, ("cpu", "triton")),
     "update_center_": Check(_update_center),
 }
 

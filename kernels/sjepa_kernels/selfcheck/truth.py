@@ -36,6 +36,20 @@ def draws(seed: int, step: int, clip: int, purpose: int, count: int) -> list[flo
     return [(word >> 8) / 2**24 for word in words[:count]]
 
 
+def directions(seed: int, step: int, count: int, width: int) -> Tensor:
+    """Unit vectors of the normals that Box and Muller's formula makes of pairs of draws."""
+    rows = []
+    for k in range(count):
+        u = draws(seed, step, k, 1 << 17, 4 * ((width + 3) // 4))
+        row: list[float] = []
+        for near, turn in zip(u[::2], u[1::2], strict=True):
+            radius = math.sqrt(-2 * math.log((int(near * 2**24) | 1) / 2**24))
+            row += [radius * math.cos(2 * math.pi * turn), radius * math.sin(2 * math.pi * turn)]
+        rows.append(row[:width])
+    normals = torch.tensor(rows, dtype=torch.float64)
+    return normals / torch.linalg.vector_norm(normals, dim=1, keepdim=True)
+
+
 def split(keys: list[float], keep: int) -> list[bool]:
     """Whether each is one of the `keep` smallest, earlier ones first among equals."""
     order = sorted(range(len(keys)), key=keys.__getitem__)

@@ -1,0 +1,362 @@
+"""SIGReg of LeJEPA: how far features are from a standard normal, along random directions.
+
+Shapes: V views, N samples, D features, K directions, P row tiles.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sjepa_kernels._checks import (
+    bad_type,
+    bad_value,
+    check_float,
+    check_int64,
+    check_integers,
+    check_same_device,
+    check_shape,
+)
+from sjepa_kernels._dispatch import choose
+from sjepa_kernels._library import Op
+from sjepa_kernels._triton import TL_DTYPES, cdiv, compute_dtype, tl, triton
+from sjepa_kernels.losses.center import Reduce
+from sjepa_kernels.losses.directions import WIDEST, unit_directions
+from sjepa_kernels.losses.sigreg_cpu import finish_cpu, gradient_cpu, has_cpu_code, sums_cpu
+
+# Knots t_j = 3/16 j for j = 0..16. At t_0 both differences are 0, so 16 knots count.
+_KNOTS = 16
+_STEP = 3 / 16
+# Rows and columns of a tile.
+_ROWS, _COLUMNS = 128, 32
+
+
+def sigreg_ref(x_VNK: Tensor, all_reduce: Reduce | None = None) -> Tensor:
+    """Plain PyTorch form of the statistic of projections, knot by knot."""
+    t = _STEP * torch.arange(1, _KNOTS + 1, dtype=x_VNK.dtype, device=x_VNK.device)
+    waves = [f(x_VNK * knot).sum(1) for f in (torch.cos, torch.sin) for knot in t]
+    sums = torch.stack(waves, dim=1)
+    count: int | Tensor = x_VNK.shape[1]
+    if all_reduce is not None:
+        total, counts = _reduced(sums.detach(), count, all_reduce)
+        count, processes = counts.to(sums.dtype)
+        own = sums * processes
+        sums = own + (total.to(sums.dtype) - own).detach()
+    cos, sin = (sums / count).unflatten(1, (2, _KNOTS)).unbind(1)
+    phi = torch.exp(-t * t / 2)
+    # The trapezoid rule over [-3, 3], folded; the last knot has half the weight.
+    weights = 2 * _STEP * phi * torch.where(t < _KNOTS * _STEP, 1.0, 0.5)
+    gaps = (cos - phi[:, None]).square() + sin.square()
+    return (weights @ gaps).mean() * count
+
+
+def _reduced(sums: Tensor, samples: int, all_reduce: Reduce) -> tuple[Tensor, Tensor]:
+    """Return the sums of all processes, float64, and the numbers of samples and processes."""
+    own = [sums.flatten().double(), sums.new_tensor([samples, 1.0], dtype=torch.float64)]
+    flat = torch.cat(own)
+    summed = all_reduce(flat)
+    flat = flat if summed is None else summed
+    return flat[:-2].view(sums.shape), flat[-2:]
+
+
+@triton.jit
+def _first_wave(x, COMPUTE: tl.constexpr):
+    """Cosine and sine of 3/16 x."""
+    if COMPUTE == tl.float64:
+        cos = tl.cos(0.1875 * x)
+        sin = tl.sin(0.1875 * x)
+    else:
+        # Less whole periods 2 pi / (3/16), in two parts whose products are exact or small.
+        periods = tl.floor(x * 0.02984155182973038 + 0.5)
+        a = 0.1875 * ((x - periods * 33.51032257080078) + periods * 9.325096357315488e-07)
+        # Above 5e7 a float has no phase left. NaN stays NaN.
+        a = tl.where(tl.abs(a) > 3.3, 0.0, a)
+        # The polynomials closest to both on [-3.3, 3.3] in float32, to 7e-7, to 7e-8 on [-1, 1].
+        u = a * a
+        sin = u * 1.3289633282731472e-10 - 2.463194981316974e-08
+        sin = sin * u + 2.7524961296876427e-06
+        sin = sin * u - 0.0001983997062779963
+        sin = sin * u + 0.00833330862224102
+        sin = sin * u - 0.1666666567325592
+        sin = a + a * (u * sin)
+        cos = u * -9.576043950854096e-12 + 2.0555481761164174e-09
+        cos = cos * u - 2.752868795141694e-07
+        cos = cos * u + 2.4800177925499156e-05
+        cos = cos * u - 0.0013888851972296834
+        cos = cos * u + 0.0416666604578495
+        cos = 1.0 + u * (cos * u - 0.5)
+    return cos, sin
+
+
+@triton.jit
+def _sums_kernel(
+    x, parts, N, K, tiles, COMPUTE: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
+):  # fmt: skip
+    """Sums of cosines and sines at all knots, over a tile of a view's rows."""
+    v = (tl.program_id(0) // tiles).to(tl.int64)
+    tile = tl.program_id(0) % tiles
+    n = tile * BN + tl.arange(0, BN)
+    k = tl.program_id(1) * BK + tl.arange(0, BK)
+    inside = (n < N)[:, None] & (k < K)[None, :]
+    place = (v * N + n)[:, None] * K + k[None, :]
+    cos1, sin1 = _first_wave(tl.load(x + place, mask=inside, other=0.0), COMPUTE)
+    # Zero where there is no sample: all its powers are.
+    cos1 = tl.where(inside, cos1, 0.0)
+    sin1 = tl.where(inside, sin1, 0.0)
+    cos = cos1
+    sin = sin1
+    to = parts + (v * tiles + tile) * 32 * K + k
+    for j in tl.static_range(16):
+        tl.store(to + j * K, tl.sum(cos, axis=0), mask=k < K)
+        tl.store(to + (16 + j) * K, tl.sum(sin, axis=0), mask=k < K)
+        next_cos = cos * cos1 - sin * sin1
+        sin = sin * cos1 + cos * sin1
+        cos = next_cos
+
+
+@triton.jit
+def _finish_kernel(
+    parts, counts, losses, slopes, N, K, tiles, views,
+    HAS_COUNTS: tl.constexpr, NEEDS_GRAD: tl.constexpr, BP: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """From a view's sums: the loss of a tile of columns, and the slopes of the gradient.
+
+    In float64, because a mean and the normal's value nearly cancel.
+    """
+    v = tl.program_id(0).to(tl.int64)
+    k = tl.program_id(1) * BK + tl.arange(0, BK)
+    p = tl.arange(0, BP)
+    count = (tl.zeros((), tl.float64) + N).to(tl.float64)
+    processes = tl.zeros((), tl.float64) + 1.0
+    if HAS_COUNTS:
+        count = tl.load(counts)
+        processes = tl.load(counts + 1)
+    share = 1.0 / (views * K).to(tl.float64)
+    loss = tl.zeros((BK,), tl.float64)
+    for j in range(16):
+        cos = tl.zeros((BK,), tl.float64)
+        sin = tl.zeros((BK,), tl.float64)
+        for start in range(0, tiles, BP):
+            inside = (start + p < tiles)[:, None] & (k < K)[None, :]
+            at = parts + ((v * tiles + start + p)[:, None] * 32 + j) * K + k[None, :]
+            cos += tl.sum(tl.load(at, mask=inside, other=0.0).to(tl.float64), axis=0)
+            sin += tl.sum(tl.load(at + 16 * K, mask=inside, other=0.0).to(tl.float64), axis=0)
+        t = (tl.zeros((), tl.float64) + j + 1.0) * 0.1875
+        phi = tl.exp(-0.5 * t * t)
+        weight = phi * tl.where(j < 15, 0.375, 0.1875)
+        gap = cos / count - phi
+        sin = sin / count
+        loss += weight * (gap * gap + sin * sin)
+        if NEEDS_GRAD:
+            slope = 2.0 * weight * t * share * processes
+            to = slopes + (v * 32 + j) * K + k
+            tl.store(to, slope * sin, mask=k < K)
+            tl.store(to + 16 * K, slope * gap, mask=k < K)
+    loss = tl.sum(tl.where(k < K, loss, 0.0), axis=0) * count * share
+    tl.store(losses + v * tl.num_programs(1) + tl.program_id(1), loss)
+
+
+@triton.jit
+def _gradient_kernel(
+    x, slopes, grad_loss, out, N, K, tiles,
+    COMPUTE: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """The real part of sum_j (slope_j + i slope_(16+j)) e^(i j 3/16 x), by Horner's rule."""
+    v = (tl.program_id(0) // tiles).to(tl.int64)
+    n = tl.program_id(0) % tiles * BN + tl.arange(0, BN)
+    k = tl.program_id(1) * BK + tl.arange(0, BK)
+    inside = (n < N)[:, None] & (k < K)[None, :]
+    place = (v * N + n)[:, None] * K + k[None, :]
+    cos, sin = _first_wave(tl.load(x + place, mask=inside, other=0.0), COMPUTE)
+    of = slopes + v * 32 * K + k
+    real = tl.zeros((BN, BK), COMPUTE)
+    imag = tl.zeros((BN, BK), COMPUTE)
+    for j in tl.static_range(15, -1, -1):
+        real += tl.load(of + j * K, mask=k < K, other=0.0)[None, :]
+        imag += tl.load(of + (16 + j) * K, mask=k < K, other=0.0)[None, :]
+        next_real = real * cos - imag * sin
+        imag = imag * cos + real * sin
+        real = next_real
+    tl.store(out + place, real * tl.load(grad_loss).to(COMPUTE), mask=inside)
+
+
+def _sums(x_VNK: Tensor, impl: str) -> Tensor:
+    """Return the sums over samples, (V, P, 32, K): at each knot cosines, then sines."""
+    parts = _sums_fake(x_VNK, impl)
+    views, samples, count = x_VNK.shape
+    if impl == "cpu":
+        sums_cpu(x_VNK.contiguous(), parts)
+    else:
+        tiles = parts.shape[1]
+        _sums_kernel[(views * tiles, cdiv(count, _COLUMNS))](
+            x_VNK.contiguous(), parts, samples, count, tiles,
+            COMPUTE=TL_DTYPES[x_VNK.dtype], BN=_ROWS, BK=_COLUMNS,
+        )  # fmt: skip
+    return parts
+
+
+def _sums_fake(x_VNK: Tensor, impl: str) -> Tensor:
+    views, samples, count = x_VNK.shape
+    if impl == "cpu":
+        return x_VNK.new_empty((views, 1, 2 * _KNOTS, count), dtype=torch.float64)
+    return x_VNK.new_empty((views, cdiv(samples, _ROWS), 2 * _KNOTS, count))
+
+
+def _finish(
+    x_VNK: Tensor, parts: Tensor, counts: Tensor | None, needs_grad: bool, impl: str
+) -> tuple[Tensor, Tensor]:
+    """Return the loss and the slopes of its gradient (empty where it is not needed)."""
+    views, samples, count = x_VNK.shape
+    columns = 1 if impl == "cpu" else cdiv(count, _COLUMNS)
+    losses = parts.new_empty((views, columns), dtype=torch.float64)
+    _, slopes = _finish_fake(x_VNK, parts, counts, needs_grad, impl)
+    if impl == "cpu":
+        finish_cpu(parts, counts, samples, losses, slopes)
+    else:
+        # Pointers that the constexpr flag switches off still need a tensor to stand for them.
+        _finish_kernel[(views, columns)](
+            parts, losses if counts is None else counts, losses, slopes, samples, count,
+            parts.shape[1], views, HAS_COUNTS=counts is not None, NEEDS_GRAD=needs_grad,
+            BP=16, BK=_COLUMNS,
+        )  # fmt: skip
+    return losses.sum().to(x_VNK.dtype), slopes
+
+
+def _finish_fake(*inputs: Any) -> tuple[Tensor, Tensor]:
+    x_VNK, _, _, needs_grad, _ = inputs
+    views, _, count = x_VNK.shape
+    shape = (views, 2 * _KNOTS, count) if needs_grad else (0,)
+    return x_VNK.new_empty(()), x_VNK.new_empty(shape)
+
+
+def _gradient(x_VNK: Tensor, slopes: Tensor, grad_loss: Tensor, impl: str) -> Tensor:
+    """Return the gradient of the projections."""
+    x_VNK = x_VNK.contiguous()
+    out = torch.empty_like(x_VNK)
+    views, samples, count = x_VNK.shape
+    if impl == "cpu":
+        gradient_cpu(x_VNK, slopes, grad_loss, out)
+    else:
+        # Fewer numbers in a thread than the sums have: nothing is added up over rows.
+        tiles = cdiv(samples, _ROWS // 4)
+        _gradient_kernel[(views * tiles, cdiv(count, _COLUMNS))](
+            x_VNK, slopes, grad_loss, out, samples, count, tiles,
+            COMPUTE=TL_DTYPES[x_VNK.dtype], BN=_ROWS // 4, BK=_COLUMNS,
+        )  # fmt: skip
+    return out
+
+
+def _gradient_fake(x_VNK: Tensor, *_: Any) -> Tensor:
+    return x_VNK.new_empty(x_VNK.shape)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x_VNK, *_, ctx.impl = inputs
+    _, slopes = output
+    ctx.mark_non_differentiable(slopes)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x_VNK, slopes)
+
+
+def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if grad_loss is None:
+        return (None,) * 5
+    x_VNK, slopes = ctx.saved_tensors
+    return _gradient_op(x_VNK, slopes, grad_loss, ctx.impl), *[None] * 4
+
+
+_sums_op = Op("sigreg_sums", _sums, _sums_fake)
+_gradient_op = Op("sigreg_gradient", _gradient, _gradient_fake)
+_op = Op("sigreg", _finish, _finish_fake, setup=_setup, backward=_backward)
+
+
+def sigreg(
+    features: Tensor,
+    seed: Tensor,
+    *,
+    step: Tensor | int = 0,
+    directions: int = 1024,
+    all_reduce: Reduce | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """Distance of features from a standard normal, along random directions (LeJEPA's SIGReg).
+
+    loss = mean_{v,k} N sum_j w_j phi_j [(mean_n cos(t_j x_nk) - phi_j)^2 + (mean_n sin(t_j x_nk))^2]
+
+    with the projections x_nk = a_k . z_n on unit directions a_k, the knots t_j = 3/16 j, j = 0..16,
+    phi_j = exp(-t_j^2 / 2) and the trapezoid rule w_j = 3/8 (3/16 at both ends): the Epps-Pulley
+    statistic (Balestriero and LeCun 2025). Arithmetic is float32 (float64 for float64), also under
+    autocast; the sums are finished in float64. One sine and one cosine per projection give all
+    knots by angle addition; nothing of size N x K x 17 is made, in the backward neither.
+
+    The directions depend on (seed, step) alone, which may change on the device: nothing is read
+    back. Every process must pass the same ones. The projection is torch's own matrix product, so
+    its settings (TF32, and on a CPU the number of threads) may change its rounding.
+
+    How codes weigh it differs. LeJEPA: (1 - lambda) inv + lambda sigreg(z_VND), lambda = 0.02, with
+    inv = mean (mean_v z - z)^2; up to a factor that is inv + lambda / (1 - lambda) sigreg. Others
+    (stable-pretraining) use inv + lambda sigreg of all views in one sample, `z_VND.flatten(0, 1)`:
+    one statistic of V N samples instead of V of N, so a published lambda does not carry over.
+    The factor N counts the samples of all processes.
+
+    Args:
+        features: z, (N, D), or (V, N, D) for a statistic of each view and their mean.
+        seed: 0-dim int64, on the device of the features.
+        step: Step of training, an int or a 0-dim tensor.
+        directions: K.
+        all_reduce: Sums its argument over processes, in place or as a new tensor: the sums of
+            cosines and sines with the numbers of samples and processes appended, float64
+            (32 V K + 2,). For instance `torch.distributed.all_reduce`, or a `functools.partial` of
+            it that names a group. The gradient is then multiplied by the number of processes, so
+            that DistributedDataParallel's mean over processes is the gradient of the loss of all.
+        impl: "auto", "triton", "cpu" or "torch".
+
+    Returns:
+        The loss, 0-dim, float32 (float64 for float64 features).
+
+    Raises:
+        TypeError: A dtype is not usable.
+        ValueError: A shape, device, count or `impl` is not usable, there are no samples, or the
+            width exceeds 4,096 in Triton.
+    """
+    when = _checked(features, seed, step, directions)
+    if all_reduce is not None and not callable(all_reduce):
+        raise bad_type("all_reduce", type(all_reduce), "pass a function that sums over processes")
+    dtype = compute_dtype(features.dtype)
+    chosen = choose(impl, features.device, cpu=has_cpu_code(features))
+    width = features.shape[-1]
+    if chosen == "triton" and width > WIDEST:
+        raise bad_value("features", f"width {width}", f'up to {WIDEST}, or impl="torch"')
+    axes_KD = unit_directions(seed, when, directions, width, dtype, chosen)
+    with torch.autocast(features.device.type, enabled=False):
+        projected = features.to(dtype) @ axes_KD.mT
+        x_VNK = projected if features.ndim == 3 else projected[None]
+        if chosen == "torch":
+            return sigreg_ref(x_VNK, all_reduce)
+    parts, counts = _sums_op(x_VNK.detach(), chosen), None
+    if all_reduce is not None:
+        total, counts = _reduced(parts.sum(1), x_VNK.shape[1], all_reduce)
+        parts = total[:, None]
+    needs_grad = torch.is_grad_enabled() and x_VNK.requires_grad
+    loss: Tensor = _op(x_VNK, parts, counts, needs_grad, chosen)[0]
+    return loss
+
+
+def _checked(features: Tensor, seed: Tensor, step: Tensor | int, directions: int) -> Tensor:
+    """Check the arguments and return the step as a tensor."""
+    if features.ndim not in (2, 3):
+        raise bad_value("features", tuple(features.shape), "expected (N, D) or (V, N, D)")
+    check_float("features", features)
+    if features.numel() == 0:
+        raise bad_value("features", tuple(features.shape), "a mean over nothing; pass samples")
+    check_int64("seed", seed)
+    check_shape("seed", seed, (), "a 0-dim tensor")
+    check_same_device(features.device, seed=seed)
+    if not 1 <= directions < 1 << 31:
+        raise bad_value("directions", directions, "pass how many to draw, at least 1")
+    if not isinstance(step, Tensor):
+        return torch.full((), step, device=features.device, dtype=torch.int64)
+    check_shape("step", step, (), "a 0-dim tensor")
+    check_integers("step", step)
+    check_same_device(features.device, step=step)
+    return step
