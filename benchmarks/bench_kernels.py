@@ -33,7 +33,9 @@ from sjepa_kernels import (
     centered_softmax_cross_entropy,
     pack_tokens,
     scatter_mask_tokens,
+    sigreg,
 )
+from sjepa_kernels.losses.directions import unit_directions
 from sjepa_kernels.native import LIBRARY
 
 ON_GPU = torch.cuda.is_available()
@@ -185,6 +187,58 @@ def test_crop_ce(benchmark: Any, variant: str, shape: tuple[int, ...], regime: s
     ]
     losses = variants(plain_crop_loss, centered_crop_cross_entropy, dynamic=False)
     measure_loss(benchmark, losses[variant], plain_crop_loss, inputs, regime)
+
+
+def plain_sigreg(z: Tensor, axes: Tensor) -> Tensor:
+    """LeJEPA's formula with all knots at once, along directions that are columns."""
+    t = torch.linspace(0, 3, 17, dtype=z.dtype, device=z.device)
+    phi = (-t * t / 2).exp()
+    angles = (z @ axes)[..., None] * t
+    gaps = (angles.cos().mean(0) - phi).square() + angles.sin().mean(0).square()
+    return torch.trapezoid(2 * gaps * phi, t).mean() * z.shape[0]
+
+
+def drawn_sigreg(z: Tensor, seed: Tensor, directions: int) -> Tensor:
+    """The same along directions of torch's own generator."""
+    axes = torch.randn(z.shape[1], directions, device=z.device)
+    return plain_sigreg(z, axes / torch.linalg.vector_norm(axes, dim=0))
+
+
+def own_sigreg(z: Tensor, seed: Tensor, directions: int) -> Tensor:
+    return sigreg(z, seed, directions=directions)
+
+
+@pytest.mark.benchmark(group="SIGReg with its directions, forward and gradient")
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("shape", [(2048, 1024), (2048, 256)], ids=str)
+@pytest.mark.parametrize("variant", LOSSES)
+def test_sigreg(benchmark: Any, variant: str, shape: tuple[int, int], regime: str) -> None:
+    """128 features; ours is checked along its own directions, the others have random ones."""
+    torch.manual_seed(0)
+    samples, directions = shape
+    z = torch.randn(samples, 128, device=DEVICE, requires_grad=True)
+    seed = torch.tensor(7, device=DEVICE)
+    form = variants(drawn_sigreg, own_sigreg, dynamic=False)[variant]
+
+    def step() -> Tensor:
+        z.grad = None
+        loss = form(z, seed, directions)
+        loss.backward()
+        return loss
+
+    values = [step().detach(), z.grad]
+    error = 0.0
+    if variant.startswith("ours"):
+        first = torch.zeros((), dtype=torch.int64, device=DEVICE)
+        axes = unit_directions(seed, first, directions, 128, torch.float64, "torch")
+        exact = z.detach().double().requires_grad_()
+        truth = plain_sigreg(exact, axes.mT)
+        truths = [truth, *torch.autograd.grad(truth, exact)]
+        error = largest_error(values, truths)
+        with value_checks():
+            assert error <= 1e-5
+    # The features are read and their gradient is written; projections could stay in caches.
+    measure(benchmark, step, 2 * z.numel() * 4e-9, error, regime)
 
 
 def encoder_shapes() -> list[tuple[int, ...]]:

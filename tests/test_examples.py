@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from examples.data2vec_loop import Data2Vec, momentum_at
 from examples.dino_loss import DinoLoss
 from examples.jepa_predictor import PackedPredictor, concatenated_tables, full_grid
+from examples.lejepa_loop import LeJepa
+from sjepa_kernels.losses.directions import unit_directions
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -22,7 +25,7 @@ def _seeded() -> None:
 
 def test_examples_stay_short_enough_to_paste() -> None:
     files = list(EXAMPLES.glob("*.py"))
-    assert len(files) == 3
+    assert len(files) == 4
     assert {f.name: n for f in files if (n := len(f.read_text().splitlines())) >= 80} == {}
 
 
@@ -197,3 +200,41 @@ def test_data2vec_loop_follows_the_equations() -> None:
         for p, value in zip(model.teacher.parameters(), averaged, strict=True):
             torch.testing.assert_close(p.double(), value, rtol=1e-5, atol=1e-6)
             assert not p.requires_grad
+
+
+def lejepa_by_definition(z_VND: Tensor, step: int, weight: float) -> Tensor:
+    """The loss of MINIMAL.md's formula in float64, along the directions of a step."""
+    numbers = torch.tensor(0), torch.tensor(step)
+    axes_KD = unit_directions(*numbers, 256, z_VND.shape[-1], torch.float64, "torch")
+    t = torch.linspace(0, 3, 17, dtype=torch.float64)
+    phi = (-t * t / 2).exp()
+    angles = (z_VND @ axes_KD.mT)[..., None] * t
+    gaps = (angles.cos().mean(1) - phi).square() + angles.sin().mean(1).square()
+    statistic = torch.trapezoid(2 * gaps * phi, t).mean() * z_VND.shape[1]
+    return (1 - weight) * (z_VND.mean(0) - z_VND).square().mean() + weight * statistic
+
+
+def test_lejepa_loop_follows_the_equations_and_spreads_its_features() -> None:
+    """Losses and gradients of steps in float64; a collapsed start becomes a normal."""
+    encoder = nn.Sequential(nn.Linear(12, 32), nn.GELU(), nn.Linear(32, 8))
+    with torch.no_grad():
+        encoder[-1].weight.mul_(0.01)
+    model = LeJepa(encoder, nn.Linear(8, 4), weight=0.1)
+    optimizer = torch.optim.AdamW(model.model.parameters(), lr=1e-2)
+    exact = copy.deepcopy(model.model).double()
+    samples = torch.randn(128, 12)
+    statistics = []
+    for step in range(40):
+        views = [samples + 0.1 * torch.randn_like(samples) for _ in range(2)]
+        exact.load_state_dict(model.model.state_dict())
+        exact.zero_grad()
+        z_VND = torch.stack([exact(view.double()) for view in views])
+        truth = lejepa_by_definition(z_VND, step, 0.1)
+        statistics.append(float(lejepa_by_definition(z_VND.detach(), 0, 1.0)))
+        truth.backward()
+        loss = model.step(views, optimizer)
+        torch.testing.assert_close(loss.double(), truth.detach(), rtol=1e-5, atol=0)
+        for ours, true in zip(model.model.parameters(), exact.parameters(), strict=True):
+            assert ours.grad is not None and true.grad is not None
+            assert (ours.grad.double() - true.grad).norm() <= 1e-4 * true.grad.norm() + 1e-9
+    assert statistics[-1] < 0.25 * statistics[0]

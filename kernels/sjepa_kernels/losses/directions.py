@@ -31,7 +31,8 @@ def unit_directions_ref(
     angle = words[..., 1::2].to(dtype) * (2.0**-24 * 2 * math.pi)
     normals = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
     rows_KD = normals.flatten(1)[:, :width]
-    return rows_KD / torch.linalg.vector_norm(rows_KD, dim=1, keepdim=True)
+    unit_KD: Tensor = rows_KD / torch.linalg.vector_norm(rows_KD, dim=1, keepdim=True)
+    return unit_KD
 
 
 @triton.jit
@@ -72,7 +73,7 @@ def _launch(seed: Tensor, step: Tensor, out_KD: Tensor) -> None:
 def _body(
     seed: Tensor, step: Tensor, count: int, width: int, dtype: torch.dtype, impl: str
 ) -> Tensor:
-    out_KD = _fake(seed, step, count, width, dtype)
+    out_KD: Tensor = _fake(seed, step, count, width, dtype)
     run = directions_cpu if impl == "cpu" else _launch
     run(seed, step, out_KD)
     return out_KD
@@ -80,7 +81,8 @@ def _body(
 
 def _fake(*inputs: Any) -> Tensor:
     seed, _, count, width, dtype, *_ = inputs
-    return seed.new_empty((count, width), dtype=dtype)
+    out_KD: Tensor = seed.new_empty((count, width), dtype=dtype)
+    return out_KD
 
 
 _op = Op("unit_directions", _body, _fake)

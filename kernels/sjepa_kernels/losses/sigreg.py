@@ -36,9 +36,10 @@ def sigreg_ref(x_VNK: Tensor, all_reduce: Reduce | None = None) -> Tensor:
     t = _STEP * torch.arange(1, _KNOTS + 1, dtype=x_VNK.dtype, device=x_VNK.device)
     waves = [f(x_VNK * knot).sum(1) for f in (torch.cos, torch.sin) for knot in t]
     sums = torch.stack(waves, dim=1)
-    count: int | Tensor = x_VNK.shape[1]
+    samples = x_VNK.shape[1]
+    count: int | Tensor = samples
     if all_reduce is not None:
-        total, counts = _reduced(sums.detach(), count, all_reduce)
+        total, counts = _reduced(sums.detach(), samples, all_reduce)
         count, processes = counts.to(sums.dtype)
         own = sums * processes
         sums = own + (total.to(sums.dtype) - own).detach()
@@ -47,7 +48,8 @@ def sigreg_ref(x_VNK: Tensor, all_reduce: Reduce | None = None) -> Tensor:
     # The trapezoid rule over [-3, 3], folded; the last knot has half the weight.
     weights = 2 * _STEP * phi * torch.where(t < _KNOTS * _STEP, 1.0, 0.5)
     gaps = (cos - phi[:, None]).square() + sin.square()
-    return (weights @ gaps).mean() * count
+    loss: Tensor = (weights @ gaps).mean() * count
+    return loss
 
 
 def _reduced(sums: Tensor, samples: int, all_reduce: Reduce) -> tuple[Tensor, Tensor]:
@@ -60,9 +62,9 @@ def _reduced(sums: Tensor, samples: int, all_reduce: Reduce) -> tuple[Tensor, Te
 
 
 @triton.jit
-def _first_wave(x, COMPUTE: tl.constexpr):
+def _first_wave(x):
     """Cosine and sine of 3/16 x."""
-    if COMPUTE == tl.float64:
+    if x.dtype == tl.float64:
         cos = tl.cos(0.1875 * x)
         sin = tl.sin(0.1875 * x)
     else:
@@ -89,9 +91,7 @@ def _first_wave(x, COMPUTE: tl.constexpr):
 
 
 @triton.jit
-def _sums_kernel(
-    x, parts, N, K, tiles, COMPUTE: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
-):  # fmt: skip
+def _sums_kernel(x, parts, N, K, tiles, BN: tl.constexpr, BK: tl.constexpr):
     """Sums of cosines and sines at all knots, over a tile of a view's rows."""
     v = (tl.program_id(0) // tiles).to(tl.int64)
     tile = tl.program_id(0) % tiles
@@ -99,7 +99,7 @@ def _sums_kernel(
     k = tl.program_id(1) * BK + tl.arange(0, BK)
     inside = (n < N)[:, None] & (k < K)[None, :]
     place = (v * N + n)[:, None] * K + k[None, :]
-    cos1, sin1 = _first_wave(tl.load(x + place, mask=inside, other=0.0), COMPUTE)
+    cos1, sin1 = _first_wave(tl.load(x + place, mask=inside, other=0.0))
     # Zero where there is no sample: all its powers are.
     cos1 = tl.where(inside, cos1, 0.0)
     sin1 = tl.where(inside, sin1, 0.0)
@@ -167,7 +167,7 @@ def _gradient_kernel(
     k = tl.program_id(1) * BK + tl.arange(0, BK)
     inside = (n < N)[:, None] & (k < K)[None, :]
     place = (v * N + n)[:, None] * K + k[None, :]
-    cos, sin = _first_wave(tl.load(x + place, mask=inside, other=0.0), COMPUTE)
+    cos, sin = _first_wave(tl.load(x + place, mask=inside, other=0.0))
     of = slopes + v * 32 * K + k
     real = tl.zeros((BN, BK), COMPUTE)
     imag = tl.zeros((BN, BK), COMPUTE)
@@ -189,9 +189,8 @@ def _sums(x_VNK: Tensor, impl: str) -> Tensor:
     else:
         tiles = parts.shape[1]
         _sums_kernel[(views * tiles, cdiv(count, _COLUMNS))](
-            x_VNK.contiguous(), parts, samples, count, tiles,
-            COMPUTE=TL_DTYPES[x_VNK.dtype], BN=_ROWS, BK=_COLUMNS,
-        )  # fmt: skip
+            x_VNK.contiguous(), parts, samples, count, tiles, BN=_ROWS, BK=_COLUMNS
+        )
     return parts
 
 
@@ -281,7 +280,7 @@ def sigreg(
 ) -> Tensor:
     """Distance of features from a standard normal, along random directions (LeJEPA's SIGReg).
 
-    loss = mean_{v,k} N sum_j w_j phi_j [(mean_n cos(t_j x_nk) - phi_j)^2 + (mean_n sin(t_j x_nk))^2]
+    loss = mean_{v,k} N sum_j w_j phi_j |mean_n exp(i t_j x_nk) - phi_j|^2
 
     with the projections x_nk = a_k . z_n on unit directions a_k, the knots t_j = 3/16 j, j = 0..16,
     phi_j = exp(-t_j^2 / 2) and the trapezoid rule w_j = 3/8 (3/16 at both ends): the Epps-Pulley

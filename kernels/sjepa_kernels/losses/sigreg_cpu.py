@@ -27,11 +27,11 @@ def directions_cpu(seed: Tensor, step: Tensor, out_KD: Tensor) -> None:
 def sums_cpu(x_VNK: Tensor, parts: Tensor) -> None:
     """Fill `parts`, float64 (V, 1, 32, K)."""
     assert LIBRARY is not None
-    _check(
-        LIBRARY.sjepa_sigreg_sums_f32(
-            _pointer(x_VNK), *_sizes(x_VNK), _pointer(parts), _threads()
-        )
+    status = LIBRARY.sjepa_sigreg_sums_f32(
+        _pointer(x_VNK), *_sizes(x_VNK), _pointer(parts), _threads()
     )
+    if status != 0:
+        raise MemoryError("sigreg: no memory for its partial sums")
 
 
 def finish_cpu(
@@ -66,8 +66,3 @@ def _threads() -> ctypes.c_int:
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
-
-
-def _check(status: int) -> None:
-    if status != 0:
-        raise MemoryError("sigreg: no memory for its partial sums")

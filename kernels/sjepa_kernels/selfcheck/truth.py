@@ -47,7 +47,8 @@ def directions(seed: int, step: int, count: int, width: int) -> Tensor:
             row += [radius * math.cos(2 * math.pi * turn), radius * math.sin(2 * math.pi * turn)]
         rows.append(row[:width])
     normals = torch.tensor(rows, dtype=torch.float64)
-    return normals / torch.linalg.vector_norm(normals, dim=1, keepdim=True)
+    unit: Tensor = normals / torch.linalg.vector_norm(normals, dim=1, keepdim=True)
+    return unit
 
 
 def split(keys: list[float], keep: int) -> list[bool]:

@@ -51,9 +51,9 @@ def use(place: Place, dtype: torch.dtype, small: bool) -> Use:
     return Use(losses, [features, *whole])
 
 
-def launch(step: str, samples: int, count: int, dtype: torch.dtype) -> Launch:
-    x, scalar = meta(2, samples, count, dtype=dtype), meta(dtype=torch.int64)
-    parts, slopes = meta(2, -(-samples // 128), 32, count, dtype=dtype), meta(2, 32, count)
+def launch(step: str, samples: int, count: int) -> Launch:
+    x, scalar = meta(2, samples, count), meta(dtype=torch.int64)
+    parts, slopes = meta(2, -(-samples // 128), 32, count), meta(2, 32, count)
     runs = {
         "directions": lambda module: module._launch(scalar, scalar, meta(count, 128)),
         "sums": lambda module: module._sums(x, "triton"),
@@ -67,16 +67,8 @@ def launch(step: str, samples: int, count: int, dtype: torch.dtype) -> Launch:
 
 
 LAUNCHES = {
-    f"sigreg-{step}-{samples}x{count}{'-narrow' * narrow}": launch(
-        step, samples, count, torch.float32
-    )
-    for step, narrow in (
-        ("directions", True),
-        ("sums", False),
-        ("finish", False),
-        ("reduced", False),
-        ("gradient", False),
-    )
+    f"sigreg-{step}-{samples}x{count}": launch(step, samples, count)
+    for step in ("directions", "sums", "finish", "reduced", "gradient")
     for samples, count in ((2048, 1024), (77, 100))
 }
 

@@ -1,0 +1,52 @@
+"""LeJEPA's minimal step (Balestriero and LeCun 2025): agreeing views whose features are normal.
+
+No teacher, no stop-gradient, no schedule but the learning rate's. `SigReg` draws its directions on
+the device from a seed and a step, so that nothing is read back and a resumed run goes on with them.
+
+Shapes: V views, N samples, D outputs of the projector.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from sjepa_kernels import SigReg
+
+
+class LeJepa:
+    """(1 - lambda) mean (mean_v z - z)^2 + lambda SIGReg(z), for an encoder and its projector.
+
+    Args:
+        encoder: From a batch to the features that are kept.
+        projector: From a feature to D numbers, which the loss is of.
+        weight: lambda. Where a paper adds lambda' SIGReg to the first term with a weight of 1,
+            lambda = lambda' / (1 + lambda'), but for a common factor.
+        directions: How many random directions a step takes.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, projector: nn.Module, weight: float = 0.02, directions: int = 256
+    ) -> None:
+        self.model = nn.Sequential(encoder, projector)
+        self.sigreg = SigReg(directions).to(next(encoder.parameters()).device)
+        self.weight = weight
+
+    def loss(self, views: list[Tensor]) -> Tensor:
+        """Return the loss of V views of the same N samples.
+
+        Args:
+            views: One batch per view, all of one size.
+
+        Returns:
+            The 0-dim loss.
+        """
+        z_VND = self.model(torch.cat(views)).unflatten(0, (len(views), -1))
+        apart = (z_VND.mean(0) - z_VND).square().mean()
+        return torch.lerp(apart, self.sigreg(z_VND), self.weight)
+
+    def step(self, views: list[Tensor], optimizer: torch.optim.Optimizer) -> Tensor:
+        """Train on one batch and return its loss."""
+        loss = self.loss(views)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
