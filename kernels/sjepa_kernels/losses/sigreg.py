@@ -18,7 +18,7 @@ from sjepa_kernels._checks import (
     check_shape,
 )
 from sjepa_kernels._dispatch import choose
-from sjepa_kernels._library import Op
+from sjepa_kernels._library import Op, is_direct
 from sjepa_kernels._triton import TL_DTYPES, cdiv, compute_dtype, tl, triton
 from sjepa_kernels.losses.center import Reduce
 from sjepa_kernels.losses.directions import WIDEST, unit_directions
@@ -232,6 +232,14 @@ def _gradient(x_VNK: Tensor, slopes: Tensor, grad_loss: Tensor, impl: str) -> Te
     """Return the gradient of the projections."""
     x_VNK = x_VNK.contiguous()
     out = torch.empty_like(x_VNK)
+    _write_gradient(x_VNK, slopes, grad_loss, out, impl)
+    return out
+
+
+def _write_gradient(
+    x_VNK: Tensor, slopes: Tensor, grad_loss: Tensor, out: Tensor, impl: str
+) -> None:
+    """Write the gradient of the projections to `out`, which may be the projections themselves."""
     views, samples, count = x_VNK.shape
     if impl == "cpu":
         gradient_cpu(x_VNK, slopes, grad_loss, out)
@@ -242,7 +250,6 @@ def _gradient(x_VNK: Tensor, slopes: Tensor, grad_loss: Tensor, impl: str) -> Te
             x_VNK, slopes, grad_loss, out, samples, count, tiles,
             COMPUTE=TL_DTYPES[x_VNK.dtype], BN=_ROWS // 4, BK=_COLUMNS,
         )  # fmt: skip
-    return out
 
 
 def _gradient_fake(x_VNK: Tensor, *_: Any) -> Tensor:
@@ -261,6 +268,14 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | Non
     if grad_loss is None:
         return (None,) * 5
     x_VNK, slopes = ctx.saved_tensors
+    if (
+        is_direct((x_VNK, slopes, grad_loss))
+        and x_VNK.is_contiguous()
+        and not torch._C._autograd._get_current_graph_task_keep_graph()
+    ):
+        # Nobody else has the projections, and no other backward will read them.
+        _write_gradient(x_VNK, slopes, grad_loss, x_VNK, ctx.impl)
+        return x_VNK, *[None] * 4
     return _gradient_op(x_VNK, slopes, grad_loss, ctx.impl), *[None] * 4
 
 
