@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from benchmarks.tables import RESULTS, ROOT, between, wrapped
+from benchmarks.report.page import wrapped
+from benchmarks.tables import RESULTS, ROOT, between
 
 README = ROOT / "kernels" / "README.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"

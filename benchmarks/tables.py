@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,6 @@ from benchmarks.report import page
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
-
-
-def wrapped(text: str) -> str:
-    """Wrap what is no row of a table to 120 columns; what stands in backticks stays whole."""
-    lines = []
-    for line in text.split("\n"):
-        whole = line.startswith("|") or len(line) <= 120
-        held = re.sub(r"`[^`]*`", lambda code: code[0].replace(" ", "\0"), line)
-        parts = textwrap.wrap(held, 120, break_long_words=False, break_on_hyphens=False)
-        lines += [line] if whole else [part.replace("\0", " ") for part in parts]
-    return "\n".join(lines)
 
 
 def condense(raw: dict[str, Any], files: str = "benchmarks/") -> dict[str, Any]:
@@ -106,10 +94,11 @@ def other_cpu_tables(folder: Path, first: str) -> list[str]:
 def gpu_tables(folder: Path) -> str:
     """What is counted and modelled of the step on a GPU, and what is measured or waits for it."""
     reports = [json.loads(path.read_text()) for path in sorted(folder.glob("gpu-*/report.json"))]
-    parts = [
-        "\n".join([f"On {report['device']}, torch {report['torch']}:", "", *page.steps(report)])
-        for report in reports
-    ]
+    parts = []
+    for report in reports:
+        note = f". {report['note']}" if "note" in report else ":"
+        lead = f"On {report['device']}, torch {report['torch']}{note}"
+        parts.append("\n".join([lead, "", *page.steps(report)]))
     return "\n\n".join([counted_table(not parts), *parts])
 
 
@@ -244,7 +233,7 @@ def between(text: str, begin: str, end: str, new: str) -> str:
 
 def with_tables(readme: str) -> str:
     """Return the README's text with its tables made anew."""
-    return between(readme, BEGIN, END, wrapped(tables()))
+    return between(readme, BEGIN, END, page.wrapped(tables()))
 
 
 def main() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
+import textwrap
 from typing import Any
 
 from benchmarks.report.book import DONE, LEFT_OUT
@@ -299,11 +301,24 @@ TITLES = {
 }
 
 
+def wrapped(text: str) -> str:
+    """Wrap what is no row of a table to 120 columns; what stands in backticks stays whole."""
+    lines = []
+    for line in text.split("\n"):
+        whole = line.startswith("|") or len(line) <= 120
+        held = re.sub(r"`[^`]*`", lambda code: code[0].replace(" ", "\0"), line)
+        parts = textwrap.wrap(held, 120, break_long_words=False, break_on_hyphens=False)
+        lines += [line] if whole else [part.replace("\0", " ") for part in parts]
+    return "\n".join(lines)
+
+
 def page(report: Row) -> str:
     """Return the report, complete or not, as Markdown; sections that did not end well say so."""
     took = f" in {report['minutes']} minutes." if "minutes" in report else "."
     lines = [f"# {report['device']}, torch {report['torch']}, {report['date']}", ""]
     lines += [f"`{report['command']}`{took}", ""]
+    if "note" in report:
+        lines += [report["note"], ""]
     if report["small"]:
         lines += ["**Scaled down for a CPU: the command works; no figure here is a claim.**", ""]
     known = {"cuda": "CUDA", "cudnn": "cuDNN", "memory_gib": "GiB", "nvidia_smi": "nvidia-smi"}
@@ -331,4 +346,4 @@ def page(report: Row) -> str:
         lines += [plots, ""]
     elif plots:
         lines += [f"![{name}]({name})" for name in plots]
-    return "\n".join(lines).rstrip() + "\n"
+    return wrapped("\n".join(lines).rstrip()) + "\n"

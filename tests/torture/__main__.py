@@ -30,7 +30,8 @@ from typing import Any
 import torch
 
 from benchmarks.conftest import cpu_name
-from benchmarks.tables import between, wrapped
+from benchmarks.report.page import wrapped
+from benchmarks.tables import between
 from sjepa_fast.config.files import parse_train
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.config.traits import TRAITS

@@ -50,7 +50,7 @@ class Tiles(NamedTuple):
     keys: Tile
 
 
-# By bytes of a number. Half precision: the fastest of 240 tiles measured on an H100, Triton 3.6
+# By bytes of a number. Half precision: the fastest of 200 tiles measured on an H100, Triton 3.6
 # (`python -m benchmarks.tune_attention`, benchmarks/LOG.md). Tiles of four warps win, of which
 # four or five programs fit on an SM and hide each other's waits. Exact float32 products run on the
 # multiply-add units, whose operands fill the registers: the largest tiles without spills.
