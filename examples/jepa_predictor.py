@@ -1,67 +1,64 @@
 """The predictor of I-JEPA and V-JEPA without repeat, cat and gather.
 
-Paste `PackedPredictor` where a predictor repeats its mask token, adds two gathered copies of the
-position table and concatenates; `full_grid` is for decoders that want every token in grid order.
+Paste `PackedPredictor` where a predictor repeats its context and its mask token, adds two gathered
+copies of the position table and concatenates; `full_grid` is for decoders that want every token in
+grid order.
 
-Shapes: B sequences, S rows (frames), V columns (or a frame's patches), N = S*V tokens, K context
-tokens, Q target tokens, D width.
+Shapes: B sequences, N tokens, K context tokens, Q target tokens, P targets per context, D width.
 """
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from sjepa_kernels import pack_tokens, scatter_mask_tokens
-
-
-def concatenated_tables(rows_SA: Tensor, columns_VC: Tensor) -> tuple[Tensor, Tensor]:
-    """Return tables whose sum at s V + v is the concatenation [rows[s] | columns[v]], D = A + C.
-
-    This is the sine-cosine table of image and video models, which gives a part of the width to
-    each axis. For a learned table of N free rows use `torch.zeros(1, D)` and the table itself.
-    """
-    return pad(rows_SA, (0, columns_VC.shape[1])), pad(columns_VC, (rows_SA.shape[1], 0))
 
 
 class PackedPredictor(nn.Module):
     """Predicts the targets' features from the context's.
 
-    Under autocast the stream is float32, as where a bfloat16 embedding meets float32 tables.
+    Under autocast the stream is float32, as where a bfloat16 embedding meets a float32 table.
 
     Args:
         context_width: Width of the context features and of the predictions.
-        tables: Position tables (S, D) and (V, D), summed to one position per token.
+        position_ND: Position table, as in those projects sines and cosines that are not trained. A
+            table that is a sum, temporal[s] + spatial[v], may also be passed to the op as two.
         blocks: Transformer blocks of width D, without an order of tokens of their own.
     """
 
-    position_temporal: Tensor
-    position_spatial: Tensor
+    position: Tensor
 
-    def __init__(
-        self, context_width: int, tables: tuple[Tensor, Tensor], blocks: nn.Sequential
-    ) -> None:
+    def __init__(self, context_width: int, position_ND: Tensor, blocks: nn.Sequential) -> None:
         super().__init__()
-        width = tables[0].shape[1]
+        width = position_ND.shape[1]
         self.embed = nn.Linear(context_width, width)
         self.mask_token = nn.Parameter(torch.zeros(width))
-        self.register_buffer("position_temporal", tables[0])
-        self.register_buffer("position_spatial", tables[1])
+        self.register_buffer("position", position_ND)
         self.blocks = blocks
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, context_width)
 
-    def forward(self, context: Tensor, ids_keep_BK: Tensor, ids_mask_BQ: Tensor) -> Tensor:
-        """Return the predictions (B, Q, context width) for context (B, K, context width)."""
-        tables = self.position_temporal, self.position_spatial
-        visible_BKD = self.embed(context)
-        x = pack_tokens(visible_BKD, self.mask_token, ids_keep_BK, ids_mask_BQ, *tables)
+    def forward(self, context: Tensor, ids_keep_BK: Tensor, targets: list[Tensor]) -> Tensor:
+        """Return the predictions of each sequence's targets from its context.
+
+        Args:
+            context: Features of the context tokens, (B, K, context width).
+            ids_keep_BK: Which tokens they are.
+            targets: P tensors of ids (B, Q), I-JEPA's four blocks for instance.
+
+        Returns:
+            (P B, Q, context width), the first targets of all sequences first.
+        """
+        visible_BKD, hide, repeat = self.embed(context), torch.cat(targets), len(targets)
+        x = pack_tokens(
+            visible_BKD, self.mask_token, ids_keep_BK, hide, self.position, repeat=repeat
+        )
         x = self.blocks(x)[:, ids_keep_BK.shape[1] :]
         predictions: Tensor = self.project(self.norm(x))
         return predictions
 
 
 def full_grid(
-    visible_BKD: Tensor, mask_token_D: Tensor, ids_keep_BK: Tensor, tables: tuple[Tensor, Tensor]
+    visible_BKD: Tensor, mask_token_D: Tensor, ids_keep_BK: Tensor, position_ND: Tensor
 ) -> Tensor:
     """Return all tokens (B, N, D) in grid order, with positions, as a MAE decoder takes them."""
-    return scatter_mask_tokens(visible_BKD, mask_token_D, ids_keep_BK, *tables)
+    return scatter_mask_tokens(visible_BKD, mask_token_D, ids_keep_BK, position_ND)

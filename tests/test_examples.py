@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from examples.data2vec_loop import Data2Vec, momentum_at
 from examples.dino_loss import DinoLoss
-from examples.jepa_predictor import PackedPredictor, concatenated_tables, full_grid
+from examples.jepa_predictor import PackedPredictor, full_grid
 from examples.lejepa_loop import LeJepa
 from sjepa_kernels.losses.directions import unit_directions
 
@@ -29,17 +29,14 @@ def test_examples_stay_short_enough_to_paste() -> None:
     assert {f.name: n for f in files if (n := len(f.read_text().splitlines())) >= 80} == {}
 
 
-def grid_and_ids() -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
-    """A 3 x 4 grid of width 6 + 10, its concatenated table, and a random order of its tokens."""
-    rows, columns = torch.randn(3, 6).double(), torch.randn(4, 10).double()
-    position = torch.stack([torch.cat([r, c]) for r in rows for c in columns])
-    order = torch.stack([torch.randperm(12) for _ in range(2)])
-    return (rows, columns), position, order
+def table_and_ids() -> tuple[Tensor, Tensor]:
+    """A position table of 12 tokens, width 16, and a random order of the tokens of 2 sequences."""
+    return torch.randn(12, 16).double(), torch.stack([torch.randperm(12) for _ in range(2)])
 
 
 def test_the_predictors_stream_stays_float32_under_autocast() -> None:
     """As it does where a bfloat16 embedding and a float32 table are added and concatenated."""
-    axes, position, order = grid_and_ids()
+    position, order = table_and_ids()
     seen: list[Tensor] = []
 
     class Block(nn.Module):
@@ -47,13 +44,12 @@ def test_the_predictors_stream_stays_float32_under_autocast() -> None:
             seen.append(x)
             return x
 
-    tables = [table.float() for table in concatenated_tables(*axes)]
-    model = PackedPredictor(7, (tables[0], tables[1]), nn.Sequential(Block()))
+    model = PackedPredictor(7, position.float(), nn.Sequential(Block()))
     nn.init.normal_(model.mask_token)
     keep, hide = order[:, :5], order[:, 5:9]
     context = torch.randn(2, 5, 7)
     with torch.autocast("cpu", torch.bfloat16):
-        model(context, keep, hide)
+        model(context, keep, [hide])
         kept = model.embed(context) + position.float()[keep]
     assert kept.dtype == torch.float32
     plain = torch.cat([kept, model.mask_token + position.float()[hide]], dim=1)
@@ -61,23 +57,26 @@ def test_the_predictors_stream_stays_float32_under_autocast() -> None:
     torch.testing.assert_close(seen[0], plain)
 
 
-def test_packed_predictor_equals_repeat_cat_gather() -> None:
-    axes, position, order = grid_and_ids()
+@pytest.mark.parametrize("targets", [1, 4])
+def test_packed_predictor_equals_repeat_cat_gather(targets: int) -> None:
+    position, order = table_and_ids()
     layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True, norm_first=True)
-    model = PackedPredictor(7, concatenated_tables(*axes), nn.Sequential(layer)).double()
+    model = PackedPredictor(7, position, nn.Sequential(layer)).double()
     nn.init.normal_(model.mask_token)
-    keep, hide, restore = order[:, :5], order[:, 5:9], order.argsort(dim=1)
+    keep = order[:, :5]
+    hides = [order[:, 5 + start : 8 + start] for start in range(targets)]
     context = torch.randn(2, 5, 7, dtype=torch.float64, requires_grad=True)
 
     def plain() -> Tensor:
-        hidden = model.mask_token.repeat(2, 7, 1)
-        grid = torch.cat([model.embed(context), hidden], dim=1)
-        grid = grid.gather(1, restore[:, :, None].repeat(1, 1, 16)) + position
-        used = torch.cat([keep, hide], dim=1)[:, :, None].repeat(1, 1, 16)
-        mixed = layer(grid.gather(1, used))[:, 5:]
+        """The published forward: the context is repeated for each target, positions gathered."""
+        hide = torch.cat(hides)
+        x = model.embed(context) + position[keep]
+        x = x.repeat(targets, 1, 1)
+        mask = model.mask_token.repeat(*hide.shape, 1) + position[hide]
+        mixed = layer(torch.cat([x, mask], dim=1))[:, 5:]
         return model.project(model.norm(mixed))
 
-    ours, theirs = model(context, keep, hide), plain()
+    ours, theirs = model(context, keep, hides), plain()
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     weights, leaves = torch.randn_like(ours), [context, *model.parameters()]
     for mine, other in zip(
@@ -89,9 +88,9 @@ def test_packed_predictor_equals_repeat_cat_gather() -> None:
 
 
 def test_full_grid_is_the_decoders_input() -> None:
-    axes, position, order = grid_and_ids()
+    position, order = table_and_ids()
     visible, mask_token = torch.randn(2, 5, 16).double(), torch.randn(16).double()
-    grid = full_grid(visible, mask_token, order[:, :5], concatenated_tables(*axes))
+    grid = full_grid(visible, mask_token, order[:, :5], position)
     for b in range(2):
         for token in range(12):
             found = (order[b, :5] == token).nonzero()

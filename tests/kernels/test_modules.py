@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from sjepa_kernels import (
     CenteredCropCrossEntropy,
@@ -135,16 +136,102 @@ def test_unknown_order_is_refused() -> None:
         CenteredCrossEntropy(2, update="during")
 
 
-def _one_of_two(rank: int, folder: str) -> None:
+@pytest.mark.parametrize("kind", [CenteredCrossEntropy, CenteredCropCrossEntropy])
+@pytest.mark.parametrize("key", ["loss.center", "loss.center.center"])
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (1, 1, 3)], ids=str)
+def test_other_projects_checkpoints_are_read(kind: type[nn.Module], key: str, shape: tuple) -> None:
+    """(1, K): DINO and iBOT; (1, 1, K): iBOT's patches and lightly, also in a module."""
+    values = torch.tensor([1.0, -2.0, 0.5])
+    model = nn.ModuleDict({"loss": kind(3)})
+    model.load_state_dict({key: values.view(shape)})
+    assert torch.equal(model["loss"].center, values)
+    assert list(model.state_dict()) == ["loss.center"]
+
+
+def test_a_center_of_another_width_is_refused() -> None:
+    for shape in ((1, 4), (3, 1), (2, 3), ()):
+        with pytest.raises(RuntimeError, match=r"size mismatch for center"):
+            CenteredCrossEntropy(3).load_state_dict({"center": torch.zeros(shape)})
+
+
+class Later:
+    """A sum over two equal processes that is done when it is waited for."""
+
+    def __init__(self, total: Tensor) -> None:
+        self.total = total
+        self.waited = 0
+
+    def wait(self) -> None:
+        self.waited += 1
+        self.total *= 2
+
+
+@pytest.mark.parametrize("update", ["after", "before"])
+def test_a_sum_under_way_moves_the_center_before_its_next_use(place: Place, update: str) -> None:
+    works: list[Later] = []
+
+    def begin(total: Tensor) -> Later:
+        works.append(Later(total))
+        return works[-1]
+
+    kinds = {"update": update, "impl": place.impl}
+    late = CenteredCrossEntropy(3, all_reduce=begin, **kinds).to(place.device)
+    at_once = CenteredCrossEntropy(3, all_reduce=lambda total: 2 * total, **kinds).to(place.device)
+    for step in range(3):
+        student, teacher = torch.randn(2, 5, 3).to(place.device)
+        assert torch.equal(late(student, teacher), at_once(student, teacher))
+        # DINO's order leaves the sum to the backward pass and to the step.
+        assert [work.waited for work in works] == [1] * (step + (update == "before")) + [0] * (
+            update == "after"
+        )
+    assert torch.equal(late.state_dict()["center"], at_once.center)
+    assert [work.waited for work in works] == [1, 1, 1]
+    late.settle()
+    assert torch.equal(late.center, at_once.center)
+
+
+def test_a_loaded_center_is_not_moved_by_an_older_sum() -> None:
+    module = CenteredCrossEntropy(2, all_reduce=Later)
+    module(torch.zeros(2, 2), torch.ones(2, 2))
+    module.load_state_dict({"center": torch.tensor([5.0, 6.0])})
+    module.settle()
+    assert module.center.tolist() == [5.0, 6.0]
+
+
+def test_crops_in_a_list_are_the_stacked_ones(place: Place) -> None:
+    student, teacher = torch.randn(4, 5, 3), torch.randn(2, 5, 3)
+    stacked, listed = (student.clone().to(place.device).requires_grad_() for _ in range(2))
+    teacher = teacher.to(place.device)
+    modules = [CenteredCropCrossEntropy(3, impl=place.impl).to(place.device) for _ in range(2)]
+    one = modules[0](stacked, teacher)
+    other = modules[1](listed.unbind(), list(teacher))
+    assert torch.equal(one, other)
+    assert torch.equal(modules[0].center, modules[1].center)
+    one.backward()
+    other.backward()
+    assert torch.equal(stacked.grad, listed.grad)
+
+
+def test_crops_of_different_sizes_are_named() -> None:
+    crops, center = [torch.zeros(2, 3), torch.zeros(1, 3)], torch.zeros(3)
+    with pytest.raises(ValueError, match=r"student\[1\]: \(1, 3\); expected student\[0\].shape"):
+        centered_crop_cross_entropy(crops, crops[:1], center)
+    with pytest.raises(ValueError, match="teacher: no crops; pass at least one"):
+        centered_crop_cross_entropy(torch.zeros(2, 2, 3), [], center)
+
+
+def _one_of_two(rank: int, folder: str, late: bool) -> None:
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
-    module = CenteredCrossEntropy(2, center_momentum=0.0)
+    options = {"all_reduce": partial(dist.all_reduce, async_op=True)} if late else {}
+    module = CenteredCrossEntropy(2, center_momentum=0.0, **options)
     module(torch.zeros(rank + 1, 2), torch.full((rank + 1, 2), 3.0 * rank))
-    torch.save(module.center, f"{folder}/{rank}.pt")
+    torch.save(module.state_dict()["center"], f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_processes_share_one_center(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_one_of_two, (str(tmp_path),), nprocs=2)
+@pytest.mark.parametrize("late", [False, True], ids=["waiting", "asynchronous"])
+def test_two_processes_share_one_center(tmp_path: Path, late: bool) -> None:
+    torch.multiprocessing.spawn(_one_of_two, (str(tmp_path), late), nprocs=2)
     # One row of 0 in the first process, two rows of 3 in the second.
     for rank in (0, 1):
         center = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

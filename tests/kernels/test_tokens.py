@@ -73,6 +73,51 @@ def test_value_and_gradients(place: Place, name: str, dtype: torch.dtype, shape:
     assert_learns_within_budget(out, eager, truth, leaves, exact)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7, 4), (3, 2, 2, 33, 0)], ids=str)
+def test_several_targets_of_one_context(place: Place, dtype: torch.dtype, shape: tuple) -> None:
+    """Equal to packing a repeated context, and its gradient is the sum over the repeats."""
+    leaves, order = random_inputs(shape, dtype, place.device)
+    kept = shape[4]
+    keep = order[:, :kept]
+    hide = torch.cat([order[:, kept : kept + 2], order[:, kept + 1 : kept + 3], order[:, :2]])
+
+    def pack(values: list[Tensor], impl: str) -> Tensor:
+        visible, mask_token, *tables = values
+        return pack_tokens(visible, mask_token, keep, hide, *tables, repeat=3, impl=impl)
+
+    exact = in_float64(leaves)
+    visible, mask_token, temporal, spatial = exact
+    position = (temporal[:, None] + spatial).flatten(0, 1)
+    rows = [(visible + position[keep]).repeat(3, 1, 1), mask_token + position[hide]]
+    out = pack(leaves, place.impl)
+    assert_learns_within_budget(out, pack(leaves, "torch"), torch.cat(rows, 1), leaves, exact)
+
+
+def test_as_many_rows_of_targets_as_named(place: Place) -> None:
+    leaves, order = random_inputs((2, 2, 3, 5, 2), torch.float32, place.device)
+    visible, mask_token, *tables = leaves
+    hide = order[:, 2:].repeat(2, 1)
+    with pytest.raises(ValueError, match=r"ids_mask: \(4, 4\); expected \(3 B, Q\)"):
+        pack_tokens(visible, mask_token, order[:, :2], hide, *tables, repeat=3, impl=place.impl)
+    with pytest.raises(ValueError, match="repeat: 0; at least one target"):
+        pack_tokens(visible, mask_token, order[:, :2], hide, *tables, repeat=0, impl=place.impl)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_one_free_table_of_positions(place: Place, name: str) -> None:
+    leaves, order = random_inputs((2, 7, 1, 5, 3), torch.float32, place.device)
+    free = leaves[2]
+    op = op_for(name, order, 3, place.impl)
+    out = op(*leaves[:3], None)
+    exact = in_float64(leaves[:3])
+    zeros = torch.zeros(1, 5, dtype=torch.float64, device=place.device)
+    truth = by_definition(name, order, [*exact, zeros], 3)
+    eager = op_for(name, order, 3, "torch")(*leaves[:3], None)
+    assert free.shape == (7, 5)
+    assert_learns_within_budget(out, eager, truth, leaves[:3], exact)
+
+
 @pytest.mark.parametrize("name", OPS)
 def test_empty_batch(place: Place, name: str) -> None:
     leaves, order = random_inputs((1, 2, 3, 4, 2), torch.float32, place.device)

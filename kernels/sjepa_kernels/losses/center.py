@@ -5,6 +5,7 @@ Shapes: D features.
 
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +21,44 @@ from sjepa_kernels._checks import (
 )
 from sjepa_kernels._triton import compute_dtype
 
+
+class Work(Protocol):
+    """A sum over processes that is under way, as `torch.distributed.all_reduce` returns it."""
+
+    def wait(self) -> Any: ...
+
+
 Reduce = Callable[[Tensor], Tensor | None]
+# One that may also leave the sum, in place, to a later `wait()`.
+AsyncReduce = Callable[[Tensor], Tensor | Work | None]
+
+
+class CenterSum(NamedTuple):
+    """A batch sum with its number of rows appended (D + 1,), on its way through all processes."""
+
+    total: Tensor
+    work: Work | None
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Wait for the other processes, and return the sum (D,) and the number of rows, 0-dim."""
+        if self.work is not None:
+            self.work.wait()
+        return self.total[:-1], self.total[-1]
+
+
+@torch.no_grad()
+def start_center_sum(
+    center_sum_D: Tensor, count: int | Tensor, all_reduce: AsyncReduce
+) -> CenterSum:
+    """Begin to sum a batch sum and its number of rows over processes, in float32 at least."""
+    center_sum_D = center_sum_D.to(compute_dtype(center_sum_D.dtype))
+    if not isinstance(count, Tensor):
+        count = torch.full_like(center_sum_D[:1], count)
+    total = torch.cat([center_sum_D, count.to(center_sum_D).reshape(1)])
+    summed = all_reduce(total)
+    if isinstance(summed, Tensor):
+        return CenterSum(summed, None)
+    return CenterSum(total, summed)
 
 
 @torch.no_grad()
@@ -30,7 +68,7 @@ def update_center_(
     count: int | Tensor,
     momentum: float | Tensor,
     *,
-    all_reduce: Reduce | None = None,
+    all_reduce: AsyncReduce | None = None,
 ) -> None:
     """Move the center towards a batch mean, in place: c <- m c + (1 - m) sum / count.
 
@@ -43,7 +81,7 @@ def update_center_(
         momentum: m in [0, 1] (0.9 in S-JEPA).
         all_reduce: Sums its argument, the batch sum with the count appended (D + 1,), over
             processes, in place or as a new tensor: for instance `torch.distributed.all_reduce`,
-            or a `functools.partial` of it that names a group.
+            or a `functools.partial` of it that names a group. What it has only begun is waited for.
 
     Raises:
         TypeError: The center or the sum is not floating point.
@@ -61,12 +99,7 @@ def update_center_(
     check_fraction("momentum", momentum)
     center_sum_D = center_sum_D.to(compute_dtype(center_sum_D.dtype))
     if all_reduce is not None:
-        if not isinstance(count, Tensor):
-            count = torch.full_like(center_sum_D[:1], count)
-        total = torch.cat([center_sum_D, count.to(center_sum_D).reshape(1)])
-        summed = all_reduce(total)
-        total = total if summed is None else summed
-        center_sum_D, count = total[:-1], total[-1]
+        center_sum_D, count = start_center_sum(center_sum_D, count, all_reduce).result()
     if not isinstance(count, Tensor):
         if count == 0:
             return

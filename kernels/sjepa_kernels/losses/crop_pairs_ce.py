@@ -3,12 +3,13 @@
 Shapes: S student crops, T teacher crops, B images (or clips) per crop, K prototypes.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sjepa_kernels._checks import bad_value, check_float, check_tensors
+from sjepa_kernels._checks import bad_value, check_float, check_shape, check_tensors
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import (
@@ -34,6 +35,20 @@ from sjepa_kernels.losses.shared import (
     save_gradient,
     share_of_backward,
 )
+
+# One tensor (crops, batch, K), or one (batch, K) for each crop.
+Crops = Tensor | Sequence[Tensor]
+
+
+def stacked_crops(name: str, crops: Crops) -> Tensor:
+    """Return the crops as one tensor, which of a list is a copy."""
+    if isinstance(crops, Tensor):
+        return crops
+    if not crops:
+        raise bad_value(name, "no crops", "pass at least one")
+    for place, crop in enumerate(crops):
+        check_shape(f"{name}[{place}]", crop, tuple(crops[0].shape), f"{name}[0].shape")
+    return torch.stack(tuple(crops))
 
 
 def centered_crop_ce_ref(
@@ -200,8 +215,8 @@ _op = Op("centered_crop_cross_entropy", _launch, _fake, setup=save_gradient, bac
 
 
 def centered_crop_cross_entropy(
-    student_SBK: Tensor,
-    teacher_TBK: Tensor,
+    student_SBK: Crops,
+    teacher_TBK: Crops,
     center_K: Tensor,
     *,
     temp_student: float | Tensor = 0.1,
@@ -219,9 +234,10 @@ def centered_crop_cross_entropy(
     For iBOT's masked patches use `centered_softmax_cross_entropy` with `row_weights_R`.
 
     Args:
-        student_SBK: Outputs of the student's head, the teacher's crops first and in its order. A
-            head's (S * B, K) output crop by crop, takes `.view(S, B, K)`.
-        teacher_TBK: Outputs of the teacher's head for its T crops.
+        student_SBK: Outputs of the student's head, the teacher's crops first and in its order: one
+            tensor, or a sequence of S tensors (B, K), which is copied into one. A head's (S * B, K)
+            output crop by crop, takes `.view(S, B, K)` and no copy.
+        teacher_TBK: Outputs of the teacher's head for its T crops, as the student's.
         center_K: Center c, subtracted as it is now; see `update_center_` (the count is T * B).
         temp_student: A float or a 0-dim tensor above zero (0.1 in DINO); a constant.
         temp_target: A float or a 0-dim tensor above zero (0.04 in DINO, warmed up to 0.07); a
@@ -238,6 +254,8 @@ def centered_crop_cross_entropy(
         ValueError: A shape, device, temperature or `impl` is not usable, there are no pairs, or a
             temperature requires a gradient.
     """
+    student_SBK = stacked_crops("student", student_SBK)
+    teacher_TBK = stacked_crops("teacher", teacher_TBK)
     _check(student_SBK, teacher_TBK, center_K, skip_same)
     check_temperatures(temp_student, temp_target)
     args = student_SBK, teacher_TBK.detach(), center_K.detach()

@@ -10,9 +10,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sjepa_kernels._checks import bad_value
-from sjepa_kernels.losses.center import Reduce, sum_of_used_rows, update_center_
+from sjepa_kernels.losses.center import (
+    AsyncReduce,
+    CenterSum,
+    Reduce,
+    start_center_sum,
+    sum_of_used_rows,
+    update_center_,
+)
 from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
-from sjepa_kernels.losses.crop_pairs_ce import centered_crop_cross_entropy
+from sjepa_kernels.losses.crop_pairs_ce import Crops, centered_crop_cross_entropy, stacked_crops
 from sjepa_kernels.losses.sigreg import sigreg
 
 
@@ -23,12 +30,16 @@ def all_reduce_if_distributed(total: Tensor) -> None:
 
 
 class _CenteredLoss(nn.Module):
-    """Base of the losses: holds the center and moves it."""
+    """Base of the losses: holds the center and moves it.
+
+    The center is (D,); a checkpoint may have it as (1, D) or (1, 1, D), as DINO's, iBOT's and
+    lightly's losses do, or as `center.center`, as those of lightly that hold a module for it.
+    """
 
     center: Tensor
 
     def __init__(
-        self, width: int, temp_student: float, momentum: float, all_reduce: Reduce, impl: str
+        self, width: int, temp_student: float, momentum: float, all_reduce: AsyncReduce, impl: str
     ) -> None:
         super().__init__()
         self.register_buffer("center", torch.zeros(width))
@@ -36,11 +47,48 @@ class _CenteredLoss(nn.Module):
         self.center_momentum = momentum
         self.all_reduce = all_reduce
         self.impl = impl
+        self._pending: CenterSum | None = None
+        self.register_state_dict_pre_hook(_settle_center)
+        self.register_load_state_dict_pre_hook(_read_center)
+
+    def settle(self) -> None:
+        """Move the center by a sum over processes that is still under way, if there is one.
+
+        Happens by itself before the center is used and saved; call it to read `center`.
+        """
+        if self._pending is not None:
+            total, rows = self._pending.result()
+            self._pending = None
+            update_center_(self.center, total, rows, self.center_momentum)
 
     def _move(self, center_sum_D: Tensor, rows: int) -> None:
-        update_center_(
-            self.center, center_sum_D, rows, self.center_momentum, all_reduce=self.all_reduce
-        )
+        started = start_center_sum(center_sum_D, rows, self.all_reduce)
+        self._pending = started
+        if started.work is None:
+            self.settle()
+
+
+def _settle_center(module: nn.Module, prefix: str, keep_vars: bool) -> None:
+    assert isinstance(module, _CenteredLoss)
+    module.settle()
+
+
+def _read_center(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    """Give another project's center this module's name and shape; a sum under way is for nothing.
+
+    What has not D numbers is left for `load_state_dict` to refuse.
+    """
+    assert isinstance(module, _CenteredLoss)
+    module._pending = None
+    name = prefix + "center"
+    if name + ".center" in state and name not in state:
+        state[name] = state.pop(name + ".center")
+    center = state.get(name)
+    if isinstance(center, Tensor) and center.shape == (
+        *[1] * (center.ndim - 1),
+        *module.center.shape,
+    ):
+        state[name] = center.flatten()
 
 
 class CenteredCrossEntropy(_CenteredLoss):
@@ -56,7 +104,9 @@ class CenteredCrossEntropy(_CenteredLoss):
         update: "after" uses the center as it was before the batch (DINO's order), "before" moves
             it first, which costs one more read of the teacher.
         all_reduce: Sums its argument, the batch sum of the teacher with the number of rows
-            appended (D + 1,), over processes, in place or as a new tensor.
+            appended (D + 1,), over processes, in place or as a new tensor. Of one that returns a
+            handle with `wait()`, as `partial(torch.distributed.all_reduce, async_op=True)` does,
+            the sum goes on beside the backward pass and moves the center before its next use.
         impl: "auto", "triton", "cpu" or "torch".
     """
 
@@ -68,7 +118,7 @@ class CenteredCrossEntropy(_CenteredLoss):
         center_momentum: float = 0.9,
         *,
         update: str = "after",
-        all_reduce: Reduce = all_reduce_if_distributed,
+        all_reduce: AsyncReduce = all_reduce_if_distributed,
         impl: str = "auto",
     ) -> None:
         super().__init__(width, temp_student, center_momentum, all_reduce, impl)
@@ -89,8 +139,10 @@ class CenteredCrossEntropy(_CenteredLoss):
         A batch without rows has the loss 0 and moves the center by the other processes' rows alone.
         """
         rows = student_RD.shape[0]
+        self.settle()
         if self.training and self.update == "before":
             self._move(sum_of_used_rows(teacher, teacher_index_R), rows)
+            self.settle()
         temps = {"temp_student": self.temp_student, "temp_target": self.temp_target}
         of_rows = {"teacher_index_R": teacher_index_R, "row_weights_R": row_weights_R}
         options: dict[str, Any] = {**temps, **of_rows, "impl": self.impl}
@@ -123,16 +175,18 @@ class CenteredCropCrossEntropy(_CenteredLoss):
         center_momentum: float = 0.9,
         *,
         skip_same: bool = True,
-        all_reduce: Reduce = all_reduce_if_distributed,
+        all_reduce: AsyncReduce = all_reduce_if_distributed,
         impl: str = "auto",
     ) -> None:
         super().__init__(width, temp_student, center_momentum, all_reduce, impl)
         self.skip_same = skip_same
 
     def forward(
-        self, student_SBK: Tensor, teacher_TBK: Tensor, temp_target: float | Tensor = 0.04
+        self, student_SBK: Crops, teacher_TBK: Crops, temp_target: float | Tensor = 0.04
     ) -> Tensor:
         """Return `centered_crop_cross_entropy`, 0-dim, and move the center in training mode."""
+        self.settle()
+        teacher_TBK = stacked_crops("teacher", teacher_TBK)
         temps = {"temp_student": self.temp_student, "temp_target": temp_target}
         loss, center_sum = centered_crop_cross_entropy(
             student_SBK, teacher_TBK, self.center, **temps, skip_same=self.skip_same, impl=self.impl

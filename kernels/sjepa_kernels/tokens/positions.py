@@ -11,7 +11,7 @@ from torch.nn.functional import embedding
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels.tokens.pack import position_sums, write_packed
-from sjepa_kernels.tokens.shared import check_tokens, promoted
+from sjepa_kernels.tokens.shared import both_tables, check_tokens, promoted
 
 
 def add_positions_ref(*args: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def add_positions(
     visible_BKD: Tensor,
     ids_keep_BK: Tensor,
     position_temporal_SD: Tensor,
-    position_spatial_VD: Tensor,
+    position_spatial_VD: Tensor | None = None,
     *,
     impl: str = "auto",
 ) -> Tensor:
@@ -81,7 +81,7 @@ def add_positions(
     Args:
         visible_BKD: Embedded tokens; K may be 0.
         ids_keep_BK: int32 or int64 token ids, segment * V + joint; they may repeat.
-        position_temporal_SD: One row per segment.
+        position_temporal_SD: One row per segment; without the second table one row per token.
         position_spatial_VD: One row per joint.
         impl: "auto", "triton", "cpu" or "torch".
 
@@ -93,7 +93,7 @@ def add_positions(
         TypeError: A dtype is not usable.
         ValueError: A shape, device, id or `impl` is not usable.
     """
-    tables = position_temporal_SD, position_spatial_VD
+    tables = both_tables(position_temporal_SD, position_spatial_VD)
     check_tokens(visible_BKD, None, {"ids_keep": ids_keep_BK}, *tables)
     args = visible_BKD, ids_keep_BK, *tables
     if choose(impl, visible_BKD.device) == "torch":

@@ -12,6 +12,7 @@ from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import TL_DTYPES, cdiv, compute_dtype, tl, triton
 from sjepa_kernels.tokens.shared import (
+    both_tables,
     check_tokens,
     position_table,
     promoted,
@@ -199,7 +200,7 @@ def scatter_mask_tokens(
     mask_token_D: Tensor,
     ids_keep_BK: Tensor,
     position_temporal_SD: Tensor,
-    position_spatial_VD: Tensor,
+    position_spatial_VD: Tensor | None = None,
     *,
     impl: str = "auto",
 ) -> Tensor:
@@ -215,7 +216,7 @@ def scatter_mask_tokens(
         ids_keep_BK: int32 or int64 token ids of the visible tokens, in any order, none twice in
             a row. Ids on an accelerator are not read to check that: of two equal ones the last
             is used and the other has no gradient.
-        position_temporal_SD: One row per segment.
+        position_temporal_SD: One row per segment; without the second table one row per token.
         position_spatial_VD: One row per joint.
         impl: "auto", "triton", "cpu" or "torch".
 
@@ -227,7 +228,7 @@ def scatter_mask_tokens(
         TypeError: A dtype is not usable.
         ValueError: A shape, device, id or `impl` is not usable.
     """
-    tables = position_temporal_SD, position_spatial_VD
+    tables = both_tables(position_temporal_SD, position_spatial_VD)
     check_tokens(visible_BKD, mask_token_D, {"ids_keep": ids_keep_BK}, *tables)
     check_distinct("ids_keep", ids_keep_BK, tables[0].shape[0] * tables[1].shape[0])
     args = (visible_BKD, mask_token_D, ids_keep_BK, *tables)

@@ -20,6 +20,13 @@ def position_table(tables: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     return table.flatten(0, 1)
 
 
+def both_tables(temporal: Tensor, spatial: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the two tables; one free table of all N tokens goes with a row of zeros, V = 1."""
+    if spatial is None:
+        spatial = temporal.new_zeros(1, *temporal.shape[-1:])
+    return temporal, spatial
+
+
 def promoted(tensors: Sequence[Tensor]) -> torch.dtype:
     """Return the dtype of the tokens: that to which `torch.cat` and addition promote these.
 
@@ -52,9 +59,16 @@ def table_gradients(
 
 
 def check_tokens(
-    visible_BKD: Tensor, mask_token_D: Tensor | None, ids: dict[str, Tensor], *position: Tensor
+    visible_BKD: Tensor,
+    mask_token_D: Tensor | None,
+    ids: dict[str, Tensor],
+    *position: Tensor,
+    repeat: int = 1,
 ) -> None:
-    """Check shapes, dtypes, devices and id ranges; the first entry of `ids` is `ids_keep`."""
+    """Check shapes, dtypes, devices and id ranges; the first entry of `ids` is `ids_keep`.
+
+    Of the other ids there are `repeat` rows per sequence.
+    """
     if visible_BKD.ndim != 3:
         raise bad_value("visible", tuple(visible_BKD.shape), "expected (B, K, D)")
     batch, kept, width = visible_BKD.shape
@@ -71,9 +85,10 @@ def check_tokens(
     check_same_device(visible_BKD.device, **others, **ids)
     tokens = position[0].shape[0] * position[1].shape[0]
     for name, index in ids.items():
-        letters = "(B, K)" if name == "ids_keep" else "(B, Q)"
+        given = name == "ids_keep"
+        letters = "(B, K)" if given else "(B, Q)" if repeat == 1 else f"({repeat} B, Q)"
         if index.ndim != 2:
             raise bad_value(name, tuple(index.shape), f"expected {letters}")
-        columns = kept if name == "ids_keep" else index.shape[1]
-        check_shape(name, index, (batch, columns), letters)
+        expected = (batch, kept) if given else (repeat * batch, index.shape[1])
+        check_shape(name, index, expected, letters)
         check_ids(name, index, tokens)
