@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.conftest import COMPILES, Timed, value_checks
 from benchmarks.reference.sampling import mask_from_keys
-from sjepa_kernels import motion_aware_mask, random_mask, tube_mask
+from sjepa_kernels import BlockMask, block_mask, motion_aware_mask, random_mask, tube_mask
 
 pytestmark = COMPILES
 
@@ -105,3 +105,55 @@ def test_mask(timed: Timed, device: torch.device, kind: str, variant: str) -> No
         check(drawn, kind)
     facts = {"kind": kind, "variant": variant, "sequences": SEQUENCES, "tokens": TOKENS}
     timed(run, dtype=x.dtype, rounds=15, warmup=5, **facts)
+
+
+IMAGE, TARGET, CONTEXT = (14, 14), (6, 6), (13, 13)
+
+
+def collated_blocks(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Blocks as the published collators make them: sample by sample on the host, then copied."""
+    contexts, targets = [], []
+    for _ in range(SEQUENCES):
+        free = torch.ones(IMAGE, dtype=torch.int32)
+        blocks = []
+        for _ in range(4):
+            block = torch.zeros(IMAGE, dtype=torch.int32)
+            top, left = (int(torch.randint(0, 14 - n + 1, (1,))) for n in TARGET)
+            block[top : top + TARGET[0], left : left + TARGET[1]] = 1
+            free = free * (1 - block)
+            blocks.append(block.flatten().nonzero().flatten())
+        inside = torch.zeros(IMAGE, dtype=torch.int32)
+        top, left = (int(torch.randint(0, 14 - n + 1, (1,))) for n in CONTEXT)
+        inside[top : top + CONTEXT[0], left : left + CONTEXT[1]] = 1
+        contexts.append((free * inside).flatten().nonzero().flatten())
+        targets.append(torch.stack(blocks))
+    kept = min(map(len, contexts))
+    context = torch.stack([ids[:kept] for ids in contexts])
+    return context.to(device), torch.stack(targets, dim=1).flatten(0, 1).to(device)
+
+
+@pytest.mark.benchmark(group="masks")
+@pytest.mark.parametrize("variant", ["collator", "ours, reference", TRITON])
+def test_block_mask(timed: Timed, device: torch.device, variant: str) -> None:
+    torch.manual_seed(0)
+    seed = torch.tensor(0, device=device)
+
+    def drawn(impl: str) -> BlockMask:
+        sizes = {"target": TARGET, "context": CONTEXT}
+        return block_mask(SEQUENCES, IMAGE, 30, seed, **sizes, impl=impl)
+
+    runs: dict[str, Callable[[], tuple[Tensor, ...]]] = {
+        "collator": lambda: collated_blocks(device),
+        "ours, reference": lambda: drawn("torch"),
+        "ours, Triton": lambda: drawn("triton"),
+    }
+    run = runs[variant]
+    with value_checks():
+        out = run()
+        keep, targets = (out.ids_keep_BK, out.ids_target_PBU) if len(out) == 5 else out
+        assert targets.shape == (4 * SEQUENCES, 36)
+        hidden = targets.view(4, SEQUENCES, 36).transpose(0, 1).flatten(1)
+        seen = (keep[:, :, None] == hidden[:, None]).any(dim=2)
+        assert int(seen.sum()) == 0
+    facts = {"kind": "blocks", "variant": variant, "sequences": SEQUENCES, "tokens": 196}
+    timed(run, dtype=torch.float32, rounds=15, warmup=2, **facts)

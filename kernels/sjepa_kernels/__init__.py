@@ -15,6 +15,7 @@ from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.losses.crop_pairs_ce import centered_crop_cross_entropy
 from sjepa_kernels.losses.modules import CenteredCropCrossEntropy, CenteredCrossEntropy, SigReg
 from sjepa_kernels.losses.sigreg import sigreg
+from sjepa_kernels.masks.blocks import BlockMask, block_mask, block_size
 from sjepa_kernels.masks.shared import TokenMask
 from sjepa_kernels.masks.tokens import motion_aware_mask, random_mask
 from sjepa_kernels.masks.tubes import tube_mask
@@ -26,6 +27,7 @@ from sjepa_kernels.tokens.scatter import scatter_mask_tokens
 
 __all__ = [
     "Augmentation",
+    "BlockMask",
     "CenteredCropCrossEntropy",
     "CenteredCrossEntropy",
     "ContextualizedTargets",
@@ -40,6 +42,8 @@ __all__ = [
     "add_positions",
     "attention",
     "augment_clips",
+    "block_mask",
+    "block_size",
     "centered_crop_cross_entropy",
     "centered_softmax_cross_entropy",
     "clip_uniforms",

@@ -14,3 +14,5 @@ MASK = 2
 PREDICT = 1 << 16
 # Random directions of `sigreg`; the clip's place is the direction's.
 DIRECTION = 1 << 17
+# Size of a step's blocks: `block_size`.
+BLOCK_SIZE = DIRECTION + 1

@@ -15,8 +15,10 @@ from tests.kernels.op_case import FOLDER, Absent, OpCase, all_cases, file_of
 ROOT = Path(__file__).parents[2]
 CASES = all_cases()
 NOT_OPS = {
+    "BlockMask": "what block_mask returns",
     "EmaPlan": "called with ema_update_",
     "TokenMask": "what the masks return",
+    "block_size": "host arithmetic, tested in test_block_masks.py",
     "use": "tested in test_dispatch.py",
 }
 # They hold the parameters or the center of an op; tested in test_modules*.py.

@@ -43,6 +43,8 @@ def test_repeats_bitwise_for_any_number_of_threads(where: Place, make: MakeUse) 
 @pytest.mark.parametrize("layout", ["turned", "sliced"])
 def test_strided_inputs_and_expanded_gradients(where: Place, make: MakeUse, layout: str) -> None:
     use = make(where, torch.float64, True)
+    if layout == "turned" and all(x.ndim < 2 for x in use.inputs):
+        pytest.skip("a single axis cannot be turned")
     apart = [laid_out(x.detach(), layout).requires_grad_(x.requires_grad) for x in use.inputs]
     assert not all(x.is_contiguous() for x in apart)
     ours, plain = (listed(use.call(*inputs)) for inputs in (apart, use.inputs))

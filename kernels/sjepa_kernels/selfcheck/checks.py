@@ -29,6 +29,7 @@ from sjepa_kernels.losses.center import update_center_
 from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.losses.crop_pairs_ce import centered_crop_cross_entropy
 from sjepa_kernels.losses.sigreg import sigreg
+from sjepa_kernels.masks.blocks import block_mask
 from sjepa_kernels.masks.tokens import motion_aware_mask, random_mask
 from sjepa_kernels.masks.tubes import tube_mask
 from sjepa_kernels.philox import philox4x32, uniform
@@ -195,6 +196,15 @@ def _masks(impl: str, device: str) -> list[Triple]:
     return list(zip(ours, truth, truth, strict=True))
 
 
+def _block_masks(impl: str, device: str) -> list[Triple]:
+    grid, context, target = (4, 7), (4, 6), (2, 3)
+    seed = torch.tensor(5, device=device)
+    options = {"target": target, "targets": 2, "context": context}
+    ours = block_mask(3, grid, 9, seed, **options, impl=impl)  # type: ignore[arg-type]
+    truth = [ids.to(device) for ids in definition.block_masks(3, grid, context, target, 9)]
+    return list(zip(ours, truth, truth, strict=True))
+
+
 def _augment(impl: str, device: str) -> list[Triple]:
     """Three clips of five joints, with everything that a view can do."""
     frames, bodies = torch.tensor([9, 20, 14]), torch.tensor([1, 2, 2])
@@ -346,6 +356,7 @@ CHECKS = {
     "fused_mlp": Check(_fused_mlp, ("triton",)),
     "gelu_mlp": Check(partial(_gelu_mlp, dtype=torch.float32), ("triton",)),
     "gelu_mlp (float16)": Check(partial(_gelu_mlp, dtype=torch.float16), ("triton",)),
+    "block_mask": Check(_block_masks, ("triton",)),
     "motion_aware_mask, random_mask, tube_mask": Check(_masks, ("triton",)),
     "pack_tokens": Check(_pack, ("triton",)),
     "philox4x32, uniform": Check(_philox),

@@ -71,6 +71,38 @@ def mask_ids(visible: list[list[bool]]) -> list[Tensor]:
     return [torch.tensor(rows, dtype=torch.int32) for rows in found]
 
 
+def block_masks(
+    clips: int, grid: tuple[int, int], context: tuple[int, int], target: tuple[int, int], keep: int
+) -> list[Tensor]:
+    """Of `block_mask` with two targets, seed 5: all that it returns, token by token."""
+    rows, columns = grid
+    visible, targets, free = [], [[], []], []  # type: ignore[var-annotated]
+    for clip in range(clips):
+        places = 9 + rows * columns
+        words = [w for k in range((places + 3) // 4) for w in philox_words(5, (k, clip, 0, 0))]
+        covers = []
+        for size, first in zip((context, target, target), (0, 3, 6), strict=True):
+            top = (grid[0] - size[0] + 1) * words[first + 1] >> 32
+            left = (grid[1] - size[1] + 1) * words[first + 2] >> 32
+            covers.append(
+                [
+                    r * columns + c
+                    for r in range(top, top + size[0])
+                    for c in range(left, left + size[1])
+                ]
+            )
+        keys = []
+        for n in range(rows * columns):
+            rank = 2 if n in covers[1] + covers[2] else 0 if n in covers[0] else 1
+            keys.append((rank << 24) + (words[9 + n] >> 8))
+        free.append(sum(key < 1 << 24 for key in keys))
+        visible.append(split([float(key) for key in keys], keep))
+        for p in range(2):
+            targets[p].append(covers[1 + p])
+    ids_target = torch.tensor(targets[0] + targets[1], dtype=torch.int32)
+    return [*mask_ids(visible), ids_target, torch.tensor(free, dtype=torch.int32)]
+
+
 def motion_visible(x_SVP: Tensor, u: list[float], keep: int, tau: float) -> list[bool]:
     """Of `motion_aware_mask`: the smallest of log softmax of motion plus Gumbel noise."""
     change = (x_SVP[1:] - x_SVP[:-1]).abs().mean(dim=2)
