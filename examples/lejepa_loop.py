@@ -31,7 +31,7 @@ class LeJepa:
         self.weight = weight
 
     def loss(self, views: list[Tensor]) -> Tensor:
-        """Return the loss of V views of the same N samples.
+        """Return the loss of V views of the same N samples; in float32, also under autocast.
 
         Args:
             views: One batch per view, all of one size.
@@ -39,7 +39,7 @@ class LeJepa:
         Returns:
             The 0-dim loss.
         """
-        z_VND = self.model(torch.cat(views)).unflatten(0, (len(views), -1))
+        z_VND = self.model(torch.cat(views)).unflatten(0, (len(views), -1)).float()
         apart = (z_VND.mean(0) - z_VND).square().mean()
         return torch.lerp(apart, self.sigreg(z_VND), self.weight)
 

@@ -92,7 +92,7 @@ def _block_mask_kernel(
     seed, step, clip_ids, ids_keep, ids_mask, ids_restore, ids_target, free,
     N, K, B, H, W, room_t, room_h, room_w, context_t, context_h, context_w,
     target_room_t, target_room_h, target_room_w, target_t, target_h, target_w, bodies,
-    TARGETS: tl.constexpr, PURPOSE: tl.constexpr, BN: tl.constexpr, BU: tl.constexpr,
+    TARGETS: tl.constexpr, PURPOSE: tl.constexpr, BN: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
     """One sequence: the corners of its blocks, then ranks and draws of all tokens in registers."""
     b = tl.program_id(0).to(tl.int64)
@@ -114,8 +114,8 @@ def _block_mask_kernel(
         w0 = _corner(seed, step, clip_ids, b, 3 * p + 5, count, bodies, target_room_w, PURPOSE)
         covered = (t >= t0) & (t < t0 + target_t) & (h >= h0) & (h < h0 + target_h)
         hidden = hidden | (covered & (w >= w0) & (w < w0 + target_w))
-        for start in range(0, size, BU):
-            u = start + tl.arange(0, BU)
+        for start in range(0, size, BT):
+            u = start + tl.arange(0, BT)
             row = (t0 + u // (target_h * target_w)) * H + h0 + (u // target_w) % target_h
             token = row * W + w0 + u % target_w
             tl.store(ids_target + (p * B + b) * size + u, token, mask=u < size)
@@ -147,7 +147,7 @@ def _block_mask(
             seed, step, clip_ids.contiguous(), *out, tokens, keep, batch, *grid[1:],
             *rooms, *context, *target_rooms, *target, bodies,
             TARGETS=targets, PURPOSE=purpose, BN=block,
-            BU=min(max(next_power_of_two(math.prod(target)), 32), 1024), num_warps=warps,
+            BT=min(max(next_power_of_two(math.prod(target)), 32), 1024), num_warps=warps,
         )  # fmt: skip
     return out
 
