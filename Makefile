@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-INSTALLED_FROM := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*.h)
+INSTALLED_FROM := constraints.txt pyproject.toml setup.py kernels/pyproject.toml kernels/setup.py \
+	$(wildcard csrc/*.cpp csrc/*.h csrc/*.py)
 
 PYDOCLINT := $(VENV)/pydoclint/bin/pydoclint
 
@@ -30,7 +31,7 @@ REHEARSE := tests/null_gpu
 # Changed files of every kind, and how many of each: make fuzz INPUTS=1000 FUZZ_FLAGS="--seed 1"
 INPUTS ?= 5000
 
-.PHONY: env demo test torture fuzz bench lint pydoclint audit lock cuda rehearse clean
+.PHONY: env demo test torture fuzz bench lint pydoclint audit lock cuda rehearse hub clean
 
 env: $(STAMP)
 
@@ -38,7 +39,7 @@ $(STAMP): $(INSTALLED_FROM)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "PYTHON=$(PYTHON): Python 3.11 or newer is needed; name one with make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ./kernels -e ".[dev]"
 	touch $@
 
 demo: env
@@ -97,14 +98,21 @@ $(AUDIT)/pip-audit: | env
 audit: $(AUDIT)/pip-audit
 	$(AUDIT)/pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
-# The lock files of continuous integration, anew after a change of constraints.txt.
+# The lock files of continuous integration, anew after a change of constraints.txt. sjepa-kernels is
+# on no index; it is built for what it requires, and then left out, as torch is.
 lock: $(AUDIT)/pip-audit
-	$(LOCK) .ci/requirements.txt --extra dev pyproject.toml
+	$(AUDIT)/python -m pip wheel --quiet --no-deps --wheel-dir build/lock ./kernels
+	$(LOCK) .ci/requirements.txt --find-links build/lock --extra dev pyproject.toml
 	echo pydoclint | $(LOCK) .ci/requirements-lint.txt -
-	sed -i '/^torch==/,/[^\\]$$/d' .ci/requirements.txt
+	sed -i -E '/^(torch|sjepa-kernels)==/,/[^\\]$$/d' .ci/requirements.txt
 	sed -i '1i # What continuous integration installs, with the hash of every file that pip may take.\n# Made by `make lock` out of pyproject.toml and constraints.txt.' .ci/requirements*.txt
 
+# sjepa_kernels as Hugging Face's Kernel Hub wants it.
+hub:
+	$(PYTHON) kernels/hub.py build/hub
+
 clean:
-	rm -rf $(VENV) $(CUDA_VENV) build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
-	rm -f kernels/sjepa_kernels/_csrc*.so
-	find sjepa_fast kernels tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf build dist *.egg-info kernels/build kernels/dist kernels/*.egg-info
+	rm -rf $(VENV) $(CUDA_VENV) runs .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
+	rm -f kernels/sjepa_kernels/_csrc* sjepa_fast/data/readers/_skeleton_text.*
+	find sjepa_fast kernels csrc tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -179,6 +179,9 @@ int32_t read_text(const char* text, int64_t size, int64_t joint_count, const Out
 
 }  // namespace
 
+// Raise when the signature changes: the Python side ignores a library of another version.
+extern "C" SJEPA_EXPORT int sjepa_skeleton_version() { return 1; }
+
 // Reads `files` texts, each followed by a zero byte. The rows of file f begin at `first_rows[f]` of the outputs and there is room
 // up to `first_rows[f + 1]`. `counts` gets rows, bodies and valid frames of each file and `status`
 // 0, or 1 where the Python reader is to read it.

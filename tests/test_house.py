@@ -12,10 +12,14 @@ import sys
 import tomllib
 from importlib.metadata import requires, version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+
+import sjepa_kernels
+from sjepa_fast import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("sjepa_fast", "kernels", "csrc", "tests", "benchmarks", "examples")
@@ -68,7 +72,8 @@ def test_no_file_is_longer_than_500_lines() -> None:
     assert len(files) > 20
     lengths = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in files}
     assert {path: length for path, length in lengths.items() if length > 500} == {}
-    assert len((ROOT / "setup.py").read_text().splitlines()) <= 80
+    for setup in (ROOT / "setup.py", ROOT / "kernels" / "setup.py"):
+        assert len(setup.read_text().splitlines()) <= 80
 
 
 def long_prose(text: str) -> list[int]:
@@ -119,6 +124,8 @@ def test_kernels_depend_on_torch_and_triton_alone() -> None:
     for path in (ROOT / "kernels" / "sjepa_kernels").rglob("*.py"):
         tops = {name.split(".")[0] for name in imported_modules(path)}
         assert tops <= allowed, f"{path}: {tops - allowed}"
+    asked = {normal(Requirement(line).name) for line in project("kernels")["dependencies"]}
+    assert asked == {"torch", "triton"}
 
 
 @pytest.mark.parametrize("package", sorted(MAY_NOT_IMPORT))
@@ -143,8 +150,9 @@ def test_privates_of_the_kernels_stay_inside() -> None:
 
 
 def test_setup_does_not_import_torch() -> None:
-    tops = {name.split(".")[0] for name in imported_modules(ROOT / "setup.py")}
-    assert tops - {"setuptools"} <= set(sys.stdlib_module_names)
+    for file in ("setup.py", "kernels/setup.py", "csrc/build_library.py"):
+        tops = {name.split(".")[0] for name in imported_modules(ROOT / file)}
+        assert tops - {"setuptools", "build_library"} <= set(sys.stdlib_module_names), file
 
 
 def pins() -> dict[str, str]:
@@ -168,15 +176,32 @@ def needed_now(lines: list[str]) -> list[str]:
     ]
 
 
-def project() -> dict[str, object]:
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        return tomllib.load(file)
+def project(folder: str = "") -> dict[str, Any]:
+    """The metadata of the distribution at the root, or of the one in `kernels`."""
+    with (ROOT / folder / "pyproject.toml").open("rb") as file:
+        table: dict[str, Any] = tomllib.load(file)["project"]
+    return table
+
+
+def asked_of_others(extra: str | None = None) -> list[str]:
+    """What both distributions require of others, or an extra of the one at the root."""
+    if extra:
+        return list(project()["optional-dependencies"][extra])
+    lines = project("kernels")["dependencies"] + project()["dependencies"]
+    return [line for line in lines if not line.startswith("sjepa-kernels==")]
+
+
+def test_one_version_stands_everywhere() -> None:
+    """Both distributions read it from one file; here is what names it besides."""
+    (pin,) = (line for line in project()["dependencies"] if line.startswith("sjepa-kernels"))
+    assert pin == f"sjepa-kernels=={__version__}"
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__ == sjepa_kernels.__version__
+    assert "version" in project()["dynamic"] and "version" in project("kernels")["dynamic"]
 
 
 def test_dependencies_and_tools_are_pinned_once() -> None:
-    table = project()["project"]
-    assert isinstance(table, dict)
-    wanted = table["dependencies"] + table["optional-dependencies"]["dev"]
+    wanted = asked_of_others() + asked_of_others("dev")
     names = {normal(re.split(r"[<>=;\[ ]", line)[0]) for line in wanted}
     assert names - set(pins()) == set()
     assert "pydoclint" in pins()
@@ -191,9 +216,7 @@ def test_what_is_installed_is_what_is_pinned() -> None:
     """Every installed package that ours need, all the way down, has the version of its pin."""
     if version("torch").split("+")[0] != pins()["torch"]:
         pytest.skip(f"runs on torch {version('torch')}, not in the pinned environment")
-    table = project()["project"]
-    assert isinstance(table, dict)
-    waiting = needed_now(table["dependencies"] + table["optional-dependencies"]["dev"])
+    waiting = needed_now(asked_of_others() + asked_of_others("dev"))
     seen: set[str] = set()
     while waiting:
         name = waiting.pop()
@@ -283,7 +306,7 @@ def test_documented_commands_exist() -> None:
     """Make targets, modules, scripts and files named in the documents are there."""
     commands = documented_commands()
     assert len(commands) >= 4
-    scripts = project()["project"]["scripts"]  # type: ignore[index]
+    scripts = project()["scripts"]
     for document, words in commands:
         program = Path(words[0]).name
         where = f"{document}: {shlex.join(words)}"
@@ -303,7 +326,7 @@ def test_documented_commands_exist() -> None:
 def test_documented_flags_are_accepted() -> None:
     """Each long option written after one of our modules is one that the module's help names."""
     used: list[tuple[str, str, list[str]]] = []
-    scripts = project()["project"]["scripts"]  # type: ignore[index]
+    scripts = project()["scripts"]
     for document, words in documented_commands():
         if words[0] in scripts:
             used.append((document, scripts[words[0]].split(":")[0], words[1:]))

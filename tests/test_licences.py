@@ -11,7 +11,7 @@ from importlib.metadata import metadata, requires, version
 
 import pytest
 
-from tests.test_house import ROOT, needed_now, pins, project
+from tests.test_house import ROOT, asked_of_others, needed_now, pins
 
 DOCUMENT = ROOT / "docs" / "licences.md"
 # Of pydoclint's own environment, which is not the one that the tests run in; see the Makefile.
@@ -43,10 +43,8 @@ def closure(lines: list[str]) -> set[str]:
 
 def table() -> str:
     """Return the table: what the library needs, then what only its development needs."""
-    asked = project()["project"]
-    assert isinstance(asked, dict)
-    runtime = closure(asked["dependencies"])
-    development = closure(asked["optional-dependencies"]["dev"]) - runtime
+    runtime = closure(asked_of_others())
+    development = closure(asked_of_others("dev")) - runtime
     rows = [(name, licence_of(name), "the library") for name in sorted(runtime)]
     rows += [(name, licence_of(name), "development") for name in sorted(development)]
     rows += [(name, text, "`make lint`") for name, text in ELSEWHERE.items()]
@@ -58,6 +56,11 @@ def test_every_installed_package_is_listed_with_its_licence() -> None:
     if version("torch").split("+")[0] != pins()["torch"]:
         pytest.skip(f"runs on torch {version('torch')}, not in the pinned environment")
     assert table() in DOCUMENT.read_text(), "run python -m tests.test_licences --update"
+
+
+def test_both_distributions_have_the_whole_licence() -> None:
+    """A build in kernels/ cannot take the file of the folder above."""
+    assert (ROOT / "kernels" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
 def test_every_pinned_package_is_listed() -> None:

@@ -1,6 +1,7 @@
 """Fused operations for joint-embedding predictive training: Triton, C++ and plain PyTorch."""
 
 from sjepa_kernels._dispatch import use
+from sjepa_kernels._version import __version__ as __version__
 from sjepa_kernels.attention.op import attention, self_attention
 from sjepa_kernels.augment.op import augment_clips
 from sjepa_kernels.augment.reference import clip_uniforms, crop_resize

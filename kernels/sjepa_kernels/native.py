@@ -2,25 +2,28 @@
 
 import ctypes
 import logging
+import os
 from pathlib import Path
 
 ABI_VERSION = 6
 
 
-def _load() -> ctypes.CDLL | None:
-    here = Path(__file__).parent
-    built = [*here.glob("_csrc*.so"), *here.glob("_csrc*.pyd")]
-    for path in sorted(built, key=lambda p: p.stat().st_mtime, reverse=True):
-        try:
-            library = ctypes.CDLL(str(path))
-            if library.sjepa_abi_version() == ABI_VERSION:
-                return library
-        except (OSError, AttributeError):
-            continue
-    return None
+SUFFIX = ".dll" if os.name == "nt" else ".so"
 
 
-LIBRARY = _load()
+def load_library(path: Path, version: str, wanted: int) -> ctypes.CDLL | None:
+    """Load a library with a C ABI whose function named `version` returns `wanted`.
+
+    Returns None where it is not built, cannot be loaded or has another version.
+    """
+    try:
+        library = ctypes.CDLL(str(path.with_suffix(SUFFIX)))
+        return library if getattr(library, version)() == wanted else None
+    except (OSError, AttributeError):
+        return None
+
+
+LIBRARY = load_library(Path(__file__).with_name("_csrc"), "sjepa_abi_version", ABI_VERSION)
 _warned = False
 
 

@@ -177,7 +177,7 @@ def _xformers(q_BHNd: Tensor, k_BHNd: Tensor, v_BHNd: Tensor) -> Tensor:
     try:
         ops = importlib.import_module("xformers.ops")
     except ImportError as error:
-        fix = "pip install 'sjepa-fast[xformers]', or use \"auto\""
+        fix = "pip install 'sjepa-kernels[xformers]', or use \"auto\""
         raise bad_value("impl", f"'xformers' ({error})", fix) from error
     q, k, v = (x.transpose(1, 2) for x in (q_BHNd, k_BHNd, v_BHNd))
     try:

@@ -9,17 +9,20 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sjepa_fast.data.readers.ntu_denoise import Track, track_motion
 from sjepa_fast.data.readers.record import MAX_NUMBERS
-from sjepa_kernels.native import LIBRARY
+from sjepa_kernels.native import load_library
 
 JOINTS = 25
 # The twelve columns of a joint take at least this many bytes. Denser text is left to Python.
 LINE_BYTES = 24
+
+LIBRARY = load_library(Path(__file__).with_name("_skeleton_text"), "sjepa_skeleton_version", 1)
 
 # One track for each body id and the number of valid frames.
 Tracks = tuple[list[Track], int]
@@ -101,9 +104,9 @@ def parse_all(files: Sequence[bytes], threads: int) -> list[Tracks | str]:
 
     Returns for each file its tracks, or why it cannot be used.
     """
-    read = getattr(LIBRARY, "sjepa_read_skeletons", None)
-    if read is None or not files:
+    if LIBRARY is None or not files:
         return [parse_bytes(data) for data in files]
+    read = LIBRARY.sjepa_read_skeletons
     sizes = np.array([len(data) for data in files], dtype=np.int64)
     room = sizes // (JOINTS * LINE_BYTES) + 1
     first = np.concatenate([[0], np.cumsum(room)])
