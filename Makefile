@@ -102,7 +102,7 @@ audit: $(AUDIT)/pip-audit
 # on no index; it is built for what it requires, and then left out, as torch is.
 lock: $(AUDIT)/pip-audit
 	$(AUDIT)/python -m pip wheel --quiet --no-deps --wheel-dir build/lock ./kernels
-	$(LOCK) .ci/requirements.txt --find-links build/lock --extra dev pyproject.toml
+	$(LOCK) .ci/requirements.txt --find-links build/lock --extra dev pyproject.toml kernels/pyproject.toml
 	echo pydoclint | $(LOCK) .ci/requirements-lint.txt -
 	sed -i -E '/^(torch|sjepa-kernels)==/,/[^\\]$$/d' .ci/requirements.txt
 	sed -i '1i # What continuous integration installs, with the hash of every file that pip may take.\n# Made by `make lock` out of pyproject.toml and constraints.txt.' .ci/requirements*.txt
