@@ -39,7 +39,7 @@ from sjepa_fast.runtime.logging import read_metrics
 from sjepa_fast.train import train
 from sjepa_fast.viz.ablation import plot_ablation
 
-_USAGE = """python -m sjepa_fast.ablate [PRESET] --axis KEY --values A B ... --run DIR
+_USAGE = """usage: {command} [PRESET] --axis KEY --values A B ... --run DIR
 
 --axis KEY          configuration key, dotted (mask.ratio) or short (ratio, mask_ratio)
 --values A B ...    its values; each is trained and scored in a folder of its own under DIR
@@ -113,7 +113,7 @@ def parse_ablation(argv: list[str]) -> Ablation:
     """
     args = list(argv)
     if "--help" in args or "-h" in args:
-        say(_USAGE)
+        say(_USAGE.format(command=cli.command("sjepa_fast.ablate")))
     axes, values = _take_list(args, "--axis"), _take_list(args, "--values")
     seeds = _take_list(args, "--seeds")
     base = parse_train(args)

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import tyro
@@ -23,13 +24,27 @@ from sjepa_fast.names import hush, say
 T = TypeVar("T")
 
 
-def _flags(config_type: Any, prefix: str = "") -> Iterator[str]:
-    hints = get_type_hints(config_type)
-    for name, kind in hints.items():
+def flags(config_type: Any) -> list[str]:
+    """Return the flags of a dataclass as they are typed; those of nested ones are dotted."""
+    return [*_flags(config_type, "")]
+
+
+def _flags(config_type: Any, prefix: str) -> Iterator[str]:
+    for name, hint in get_type_hints(config_type, include_extras=True).items():
+        marks = getattr(hint, "__metadata__", ())
+        kind = get_args(hint)[0] if marks else hint
         if dataclasses.is_dataclass(kind):
             yield from _flags(kind, f"{prefix}{name}.")
-        else:
-            yield f"--{prefix}{name}".replace("_", "-")
+        elif tyro.conf.Positional not in marks:
+            short = any(getattr(mark, "prefix_name", None) is False for mark in marks)
+            yield f"--{'' if short else prefix}{name}".replace("_", "-")
+
+
+def command(prog: str) -> str:
+    """Return what the user has typed to call a module of this package: `sjepa train`."""
+    if Path(sys.argv[0]).stem == "sjepa":
+        return f"sjepa {prog.removeprefix('sjepa_fast.')}"
+    return f"python -m {prog}"
 
 
 def parse(
@@ -45,14 +60,14 @@ def parse(
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):
-            return tyro.cli(config_type, args=args, prog=f"python -m {prog}", default=start)
+            return tyro.cli(config_type, args=args, prog=command(prog), default=start)
     except SystemExit as stop:
         if stop.code == 0:
             raise
     text = _plain(output.getvalue())
     unknown = re.search(r"Unrecognized options?: (--[^\s,]+)", text)
     if unknown:
-        known = ["--compile", "--config", "--profile", "--verify", *_flags(config_type)]
+        known = ["--config", *flags(config_type)]
         raise InputError(unknown[1], "no such flag", nearest(unknown[1], known))
     choice = re.search(r"nvalid choice '(.*?)' for argument '--(\S+)'.*?one of \((.*?)\)\.", text)
     if choice:

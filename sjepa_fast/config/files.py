@@ -258,7 +258,7 @@ def _take(args: list[str], flag: str) -> str | None:
     return None
 
 
-_USAGE = """python -m sjepa_fast.train [PRESET] [--config FILE] [--section.key value ...]
+_USAGE = """usage: {command} [PRESET] [--config FILE] [--section.key value ...]
 
 Values come from the preset, then the YAML file, then the flags; the later wins. Presets:
 {presets}
@@ -279,7 +279,7 @@ def parse_train(argv: list[str]) -> TrainConfig:
     args = _flags_with_new_names(argv)
     if "--help" in args or "-h" in args:
         presets = "\n".join(f"  {name:<28}{found.about}" for name, found in PRESETS.items())
-        say(_USAGE.format(presets=presets))
+        say(_USAGE.format(command=cli.command("sjepa_fast.train"), presets=presets))
     name = args.pop(0) if args and not args[0].startswith("-") else None
     file = _take(args, "--config")
     base = preset(name or "sjepa-demo")
