@@ -8,6 +8,7 @@ from torch import Tensor
 
 # Not the 8-bit kinds, in which torch itself has no sums and the kernels have no loads.
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+HALVES = (torch.bfloat16, torch.float16)
 
 
 def bad_value(argument: str, value: object, fix: str) -> ValueError:
@@ -150,3 +151,23 @@ def check_not_expanded(argument: str, tensor: Tensor) -> None:
     """Raise ValueError where several elements of what is updated share one place in memory."""
     if any(s == 0 and n > 1 for s, n in zip(tensor.stride(), tensor.shape, strict=True)):
         raise bad_value(argument, "an expanded tensor", "pass one that owns its elements")
+
+
+def check_once(argument: str, tensor: Tensor, seen: set[int]) -> None:
+    """Raise ValueError if an earlier tensor that is written begins at the same place."""
+    if torch.compiler.is_compiling() or tensor.numel() == 0:
+        return
+    if tensor.data_ptr() in seen:
+        raise bad_value(argument, "the same memory as an earlier tensor", "pass it once")
+    seen.add(tensor.data_ptr())
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill one stretch of memory, in any order of the axes."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True

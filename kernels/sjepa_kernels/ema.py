@@ -9,12 +9,15 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sjepa_kernels._checks import (
+    HALVES,
     bad_type,
     bad_value,
     check_float,
     check_fraction,
     check_not_expanded,
+    check_once,
     check_shape,
+    is_dense,
 )
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
@@ -22,7 +25,6 @@ from sjepa_kernels._triton import TL_DTYPES, compute_dtype, device_scalar, tl, t
 from sjepa_kernels.native import LIBRARY
 
 _CHUNK = 4096
-_HALVES = (torch.bfloat16, torch.float16)
 
 
 class _Group(NamedTuple):
@@ -183,7 +185,7 @@ def _groups(tensors: _Group) -> list[tuple[str, _Group]]:
         others = [tensors.sources[k], *tensors.shadows[k : k + 1]]
         if target.numel() == 0:
             continue
-        if _is_dense(target) and all(other.stride() == target.stride() for other in others):
+        if is_dense(target) and all(other.stride() == target.stride() for other in others):
             fused.setdefault((target.dtype, *(o.dtype for o in others)), []).append(k)
         else:
             plain.append(k)
@@ -193,17 +195,6 @@ def _groups(tensors: _Group) -> list[tuple[str, _Group]]:
         for kind, positions in kinds
         if positions
     ]
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill one stretch of memory, in any order of the axes."""
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1:
-            if stride != expected:
-                return False
-            expected *= size
-    return True
 
 
 class EmaPlan:
@@ -236,7 +227,7 @@ class EmaPlan:
         self.targets, self.sources, self.shadows = tensors
         self.impl = impl
         _check_lists(*tensors)
-        self.half = [(i, t.dtype) for i, t in enumerate(self.targets) if t.dtype in _HALVES]
+        self.half = [(i, t.dtype) for i, t in enumerate(self.targets) if t.dtype in HALVES]
         self.groups = _groups(tensors)
 
     def update_(self, momentum: float | Tensor) -> None:
@@ -307,18 +298,9 @@ def _check_lists(targets: list[Tensor], sources: list[Tensor], shadows: list[Ten
         if target.device != targets[0].device:
             raise bad_value(f"targets[{i}]", target.device, f"move it to {targets[0].device}")
         check_not_expanded(f"targets[{i}]", target)
-        _check_once(f"targets[{i}]", target, seen)
+        check_once(f"targets[{i}]", target, seen)
     for i, shadow in enumerate(shadows):
-        if shadow.dtype not in _HALVES:
+        if shadow.dtype not in HALVES:
             raise bad_type(f"shadows[{i}]", shadow.dtype, "pass bfloat16 or float16")
         check_not_expanded(f"shadows[{i}]", shadow)
-        _check_once(f"shadows[{i}]", shadow, seen)
-
-
-def _check_once(name: str, tensor: Tensor, seen: set[int]) -> None:
-    """Raise ValueError if an earlier tensor that is written begins at the same place."""
-    if torch.compiler.is_compiling() or tensor.numel() == 0:
-        return
-    if tensor.data_ptr() in seen:
-        raise bad_value(name, "the same memory as an earlier tensor", "pass it once")
-    seen.add(tensor.data_ptr())
+        check_once(f"shadows[{i}]", shadow, seen)
