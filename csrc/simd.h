@@ -54,6 +54,8 @@ static inline Vec add(Vec a, Vec b) { return a + b; }
 static inline Vec sub(Vec a, Vec b) { return a - b; }
 static inline Vec mul(Vec a, Vec b) { return a * b; }
 static inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
+static inline Vec divide(Vec a, Vec b) { return a / b; }
+static inline Vec root(Vec a) { return std::sqrt(a); }
 static inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 static inline void store_bfloat16(uint16_t* p, Vec a) {
   uint32_t bits;
@@ -77,6 +79,8 @@ SJEPA_TARGET static inline Vec add(Vec a, Vec b) { return SJEPA_WIDE(add_ps)(a, 
 SJEPA_TARGET static inline Vec sub(Vec a, Vec b) { return SJEPA_WIDE(sub_ps)(a, b); }
 SJEPA_TARGET static inline Vec mul(Vec a, Vec b) { return SJEPA_WIDE(mul_ps)(a, b); }
 SJEPA_TARGET static inline Vec fma(Vec a, Vec b, Vec c) { return SJEPA_WIDE(fmadd_ps)(a, b, c); }
+SJEPA_TARGET static inline Vec divide(Vec a, Vec b) { return SJEPA_WIDE(div_ps)(a, b); }
+SJEPA_TARGET static inline Vec root(Vec a) { return SJEPA_WIDE(sqrt_ps)(a); }
 SJEPA_TARGET static inline Vec larger(Vec a, Vec b) { return SJEPA_WIDE(max_ps)(a, b); }
 // Rounded to nearest, ties to even; NaN stays NaN.
 SJEPA_TARGET static inline void store_bfloat16(uint16_t* p, Vec a) {
@@ -102,6 +106,18 @@ SJEPA_TARGET static inline void store_part(float* p, int64_t count, Vec a) {
   alignas(64) float all[SJEPA_LANES];
   store(all, a);
   for (int64_t i = 0; i < count; ++i) p[i] = all[i];
+}
+SJEPA_TARGET static inline void store_bfloat16_part(uint16_t* p, int64_t count, Vec a) {
+  uint16_t all[SJEPA_LANES];
+  store_bfloat16(all, a);
+  for (int64_t i = 0; i < count; ++i) p[i] = all[i];
+}
+
+// The better rounded of two equal forms: t + w (s - t) for small w, s - (1 - w)(s - t) otherwise,
+// where `rest` is w - 1.
+SJEPA_TARGET static inline Vec lerp(Vec t, Vec s, Vec weight, Vec rest, bool small) {
+  const Vec gap = sub(s, t);
+  return small ? fma(weight, gap, t) : fma(gap, rest, s);
 }
 
 #if SJEPA_LANES == 16
