@@ -82,9 +82,8 @@ _PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
 
 def _is_plain(arg: object) -> bool:
     """Whether an argument holds no tensor subclass (fake, functional), whose memory is not real."""
-    if isinstance(arg, list):
-        return _PLAIN.issuperset(map(type, arg))
-    return not isinstance(arg, torch.Tensor) or type(arg) in _PLAIN
+    kinds = set(map(type, arg)) if isinstance(arg, list) else (type(arg),)
+    return all(kind in _PLAIN or not issubclass(kind, torch.Tensor) for kind in kinds)
 
 
 def _needs_grad(arg: object) -> bool:

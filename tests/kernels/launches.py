@@ -34,14 +34,15 @@ class Variant:
 
     Attributes:
         kernel: Its module and name.
-        signature: The type of each argument, "constexpr" for those that are compiled in.
+        signature: The type of each argument, "constexpr" for those that are compiled in; of a tuple
+            those of its parts.
         constants: The values of these.
         aligned: Arguments known to be multiples of 16.
         options: Of the launch, such as warps, where they are given.
     """
 
     kernel: str
-    signature: dict[str, str]
+    signature: dict[str, Any]
     constants: dict[str, Any]
     aligned: list[str]
     options: dict[str, Any]
@@ -49,7 +50,8 @@ class Variant:
     @cached_property
     def key(self) -> str:
         """The kernel, the dtypes of its pointers, and a digest of all there is."""
-        pointers = [x[1:] for x in self.signature.values() if x.startswith("*")]
+        kinds = [x for x in self.signature.values() if isinstance(x, str)]
+        pointers = [x[1:] for x in kinds if x.startswith("*")]
         short = [x for k, x in enumerate(pointers) if k == 0 or x != pointers[k - 1]]
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
         name = ".".join(self.kernel.split(".")[-2:])
@@ -60,11 +62,17 @@ class Variant:
         module, _, name = self.kernel.rpartition(".")
         kernel = getattr(importlib.import_module(module), name)
         places = {x: (k,) for k, x in enumerate(self.signature)}
+        # JSON has no tuples.
+        kinds = {x: tuple(k) if isinstance(k, list) else k for x, k in self.signature.items()}
+        known = []
+        for x in self.aligned:
+            parts = len(kinds[x]) if isinstance(kinds[x], tuple) else 0
+            known += [(*places[x], part) for part in range(parts)] or [places[x]]
         source = ASTSource(
             kernel,
-            self.signature,
+            kinds,
             {places[x]: _from_text(value) for x, value in self.constants.items()},
-            {places[x]: [["tt.divisibility", 16]] for x in self.aligned},
+            {path: [["tt.divisibility", 16]] for path in known},
         )
         return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=self.options)
 
@@ -79,14 +87,20 @@ def variant_of(kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> V
         backend, options, bound, specialization, rest
     )
     names = list(signature)
-    known = {"tt.divisibility", 16}
-    assert all(set(hint) <= known for found in hints.values() for hint in found), hints
+    known_kind = {"tt.divisibility", 16}
+    assert all(set(hint) <= known_kind for found in hints.values() for hint in found), hints
+    # Of a tuple there is a hint for each part: all of them are aligned, or none.
+    parts = {
+        name: [bool(hint) for path, hint in hints.items() if path[0] == k]
+        for k, name in enumerate(names)
+    }
+    assert all(any(known) == all(known) for known in parts.values() if known), hints
     given = {x: value for x, value in options.items() if x not in signature}
     return Variant(
         f"{kernel.__module__}.{kernel.__name__}",
         signature,
         {names[k]: _to_text(value) for (k,), value in constants.items()},
-        [names[k] for (k,), found in hints.items() if found],
+        [name for name, known in parts.items() if any(known)],
         {x: given[x] for x in sorted(given)},
     )
 

@@ -114,7 +114,7 @@ class _Checked:
         return self.real.atomic_cas(places, expected, value, order)
 
     def _check(self, verb: str, places: Any, mask: Any, size: int) -> None:
-        used = np.asarray(places)[np.broadcast_to(np.asarray(mask), np.shape(places))]
+        used = np.asarray(places)[np.broadcast_to(np.asarray(mask, dtype=bool), np.shape(places))]
         strays = self.memory.strays(used.astype(np.uint64), size)
         if strays.size:
             raise StaleAddress(f"{self.kernel} {verb} {int(strays[0]):#x}, no device memory")
