@@ -16,7 +16,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -28,6 +28,7 @@ from benchmarks.conftest import COMPILES, value_checks, variants
 from benchmarks.report.book import captured
 from sjepa_kernels import (
     EmaPlan,
+    FusedAdamWEma,
     add_positions,
     centered_crop_cross_entropy,
     centered_softmax_cross_entropy,
@@ -283,6 +284,60 @@ def test_ema(benchmark: Any, variant: str, shadow: bool, regime: str) -> None:
         assert all(torch.equal(c, t.bfloat16()) for c, t in zip(shadows, targets, strict=shadow))
     numbers = sum(t.numel() for t in targets)
     measure(benchmark, steps[variant], numbers * (14 if shadow else 12) * 1e-9, error, regime)
+
+
+@pytest.mark.benchmark(group="clipped AdamW, EMA and its bfloat16 shadow, default encoder")
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize(
+    "variant",
+    ["foreach", "fused, foreach_lerp", "fused, EmaPlan", pytest.param("ours", marks=OURS_BUILT)],
+)
+def test_adamw(benchmark: Any, variant: str, regime: str) -> None:
+    """Gradients times a factor, then a step of weights, their average and its copy, in float32."""
+    torch.manual_seed(0)
+    weights = [torch.nn.Parameter(torch.randn(s, device=DEVICE)) for s in encoder_shapes()]
+    targets = [w.detach().clone() for w in weights]
+    shadows = [torch.empty_like(t, dtype=torch.bfloat16) for t in targets]
+    start = [w.detach().double() for w in weights]
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    # The factor of a norm that is small enough: it leaves the gradients as they are.
+    lr, momentum, clip = (torch.tensor(x, device=DEVICE) for x in (1e-3, 0.999, 1.0))
+    if variant == "ours":
+        ours = FusedAdamWEma(weights, lr=lr, targets=targets, target_shadows=shadows)
+        run: Step = partial(ours.step, momentum=momentum, clip=clip)
+    else:
+        foreach = variant == "foreach"
+        # Only where it can be captured does `foreach` take a rate on the device.
+        optimizer = torch.optim.AdamW(
+            weights, lr=1e-3 if foreach and not ON_GPU else lr, foreach=foreach,
+            fused=not foreach, capturable=ON_GPU,
+        )  # fmt: skip
+        plan = EmaPlan(targets, weights, shadows)
+
+        def run() -> None:
+            torch._foreach_mul_([w.grad for w in weights], clip)
+            optimizer.step()
+            if variant == "fused, EmaPlan":
+                plan.update_(momentum)
+            else:
+                torch._foreach_lerp_(targets, [w.detach() for w in weights], 1e-3)
+                torch._foreach_copy_(shadows, targets)
+
+    run()
+    # The first step of Adam, in which both moments are the gradient and its square.
+    moved = [
+        w * (1 - 1e-5) - 1e-3 * g / (g.abs() + 1e-8)
+        for w, g in zip(start, (w.grad.double() for w in weights), strict=True)
+    ]
+    truths = [*moved, *(torch.lerp(w, m, 1e-3) for w, m in zip(start, moved, strict=True))]
+    error = largest_error([*weights, *targets], truths)
+    with value_checks():
+        assert error <= 1e-6
+        assert all(torch.equal(c, t.bfloat16()) for c, t in zip(shadows, targets, strict=True))
+    numbers = sum(w.numel() for w in weights)
+    # Weight, both moments and target are read and written, the gradient is read.
+    measure(benchmark, run, numbers * (4 * 9 + 2) * 1e-9, error, regime)
 
 
 def gathered_grid(

@@ -22,6 +22,7 @@ TOPS = ("kernels", "sjepa_fast", "csrc", "benchmarks", "docs", "tests", "example
 TIMED_WITH = {
     "Augmentation": "augment_clips",
     "SkeletonTables": "augment_clips",
+    "adamw_ema_": "FusedAdamWEma",
     "accumulate_normalized_": "ContextualizedTargets",
     "attention": "self_attention",
     "crop_resize": "augment_clips",

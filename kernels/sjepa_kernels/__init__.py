@@ -20,6 +20,8 @@ from sjepa_kernels.masks.blocks import BlockMask, block_mask, block_size
 from sjepa_kernels.masks.shared import TokenMask
 from sjepa_kernels.masks.tokens import motion_aware_mask, random_mask
 from sjepa_kernels.masks.tubes import tube_mask
+from sjepa_kernels.optim.adamw import adamw_ema_
+from sjepa_kernels.optim.optimizer import FusedAdamWEma
 from sjepa_kernels.philox import philox4x32, uniform
 from sjepa_kernels.targets import ContextualizedTargets, accumulate_normalized_
 from sjepa_kernels.tokens.pack import pack_tokens
@@ -33,6 +35,7 @@ __all__ = [
     "CenteredCrossEntropy",
     "ContextualizedTargets",
     "EmaPlan",
+    "FusedAdamWEma",
     "FusedMlp",
     "MaskTokens",
     "ResidualLayerNorm",
@@ -40,6 +43,7 @@ __all__ = [
     "SkeletonTables",
     "TokenMask",
     "accumulate_normalized_",
+    "adamw_ema_",
     "add_positions",
     "attention",
     "augment_clips",

@@ -17,6 +17,7 @@ CASES = all_cases()
 NOT_OPS = {
     "BlockMask": "what block_mask returns",
     "EmaPlan": "called with ema_update_",
+    "FusedAdamWEma": "calls what adamw_ema_ does; tested in test_adamw_optimizer.py",
     "TokenMask": "what the masks return",
     "block_size": "host arithmetic, tested in test_block_masks.py",
     "use": "tested in test_dispatch.py",

@@ -47,7 +47,7 @@ def table(printed: str) -> dict[tuple[str, str, str], tuple[float, float, str]]:
 def test_every_public_op_is_checked() -> None:
     named = {name.split()[0] for key in checks.CHECKS for name in key.split(", ")}
     checked = {case.checked_with or name for name, case in all_cases().items()}
-    assert named == checked | {"EmaPlan"}
+    assert named == checked | {"EmaPlan", "FusedAdamWEma"}
     assert SLACK[torch.float32] == checks.SLACK
 
 

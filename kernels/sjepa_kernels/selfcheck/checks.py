@@ -32,6 +32,7 @@ from sjepa_kernels.losses.sigreg import sigreg
 from sjepa_kernels.masks.blocks import block_mask
 from sjepa_kernels.masks.tokens import motion_aware_mask, random_mask
 from sjepa_kernels.masks.tubes import tube_mask
+from sjepa_kernels.optim.optimizer import FusedAdamWEma
 from sjepa_kernels.philox import philox4x32, uniform
 from sjepa_kernels.selfcheck import truth as definition
 from sjepa_kernels.targets import ContextualizedTargets
@@ -249,6 +250,38 @@ def _ema(impl: str, device: str) -> list[Triple]:
     return list(zip(targets, eager, truth, strict=True))
 
 
+def _adamw(impl: str, device: str) -> list[Triple]:
+    """Three clipped steps of a span of the kernel and a bit, and of a transposed matrix."""
+    start = [_random(4099), _random(6, 8).t()]
+    grads = [[_random(*x.shape, seed=k + 1).to(device) for x in start] for k in range(3)]
+
+    def plain(dtype: torch.dtype) -> list[Tensor]:
+        params, targets = ([x.to(device, dtype) for x in start] for _ in range(2))
+        moments = [(torch.zeros_like(x), torch.zeros_like(x)) for x in params]
+        for t, of_step in enumerate(grads, start=1):
+            for k, grad in enumerate(of_step):
+                g, (m, v) = 0.5 * grad.to(dtype), moments[k]
+                m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
+                moments[k] = m, v
+                under = (v / (1 - 0.99**t)).sqrt() + 1e-8
+                params[k] = params[k] * (1 - 0.02 * 0.1) - 0.02 * m / (1 - 0.9**t) / under
+                targets[k] = 0.96 * targets[k] + 0.04 * params[k]
+        return params + targets
+
+    weights = [torch.nn.Parameter(x.to(device, copy=True)) for x in start]
+    targets = [x.to(device, copy=True) for x in start]
+    betas = (0.9, 0.99)
+    optimizer = FusedAdamWEma(
+        weights, lr=0.02, betas=betas, weight_decay=0.1, targets=targets, impl=impl
+    )
+    for of_step in grads:
+        for weight, grad in zip(weights, of_step, strict=True):
+            weight.grad = grad
+        optimizer.step(momentum=0.96, clip=0.5)
+    ours = [x.detach() for x in (*weights, *targets)]
+    return list(zip(ours, plain(torch.float32), plain(torch.float64), strict=True))
+
+
 def _attention(impl: str, device: str, dtype: torch.dtype) -> list[Triple]:
     def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return torch.softmax(q @ k.mT / 4, dim=-1) @ v
@@ -345,6 +378,7 @@ class Check(NamedTuple):
 _ATTENTION = ("cpu",) if PROCESSOR_HAS_CODE else ()
 _FLOAT_ATTENTION = ("cpu",) if PROCESSOR_HAS_FLOAT_CODE else ()
 CHECKS = {
+    "adamw_ema_, FusedAdamWEma": Check(_adamw, ("cpu", "triton")),
     "add_positions": Check(_positions, ("triton",)),
     "attention": Check(partial(_attention, dtype=torch.float32), _FLOAT_ATTENTION),
     "attention (bfloat16)": Check(partial(_attention, dtype=torch.bfloat16), _ATTENTION),

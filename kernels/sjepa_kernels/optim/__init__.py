@@ -1,0 +1,1 @@
+"""AdamW and what a step does with the new weights."""
