@@ -181,6 +181,21 @@ def _ema(arguments: Arguments, _: int) -> int:
     return int(count * (2 * target + source + shadow))
 
 
+def _adamw(arguments: Arguments, _: int) -> int:
+    # As above, but the addresses of the gradients are arguments, of which 2^62 is none.
+    wide, grad = (arguments[x].primitive_bitwidth // 8 for x in ("PARAM", "GRAD"))
+    half = arguments["HALF"].primitive_bitwidth // 8 if arguments["HALF"] is not None else 0
+    total = 0
+    rows = zip(arguments["tensors"].tolist(), arguments["grads"], strict=True)
+    for (*_, target, shadow, target_shadow, count, _), address in rows:
+        learns = address != 1 << 62
+        # Weight and both moments, read and written; or the weight alone, read.
+        each = 6 * wide + grad if learns else wide
+        each += 2 * wide * (target != 0) + half * ((shadow != 0) + (target_shadow != 0))
+        total += count * each
+    return int(total)
+
+
 def _loss(arguments: Arguments, total: int) -> int:
     # With an index, only the teacher's rows that it names are read.
     if arguments["HAS_INDEX"]:
@@ -236,6 +251,7 @@ RULES: dict[str, Callable[[Arguments, int], int]] = {
     "losses.centered_ce._ce_stats_kernel": _loss,
     # It reads one number, and the rest only where the gradient of the loss is not 1.
     "losses.scale._scale_kernel": lambda arguments, _: 4,
+    "optim.adamw_kernel._adamw_kernel": _adamw,
     "targets._finish_kernel": _finish,
     "targets._instance_kernel": _adds("total"),
     "targets._layer_kernel": _adds("total"),
