@@ -30,7 +30,7 @@ def versions() -> list[str]:
     The oldest is what pyproject.toml allows, with the zero that a first release has.
     """
     pinned = re.search(r"^triton==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M)
-    oldest = re.search(r'"triton>=([\d.]+)', (ROOT / "pyproject.toml").read_text())
+    oldest = re.search(r'"triton>=([\d.]+)', (ROOT / "kernels" / "pyproject.toml").read_text())
     assert pinned
     assert oldest
     return [f"{oldest[1]}.0", pinned[1]]
