@@ -35,6 +35,8 @@ from sjepa_kernels import (
     pack_tokens,
     scatter_mask_tokens,
     sigreg,
+    sinkhorn_center,
+    soft_cross_entropy,
 )
 from sjepa_kernels.losses.directions import unit_directions
 from sjepa_kernels.native import LIBRARY
@@ -188,6 +190,93 @@ def test_crop_ce(benchmark: Any, variant: str, shape: tuple[int, ...], regime: s
     ]
     losses = variants(plain_crop_loss, centered_crop_cross_entropy, dynamic=False)
     measure_loss(benchmark, losses[variant], plain_crop_loss, inputs, regime)
+
+
+def plain_soft_loss(student: Tensor, given: Tensor) -> Tensor:
+    return -(given * torch.log_softmax(student / 0.1, dim=-1)).sum(-1).mean()
+
+
+@pytest.mark.benchmark(group="cross-entropy of given probabilities, forward and gradient")
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize(
+    "shape", [(172800, 256), (8192, 65536)] if ON_GPU else [(16384, 256), (1024, 4096)], ids=str
+)
+@pytest.mark.parametrize("variant", LOSSES)
+def test_soft_ce(benchmark: Any, variant: str, shape: tuple[int, int], regime: str) -> None:
+    torch.manual_seed(0)
+    student = torch.randn(shape, device=DEVICE, requires_grad=True)
+    given = torch.softmax(3 * torch.randn(shape, device=DEVICE), dim=-1)
+    form = variants(plain_soft_loss, soft_cross_entropy, dynamic=False)[variant]
+
+    def step() -> Tensor:
+        student.grad = None
+        loss = form(student, given)
+        loss.backward()
+        return loss
+
+    loss, exact = step().detach(), student.detach().double().requires_grad_()
+    assert student.grad is not None
+    truth = plain_soft_loss(exact, given.double())
+    (grad,) = torch.autograd.grad(truth, exact)
+    with value_checks():
+        assert (loss - truth).abs() <= 1e-6 * truth
+        assert (student.grad.double() - grad).norm() <= 2e-6 * grad.norm()
+    error = largest_error([loss, student.grad], [truth, grad])
+    measure(benchmark, step, 3 * student.numel() * 4e-9, error, regime)
+
+
+def sinkhorn_in_exponentials(teacher: Tensor) -> Tensor:
+    """Three iterations as published, to the probabilities."""
+    q_KB = torch.exp(teacher / 0.06).T
+    prototypes, samples = q_KB.shape
+    q_KB = q_KB / q_KB.sum()
+    for _ in range(3):
+        q_KB = q_KB / q_KB.sum(dim=1, keepdim=True) / prototypes
+        q_KB = q_KB / q_KB.sum(dim=0, keepdim=True) / samples
+    return samples * q_KB.T
+
+
+def sinkhorn_in_logarithms(teacher: Tensor) -> Tensor:
+    """The same as scalings of rows and columns: the prototypes'."""
+    y = teacher / 0.06
+    prototype = -torch.logsumexp(y, dim=0)
+    for _ in range(2):
+        sample = -torch.logsumexp(y + prototype, dim=1)
+        prototype = -torch.logsumexp(y + sample[:, None], dim=0)
+    return prototype
+
+
+def own_sinkhorn(teacher: Tensor) -> Tensor:
+    return sinkhorn_center(teacher, 0.06) / -0.06
+
+
+@pytest.mark.benchmark(group="Sinkhorn-Knopp, three iterations")
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("shape", [(4096, 4096), (512, 65536)], ids=str)
+@pytest.mark.parametrize(
+    "variant",
+    ["exponentials", "logarithms", "logarithms compiled", pytest.param("ours", marks=OURS_BUILT)],
+)
+def test_sinkhorn(benchmark: Any, variant: str, shape: tuple[int, int], regime: str) -> None:
+    """The exponentials end in probabilities, the others in scalings that a loss takes."""
+    torch.manual_seed(0)
+    teacher = 0.3 * torch.randn(shape, device=DEVICE)
+    forms: dict[str, Callable[[Tensor], Tensor]] = {
+        "exponentials": sinkhorn_in_exponentials,
+        "logarithms": sinkhorn_in_logarithms,
+        "logarithms compiled": torch.compile(sinkhorn_in_logarithms, dynamic=False),
+        "ours": own_sinkhorn,
+    }
+    form = forms[variant]
+    found = form(teacher)
+    if variant != "exponentials":
+        found = torch.softmax(teacher / 0.06 + found, dim=1)
+    truth = sinkhorn_in_exponentials(teacher.double())
+    with value_checks():
+        assert (found - truth).norm() <= 1e-5 * truth.norm()
+    error = largest_error([found], [truth])
+    # One read for the first iteration's sums and two for each of the others.
+    measure(benchmark, lambda: form(teacher), 5 * teacher.numel() * 4e-9, error, regime)
 
 
 def plain_sigreg(z: Tensor, axes: Tensor) -> Tensor:

@@ -3,6 +3,9 @@
 //   p_t = softmax((t - c) / temp_target), p_s = softmax(s / temp_student)
 //   loss = sum_r w_r (-sum_d p_t log p_s) / sum_r w_r,  d loss / d s = (p_s - p_t) w_r / (temp W)
 //
+// Without a center and its temperature the teacher holds probabilities p_t of any sum P_t: the loss
+// is as above and the gradient (P_t p_s - p_t) w_r / (temp W).
+//
 // Rows are cut into blocks by their number alone and the blocks' sums are added in order, so the
 // result does not depend on the number of threads.
 
@@ -44,7 +47,8 @@ struct CeTask {
 }  // namespace
 
 // Returns 0, 1 when an index lies outside the teacher, 2 when there is no memory for scratch.
-// `index`, `weights` and `grad` may be null.
+// `index`, `weights` and `grad` may be null; so may `center`, and with it `temp_target`, of which
+// there are no column sums then.
 extern "C" SJEPA_EXPORT int sjepa_centered_ce_f32(
     const float* student, const float* teacher, const float* center, const int64_t* index,
     const float* weights, int64_t rows, int64_t teacher_rows, int64_t width,
@@ -67,7 +71,7 @@ extern "C" SJEPA_EXPORT int sjepa_centered_ce_f32(
                     grad,
                     width,
                     static_cast<float>(kLog2e / *temp_student),
-                    static_cast<float>(kLog2e / *temp_target),
+                    static_cast<float>(center ? kLog2e / *temp_target : 0.0),
                     static_cast<float>(1.0 / (*temp_student * total)),
                     width % 16 == 0 && reinterpret_cast<uintptr_t>(grad) % 64 == 0 &&
                         rows * width >= kStreamed};
@@ -94,7 +98,7 @@ extern "C" SJEPA_EXPORT int sjepa_centered_ce_f32(
   double loss_sum = 0;
   for (double part : losses) loss_sum += part;
   *loss = static_cast<float>(loss_sum / total);
-  for (int64_t d = 0; d < width; ++d) {
+  for (int64_t d = 0; center && d < width; ++d) {
     double column = 0;
     for (int64_t block = 0; block < blocks; ++block) column += sums[block * share + d];
     center_sum[d] = static_cast<float>(column);

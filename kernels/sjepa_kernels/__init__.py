@@ -16,6 +16,8 @@ from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.losses.crop_pairs_ce import centered_crop_cross_entropy
 from sjepa_kernels.losses.modules import CenteredCropCrossEntropy, CenteredCrossEntropy, SigReg
 from sjepa_kernels.losses.sigreg import sigreg
+from sjepa_kernels.losses.sinkhorn import sinkhorn_center
+from sjepa_kernels.losses.soft_ce import soft_cross_entropy
 from sjepa_kernels.masks.blocks import BlockMask, block_mask, block_size
 from sjepa_kernels.masks.shared import TokenMask
 from sjepa_kernels.masks.tokens import motion_aware_mask, random_mask
@@ -64,6 +66,8 @@ __all__ = [
     "scatter_mask_tokens",
     "self_attention",
     "sigreg",
+    "sinkhorn_center",
+    "soft_cross_entropy",
     "tube_mask",
     "uniform",
     "update_center_",

@@ -12,7 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sjepa_kernels import centered_crop_cross_entropy, centered_softmax_cross_entropy
+from sjepa_kernels import (
+    centered_crop_cross_entropy,
+    centered_softmax_cross_entropy,
+    soft_cross_entropy,
+)
 from sjepa_kernels._triton import INTERPRETED
 from tests.kernels.cases import (
     Outputs,
@@ -116,6 +120,17 @@ def test_many_prototypes(place: Place, weighted: bool, dtype: torch.dtype, scale
         )[0]
 
     assert_as_exact(loss(place.impl), loss("torch"), [student], scale)
+
+
+def test_many_prototypes_of_given_probabilities(place: Place) -> None:
+    shape = 32, CROPS[-1]
+    student = head_output(place, *shape, dtype=torch.float16).requires_grad_()
+    given = torch.softmax(head_output(place, *shape, dtype=torch.float32) / 0.06, 1)
+
+    def loss(impl: str) -> Callable[[Tensor], Tensor]:
+        return lambda s: soft_cross_entropy(s, given, impl=impl)
+
+    assert_as_exact(loss(place.impl), loss("torch"), [student], 65536.0)
 
 
 @scaled

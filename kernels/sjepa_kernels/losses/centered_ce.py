@@ -1,5 +1,8 @@
 """Cross-entropy between a centered, sharpened teacher softmax and a student softmax.
 
+The kernels and the registered op are those of `soft_cross_entropy` too: without a center and its
+temperature the teacher holds probabilities, which are taken as they are.
+
 Shapes: R rows, D features.
 """
 
@@ -8,14 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sjepa_kernels._checks import (
-    bad_value,
-    check_float,
-    check_ids,
-    check_same_device,
-    check_shape,
-    check_tensors,
-)
+from sjepa_kernels._checks import check_tensors
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import TL_DTYPES, cdiv, compute_dtype, row_block, tl, triton
@@ -25,9 +21,12 @@ from sjepa_kernels.losses.shared import (
     HALF_RANGE,
     UNFUSED,
     Outputs,
+    check_rows,
     check_temperatures,
     empty_outputs,
     is_shared_later,
+    loss_of_no_rows,
+    mean_of_rows,
     on_device,
     save_gradient,
     share_of_backward,
@@ -53,10 +52,7 @@ def centered_ce_ref(
     target_RD = torch.softmax((rows - center_D.to(dtype)) / temp_target, dim=-1)
     log_p_RD = torch.log_softmax(student_RD.to(dtype) / temp_student, dim=-1)
     loss_R = -(target_RD * log_p_RD).sum(dim=-1)
-    if row_weights_R is None:
-        return loss_R.mean(), rows.sum(dim=0)
-    weights = row_weights_R.to(dtype)
-    return (weights * loss_R).sum() / weights.sum(), rows.sum(dim=0)
+    return mean_of_rows(loss_R, row_weights_R), rows.sum(dim=0)
 
 
 @triton.jit
@@ -79,9 +75,10 @@ def _ce_rows_kernel(
     program = tl.program_id(0)
     d = tl.arange(0, BD)
     in_d = (d < D)[None, :]
-    c = tl.load(center + d, mask=d < D, other=0.0).to(COMPUTE)[None, :]
+    if center is not None:
+        c = tl.load(center + d, mask=d < D, other=0.0).to(COMPUTE)[None, :]
+        scale_t = 1.0 / tl.load(temp_target)
     scale_s = 1.0 / tl.load(temp_student)
-    scale_t = 1.0 / tl.load(temp_target)
     if grad.dtype.element_ty == tl.float16:
         share = HALF_RANGE
     else:
@@ -98,29 +95,41 @@ def _ce_rows_kernel(
         known = inside & exists[:, None]
         t = tl.load(teacher + row[:, None] * D + d[None, :], mask=known, other=0.0).to(COMPUTE)
         t = tl.where(inside & (exists[:, None] == 0), float("nan"), t)
-        center_sum += t
+        if center is not None:
+            center_sum += t
         # Scaled behind the subtraction: the largest is 0 then, whatever the compiler fuses.
         below = tl.max(tl.where(in_d, s, float("-inf")), axis=1)[:, None] - s
         below = tl.where(in_d, below * scale_s, 0.0)
-        y = tl.where(in_d, t - c, float("-inf"))
+        y = t
+        if center is not None:
+            y = tl.where(in_d, t - c, float("-inf"))
         x_exp = tl.where(in_d, tl.exp(-below), 0.0)
-        y_exp = tl.exp((y - tl.max(y, axis=1)[:, None]) * scale_t)
+        if center is not None:
+            y = tl.exp((y - tl.max(y, axis=1)[:, None]) * scale_t)
         x_sum = tl.sum(x_exp, axis=1)
-        y_sum = tl.sum(y_exp, axis=1)
+        y_sum = tl.sum(y, axis=1)
         # Both terms of the loss are non-negative, so nothing cancels.
-        gap = tl.sum(y_exp * below, axis=1)
-        row_loss = tl.log(x_sum) + gap / y_sum
+        gap = tl.sum(y * below, axis=1)
+        if center is not None:
+            row_loss = tl.log(x_sum) + gap / y_sum
+        else:
+            row_loss = y_sum * tl.log(x_sum) + gap
         if HAS_WEIGHTS:
             w = tl.load(weights + r, mask=in_r, other=0.0).to(COMPUTE)
             row_loss = row_loss * w
         loss += tl.where(in_r, row_loss, 0.0)
         if NEEDS_GRAD:
-            ds = x_exp / x_sum[:, None] - y_exp / y_sum[:, None]
+            if center is not None:
+                ds = x_exp / x_sum[:, None] - y / y_sum[:, None]
+            else:
+                ds = x_exp * (y_sum / x_sum)[:, None] - y
             if HAS_WEIGHTS:
                 ds = ds * w[:, None]
             tl.store(grad + place, ds * share, mask=inside)
     tl.store(loss_part + program, tl.sum(loss, axis=0))
-    tl.store(center_part + program.to(tl.int64) * D + d, tl.sum(center_sum, axis=0), mask=d < D)
+    if center is not None:
+        to = center_part + program.to(tl.int64) * D + d
+        tl.store(to, tl.sum(center_sum, axis=0), mask=d < D)
 
 
 @triton.jit
@@ -134,7 +143,8 @@ def _ce_stats_kernel(
     row, exists = _teacher_rows(index, r, r >= 0, teacher_rows, HAS_INDEX)
     row = tl.where(exists, row, 0)
     scale_s = 1.0 / tl.load(temp_student)
-    scale_t = 1.0 / tl.load(temp_target)
+    if center is not None:
+        scale_t = 1.0 / tl.load(temp_target)
     x_max = tl.full((), float("-inf"), COMPUTE)
     y_max = tl.full((), float("-inf"), COMPUTE)
     x_sum = tl.full((), 0.0, COMPUTE)
@@ -145,28 +155,37 @@ def _ce_stats_kernel(
         in_d = d < D
         s = tl.load(student + r * D + d, mask=in_d, other=0.0).to(COMPUTE)
         t = tl.load(teacher + row * D + d, mask=in_d & exists, other=0.0).to(COMPUTE)
-        c = tl.load(center + d, mask=in_d, other=0.0).to(COMPUTE)
+        y_exp = t
+        keep = 1.0
+        if center is not None:
+            c = tl.load(center + d, mask=in_d, other=0.0).to(COMPUTE)
+            y = tl.where(in_d, (t - c) * scale_t, float("-inf"))
+            y_new = tl.maximum(y_max, tl.max(y, axis=0))
+            y_exp = tl.exp(y - y_new)
+            keep = tl.exp(y_max - y_new)
+            y_max = y_new
         x = s * scale_s
-        y = tl.where(in_d, (t - c) * scale_t, float("-inf"))
         x_new = tl.maximum(x_max, tl.max(tl.where(in_d, x, float("-inf")), axis=0))
-        y_new = tl.maximum(y_max, tl.max(y, axis=0))
-        y_exp = tl.exp(y - y_new)
         x_exp = tl.where(in_d, tl.exp(x - x_new), 0.0)
-        keep = tl.exp(y_max - y_new)
         shift = tl.where(start > 0, x_new - x_max, 0.0)
         gap = (gap + y_sum * shift) * keep
         gap += tl.sum(y_exp * tl.where(in_d, x_new - x, 0.0), axis=0)
         x_sum = x_sum * tl.exp(x_max - x_new) + tl.sum(x_exp, axis=0)
         y_sum = y_sum * keep + tl.sum(y_exp, axis=0)
         x_max = x_new
-        y_max = y_new
-    row_loss = tl.where(exists, tl.log(x_sum) + gap / y_sum, float("nan"))
+    if center is not None:
+        row_loss = tl.log(x_sum) + gap / y_sum
+        share = 1.0 / x_sum
+        tl.store(stats + 2 * R + r, y_max)
+        tl.store(stats + 3 * R + r, 1.0 / y_sum)
+    else:
+        row_loss = y_sum * tl.log(x_sum) + gap
+        share = y_sum / x_sum
+    row_loss = tl.where(exists, row_loss, float("nan"))
     if HAS_WEIGHTS:
         row_loss = row_loss * tl.load(weights + r).to(COMPUTE)
     tl.store(stats + r, x_max)
-    tl.store(stats + R + r, 1.0 / x_sum)
-    tl.store(stats + 2 * R + r, y_max)
-    tl.store(stats + 3 * R + r, 1.0 / y_sum)
+    tl.store(stats + R + r, share)
     tl.store(stats + 4 * R + r, row_loss)
 
 
@@ -181,9 +200,10 @@ def _ce_columns_kernel(
     part = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BD + tl.arange(0, BD)
     in_d = d < D
-    c = tl.load(center + d, mask=in_d, other=0.0).to(COMPUTE)
+    if center is not None:
+        c = tl.load(center + d, mask=in_d, other=0.0).to(COMPUTE)
+        scale_t = 1.0 / tl.load(temp_target)
     scale_s = 1.0 / tl.load(temp_student)
-    scale_t = 1.0 / tl.load(temp_target)
     if grad.dtype.element_ty == tl.float16:
         share = HALF_RANGE
     else:
@@ -195,23 +215,29 @@ def _ce_columns_kernel(
         row, exists = _teacher_rows(index, r, r >= 0, teacher_rows, HAS_INDEX)
         row = tl.where(exists, row, 0)
         t = tl.load(teacher + row * D + d, mask=in_d & exists, other=float("nan")).to(COMPUTE)
-        center_sum += t
+        if center is not None:
+            center_sum += t
         if NEEDS_GRAD:
             s = tl.load(student + r * D + d, mask=in_d, other=0.0).to(COMPUTE)
             p_s = tl.exp(s * scale_s - tl.load(stats + r)) * tl.load(stats + R + r)
-            y = (t - c) * scale_t - tl.load(stats + 2 * R + r)
-            p_t = tl.exp(y) * tl.load(stats + 3 * R + r)
+            p_t = t
+            if center is not None:
+                y = (t - c) * scale_t - tl.load(stats + 2 * R + r)
+                p_t = tl.exp(y) * tl.load(stats + 3 * R + r)
             ds = (p_s - p_t) * share
             if HAS_WEIGHTS:
                 ds = ds * tl.load(weights + r).to(COMPUTE)
             tl.store(grad + r * D + d, ds, mask=in_d)
-    tl.store(center_part + part * D + d, center_sum, mask=in_d)
+    if center is not None:
+        tl.store(center_part + part * D + d, center_sum, mask=in_d)
 
 
 def _launch(*args: Any) -> Outputs:
     """Run the kernels on the arguments of `_body` but its last."""
-    *tensors, temp_student, temp_target, index, weights, needs_grad = args
-    student, teacher, center = (x.contiguous() for x in tensors)
+    *tensors, center, temp_student, temp_target, index, weights, needs_grad = args
+    student, teacher = (x.contiguous() for x in tensors)
+    if center is not None:
+        center = center.contiguous()
     rows, width = student.shape
     dtype = compute_dtype(student.dtype)
     later = is_shared_later(student, needs_grad)
@@ -239,7 +265,7 @@ def _launch(*args: Any) -> Outputs:
         # and with them the result, repeat bitwise.
         programs = min(cdiv(rows, tile), 1056)
         loss_part = student.new_empty(programs, dtype=dtype)
-        center_part = student.new_empty((programs, width), dtype=dtype)
+        center_part = _empty_center_parts(student, programs, center)
         _ce_rows_kernel[(programs,)](
             *inputs, total_arg, grad, loss_part, center_part, rows, teacher.shape[0], width,
             NEEDS_GRAD=needs_grad, BR=tile, BD=columns, **flags,
@@ -253,26 +279,37 @@ def _launch(*args: Any) -> Outputs:
     tiles = cdiv(width, 1024)
     chunk = cdiv(rows, min(rows, max(1, 2112 // tiles)))
     parts = cdiv(rows, chunk)
-    center_part = student.new_empty((parts, width), dtype=dtype)
-    _ce_columns_kernel[(parts, tiles)](
-        *inputs, total_arg, stats, grad, center_part, rows, teacher.shape[0], width, chunk,
-        NEEDS_GRAD=needs_grad, BD=1024, **flags, **UNFUSED,
-    )  # fmt: skip
+    center_part = _empty_center_parts(student, parts, center)
+    if needs_grad or center is not None:
+        _ce_columns_kernel[(parts, tiles)](
+            *inputs, total_arg, stats, grad, center_part, rows, teacher.shape[0], width, chunk,
+            NEEDS_GRAD=needs_grad, BD=1024, **flags, **UNFUSED,
+        )  # fmt: skip
     return stats[4].sum() / total, center_part.sum(0), grad, share
 
 
+def _empty_center_parts(student: Tensor, parts: int, center: Tensor | None) -> Tensor:
+    width = student.shape[1] if center is not None else 0
+    return student.new_empty((parts, width), dtype=compute_dtype(student.dtype))
+
+
 def _body(
-    student: Tensor, teacher: Tensor, center: Tensor, temp_student: Tensor, temp_target: Tensor,
-    index: Tensor | None, weights: Tensor | None, needs_grad: bool, impl: str,
+    student: Tensor, teacher: Tensor, center: Tensor | None, temp_student: Tensor,
+    temp_target: Tensor | None, index: Tensor | None, weights: Tensor | None, needs_grad: bool,
+    impl: str,
 ) -> Outputs:  # fmt: skip
-    """Return the loss, the column sums of the teacher, and the gradient to save with its share."""
+    """Return the loss, the column sums of the teacher, and the gradient to save with its share.
+
+    Without a center there are no column sums.
+    """
     run = centered_ce_cpu if impl == "cpu" else _launch
     return run(student, teacher, center, temp_student, temp_target, index, weights, needs_grad)
 
 
 def _fake(*inputs: Any) -> Outputs:
-    student, *_, needs_grad, _ = inputs
-    return empty_outputs(student, needs_grad)
+    student, _, center, *_, needs_grad, _ = inputs
+    loss, center_sum, grad, share = empty_outputs(student, needs_grad)
+    return loss, center_sum if center is not None else center_sum.new_empty(0), grad, share
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -286,6 +323,21 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Te
 
 
 _op = Op("centered_softmax_cross_entropy", _body, _fake, setup=_setup, backward=_backward)
+
+
+def loss_of_rows(
+    student: Tensor, teacher: Tensor, center: Tensor | None, temp_student: Tensor,
+    temp_target: Tensor | None, index: Tensor | None, weights: Tensor | None, impl: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Run the op by the kernels or in C++: the loss and the column sums of the teacher."""
+    if impl == "cpu":
+        # The C++ reads float32 and makes a float32 gradient. Cast out here, a half-precision one is
+        # rounded behind its multiplication by that of the loss, as eager's is.
+        student = student.float()
+    needs_grad = torch.is_grad_enabled() and student.requires_grad
+    temps = temp_student, temp_target
+    of_op = _op(student, teacher, center, *temps, index, weights, needs_grad, impl)
+    return of_op[0], of_op[1]
 
 
 def centered_softmax_cross_entropy(
@@ -331,51 +383,18 @@ def centered_softmax_cross_entropy(
         ValueError: A shape, device, index, temperature or `impl` is not usable, D is 0, or a
             temperature requires a gradient.
     """
-    _check(student_RD, teacher, center_D, teacher_index_R, row_weights_R)
-    check_temperatures(temp_student, temp_target)
+    check_rows(student_RD, "teacher", teacher, teacher_index_R, row_weights_R)
+    check_tensors(student_RD.device, {"center": (center_D, (student_RD.shape[1],), "(D,)")})
+    check_temperatures(temp_student=temp_student, temp_target=temp_target)
     if row_weights_R is not None:
         row_weights_R = row_weights_R.detach()
     tensors = student_RD, teacher.detach(), center_D.detach()
     chosen = choose(impl, student_RD.device, cpu=has_cpu_code(student_RD))
     if student_RD.shape[0] == 0:
-        return _of_no_rows(student_RD)
+        loss = loss_of_no_rows(student_RD)
+        return loss, loss.new_zeros(student_RD.shape[1])
     temps, rows = (temp_student, temp_target), (teacher_index_R, row_weights_R)
     if chosen == "torch":
         return centered_ce_ref(*tensors, *temps, *rows)
-    if chosen == "cpu":
-        # The C++ reads float32 and makes a float32 gradient. Cast out here, a half-precision one is
-        # rounded behind its multiplication by that of the loss, as eager's is.
-        tensors = student_RD.float(), *tensors[1:]
-    needs_grad = torch.is_grad_enabled() and student_RD.requires_grad
-    of_op = _op(*tensors, *on_device(temps, student_RD), *rows, needs_grad, chosen)
-    return of_op[0], of_op[1]
-
-
-def _of_no_rows(student: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a loss of 0, whose gradient is as empty as the student, and a center sum of 0."""
-    loss = student.sum(dtype=compute_dtype(student.dtype))
-    return loss, loss.new_zeros(student.shape[1])
-
-
-def _check(
-    student: Tensor, teacher: Tensor, center: Tensor, index: Tensor | None, weights: Tensor | None
-) -> None:
-    if student.ndim != 2:
-        raise bad_value("student", tuple(student.shape), "expected (R, D); flatten leading axes")
-    rows, width = student.shape
-    if width == 0:
-        raise bad_value("student", (rows, 0), "expected (R, D) with D at least 1")
-    if teacher.ndim != 2 or teacher.shape[1] != width:
-        raise bad_value("teacher", tuple(teacher.shape), f"expected (rows, D = {width})")
-    check_float("student", student)
-    of_teacher = (teacher, tuple(teacher.shape), "(any, D)")
-    if index is None:
-        of_teacher = (teacher, (rows, width), "(R, D) without teacher_index")
-    others = {"teacher": of_teacher, "center": (center, (width,), "(D,)")}
-    if weights is not None:
-        others["row_weights"] = (weights, (rows,), "(R,)")
-    check_tensors(student.device, others)
-    if index is not None:
-        check_shape("teacher_index", index, (rows,), "(R,)")
-        check_same_device(student.device, teacher_index=index)
-        check_ids("teacher_index", index, teacher.shape[0])
+    temp_s, temp_t = on_device(temps, student_RD)
+    return loss_of_rows(*tensors, temp_s, temp_t, *rows, chosen)

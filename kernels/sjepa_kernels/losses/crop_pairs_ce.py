@@ -23,6 +23,7 @@ from sjepa_kernels._triton import (
 )
 from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.losses.cpu import has_cpu_code
+from sjepa_kernels.losses.row_stats import row_stats_kernel
 from sjepa_kernels.losses.scale import scaled
 from sjepa_kernels.losses.shared import (
     HALF_RANGE,
@@ -71,30 +72,6 @@ def centered_crop_ce_ref(
         if not (skip_same and s == t)
     ]
     return torch.stack(terms).mean(), teacher.sum(dim=(0, 1))
-
-
-@triton.jit
-def _row_stats_kernel(
-    x, center, temp, stats, R, D,
-    HAS_CENTER: tl.constexpr, COMPUTE: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
-    """A row each: maximum of the scaled row and the sum of exponentials below it, online."""
-    r = tl.program_id(0).to(tl.int64)
-    scale = 1.0 / tl.load(temp)
-    top = tl.full((), float("-inf"), COMPUTE)
-    total = tl.full((), 0.0, COMPUTE)
-    for start in range(0, D, BD):
-        d = start + tl.arange(0, BD)
-        in_d = d < D
-        v = tl.load(x + r * D + d, mask=in_d, other=0.0).to(COMPUTE)
-        if HAS_CENTER:
-            v -= tl.load(center + d, mask=in_d, other=0.0).to(COMPUTE)
-        v = tl.where(in_d, v * scale, float("-inf"))
-        new = tl.maximum(top, tl.max(v, axis=0))
-        total = total * tl.exp(top - new) + tl.sum(tl.exp(v - new), axis=0)
-        top = new
-    tl.store(stats + r, top)
-    tl.store(stats + R + r, total)
 
 
 @triton.jit
@@ -173,7 +150,7 @@ def _launch(
         (teacher, temp_target, stats_t, True),
     ):
         rows = x.shape[0] * batch
-        _row_stats_kernel[(rows,)](
+        row_stats_kernel[(rows,)](
             x, center, temp, stats, rows, width,
             HAS_CENTER=has_center, COMPUTE=compute, BD=min(columns, 4096),
             num_warps=8 if columns >= 4096 else 4, **UNFUSED,
@@ -257,7 +234,7 @@ def centered_crop_cross_entropy(
     student_SBK = stacked_crops("student", student_SBK)
     teacher_TBK = stacked_crops("teacher", teacher_TBK)
     _check(student_SBK, teacher_TBK, center_K, skip_same)
-    check_temperatures(temp_student, temp_target)
+    check_temperatures(temp_student=temp_student, temp_target=temp_target)
     args = student_SBK, teacher_TBK.detach(), center_K.detach()
     temps = temp_student, temp_target
     chosen = choose(impl, student_SBK.device, cpu=has_cpu_code(student_SBK))

@@ -1,13 +1,14 @@
-"""What the two fused losses share: their outputs, and the gradient that the forward computes.
+"""What the fused cross-entropies share: checks, outputs, the gradient that the forward computes.
 
 The gradient is saved in the student's dtype, before the backward multiplies it by the gradient of
 the loss. Bfloat16 has float32's range for that; float16 does not: a loss scale would come too late
 for what has become 0. So a float16 gradient is saved as what is left without its share 1 / (temp R)
-and times `HALF_RANGE`, a number of -2^15 to 2^15, and the share is a factor of the backward. Of the
-ways to keep its range this one moves the fewest bytes: 6 for each number, 2 written by the forward
-and 4 for its multiplication in place. Saved in float32 it is 10, and computed again in the backward
-6 to 8, after a second read of both sides. (A loss scale above 2^15 temp R, of few rows or a huge
-scale, would leave eager a larger range, up to its overflow.)
+and times `HALF_RANGE`, a number of -2^15 to 2^15 (up to twice that where given probabilities sum to
+2), and the share is a factor of the backward. Of the ways to keep its range this one moves the
+fewest bytes: 6 for each number, 2 written by the forward and 4 for its multiplication in place.
+Saved in float32 it is 10, and computed again in the backward 6 to 8, after a second read of both
+sides. (A loss scale above 2^15 temp R, of few rows or a huge scale, would leave eager a larger
+range, up to its overflow.)
 
 The C++ needs none of this: its gradient is float32, and a half-precision student is cast outside.
 """
@@ -17,7 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sjepa_kernels._checks import bad_value, check_positive
+from sjepa_kernels._checks import (
+    bad_value,
+    check_float,
+    check_ids,
+    check_positive,
+    check_same_device,
+    check_shape,
+    check_tensors,
+)
 from sjepa_kernels._triton import compute_dtype, device_scalar, tl
 
 # A fused multiply-add would take a scaled number as it was before rounding, and subtract from it
@@ -60,16 +69,55 @@ def empty_outputs(student: Tensor, needs_grad: bool) -> Outputs:
     return student.new_empty((), dtype=dtype), center_sum, grad, share
 
 
-def check_temperatures(temp_student: float | Tensor, temp_target: float | Tensor) -> None:
-    """Raise ValueError unless both temperatures are finite, above zero and constants."""
-    fixes = (
-        ("temp_student", temp_student, "detach it, or divide the student by it and pass 1.0"),
-        ("temp_target", temp_target, "detach it: the targets are constants"),
-    )
-    for argument, temp, fix in fixes:
+def check_temperatures(**temps: float | Tensor) -> None:
+    """Raise ValueError unless these temperatures are finite, above zero and constants."""
+    fixes = {
+        "temp_student": "detach it, or divide the student by it and pass 1.0",
+        "temp_target": "detach it: the targets are constants",
+    }
+    for argument, temp in temps.items():
         check_positive(argument, temp)
         if isinstance(temp, Tensor) and temp.requires_grad and torch.is_grad_enabled():
-            raise bad_value(argument, "requires a gradient, which the loss does not return", fix)
+            what = "requires a gradient, which is not returned"
+            raise bad_value(argument, what, fixes[argument])
+
+
+def check_rows(
+    student: Tensor, name: str, targets: Tensor, index: Tensor | None, weights: Tensor | None
+) -> None:
+    """Check the student's rows, their targets (the argument `name`), index and weights."""
+    if student.ndim != 2:
+        raise bad_value("student", tuple(student.shape), "expected (R, D); flatten leading axes")
+    rows, width = student.shape
+    if width == 0:
+        raise bad_value("student", (rows, 0), "expected (R, D) with D at least 1")
+    if targets.ndim != 2 or targets.shape[1] != width:
+        raise bad_value(name, tuple(targets.shape), f"expected (rows, D = {width})")
+    check_float("student", student)
+    of_targets = (targets, tuple(targets.shape), "(any, D)")
+    if index is None:
+        of_targets = (targets, (rows, width), f"(R, D) without {name}_index")
+    others = {name: of_targets}
+    if weights is not None:
+        others["row_weights"] = (weights, (rows,), "(R,)")
+    check_tensors(student.device, others)
+    if index is not None:
+        check_shape(f"{name}_index", index, (rows,), "(R,)")
+        check_same_device(student.device, **{f"{name}_index": index})
+        check_ids(f"{name}_index", index, targets.shape[0])
+
+
+def mean_of_rows(loss_R: Tensor, row_weights_R: Tensor | None) -> Tensor:
+    """Return the mean of the rows' losses, by weights where there are any."""
+    if row_weights_R is None:
+        return loss_R.mean()
+    weights = row_weights_R.to(loss_R.dtype)
+    return (weights * loss_R).sum() / weights.sum()
+
+
+def loss_of_no_rows(student: Tensor) -> Tensor:
+    """Return a loss of 0, whose gradient is as empty as the student."""
+    return student.sum(dtype=compute_dtype(student.dtype))
 
 
 def on_device(temps: tuple[float | Tensor, ...], student: Tensor) -> list[Tensor]:

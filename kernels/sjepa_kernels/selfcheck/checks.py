@@ -29,6 +29,8 @@ from sjepa_kernels.losses.center import update_center_
 from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.losses.crop_pairs_ce import centered_crop_cross_entropy
 from sjepa_kernels.losses.sigreg import sigreg
+from sjepa_kernels.losses.sinkhorn import sinkhorn_center
+from sjepa_kernels.losses.soft_ce import soft_cross_entropy
 from sjepa_kernels.masks.blocks import block_mask
 from sjepa_kernels.masks.tokens import motion_aware_mask, random_mask
 from sjepa_kernels.masks.tubes import tube_mask
@@ -153,6 +155,36 @@ def _centered_crops(impl: str, device: str) -> list[Triple]:
         return pairs[different].mean()
 
     return _with_gradients(ours, plain, [_random(4, 6, 20)], device)
+
+
+def _soft_ce(impl: str, device: str) -> list[Triple]:
+    given = torch.softmax(3 * _random(40, 50, seed=1), dim=1).to(device)
+    rows = torch.arange(33, device=device) * 7 % 40
+
+    def ours(student: Tensor) -> Tensor:
+        return soft_cross_entropy(student, given, probabilities_index_R=rows, impl=impl)
+
+    def plain(student: Tensor) -> Tensor:
+        log_p = torch.log_softmax(student / 0.1, dim=1)
+        return -(given[rows].to(student.dtype) * log_p).sum(1).mean()
+
+    return _with_gradients(ours, plain, [_random(33, 50)], device)
+
+
+def _sinkhorn(impl: str, device: str) -> list[Triple]:
+    """The probabilities, which are the published algorithm's of the exponentials themselves."""
+    teacher = (0.3 * _random(33, 50)).to(device)
+    center = sinkhorn_center(teacher, 0.06, impl=impl)
+
+    def published(dtype: torch.dtype) -> Tensor:
+        q = torch.exp(teacher.to(dtype) / 0.06)
+        for _ in range(3):
+            q = q / q.sum(dim=0, keepdim=True) / 50
+            q = q / q.sum(dim=1, keepdim=True) / 33
+        return 33 * q
+
+    ours = torch.softmax((teacher - center) / 0.06, dim=1)
+    return [(ours, published(torch.float32), published(torch.float64))]
 
 
 def _sigreg(impl: str, device: str) -> list[Triple]:
@@ -403,6 +435,8 @@ CHECKS = {
     # The interpreter cuts bfloat16 off where a GPU rounds it.
     "self_attention (float16)": Check(partial(_self_attention, dtype=torch.float16), ("triton",)),
     "sigreg": Check(_sigreg, ("cpu", "triton")),
+    "sinkhorn_center": Check(_sinkhorn, ("cpu", "triton")),
+    "soft_cross_entropy": Check(_soft_ce, ("cpu", "triton")),
     "update_center_": Check(_update_center),
 }
 
