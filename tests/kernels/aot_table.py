@@ -27,7 +27,7 @@ UPDATE = "python -m tests.kernels.test_compile_ahead --update"
 def versions() -> list[str]:
     """Return the versions of Triton that the table is for: the oldest that works, and the pinned.
 
-    The oldest is what pyproject.toml allows, with the zero that a first release has.
+    The oldest is what kernels/pyproject.toml allows, with the zero that a first release has.
     """
     pinned = re.search(r"^triton==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M)
     oldest = re.search(r'"triton>=([\d.]+)', (ROOT / "kernels" / "pyproject.toml").read_text())
