@@ -49,8 +49,8 @@ def test_arguments_are_handed_over(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_unknown_and_missing_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    assert ended(["trian"]) == 2
-    assert capsys.readouterr().err == "command: trian; nearest: train\n"
+    assert ended(["trane"]) == 2
+    assert capsys.readouterr().err == "command: trane; nearest: train\n"
     assert ended([]) == 2
     assert "usage: sjepa COMMAND" in capsys.readouterr().out
 
