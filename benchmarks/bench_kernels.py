@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from benchmarks import peers
 from benchmarks.conftest import COMPILES, value_checks, variants
 from benchmarks.report.book import captured
 from sjepa_kernels import (
@@ -152,12 +153,13 @@ def plain_loss_and_center(
 @pytest.mark.parametrize(
     "shape", [(172800, 256), (8192, 65536)] if ON_GPU else [(16384, 256), (1024, 4096)], ids=str
 )
-@pytest.mark.parametrize("variant", LOSSES)
+@pytest.mark.parametrize("variant", [*LOSSES, peers.peer("Fast-LLM")])
 def test_centered_ce(benchmark: Any, variant: str, shape: tuple[int, int], regime: str) -> None:
     torch.manual_seed(0)
     student = torch.randn(shape, device=DEVICE, requires_grad=True)
     inputs = [student, torch.randn(shape, device=DEVICE), torch.zeros(shape[1], device=DEVICE)]
     losses = variants(plain_loss_and_center, centered_softmax_cross_entropy, dynamic=False)
+    losses["Fast-LLM"] = peers.fast_llm
     measure_loss(benchmark, losses[variant], plain_loss_and_center, inputs, regime)
 
 
@@ -201,12 +203,16 @@ def plain_soft_loss(student: Tensor, given: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "shape", [(172800, 256), (8192, 65536)] if ON_GPU else [(16384, 256), (1024, 4096)], ids=str
 )
-@pytest.mark.parametrize("variant", LOSSES)
+@pytest.mark.parametrize("variant", [*LOSSES, peers.peer("Automodel"), peers.peer("Liger")])
 def test_soft_ce(benchmark: Any, variant: str, shape: tuple[int, int], regime: str) -> None:
+    if (variant, regime) == ("Liger", "graph"):
+        pytest.skip("it copies from the host, which no graph can")
     torch.manual_seed(0)
     student = torch.randn(shape, device=DEVICE, requires_grad=True)
     given = torch.softmax(3 * torch.randn(shape, device=DEVICE), dim=-1)
-    form = variants(plain_soft_loss, soft_cross_entropy, dynamic=False)[variant]
+    forms = variants(plain_soft_loss, soft_cross_entropy, dynamic=False)
+    forms["Automodel"] = peers.automodel
+    form = peers.liger(given) if variant == "Liger" else forms[variant]
 
     def step() -> Tensor:
         student.grad = None
@@ -379,7 +385,13 @@ def test_ema(benchmark: Any, variant: str, shadow: bool, regime: str) -> None:
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize(
     "variant",
-    ["foreach", "fused, foreach_lerp", "fused, EmaPlan", pytest.param("ours", marks=OURS_BUILT)],
+    [
+        "foreach",
+        "fused, foreach_lerp",
+        "fused, EmaPlan",
+        pytest.param("ours", marks=OURS_BUILT),
+        peers.peer("dion"),
+    ],
 )
 def test_adamw(benchmark: Any, variant: str, regime: str) -> None:
     """Gradients times a factor, then a step of weights, their average and its copy, in float32."""
@@ -397,16 +409,21 @@ def test_adamw(benchmark: Any, variant: str, regime: str) -> None:
         run: Step = partial(ours.step, momentum=momentum, clip=clip)
     else:
         foreach = variant == "foreach"
-        # Only where it can be captured does `foreach` take a rate on the device.
         optimizer = torch.optim.AdamW(
-            weights, lr=1e-3 if foreach and not ON_GPU else lr, foreach=foreach,
-            fused=not foreach, capturable=ON_GPU,
-        )  # fmt: skip
+            weights, lr=1e-3, foreach=foreach, fused=not foreach, capturable=ON_GPU
+        )
+        if ON_GPU or not foreach:
+            # Only where it can be captured does `foreach` take a rate on the device.
+            optimizer.param_groups[0]["lr"] = lr
         plan = EmaPlan(targets, weights, shadows)
+        move: Step = optimizer.step
+        if variant == "dion":
+            raw = [w.detach() for w in weights]
+            move = peers.dion_step(raw, [w.grad for w in weights], 1e-3)
 
         def run() -> None:
             torch._foreach_mul_([w.grad for w in weights], clip)
-            optimizer.step()
+            move()
             if variant == "fused, EmaPlan":
                 plan.update_(momentum)
             else:
