@@ -3,8 +3,8 @@
 python -m benchmarks.kernel_table
 
 A result is `benchmarks/results/MACHINE/kernels.json`, made in two steps:
-pytest benchmarks/bench_{kernels,attention,augment,masks,blocks}.py --benchmark-only with
-    --benchmark-json=RAW.json
+pytest benchmarks/bench_{kernels,regularizers,attention,augment,masks,blocks}.py with
+    --benchmark-only --benchmark-json=RAW.json
 python -m benchmarks.tables condense RAW.json benchmarks/results/MACHINE/kernels.json
 """
 

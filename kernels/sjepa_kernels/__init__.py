@@ -14,10 +14,19 @@ from sjepa_kernels.ema import EmaPlan, ema_update_
 from sjepa_kernels.losses.center import update_center_
 from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.losses.crop_pairs_ce import centered_crop_cross_entropy
-from sjepa_kernels.losses.modules import CenteredCropCrossEntropy, CenteredCrossEntropy, SigReg
+from sjepa_kernels.losses.koleo import koleo
+from sjepa_kernels.losses.modules import (
+    CenteredCropCrossEntropy,
+    CenteredCrossEntropy,
+    SigReg,
+    VicReg,
+    VisReg,
+)
 from sjepa_kernels.losses.sigreg import sigreg
 from sjepa_kernels.losses.sinkhorn import sinkhorn_center
 from sjepa_kernels.losses.soft_ce import soft_cross_entropy
+from sjepa_kernels.losses.vicreg import vicreg
+from sjepa_kernels.losses.visreg import visreg
 from sjepa_kernels.masks.blocks import BlockMask, block_mask, block_size
 from sjepa_kernels.masks.shared import TokenMask
 from sjepa_kernels.masks.tokens import motion_aware_mask, random_mask
@@ -44,6 +53,8 @@ __all__ = [
     "SigReg",
     "SkeletonTables",
     "TokenMask",
+    "VicReg",
+    "VisReg",
     "accumulate_normalized_",
     "adamw_ema_",
     "add_positions",
@@ -58,6 +69,7 @@ __all__ = [
     "ema_update_",
     "fused_mlp",
     "gelu_mlp",
+    "koleo",
     "motion_aware_mask",
     "pack_tokens",
     "philox4x32",
@@ -72,4 +84,6 @@ __all__ = [
     "uniform",
     "update_center_",
     "use",
+    "vicreg",
+    "visreg",
 ]

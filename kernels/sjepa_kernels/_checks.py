@@ -1,7 +1,7 @@
 """Errors that name the argument, the value found and the fix, and the checks ops share."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -145,6 +145,13 @@ def check_positive(argument: str, value: float | Tensor) -> None:
 def check_fraction(argument: str, value: float | Tensor) -> None:
     """Raise ValueError unless the scalar lies in [0, 1]."""
     check_number(argument, value, lambda x: 0 <= x <= 1, "pass a number in [0, 1]")
+
+
+def check_weights(argument: str, weights: Sequence[float], count: int) -> None:
+    """Raise ValueError unless there are so many weights, all finite and none negative."""
+    given = weights if isinstance(weights, Sequence) else ()
+    if len(given) != count or not all(0 <= w < math.inf for w in given):
+        raise bad_value(argument, weights, f"pass {count} finite numbers, none below zero")
 
 
 def check_not_expanded(argument: str, tensor: Tensor) -> None:

@@ -12,7 +12,7 @@ VIEW = 1
 MASK = 2
 # Which masked tokens of mask r are predicted: PREDICT + r.
 PREDICT = 1 << 16
-# Random directions of `sigreg`; the clip's place is the direction's.
+# Random directions of `sigreg` and `visreg`; the clip's place is the direction's.
 DIRECTION = 1 << 17
 # Size of a step's blocks: `block_size`.
 BLOCK_SIZE = DIRECTION + 1

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from examples.lejepa_loop import LeJepa
+from sjepa_kernels import VicReg, VisReg
 from sjepa_kernels.losses.directions import unit_directions
 from tests.examples.compare import PRECISIONS, assert_model_as_exact
 
@@ -64,7 +65,19 @@ def test_lejepa_is_as_exact_as_its_formula(precision: str) -> None:
         return lejepa_by_definition(z if z.dtype == torch.float64 else z.float(), 0, 0.1)
 
     def ours(_: nn.Module, inputs: list[Tensor]) -> Tensor:
-        model.sigreg.step.zero_()
+        model.regularizer.get_buffer("step").zero_()
         return model.loss(inputs)
 
     assert_model_as_exact("LeJEPA", precision, model.model, ours, published, views)
+
+
+@pytest.mark.parametrize("regularizer", [VisReg(64), VicReg()], ids=["VisReg", "VicReg"])
+def test_other_regularizers_spread_the_features_too(regularizer: nn.Module) -> None:
+    model = LeJepa(nn.Linear(12, 8), nn.Linear(8, 4), 0.1, regularizer)
+    with torch.no_grad():
+        model.model[1].weight.mul_(0.01)
+    optimizer = torch.optim.AdamW(model.model.parameters(), lr=1e-2)
+    samples = torch.randn(128, 12)
+    for _ in range(100):
+        model.step([samples + 0.1 * torch.randn_like(samples) for _ in range(2)], optimizer)
+    assert float(model.model(samples).std(dim=0).min().detach()) > 0.5

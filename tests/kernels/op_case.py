@@ -138,6 +138,7 @@ def all_uses(*, of_torch: bool, learning: bool = False) -> list[ParameterSet]:
         for case in all_cases().values()
         if not isinstance(case.uses, Absent) and (case.learns or not learning)
         for place in places(case.in_cpp)
-        if (of_torch or place.impl != "torch") and (case.in_triton or place.impl == "cpu")
+        if (of_torch or place.impl != "torch")
+        if case.in_triton or place.impl == ("cpu" if case.in_cpp else "torch")
         for k, make in enumerate(case.uses)
     ]

@@ -1,4 +1,4 @@
-"""Random unit directions of a training step, from Philox: what `sigreg` projects onto.
+"""Random unit directions of a training step, from Philox: what `sigreg` and `visreg` project onto.
 
 Shapes: K directions, D features.
 """
@@ -9,6 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sjepa_kernels._checks import (
+    bad_value,
+    check_int64,
+    check_integers,
+    check_same_device,
+    check_shape,
+)
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import TL_DTYPES, cdiv, row_tile, tl, triton
 from sjepa_kernels.losses.sigreg_cpu import directions_cpu
@@ -16,7 +23,7 @@ from sjepa_kernels.philox import philox4x32, philox4x32_device
 from sjepa_kernels.purposes import DIRECTION
 
 # Rows of the kernel stay in registers.
-WIDEST = 4096
+_WIDEST = 4096
 
 
 def unit_directions_ref(
@@ -112,3 +119,24 @@ def unit_directions(
         return unit_directions_ref(seed, step, count, width, dtype)
     out: Tensor = _op(seed, step, count, width, dtype, impl)
     return out
+
+
+def check_draw(features: Tensor, seed: Tensor, step: Tensor | int, directions: int) -> Tensor:
+    """Check what chooses the directions of features, and return the step as a tensor."""
+    check_int64("seed", seed)
+    check_shape("seed", seed, (), "a 0-dim tensor")
+    check_same_device(features.device, seed=seed)
+    if not 1 <= directions < 1 << 31:
+        raise bad_value("directions", directions, "pass how many to draw, at least 1")
+    if not isinstance(step, Tensor):
+        return torch.full((), step, device=features.device, dtype=torch.int64)
+    check_shape("step", step, (), "a 0-dim tensor")
+    check_integers("step", step)
+    check_same_device(features.device, step=step)
+    return step
+
+
+def check_width(width: int, impl: str) -> None:
+    """Raise ValueError for features too wide for the kernel of a chosen implementation."""
+    if impl == "triton" and width > _WIDEST:
+        raise bad_value("features", f"width {width}", f'up to {_WIDEST}, or impl="torch"')

@@ -21,6 +21,8 @@ from sjepa_kernels.losses.center import (
 from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.losses.crop_pairs_ce import Crops, centered_crop_cross_entropy, stacked_crops
 from sjepa_kernels.losses.sigreg import sigreg
+from sjepa_kernels.losses.vicreg import vicreg
+from sjepa_kernels.losses.visreg import visreg
 
 
 def all_reduce_if_distributed(total: Tensor) -> None:
@@ -196,7 +198,29 @@ class CenteredCropCrossEntropy(_CenteredLoss):
         return loss
 
 
-class SigReg(nn.Module):
+class _Directed(nn.Module):
+    """Base of the losses along random directions: holds their seed, and counts the calls."""
+
+    seed: Tensor
+    step: Tensor
+
+    def __init__(self, directions: int, seed: int, impl: str) -> None:
+        super().__init__()
+        self.register_buffer("seed", torch.tensor(seed))
+        self.register_buffer("step", torch.tensor(0))
+        self.directions = directions
+        self.impl = impl
+
+    def _next_step(self) -> Tensor:
+        """Return the step of this call, and count it in training mode."""
+        # A copy: the saved step must not change under a graph that is still to be traced.
+        step = self.step.clone()
+        if self.training:
+            self.step += 1
+        return step
+
+
+class SigReg(_Directed):
     """`sigreg` with a seed and the number of its calls in training, which both are saved.
 
     Each call in training draws new directions; in evaluation they stay as they are. Every process
@@ -209,9 +233,6 @@ class SigReg(nn.Module):
         impl: "auto", "triton", "cpu" or "torch".
     """
 
-    seed: Tensor
-    step: Tensor
-
     def __init__(
         self,
         directions: int = 1024,
@@ -220,18 +241,64 @@ class SigReg(nn.Module):
         all_reduce: Reduce = all_reduce_if_distributed,
         impl: str = "auto",
     ) -> None:
-        super().__init__()
-        self.register_buffer("seed", torch.tensor(seed))
-        self.register_buffer("step", torch.tensor(0))
-        self.directions = directions
+        super().__init__(directions, seed, impl)
         self.all_reduce = all_reduce
-        self.impl = impl
 
     def forward(self, features: Tensor) -> Tensor:
         """Return `sigreg` of (N, D) or (V, N, D), 0-dim, and count the call in training mode."""
         options: dict[str, Any] = {"directions": self.directions, "all_reduce": self.all_reduce}
-        # A copy: the saved step must not change under a graph that is still to be traced.
-        loss = sigreg(features, self.seed, step=self.step.clone(), **options, impl=self.impl)
-        if self.training:
-            self.step += 1
-        return loss
+        return sigreg(features, self.seed, step=self._next_step(), **options, impl=self.impl)
+
+
+class VisReg(_Directed):
+    """`visreg`'s loss with a seed and the number of its calls in training, as in `SigReg`.
+
+    Args:
+        directions: K.
+        seed: Of the directions.
+        weights: Of center, scale and shape.
+        impl: "auto", "triton", "cpu" or "torch".
+    """
+
+    def __init__(
+        self,
+        directions: int = 256,
+        *,
+        seed: int = 0,
+        weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        impl: str = "auto",
+    ) -> None:
+        super().__init__(directions, seed, impl)
+        self.weights = weights
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the loss of (N, D) or (V, N, D), 0-dim, and count the call in training mode."""
+        options: dict[str, Any] = {"directions": self.directions, "weights": self.weights}
+        step = self._next_step()
+        return visreg(features, self.seed, step=step, **options, impl=self.impl).loss
+
+
+class VicReg(nn.Module):
+    """`vicreg`'s loss with its weights.
+
+    Args:
+        gamma: Deviation that is enough.
+        eps: Added to the variances.
+        weights: Of variance and covariance.
+    """
+
+    def __init__(
+        self,
+        gamma: float = 1.0,
+        eps: float = 1e-4,
+        *,
+        weights: tuple[float, float] = (25.0, 1.0),
+    ) -> None:
+        super().__init__()
+        self.gamma = gamma
+        self.eps = eps
+        self.weights = weights
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the loss of (N, D) or (V, N, D), 0-dim."""
+        return vicreg(features, gamma=self.gamma, eps=self.eps, weights=self.weights).loss

@@ -8,20 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sjepa_kernels._checks import (
-    bad_type,
-    bad_value,
-    check_float,
-    check_int64,
-    check_integers,
-    check_same_device,
-    check_shape,
-)
+from sjepa_kernels._checks import bad_type
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op, is_direct
 from sjepa_kernels._triton import TL_DTYPES, cdiv, compute_dtype, tl, triton
 from sjepa_kernels.losses.center import Reduce
-from sjepa_kernels.losses.directions import WIDEST, unit_directions
+from sjepa_kernels.losses.directions import check_draw, check_width, unit_directions
+from sjepa_kernels.losses.features import as_views
 from sjepa_kernels.losses.sigreg_cpu import finish_cpu, gradient_cpu, has_cpu_code, sums_cpu
 
 # Knots t_j = 3/16 j for j = 0..16. At t_0 both differences are 0, so 16 knots count.
@@ -333,18 +326,17 @@ def sigreg(
         ValueError: A shape, device, count or `impl` is not usable, there are no samples, or the
             width exceeds 4,096 in Triton.
     """
-    when = _checked(features, seed, step, directions)
+    features_VND = as_views(features)
+    when = check_draw(features, seed, step, directions)
     if all_reduce is not None and not callable(all_reduce):
         raise bad_type("all_reduce", type(all_reduce), "pass a function that sums over processes")
     dtype = compute_dtype(features.dtype)
     chosen = choose(impl, features.device, cpu=has_cpu_code(features))
     width = features.shape[-1]
-    if chosen == "triton" and width > WIDEST:
-        raise bad_value("features", f"width {width}", f'up to {WIDEST}, or impl="torch"')
+    check_width(width, chosen)
     axes_KD = unit_directions(seed, when, directions, width, dtype, chosen)
     with torch.autocast(features.device.type, enabled=False):
-        projected = features.to(dtype) @ axes_KD.mT
-        x_VNK = projected if features.ndim == 3 else projected[None]
+        x_VNK = features_VND.to(dtype) @ axes_KD.mT
         if chosen == "torch":
             return sigreg_ref(x_VNK, all_reduce)
     parts, counts = _sums_op(x_VNK.detach(), chosen), None
@@ -354,23 +346,3 @@ def sigreg(
     needs_grad = torch.is_grad_enabled() and x_VNK.requires_grad
     loss: Tensor = _op(x_VNK, parts, counts, needs_grad, chosen)[0]
     return loss
-
-
-def _checked(features: Tensor, seed: Tensor, step: Tensor | int, directions: int) -> Tensor:
-    """Check the arguments and return the step as a tensor."""
-    if features.ndim not in (2, 3):
-        raise bad_value("features", tuple(features.shape), "expected (N, D) or (V, N, D)")
-    check_float("features", features)
-    if features.numel() == 0:
-        raise bad_value("features", tuple(features.shape), "a mean over nothing; pass samples")
-    check_int64("seed", seed)
-    check_shape("seed", seed, (), "a 0-dim tensor")
-    check_same_device(features.device, seed=seed)
-    if not 1 <= directions < 1 << 31:
-        raise bad_value("directions", directions, "pass how many to draw, at least 1")
-    if not isinstance(step, Tensor):
-        return torch.full((), step, device=features.device, dtype=torch.int64)
-    check_shape("step", step, (), "a 0-dim tensor")
-    check_integers("step", step)
-    check_same_device(features.device, step=step)
-    return step

@@ -28,9 +28,12 @@ from sjepa_kernels.ema import EmaPlan
 from sjepa_kernels.losses.center import update_center_
 from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
 from sjepa_kernels.losses.crop_pairs_ce import centered_crop_cross_entropy
+from sjepa_kernels.losses.koleo import koleo
 from sjepa_kernels.losses.sigreg import sigreg
 from sjepa_kernels.losses.sinkhorn import sinkhorn_center
 from sjepa_kernels.losses.soft_ce import soft_cross_entropy
+from sjepa_kernels.losses.vicreg import vicreg
+from sjepa_kernels.losses.visreg import visreg
 from sjepa_kernels.masks.blocks import block_mask
 from sjepa_kernels.masks.tokens import motion_aware_mask, random_mask
 from sjepa_kernels.masks.tubes import tube_mask
@@ -203,6 +206,36 @@ def _sigreg(impl: str, device: str) -> list[Triple]:
         return torch.trapezoid(2 * gaps * phi, t).mean() * z.shape[1]
 
     return _with_gradients(ours, plain, [_random(2, 70, 6) + 0.5], device)
+
+
+def _visreg(impl: str, device: str) -> list[Triple]:
+    """The three terms of two views, along the directions of `_sigreg`."""
+    seed = torch.tensor(5, device=device)
+    axes_KD = definition.directions(5, 3, 4, 6).to(device)
+
+    def ours(z: Tensor) -> Tensor:
+        return torch.stack(visreg(z, seed, step=3, directions=4, impl=impl)[1:])
+
+    plain = partial(definition.visreg_terms, axes_KD)
+    return _with_gradients(ours, plain, [2 * _random(2, 20, 6) + 0.5], device)
+
+
+def _vicreg(impl: str, device: str) -> list[Triple]:
+    """Both terms, of few features and of many."""
+    triples = []
+    for shape in ((30, 6), (9, 40)):
+        leaves = [0.7 * _random(*shape)]
+        triples += _with_gradients(
+            lambda z: torch.stack(vicreg(z)[1:]), definition.vicreg_terms, leaves, device
+        )
+    return triples
+
+
+def _koleo(impl: str, device: str) -> list[Triple]:
+    """More rows than a tile has."""
+    return _with_gradients(
+        partial(koleo, impl=impl), definition.koleo_loss, [_random(70, 12)], device
+    )
 
 
 def _masks(impl: str, device: str) -> list[Triple]:
@@ -423,6 +456,7 @@ CHECKS = {
     "gelu_mlp": Check(partial(_gelu_mlp, dtype=torch.float32), ("triton",)),
     "gelu_mlp (float16)": Check(partial(_gelu_mlp, dtype=torch.float16), ("triton",)),
     "block_mask": Check(_block_masks, ("triton",)),
+    "koleo": Check(_koleo, ("triton",)),
     "motion_aware_mask, random_mask, tube_mask": Check(_masks, ("triton",)),
     "pack_tokens": Check(_pack, ("triton",)),
     "philox4x32, uniform": Check(_philox),
@@ -438,6 +472,8 @@ CHECKS = {
     "sinkhorn_center": Check(_sinkhorn, ("cpu", "triton")),
     "soft_cross_entropy": Check(_soft_ce, ("cpu", "triton")),
     "update_center_": Check(_update_center),
+    "vicreg": Check(_vicreg),
+    "visreg": Check(_visreg, ("cpu", "triton")),
 }
 
 

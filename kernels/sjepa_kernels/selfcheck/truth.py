@@ -1,7 +1,7 @@
-"""What the self-check compares random ops with: their definitions, in integers and float64.
+"""What the self-check compares random ops and regularizers with: their definitions.
 
 Nothing here calls an op or its reference: Philox in Python's integers, keys one at a time, and
-joints one frame at a time on the CPU.
+joints one frame at a time on the CPU, in float64; losses of features in the dtype of these.
 """
 
 import math
@@ -49,6 +49,33 @@ def directions(seed: int, step: int, count: int, width: int) -> Tensor:
     normals = torch.tensor(rows, dtype=torch.float64)
     unit: Tensor = normals / torch.linalg.vector_norm(normals, dim=1, keepdim=True)
     return unit
+
+
+def visreg_terms(axes_KD: Tensor, z: Tensor) -> Tensor:
+    """Center, scale and shape of (V, N, D)."""
+    samples = z.shape[1]
+    mean, sigma = z.mean(1, keepdim=True), z.std(1, correction=0, keepdim=True) + 1e-6
+    ranks = torch.arange(1, samples + 1, dtype=torch.float64, device=z.device) / (samples + 1)
+    x = ((z - mean) / sigma.detach()) @ axes_KD.to(z.dtype).mT
+    gaps = x.sort(dim=1).values - torch.special.ndtri(ranks).to(z.dtype)[:, None]
+    return torch.stack([part.square().mean() for part in (mean, sigma - 1, gaps)])
+
+
+def vicreg_terms(z: Tensor) -> Tensor:
+    """Variance and covariance of (N, D)."""
+    covariance = z.mT.cov()
+    variance = torch.relu(1 - (covariance.diag() + 1e-4).sqrt()).mean()
+    others = covariance - covariance.diag().diag()
+    return torch.stack([variance, others.square().sum() / z.shape[1]])
+
+
+def koleo_loss(z: Tensor) -> Tensor:
+    """Of (N, D), with all products in memory."""
+    x = z / torch.linalg.vector_norm(z, dim=1, keepdim=True)
+    near = (x @ x.mT).detach().fill_diagonal_(-math.inf).argmax(dim=1)
+    distance = torch.linalg.vector_norm(x - x[near] + 1e-8, dim=1)
+    loss: Tensor = -(distance + 1e-8).log().mean()
+    return loss
 
 
 def split(keys: list[float], keep: int) -> list[bool]:

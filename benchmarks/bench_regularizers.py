@@ -1,0 +1,129 @@
+"""Regularizers of features beside SIGReg, against the formulas in eager PyTorch and compiled.
+
+`pytest benchmarks/bench_regularizers.py --benchmark-only`; on a GPU where there is one. Each row
+checks its values against float64 before it is timed; what it notes, bench_kernels.py says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, pairwise_distance, relu
+
+from benchmarks.bench_kernels import DEVICE, LOSSES, ON_GPU, REGIMES, largest_error, measure
+from benchmarks.conftest import COMPILES, value_checks, variants
+from sjepa_kernels import koleo, vicreg, visreg
+from sjepa_kernels.losses.directions import unit_directions
+
+pytestmark = COMPILES
+NEEDS_GPU = pytest.mark.skipif(not ON_GPU, reason="Triton needs a GPU")
+
+Loss = Callable[[Tensor], Tensor]
+
+
+def measure_loss(
+    benchmark: Any, loss_of: Loss, exactly: Loss | None, z: Tensor, regime: str, close: float
+) -> None:
+    """Check a loss and its gradient, unless there is nothing to check with, then time both."""
+
+    def step() -> Tensor:
+        z.grad = None
+        loss = loss_of(z)
+        loss.backward()
+        return loss
+
+    # Detached, as in bench_kernels.py.
+    values = [step().detach(), z.grad]
+    error = 0.0
+    if exactly is not None:
+        exact = z.detach().double().requires_grad_()
+        truth = exactly(exact)
+        error = largest_error(values, [truth, *torch.autograd.grad(truth, exact)])
+        with value_checks():
+            assert error <= close
+    measure(benchmark, step, 2 * z.numel() * 4e-9, error, regime)
+
+
+def plain_visreg(z: Tensor, axes_KD: Tensor) -> Tensor:
+    apart = z - z.mean(0)
+    sigma = torch.linalg.vector_norm(apart, dim=0) / z.shape[0] ** 0.5 + 1e-6
+    ranks = torch.arange(1, z.shape[0] + 1, dtype=z.dtype, device=z.device) / (z.shape[0] + 1)
+    x = ((apart / sigma.detach()) @ axes_KD.mT).sort(dim=0).values
+    gaps = x - torch.special.ndtri(ranks)[:, None]
+    return z.mean(0).square().mean() + (sigma - 1).square().mean() + gaps.square().mean()
+
+
+def drawn_visreg(z: Tensor, seed: Tensor, directions: int) -> Tensor:
+    """The same along directions of torch's own generator."""
+    return plain_visreg(z, normalize(torch.randn(directions, z.shape[1], device=z.device), dim=1))
+
+
+def own_visreg(z: Tensor, seed: Tensor, directions: int) -> Tensor:
+    return visreg(z, seed, directions=directions).loss
+
+
+@pytest.mark.benchmark(group="VISReg with its directions, forward and gradient")
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("shape", [(2048, 512) if ON_GPU else (1024, 128)], ids=str)
+@pytest.mark.parametrize("variant", LOSSES)
+def test_visreg(benchmark: Any, variant: str, shape: tuple[int, int], regime: str) -> None:
+    """256 directions; ours is checked along its own, the others have random ones.
+
+    Neighbours in rank that are closer than a rounding may change places, here and in eager.
+    """
+    torch.manual_seed(0)
+    z = torch.randn(shape, device=DEVICE, requires_grad=True)
+    seed = torch.tensor(7, device=DEVICE)
+    form = variants(drawn_visreg, own_visreg, dynamic=False)[variant]
+    first = torch.zeros((), dtype=torch.int64, device=DEVICE)
+    axes = unit_directions(seed, first, 256, shape[1], torch.float64, "torch")
+    exactly = (lambda x: plain_visreg(x, axes)) if variant.startswith("ours") else None
+    measure_loss(benchmark, lambda x: form(x, seed, 256), exactly, z, regime, 1e-3)
+
+
+def plain_vicreg(z: Tensor) -> Tensor:
+    x = z - z.mean(0)
+    covariance = x.mT @ x / (x.shape[0] - 1)
+    total = (covariance - covariance.diag().diag()).square().sum()
+    return 25 * relu(1 - torch.sqrt(x.var(0) + 1e-4)).mean() + total / z.shape[1]
+
+
+def own_vicreg(z: Tensor) -> Tensor:
+    return vicreg(z).loss
+
+
+@pytest.mark.benchmark(group="VICReg's variance and covariance, forward and gradient")
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize(
+    "shape", [(2048, 8192), (256, 8192)] if ON_GPU else [(512, 512), (128, 1024)], ids=str
+)
+@pytest.mark.parametrize("variant", ["eager", "compiled", "ours", "ours compiled"])
+def test_vicreg(benchmark: Any, variant: str, shape: tuple[int, int], regime: str) -> None:
+    torch.manual_seed(0)
+    z = (0.9 * torch.randn(shape, device=DEVICE)).requires_grad_()
+    form = variants(plain_vicreg, own_vicreg, dynamic=False)[variant]
+    measure_loss(benchmark, form, plain_vicreg, z, regime, 1e-4)
+
+
+def plain_koleo(z: Tensor) -> Tensor:
+    """DINOv2's, with all products in memory."""
+    x = normalize(z, dim=-1, eps=1e-8)
+    with torch.no_grad():
+        near = (x @ x.mT).fill_diagonal_(-1).argmax(dim=1)
+    return -torch.log(pairwise_distance(x, x[near], 2, eps=1e-8) + 1e-8).mean()
+
+
+@pytest.mark.benchmark(group="KoLeo, forward and gradient")
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("shape", [(64, 1024), (2048, 1024)] if ON_GPU else [(512, 384)], ids=str)
+@pytest.mark.parametrize("variant", ["eager", "compiled", pytest.param("ours", marks=NEEDS_GPU)])
+def test_koleo(benchmark: Any, variant: str, shape: tuple[int, int], regime: str) -> None:
+    """On a CPU ours is the eager row, a chunk of rows at a time."""
+    torch.manual_seed(0)
+    z = torch.randn(shape, device=DEVICE, requires_grad=True)
+    form = variants(plain_koleo, koleo, dynamic=False)[variant]
+    measure_loss(benchmark, form, plain_koleo, z, regime, 1e-4)
