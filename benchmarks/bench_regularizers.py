@@ -73,7 +73,8 @@ def own_visreg(z: Tensor, seed: Tensor, directions: int) -> Tensor:
 def test_visreg(benchmark: Any, variant: str, shape: tuple[int, int], regime: str) -> None:
     """256 directions; ours is checked along its own, the others have random ones.
 
-    Neighbours in rank that are closer than a rounding may change places, here and in eager.
+    Neighbours in rank that are closer than a rounding may change places: of a number's gradient
+    that is up to 6e-3 of the largest, in eager as well.
     """
     torch.manual_seed(0)
     z = torch.randn(shape, device=DEVICE, requires_grad=True)
@@ -82,13 +83,14 @@ def test_visreg(benchmark: Any, variant: str, shape: tuple[int, int], regime: st
     first = torch.zeros((), dtype=torch.int64, device=DEVICE)
     axes = unit_directions(seed, first, 256, shape[1], torch.float64, "torch")
     exactly = (lambda x: plain_visreg(x, axes)) if variant.startswith("ours") else None
-    measure_loss(benchmark, lambda x: form(x, seed, 256), exactly, z, regime, 1e-3)
+    measure_loss(benchmark, lambda x: form(x, seed, 256), exactly, z, regime, 1e-2)
 
 
 def plain_vicreg(z: Tensor) -> Tensor:
     x = z - z.mean(0)
     covariance = x.mT @ x / (x.shape[0] - 1)
-    total = (covariance - covariance.diag().diag()).square().sum()
+    own = torch.eye(z.shape[1], dtype=torch.bool, device=z.device)
+    total = torch.where(own, 0, covariance).square().sum()
     return 25 * relu(1 - torch.sqrt(x.var(0) + 1e-4)).mean() + total / z.shape[1]
 
 

@@ -22,9 +22,6 @@ from sjepa_kernels.losses.sigreg_cpu import directions_cpu
 from sjepa_kernels.philox import philox4x32, philox4x32_device
 from sjepa_kernels.purposes import DIRECTION
 
-# Rows of the kernel stay in registers.
-_WIDEST = 4096
-
 
 def unit_directions_ref(
     seed: Tensor, step: Tensor, count: int, width: int, dtype: torch.dtype
@@ -134,9 +131,3 @@ def check_draw(features: Tensor, seed: Tensor, step: Tensor | int, directions: i
     check_integers("step", step)
     check_same_device(features.device, step=step)
     return step
-
-
-def check_width(width: int, impl: str) -> None:
-    """Raise ValueError for features too wide for the kernel of a chosen implementation."""
-    if impl == "triton" and width > _WIDEST:
-        raise bad_value("features", f"width {width}", f'up to {_WIDEST}, or impl="torch"')

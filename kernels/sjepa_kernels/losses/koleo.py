@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, normalize
 
-from sjepa_kernels._checks import bad_value
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import INTERPRETED, TL_DTYPES, cdiv, compute_dtype, row_tile, tl, triton
-from sjepa_kernels.losses.features import as_views
+from sjepa_kernels.losses.features import as_views, check_width
 
 # Of a norm at least, added to each number of a difference, and added to a distance, as in DINOv2.
 _EPS = 1e-8
@@ -22,8 +21,6 @@ _CHUNK = 1024
 # A tile of products, and into how many parts the columns are cut at most. From shapes alone.
 _TILE = {"BM": 64, "BN": 64, "BD": 32}
 _PARTS = 32
-# Rows of the kernels stay in registers.
-_WIDEST = 4096
 
 
 def koleo_ref(features_VND: Tensor) -> Tensor:
@@ -280,10 +277,9 @@ def koleo(features: Tensor, *, impl: str = "auto") -> Tensor:
     """
     features_VND = as_views(features, least=2)
     chosen = choose(impl, features.device)
+    check_width(features, chosen)
     with torch.autocast(features.device.type, enabled=False):
         if chosen == "torch":
             return koleo_ref(features_VND.to(compute_dtype(features.dtype)))
-        if (width := features.shape[-1]) > _WIDEST:
-            raise bad_value("features", f"width {width}", f'up to {_WIDEST}, or impl="torch"')
         loss: Tensor = _op(features_VND)[0]
     return loss

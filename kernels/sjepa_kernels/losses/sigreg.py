@@ -13,8 +13,8 @@ from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op, is_direct
 from sjepa_kernels._triton import TL_DTYPES, cdiv, compute_dtype, tl, triton
 from sjepa_kernels.losses.center import Reduce
-from sjepa_kernels.losses.directions import check_draw, check_width, unit_directions
-from sjepa_kernels.losses.features import as_views
+from sjepa_kernels.losses.directions import check_draw, unit_directions
+from sjepa_kernels.losses.features import as_views, check_width
 from sjepa_kernels.losses.sigreg_cpu import finish_cpu, gradient_cpu, has_cpu_code, sums_cpu
 
 # Knots t_j = 3/16 j for j = 0..16. At t_0 both differences are 0, so 16 knots count.
@@ -332,9 +332,8 @@ def sigreg(
         raise bad_type("all_reduce", type(all_reduce), "pass a function that sums over processes")
     dtype = compute_dtype(features.dtype)
     chosen = choose(impl, features.device, cpu=has_cpu_code(features))
-    width = features.shape[-1]
-    check_width(width, chosen)
-    axes_KD = unit_directions(seed, when, directions, width, dtype, chosen)
+    check_width(features, chosen)
+    axes_KD = unit_directions(seed, when, directions, features.shape[-1], dtype, chosen)
     with torch.autocast(features.device.type, enabled=False):
         x_VNK = features_VND.to(dtype) @ axes_KD.mT
         if chosen == "torch":

@@ -4,7 +4,7 @@ Both are a matrix product with little around it, on every device, so this is PyT
 backward of its own: autograd would multiply the features by the covariance's gradient and by its
 transpose, which are the same, and keep further matrices of D x D.
 
-Shapes: V views, N samples, D features, M = min(D, N) or so, the side of the product.
+Shapes: V views, N samples, D features, M the side of the product, D or N.
 """
 
 from typing import Any, NamedTuple
@@ -42,14 +42,16 @@ def _forward(
     views, samples, width = features_VND.shape
     dtype = compute_dtype(features_VND.dtype)
     apart_VND = features_VND - features_VND.mean(dim=1, keepdim=True, dtype=dtype)
-    if _multiplies_samples(samples, width):
-        product_VMM = apart_VND @ apart_VND.mT / (samples - 1)
+    of_samples = _multiplies_samples(samples, width)
+    pair = (apart_VND, apart_VND.mT) if of_samples else (apart_VND.mT, apart_VND)
+    # What is multiplied by beta = 0 is not read.
+    product_VMM = torch.baddbmm(apart_VND.new_empty(()), *pair, beta=0, alpha=1 / (samples - 1))
+    if of_samples:
         var_VD = torch.linalg.vector_norm(apart_VND, dim=1).square() / (samples - 1)
         # In float64, because of the difference.
         total = torch.linalg.vector_norm(product_VMM, dtype=torch.float64).square()
         squares = total - torch.linalg.vector_norm(var_VD.square(), 1, dtype=torch.float64)
     else:
-        product_VMM = apart_VND.mT @ apart_VND / (samples - 1)
         diagonal_VD = product_VMM.diagonal(dim1=1, dim2=2)
         var_VD = diagonal_VD.clone()
         diagonal_VD.zero_()
@@ -117,7 +119,7 @@ def vicreg(
     views (Bardes et al. 2022, arXiv 2105.04906). The paper's third term, 25 times the mean squared
     distance of two views, is the caller's. The paper adds up the other two over its two views; its
     code takes the mean of the variances and the sum of the covariances, which is weights (25, 2)
-    here.
+    here, and gathers the samples of all processes, which is the caller's, too.
 
     Arithmetic is float32 (float64 for float64), also under autocast; matrix products are torch's.
     Where N <= D / 2 the product is that of the samples, N x N, with the same sum of squares: D / N

@@ -12,8 +12,8 @@ from sjepa_kernels._checks import check_weights
 from sjepa_kernels._dispatch import choose
 from sjepa_kernels._library import Op
 from sjepa_kernels._triton import TL_DTYPES, cdiv, compute_dtype, next_power_of_two, tl, triton
-from sjepa_kernels.losses.directions import check_draw, check_width, unit_directions
-from sjepa_kernels.losses.features import as_views
+from sjepa_kernels.losses.directions import check_draw, unit_directions
+from sjepa_kernels.losses.features import as_views, check_width
 from sjepa_kernels.losses.sigreg_cpu import has_cpu_code
 from sjepa_kernels.losses.sorted_gaps import sorted_gaps
 
@@ -281,7 +281,7 @@ def visreg(
     dtype = compute_dtype(features.dtype)
     chosen = choose(impl, features.device, cpu=has_cpu_code(features))
     samples, width = features_VND.shape[1:]
-    check_width(width, chosen)
+    check_width(features, chosen)
     axes_KD = unit_directions(seed, when, directions, width, dtype, chosen)
     quantiles_N = normal_quantiles(samples, features)
     with torch.autocast(features.device.type, enabled=False):
