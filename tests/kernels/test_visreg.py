@@ -110,15 +110,15 @@ def test_ranks_are_those_of_a_stable_sort(
 
 def test_a_standard_normal_scores_low_and_others_high(place: Place) -> None:
     """Each term tells of what it is named for."""
-    normal = torch.randn(64, 3)
+    normal = torch.randn(32, 3)
     normal = ((normal - normal.mean(0)) / normal.std(0)).to(place.device)
-    low = call(normal, 3, place)
-    assert float(low.loss) < 0.1
-    assert float(call(normal + 2, 3, place).center) == pytest.approx(4, rel=1e-4)
-    assert float(call(3 * normal, 3, place).scale) == pytest.approx(4, rel=0.1)
-    assert float(call(normal.sign(), 3, place).shape) > 2 * float(low.shape)
+    low = call(normal, 2, place)
+    assert float(low.loss) < 0.2
+    assert float(call(normal + 2, 2, place).center) == pytest.approx(4, rel=1e-4)
+    assert float(call(3 * normal, 2, place).scale) == pytest.approx(4, rel=0.1)
+    assert float(call(normal.sign(), 2, place).shape) > 2 * float(low.shape)
     # Neither a shift nor a scale changes the shape.
-    torch.testing.assert_close(call(3 * normal + 2, 3, place).shape, low.shape, rtol=1e-3, atol=0)
+    torch.testing.assert_close(call(3 * normal + 2, 2, place).shape, low.shape, rtol=1e-3, atol=0)
 
 
 def test_weights_and_step_and_seed(place: Place) -> None:
@@ -151,13 +151,13 @@ def test_autocast_changes_nothing(place: Place) -> None:
 
 def test_module_counts_its_calls_in_training_and_resumes(place: Place) -> None:
     z = features(place, 9, 6)
-    layer = VisReg(3, seed=SEED, weights=(1.0, 2.0, 3.0), impl=place.impl).to(place.device)
+    layer = VisReg(2, seed=SEED, weights=(1.0, 2.0, 3.0), impl=place.impl).to(place.device)
     seed = torch.tensor(SEED, device=place.device)
-    options = {"directions": 3, "weights": (1.0, 2.0, 3.0), "impl": place.impl}
+    options = {"directions": 2, "weights": (1.0, 2.0, 3.0), "impl": place.impl}
     for step in range(2):
         expected = visreg(z, seed, step=step, **options).loss
         assert torch.equal(layer.eval()(z), expected)
         assert torch.equal(layer.train()(z), expected)
-    resumed = VisReg(3, weights=(1.0, 2.0, 3.0), impl=place.impl).to(place.device)
+    resumed = VisReg(2, weights=(1.0, 2.0, 3.0), impl=place.impl).to(place.device)
     resumed.load_state_dict(layer.state_dict())
     assert torch.equal(resumed(z), visreg(z, seed, step=2, **options).loss)

@@ -74,7 +74,7 @@ LAUNCHES = {
 
 
 def random_call(draw: Draw) -> None:
-    samples, width = draw.one_of(2, 3, 9, 67), draw.size(3, 9)
+    samples, width = draw.one_of(2, 3, 9, 20), draw.size(3, 9)
     features = drawn_features(draw, samples, width, draw.one_of(0.01, 1.0, 30.0), 0.0)
     ours = koleo(features, impl=draw.impl)
     exact = features.detach().double().requires_grad_()

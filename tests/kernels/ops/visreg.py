@@ -48,7 +48,7 @@ def use(place: Place, dtype: torch.dtype, small: bool) -> Use:
 
     Only so are differences of the third term what its gradient predicts.
     """
-    shape, directions = ((1, 4, 2), 2) if small else ((2, 20, 9), 6)
+    shape, directions = ((1, 4, 2), 2) if small else ((2, 12, 9), 5)
     (features,) = leaves_of(place, shape, dtype=dtype)
     whole = [torch.randint(99, ()).to(place.device) for _ in range(2)]
 
@@ -82,7 +82,7 @@ def launch(step: str, samples: int, width: int) -> Launch:
 LAUNCHES = {
     f"visreg-{step}-{samples}x{width}": launch(step, samples, width)
     for step in ("standardize", "sort", "terms", "gradient")
-    for samples, width in ((1024, 256), (77, 100))
+    for samples, width in ((512, 256), (77, 100))
 }
 
 
