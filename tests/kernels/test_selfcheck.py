@@ -13,7 +13,7 @@ from sjepa_kernels._triton import HAVE_TRITON
 from sjepa_kernels.augment import reference
 from sjepa_kernels.masks import tokens
 from sjepa_kernels.native import LIBRARY
-from sjepa_kernels.selfcheck import checks
+from sjepa_kernels.selfcheck import checks, losses
 from tests.kernels.cases import SLACK
 from tests.kernels.interpreted import python
 from tests.kernels.op_case import all_cases
@@ -108,7 +108,7 @@ def test_wrong_gradients_nan_bits_and_errors_fail(
     monkeypatch.setattr(checks, "attention", wrong_gradient)
     # The lowest bit of one word: far below the rounding of a float.
     monkeypatch.setattr(checks, "philox4x32", flipped)
-    monkeypatch.setattr(checks, "update_center_", lambda c, *rest: c.fill_(float("nan")))
+    monkeypatch.setattr(losses, "update_center_", lambda c, *rest: c.fill_(float("nan")))
     monkeypatch.setattr(checks, "scatter_mask_tokens", broken)
     assert checks.main() == 1
     printed = capsys.readouterr().out

@@ -1,9 +1,8 @@
 """The self-check behind `python -m sjepa_kernels`: every op that can run here, against float64.
 
-To add an op, write a function like those below and name it in `CHECKS`. A function gets
-`(impl, device)` and returns triples `(ours, eager, truth)`: what the op gave in float32, what
-plain PyTorch gives in float32, and the formula in float64, written out here or in
-`truth.py`.
+To add an op, write a function like those below, or in `losses.py`, and name it in `CHECKS`. A
+function gets `(impl, device)` and returns triples (`triples.py`); the formula in float64 is written
+out there or in `truth.py`.
 """
 
 import math
@@ -25,21 +24,14 @@ from sjepa_kernels.blocks.fused_mlp import fused_mlp
 from sjepa_kernels.blocks.gelu_mlp import gelu_mlp
 from sjepa_kernels.blocks.residual_norm import residual_layer_norm
 from sjepa_kernels.ema import EmaPlan
-from sjepa_kernels.losses.center import update_center_
-from sjepa_kernels.losses.centered_ce import centered_softmax_cross_entropy
-from sjepa_kernels.losses.crop_pairs_ce import centered_crop_cross_entropy
-from sjepa_kernels.losses.koleo import koleo
-from sjepa_kernels.losses.sigreg import sigreg
-from sjepa_kernels.losses.sinkhorn import sinkhorn_center
-from sjepa_kernels.losses.soft_ce import soft_cross_entropy
-from sjepa_kernels.losses.vicreg import vicreg
-from sjepa_kernels.losses.visreg import visreg
 from sjepa_kernels.masks.blocks import block_mask
 from sjepa_kernels.masks.tokens import motion_aware_mask, random_mask
 from sjepa_kernels.masks.tubes import tube_mask
 from sjepa_kernels.optim.optimizer import FusedAdamWEma
 from sjepa_kernels.philox import philox4x32, uniform
+from sjepa_kernels.selfcheck import losses
 from sjepa_kernels.selfcheck import truth as definition
+from sjepa_kernels.selfcheck.triples import Triple, normals, with_gradients
 from sjepa_kernels.targets import ContextualizedTargets
 from sjepa_kernels.tokens.pack import pack_tokens
 from sjepa_kernels.tokens.positions import add_positions
@@ -50,34 +42,11 @@ SLACK = 5e-7
 # Upper limit, whatever the error of eager: a larger one means a wrong result.
 MOST = 0.05
 
-Triple = tuple[Tensor, Tensor, Tensor]
-
-
-def _random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _with_gradients(
-    ours: Callable[..., Tensor],
-    plain: Callable[..., Tensor],
-    leaves: list[Tensor],
-    device: str,
-    rounded: torch.dtype = torch.float32,
-) -> list[Triple]:
-    """Return triples for the output of a function of `leaves` and for each of its gradients."""
-    runs = []
-    for f, dtype in ((ours, rounded), (plain, rounded), (plain, torch.float64)):
-        inputs = [x.to(device, rounded).to(dtype).requires_grad_() for x in leaves]
-        out = f(*inputs)
-        grad = torch.linspace(0.5, 1.5, out.numel(), dtype=dtype, device=device).view_as(out)
-        runs.append([out.detach(), *torch.autograd.grad(out, inputs, grad)])
-    return list(zip(*runs, strict=True))
-
 
 def _token_inputs(device: str) -> tuple[list[Tensor], Tensor]:
     """Two sequences of 3 segments x 5 joints, 6 of 15 tokens visible, width 24."""
-    order = _random(2, 15, seed=9).argsort(dim=1).to(device)
-    return [_random(2, 6, 24), _random(24), _random(3, 24, seed=1), _random(5, 24, seed=2)], order
+    order = normals(2, 15, seed=9).argsort(dim=1).to(device)
+    return [normals(2, 6, 24), normals(24), normals(3, 24, seed=1), normals(5, 24, seed=2)], order
 
 
 def _packed(order: Tensor, x: Tensor, mask: Tensor, temporal: Tensor, spatial: Tensor) -> Tensor:
@@ -92,7 +61,7 @@ def _pack(impl: str, device: str) -> list[Triple]:
     def ours(x: Tensor, mask: Tensor, *tables: Tensor) -> Tensor:
         return pack_tokens(x, mask, keep, hide, *tables, impl=impl)
 
-    return _with_gradients(ours, partial(_packed, order), leaves, device)
+    return with_gradients(ours, partial(_packed, order), leaves, device)
 
 
 def _positions(impl: str, device: str) -> list[Triple]:
@@ -105,7 +74,7 @@ def _positions(impl: str, device: str) -> list[Triple]:
     def plain(x: Tensor, temporal: Tensor, spatial: Tensor) -> Tensor:
         return x + (temporal[:, None] + spatial).flatten(0, 1)[keep]
 
-    return _with_gradients(ours, plain, [leaves[0], *leaves[2:]], device)
+    return with_gradients(ours, plain, [leaves[0], *leaves[2:]], device)
 
 
 def _scatter(impl: str, device: str) -> list[Triple]:
@@ -118,129 +87,12 @@ def _scatter(impl: str, device: str) -> list[Triple]:
     def plain(*inputs: Tensor) -> Tensor:
         return _packed(order, *inputs).gather(1, back)
 
-    return _with_gradients(ours, plain, leaves, device)
-
-
-def _centered_ce(impl: str, device: str) -> list[Triple]:
-    teacher, center = (3 * _random(40, 50, seed=1)).to(device), _random(50, seed=2).to(device)
-    rows = torch.arange(33, device=device) * 7 % 40
-    sums: list[Tensor] = []
-
-    def ours(student: Tensor) -> Tensor:
-        loss, center_sum = centered_softmax_cross_entropy(
-            student, teacher, center, teacher_index_R=rows, impl=impl
-        )
-        sums.append(center_sum)
-        return loss
-
-    def plain(student: Tensor) -> Tensor:
-        t, c = teacher[rows].to(student.dtype), center.to(student.dtype)
-        sums.append(t.sum(0))
-        target = torch.softmax((t - c) / 0.06, dim=1)
-        return -(target * torch.log_softmax(student / 0.1, dim=1)).sum(1).mean()
-
-    triples = _with_gradients(ours, plain, [_random(33, 50)], device)
-    return [*triples, (sums[0], sums[1], sums[2])]
-
-
-def _centered_crops(impl: str, device: str) -> list[Triple]:
-    """Two global and two local crops."""
-    teacher, center = (3 * _random(2, 6, 20, seed=1)).to(device), _random(20, seed=2).to(device)
-
-    def ours(student: Tensor) -> Tensor:
-        return centered_crop_cross_entropy(student, teacher, center, impl=impl)[0]
-
-    def plain(student: Tensor) -> Tensor:
-        t, c = teacher.to(student.dtype), center.to(student.dtype)
-        target = torch.softmax((t - c) / 0.04, dim=-1)
-        pairs = -torch.einsum("tbk,sbk->tsb", target, torch.log_softmax(student / 0.1, dim=-1))
-        different = ~torch.eye(2, 4, dtype=torch.bool, device=student.device)
-        return pairs[different].mean()
-
-    return _with_gradients(ours, plain, [_random(4, 6, 20)], device)
-
-
-def _soft_ce(impl: str, device: str) -> list[Triple]:
-    given = torch.softmax(3 * _random(40, 50, seed=1), dim=1).to(device)
-    rows = torch.arange(33, device=device) * 7 % 40
-
-    def ours(student: Tensor) -> Tensor:
-        return soft_cross_entropy(student, given, probabilities_index_R=rows, impl=impl)
-
-    def plain(student: Tensor) -> Tensor:
-        log_p = torch.log_softmax(student / 0.1, dim=1)
-        return -(given[rows].to(student.dtype) * log_p).sum(1).mean()
-
-    return _with_gradients(ours, plain, [_random(33, 50)], device)
-
-
-def _sinkhorn(impl: str, device: str) -> list[Triple]:
-    """The probabilities, which are the published algorithm's of the exponentials themselves."""
-    teacher = (0.3 * _random(33, 50)).to(device)
-    center = sinkhorn_center(teacher, 0.06, impl=impl)
-
-    def published(dtype: torch.dtype) -> Tensor:
-        q = torch.exp(teacher.to(dtype) / 0.06)
-        for _ in range(3):
-            q = q / q.sum(dim=0, keepdim=True) / 50
-            q = q / q.sum(dim=1, keepdim=True) / 33
-        return 33 * q
-
-    ours = torch.softmax((teacher - center) / 0.06, dim=1)
-    return [(ours, published(torch.float32), published(torch.float64))]
-
-
-def _sigreg(impl: str, device: str) -> list[Triple]:
-    """Two views, along the directions that follow from the Philox words in float64."""
-    seed = torch.tensor(5, device=device)
-    axes_KD = definition.directions(5, 3, 40, 6).to(device)
-
-    def ours(z: Tensor) -> Tensor:
-        return sigreg(z, seed, step=3, directions=40, impl=impl)
-
-    def plain(z: Tensor) -> Tensor:
-        t = torch.linspace(0, 3, 17, dtype=z.dtype, device=device)
-        phi = torch.exp(-t * t / 2)
-        angles = (z @ axes_KD.to(z.dtype).mT)[..., None] * t
-        gaps = (angles.cos().mean(1) - phi).square() + angles.sin().mean(1).square()
-        return torch.trapezoid(2 * gaps * phi, t).mean() * z.shape[1]
-
-    return _with_gradients(ours, plain, [_random(2, 70, 6) + 0.5], device)
-
-
-def _visreg(impl: str, device: str) -> list[Triple]:
-    """The three terms of two views, along the directions of `_sigreg`."""
-    seed = torch.tensor(5, device=device)
-    axes_KD = definition.directions(5, 3, 4, 6).to(device)
-
-    def ours(z: Tensor) -> Tensor:
-        return torch.stack(visreg(z, seed, step=3, directions=4, impl=impl)[1:])
-
-    plain = partial(definition.visreg_terms, axes_KD)
-    return _with_gradients(ours, plain, [2 * _random(2, 20, 6) + 0.5], device)
-
-
-def _vicreg(impl: str, device: str) -> list[Triple]:
-    """Both terms, of few features and of many."""
-    triples = []
-    for shape in ((30, 6), (9, 40)):
-        leaves = [0.7 * _random(*shape)]
-        triples += _with_gradients(
-            lambda z: torch.stack(vicreg(z)[1:]), definition.vicreg_terms, leaves, device
-        )
-    return triples
-
-
-def _koleo(impl: str, device: str) -> list[Triple]:
-    """More rows than a tile has."""
-    return _with_gradients(
-        partial(koleo, impl=impl), definition.koleo_loss, [_random(70, 12)], device
-    )
+    return with_gradients(ours, plain, leaves, device)
 
 
 def _masks(impl: str, device: str) -> list[Triple]:
     """The ids themselves, which must be those that follow from the keys in float64."""
-    seed, tubelets = torch.tensor(5, device=device), _random(4, 30, 12)
+    seed, tubelets = torch.tensor(5, device=device), normals(4, 30, 12)
 
     x = tubelets.to(device)
     ours = [
@@ -280,7 +132,7 @@ def _augment(impl: str, device: str) -> list[Triple]:
     a = Augmentation(
         frames=12, crop_min_frames=4, tilt=0.1, translation=0.1, scale=0.1, shear=0.1, flip=0.5
     )
-    joints = _random(int(rows.sum()), 5, 3)
+    joints = normals(int(rows.sum()), 5, 3)
     seed, step = (torch.tensor(n, device=device) for n in (3, 7))
     there, at, length, count = (x.to(device) for x in (joints, first, frames, bodies))
     ids = torch.tensor(order, device=device)
@@ -298,17 +150,10 @@ def _augment(impl: str, device: str) -> list[Triple]:
     return [(mine, true.float(), true) for mine, true in zip(ours, exact, strict=True)]
 
 
-def _update_center(impl: str, device: str) -> list[Triple]:
-    ours, total = _random(50).to(device), _random(50, seed=1).to(device)
-    eager, truth = (0.9 * c + 0.1 * (s / 33) for c, s in ((ours, total), (ours.double(), total)))
-    update_center_(ours, total, 33, 0.9)
-    return [(ours, eager, truth)]
-
-
 def _ema(impl: str, device: str) -> list[Triple]:
     # One chunk of the kernel and a bit, and a transposed matrix.
-    targets = [_random(4099).to(device), _random(6, 8).to(device).t()]
-    sources = [_random(4099, seed=1).to(device), _random(6, 8, seed=1).to(device).t()]
+    targets = [normals(4099).to(device), normals(6, 8).to(device).t()]
+    sources = [normals(4099, seed=1).to(device), normals(6, 8, seed=1).to(device).t()]
     eager = [torch.lerp(t, s, 0.04) for t, s in zip(targets, sources, strict=True)]
     truth = [0.96 * t.double() + 0.04 * s.double() for t, s in zip(targets, sources, strict=True)]
     EmaPlan(targets, sources, impl=impl).update_(0.96)
@@ -317,8 +162,8 @@ def _ema(impl: str, device: str) -> list[Triple]:
 
 def _adamw(impl: str, device: str) -> list[Triple]:
     """Three clipped steps of a span of the kernel and a bit, and of a transposed matrix."""
-    start = [_random(4099), _random(6, 8).t()]
-    grads = [[_random(*x.shape, seed=k + 1).to(device) for x in start] for k in range(3)]
+    start = [normals(4099), normals(6, 8).t()]
+    grads = [[normals(*x.shape, seed=k + 1).to(device) for x in start] for k in range(3)]
 
     def plain(dtype: torch.dtype) -> list[Tensor]:
         params, targets = ([x.to(device, dtype) for x in start] for _ in range(2))
@@ -351,8 +196,8 @@ def _attention(impl: str, device: str, dtype: torch.dtype) -> list[Triple]:
     def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return torch.softmax(q @ k.mT / 4, dim=-1) @ v
 
-    leaves = [_random(2, 3, n, 16, seed=n) for n in (37, 41, 41)]
-    return _with_gradients(partial(attention, impl=impl), plain, leaves, device, dtype)
+    leaves = [normals(2, 3, n, 16, seed=n) for n in (37, 41, 41)]
+    return with_gradients(partial(attention, impl=impl), plain, leaves, device, dtype)
 
 
 def _self_attention(impl: str, device: str, dtype: torch.dtype) -> list[Triple]:
@@ -367,8 +212,8 @@ def _self_attention(impl: str, device: str, dtype: torch.dtype) -> list[Triple]:
         mixed: Tensor = torch.softmax(q[:, :, 5:] @ k.mT / 4, dim=-1) @ v
         return mixed.transpose(1, 2)
 
-    leaves = [_random(2, 141, 3, 3, 16), _random(144, seed=1)]
-    return _with_gradients(ours, plain, leaves, device, dtype)
+    leaves = [normals(2, 141, 3, 3, 16), normals(144, seed=1)]
+    return with_gradients(ours, plain, leaves, device, dtype)
 
 
 def _residual_norm(impl: str, device: str) -> list[Triple]:
@@ -378,8 +223,8 @@ def _residual_norm(impl: str, device: str) -> list[Triple]:
         total = x + residual
         return torch.cat([layer_norm(total, (24,), weight, bias), total])
 
-    leaves = [_random(9, 24), _random(9, 24, seed=1), _random(24), _random(24, seed=1)]
-    return _with_gradients(
+    leaves = [normals(9, 24), normals(9, 24, seed=1), normals(24), normals(24, seed=1)]
+    return with_gradients(
         lambda *inputs: torch.cat(residual_layer_norm(*inputs, impl=impl)), plain, leaves, device
     )
 
@@ -391,8 +236,8 @@ def _fused_mlp(impl: str, device: str) -> list[Triple]:
         return x + hidden @ w2.mT + b2
 
     shapes = (9, 16), (16,), (16,), (64, 16), (64,), (16, 64), (16,)
-    leaves = [_random(*shape, seed=k) for k, shape in enumerate(shapes)]
-    return _with_gradients(partial(fused_mlp, impl=impl), plain, leaves, device)
+    leaves = [normals(*shape, seed=k) for k, shape in enumerate(shapes)]
+    return with_gradients(partial(fused_mlp, impl=impl), plain, leaves, device)
 
 
 def _gelu_mlp(impl: str, device: str, dtype: torch.dtype) -> list[Triple]:
@@ -402,14 +247,14 @@ def _gelu_mlp(impl: str, device: str, dtype: torch.dtype) -> list[Triple]:
         return gelu(x @ w1.mT + b1) @ w2.mT + b2
 
     shapes = (9, 16), (64, 16), (64,), (16, 64), (16,)
-    leaves = [_random(*shape, seed=k) for k, shape in enumerate(shapes)]
-    return _with_gradients(partial(gelu_mlp, impl=impl), plain, leaves, device, dtype)
+    leaves = [normals(*shape, seed=k) for k, shape in enumerate(shapes)]
+    return with_gradients(partial(gelu_mlp, impl=impl), plain, leaves, device, dtype)
 
 
 def _targets(impl: str, device: str) -> list[Triple]:
     """Three layers, each normalised over its tokens; a LayerNorm of their mean at some tokens."""
-    layers = [_random(2, 15, 24, seed=k).to(device) for k in range(3)]
-    ids = _random(2, 15, seed=9).argsort(dim=1)[:, :6].to(device)
+    layers = [normals(2, 15, 24, seed=k).to(device) for k in range(3)]
+    ids = normals(2, 15, seed=9).argsort(dim=1)[:, :6].to(device)
 
     def plain(dtype: torch.dtype) -> Tensor:
         x = torch.stack(layers).to(dtype)
@@ -448,15 +293,15 @@ CHECKS = {
     "attention": Check(partial(_attention, dtype=torch.float32), _FLOAT_ATTENTION),
     "attention (bfloat16)": Check(partial(_attention, dtype=torch.bfloat16), _ATTENTION),
     "augment_clips": Check(_augment, ("triton",)),
-    "centered_crop_cross_entropy": Check(_centered_crops, ("cpu", "triton")),
-    "centered_softmax_cross_entropy": Check(_centered_ce, ("cpu", "triton")),
+    "centered_crop_cross_entropy": Check(losses.centered_crops_triples, ("cpu", "triton")),
+    "centered_softmax_cross_entropy": Check(losses.centered_ce_triples, ("cpu", "triton")),
     "ContextualizedTargets": Check(_targets, ("triton",)),
     "EmaPlan, ema_update_": Check(_ema, ("cpu", "triton")),
     "fused_mlp": Check(_fused_mlp, ("triton",)),
     "gelu_mlp": Check(partial(_gelu_mlp, dtype=torch.float32), ("triton",)),
     "gelu_mlp (float16)": Check(partial(_gelu_mlp, dtype=torch.float16), ("triton",)),
     "block_mask": Check(_block_masks, ("triton",)),
-    "koleo": Check(_koleo, ("triton",)),
+    "koleo": Check(losses.koleo_triples, ("triton",)),
     "motion_aware_mask, random_mask, tube_mask": Check(_masks, ("triton",)),
     "pack_tokens": Check(_pack, ("triton",)),
     "philox4x32, uniform": Check(_philox),
@@ -468,12 +313,12 @@ CHECKS = {
     "self_attention (bfloat16)": Check(partial(_self_attention, dtype=torch.bfloat16), _ATTENTION),
     # The interpreter cuts bfloat16 off where a GPU rounds it.
     "self_attention (float16)": Check(partial(_self_attention, dtype=torch.float16), ("triton",)),
-    "sigreg": Check(_sigreg, ("cpu", "triton")),
-    "sinkhorn_center": Check(_sinkhorn, ("cpu", "triton")),
-    "soft_cross_entropy": Check(_soft_ce, ("cpu", "triton")),
-    "update_center_": Check(_update_center),
-    "vicreg": Check(_vicreg),
-    "visreg": Check(_visreg, ("cpu", "triton")),
+    "sigreg": Check(losses.sigreg_triples, ("cpu", "triton")),
+    "sinkhorn_center": Check(losses.sinkhorn_triples, ("cpu", "triton")),
+    "soft_cross_entropy": Check(losses.soft_ce_triples, ("cpu", "triton")),
+    "update_center_": Check(losses.update_center_triples),
+    "vicreg": Check(losses.vicreg_triples),
+    "visreg": Check(losses.visreg_triples, ("cpu", "triton")),
 }
 
 
