@@ -1,7 +1,7 @@
-"""Regularizers of features beside SIGReg, against the formulas in eager PyTorch and compiled.
+"""Regularizers of features against the formulas in eager PyTorch and compiled.
 
 `pytest benchmarks/bench_regularizers.py --benchmark-only`; on a GPU where there is one. Each row
-checks its values against float64 before it is timed; what it notes, bench_kernels.py says.
+checks its values against float64 before it is timed; what it notes, `measuring.py` says.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pairwise_distance, relu
 
-from benchmarks.bench_kernels import DEVICE, LOSSES, ON_GPU, REGIMES, largest_error, measure
 from benchmarks.conftest import COMPILES, value_checks, variants
-from sjepa_kernels import koleo, vicreg, visreg
+from benchmarks.measuring import DEVICE, LOSSES, ON_GPU, REGIMES, largest_error, measure
+from sjepa_kernels import koleo, sigreg, vicreg, visreg
 from sjepa_kernels.losses.directions import unit_directions
 
 pytestmark = COMPILES
@@ -36,7 +36,7 @@ def measure_loss(
         loss.backward()
         return loss
 
-    # Detached, as in bench_kernels.py.
+    # Detached, as in bench_losses.py.
     values = [step().detach(), z.grad]
     error = 0.0
     if exactly is not None:
@@ -129,3 +129,55 @@ def test_koleo(benchmark: Any, variant: str, shape: tuple[int, int], regime: str
     z = torch.randn(shape, device=DEVICE, requires_grad=True)
     form = variants(plain_koleo, koleo, dynamic=False)[variant]
     measure_loss(benchmark, form, plain_koleo, z, regime, 1e-4)
+
+
+def plain_sigreg(z: Tensor, axes: Tensor) -> Tensor:
+    """LeJEPA's formula with all knots at once, along directions that are columns."""
+    t = torch.linspace(0, 3, 17, dtype=z.dtype, device=z.device)
+    phi = (-t * t / 2).exp()
+    angles = (z @ axes)[..., None] * t
+    gaps = (angles.cos().mean(0) - phi).square() + angles.sin().mean(0).square()
+    return torch.trapezoid(2 * gaps * phi, t).mean() * z.shape[0]
+
+
+def drawn_sigreg(z: Tensor, seed: Tensor, directions: int) -> Tensor:
+    """The same along directions of torch's own generator."""
+    axes = torch.randn(z.shape[1], directions, device=z.device)
+    return plain_sigreg(z, axes / torch.linalg.vector_norm(axes, dim=0))
+
+
+def own_sigreg(z: Tensor, seed: Tensor, directions: int) -> Tensor:
+    return sigreg(z, seed, directions=directions)
+
+
+@pytest.mark.benchmark(group="SIGReg with its directions, forward and gradient")
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("shape", [(2048, 1024), (2048, 256)], ids=str)
+@pytest.mark.parametrize("variant", LOSSES)
+def test_sigreg(benchmark: Any, variant: str, shape: tuple[int, int], regime: str) -> None:
+    """128 features; ours is checked along its own directions, the others have random ones."""
+    torch.manual_seed(0)
+    samples, directions = shape
+    z = torch.randn(samples, 128, device=DEVICE, requires_grad=True)
+    seed = torch.tensor(7, device=DEVICE)
+    form = variants(drawn_sigreg, own_sigreg, dynamic=False)[variant]
+
+    def step() -> Tensor:
+        z.grad = None
+        loss = form(z, seed, directions)
+        loss.backward()
+        return loss
+
+    values = [step().detach(), z.grad]
+    error = 0.0
+    if variant.startswith("ours"):
+        first = torch.zeros((), dtype=torch.int64, device=DEVICE)
+        axes = unit_directions(seed, first, directions, 128, torch.float64, "torch")
+        exact = z.detach().double().requires_grad_()
+        truth = plain_sigreg(exact, axes.mT)
+        truths = [truth, *torch.autograd.grad(truth, exact)]
+        error = largest_error(values, truths)
+        with value_checks():
+            assert error <= 1e-5
+    # The features are read and their gradient is written; projections could stay in caches.
+    measure(benchmark, step, 2 * z.numel() * 4e-9, error, regime)

@@ -3,7 +3,7 @@
 python -m benchmarks.kernel_table
 
 A result is `benchmarks/results/MACHINE/kernels.json`, made in two steps:
-pytest benchmarks/bench_{kernels,regularizers,attention,augment,masks,blocks}.py with
+pytest benchmarks/bench_{kernels,losses,regularizers,attention,augment,masks,blocks}.py with
     --benchmark-only --benchmark-json=RAW.json
 python -m benchmarks.tables condense RAW.json benchmarks/results/MACHINE/kernels.json
 """

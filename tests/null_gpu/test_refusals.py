@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.peers import MODULES
 from tests.null_gpu.build import ROOT, build, environment
 
 Done = subprocess.CompletedProcess[str]
@@ -103,11 +104,13 @@ def test_on_a_card_of_24_gib_the_report_measures_what_fits(tmp_path: Path) -> No
 
 
 def test_every_graph_row_of_the_op_table_is_captured(tmp_path: Path) -> None:
-    """Each regime `graph` of the losses, mask tokens and EMA; compiled ones take too long here."""
+    """Each regime `graph` of the ops; compiled ones take too long here, peers are elsewhere."""
     ini = tmp_path / "pytest.ini"
     ini.write_text("[pytest]\npython_files = bench_*.py\naddopts = --import-mode=importlib\n")
-    words = ["-m", "pytest", "benchmarks/bench_kernels.py", "-c", str(ini), "--rootdir", str(ROOT)]
-    words += ["-p", "no:cacheprovider", "-q", "--benchmark-disable", "-k", "graph and not compiled"]
+    files = [f"benchmarks/bench_{name}.py" for name in ("kernels", "losses", "regularizers")]
+    words = ["-m", "pytest", *files, "-c", str(ini), "--rootdir", str(ROOT)]
+    chosen = " and not ".join(["graph", "compiled", *MODULES])
+    words += ["-p", "no:cacheprovider", "-q", "--benchmark-disable", "-k", chosen]
     done = on_null_gpu(*words, BENCHMARK_VALUES_UNREAL="1")
     assert done.returncode == 0, done.stdout[-3000:]
     last = done.stdout.strip().splitlines()[-1]
