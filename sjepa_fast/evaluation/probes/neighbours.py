@@ -5,6 +5,7 @@ Shapes: N training rows, Q test rows, D features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -27,6 +28,28 @@ def standardize_features(train_ND: Tensor, test_QD: Tensor) -> tuple[Tensor, Ten
     deviation = train.std(dim=0)
     scale = torch.where(deviation > 1e-8, deviation, 1.0)
     return train / scale, test / scale
+
+
+def half_whiten_features(train_ND: Tensor, test_QD: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn both parts onto the principal axes of the training part, half-whitened.
+
+    Each axis is divided by the root of its deviation s over the training rows, which is left with
+    the deviation sqrt(s). With rows @ axes = U S, s = S / sqrt(N - 1). Axes along which the
+    training rows do not vary are left out, so at most min(N - 1, D) columns remain, float32.
+    """
+    centered = center_features(train_ND, test_QD)
+    # The decomposition raises where a number is not finite, and a score must not end a run.
+    train, test = (torch.nan_to_num(x.double(), 0, 0, 0) for x in centered)
+    # Of the two products that have the axes, the smaller.
+    wide = train.shape[1] > len(train)
+    square, axes = torch.linalg.eigh(train @ train.T if wide else train.T @ train)
+    # What is below is rounding of float32 features; along such axes test rows would be amplified.
+    kept = square > square[-1] * 1e-12
+    singular, axes = square[kept].sqrt(), axes[:, kept]
+    if wide:
+        axes = train.T @ axes / singular
+    axes = axes / (singular / math.sqrt(max(1, len(train) - 1))).sqrt()
+    return (train @ axes).float(), (test @ axes).float()
 
 
 def knn_predict(
