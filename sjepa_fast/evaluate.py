@@ -12,12 +12,18 @@ import numpy as np
 
 from sjepa_fast import cli
 from sjepa_fast.errors import InputError, nearest
-from sjepa_fast.evaluation.metrics import accuracy, confusion_matrix, per_class_accuracy
+from sjepa_fast.evaluation import beside, checkpoints
+from sjepa_fast.evaluation.metrics import (
+    accuracy,
+    confusion_matrix,
+    per_class_accuracy,
+    standard_error,
+)
 from sjepa_fast.evaluation.outcome import Result
 from sjepa_fast.evaluation.protocols import PROTOCOLS
 from sjepa_fast.evaluation.request import RecipeRequest
 from sjepa_fast.evaluation.subject import read_run
-from sjepa_fast.names import file_name, say
+from sjepa_fast.names import say
 from sjepa_fast.runtime.dist import disconnect, environment_world
 from sjepa_fast.runtime.files import new_file, write_json, write_text
 from sjepa_fast.viz.confusion import plot_confusion
@@ -26,34 +32,63 @@ PROG = "sjepa_fast.evaluate"
 
 
 def write_result(result: Result, protocol: str) -> None:
-    """Write scores, subsets, picture and, last, figures; print one line."""
-    outcome, labels_Q, class_names = result.outcome, result.labels_Q, result.class_names
-    folder, name = result.run / "results", file_name(f"{outcome.name}-{result.data}")
-    guess = outcome.predicted_SQ
+    """Write scores, subsets, picture and, last, figures and predictions; print a line and tables.
+
+    The results that were made to stand beside it are written before it, without pictures, and have
+    their line in its table.
+    """
+    for other in result.made:
+        _write(other, protocol)
+    content = _write(result, protocol, picture=True)
+    outcome, path = result.outcome, result.run / "results" / f"{result.name}.json"
+    shown = ", ".join(f"{k} {v:.1f}" for k, v in outcome.figures.items() if isinstance(v, float))
+    counted = f"{len(result.labels_Q)} test clips"
+    if outcome.features is not None:
+        counted += f", {outcome.features} features"
+    say(f"{result.name}: {shown} ({counted}) -> {path}")
+    if "checkpoints" in outcome.figures:
+        say(checkpoints.table(outcome.figures["checkpoints"]))
+    if content["beside"]:
+        say(beside.table(content))
+
+
+def _write(result: Result, protocol: str, *, picture: bool = False) -> dict[str, Any]:
+    outcome, labels_Q, class_names = result.outcome, result.labels_Q.cpu(), result.class_names
+    folder, name = result.run / "results", result.name
+    guess = outcome.predicted_SQ.cpu()
     # Seeds are summed, so every class keeps its weight.
     every_label = labels_Q.expand(len(guess), -1).flatten()
     matrix = confusion_matrix(guess.flatten(), every_label, len(class_names))
     folder.mkdir(exist_ok=True)
     headline = accuracy(guess, labels_Q)
-    plot_confusion(matrix, class_names, folder / f"{name}.png", title=f"{name}: {headline:.1f} %")
+    error = standard_error(headline, len(labels_Q))
+    if picture:
+        title = f"{name}: {headline:.1f} %"
+        plot_confusion(matrix, class_names, folder / f"{name}.png", title=title)
     if outcome.scores_SQC is not None:
         scores = outcome.scores_SQC.cpu().numpy().astype(np.float32)
         with new_file(folder / f"{name}.scores.npz") as path, path.open("wb") as file:
-            labels = labels_Q.cpu().numpy()
-            np.savez(file, scores=scores, labels=labels, names=np.array(result.clip_names))
+            names_Q = np.array(result.clip_names)
+            np.savez(file, scores=scores, labels=labels_Q.numpy(), names=names_Q)
     for seed, names in outcome.ids.items():
         write_text(folder / f"{name}-s{seed}.ids.txt", "\n".join(names) + "\n")
+    compared = {of: beside.compare(guess, other, labels_Q) for of, other in result.beside.items()}
     content = {
         "protocol": protocol,
         **result.conditions,
+        "features": outcome.features,
+        "request_sha256": result.request,
         **outcome.figures,
+        "headline": headline,
+        "standard_error": error,
+        "beside": compared,
         "recipe": outcome.recipe,
         "per_class": dict(zip(class_names, per_class_accuracy(matrix), strict=True)),
         "confusion": matrix.tolist(),
+        "predicted": guess.tolist(),
     }
     write_json(folder / f"{name}.json", content)
-    shown = ", ".join(f"{k} {v:.1f}" for k, v in outcome.figures.items() if isinstance(v, float))
-    say(f"{name}: {shown} ({len(labels_Q)} test clips) -> {folder / name}.json")
+    return content
 
 
 def parse_request(protocol: str, arguments: list[str]) -> Any:

@@ -2,16 +2,22 @@
 
 import shlex
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import torch
 
 from sjepa_fast import evaluate
 from sjepa_fast.config.files import parse_train
+from sjepa_fast.config.presets import preset
+from sjepa_fast.config.schema import Pool
 from sjepa_fast.data.store import open_store
 from sjepa_fast.data.synthetic import write_synthetic_store
+from sjepa_fast.evaluation.features import pool_tokens
 from sjepa_fast.evaluation.protocols import PROTOCOLS
+from sjepa_fast.skeletons import KINECT20, NTU25, SkeletonLayout
 from sjepa_fast.train import train
-from tests.tiny import SMALL, as_kinect, blocks, flags
+from tests.tiny import ROOT, SMALL, as_kinect, blocks, flags
 
 SIZES = {"data.split": "xsub", "data.root": "store", "optim.length": 2, "optim.batch-size": 16}
 TINY = flags({**SMALL, **SIZES})
@@ -47,4 +53,21 @@ def test_commands_work_one_after_another(tmp_path: Path, monkeypatch: pytest.Mon
         "transfer-target-kinect-xsub",
         "linear-target-mean-augment-synthetic-xsub",
         "ensemble-linear-target-joint-synthetic-xsub",
+        "knn-raw-pca-synthetic-xsub",
+        "knn-target-mean-checkpoints-synthetic-xsub",
     } <= results
+    assert "linear-random-pyramid-synthetic-xsub" not in results, "--no-baselines"
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "column"), [("nucla", KINECT20, 3), ("ntu60-xsub", NTU25, 4)]
+)
+def test_widths_are_those_of_the_pools(name: str, layout: SkeletonLayout, column: int) -> None:
+    config = preset(f"sjepa-{name}")
+    segments = config.data.frames // config.model.segment_length
+    tokens = torch.zeros(1, 1, segments * layout.num_joints, config.model.width)
+    rows = [row.split("|") for row in (ROOT / "docs/protocols.md").read_text().splitlines()]
+    stated = {row[1].strip(" `"): row[column + 1] for row in rows if len(row) == 7}
+    for pool in get_args(Pool):
+        width = pool_tokens(tokens, pool, layout.num_joints).shape[1]
+        assert stated[pool].strip() == f"{width:,}", pool

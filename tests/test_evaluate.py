@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -148,3 +149,19 @@ def test_pooling_by_hand() -> None:
     torch.testing.assert_close(pool_tokens(x, "full", 4), people.reshape(2, 40))
     joint = torch.stack([people[:, [j, j + 4]].mean(dim=1) for j in range(4)], dim=1)
     torch.testing.assert_close(pool_tokens(x, "joint", 4), joint.reshape(2, 20))
+
+
+@pytest.mark.parametrize("segments", [4, 8, 6, 30])
+def test_pyramid_by_hand(segments: int) -> None:
+    joints, width = 3, 5
+    x = np.random.default_rng(0).normal(size=(2, 2, segments, joints, width))
+    people, parts = x.mean(axis=1), []
+    for count in (1, 2, 4):
+        for part in range(count):
+            first, last = part * segments / count, (part + 1) * segments / count
+            # Every segment that reaches into the part.
+            inside = [s for s in range(segments) if s + 1 > first and s < last]
+            parts.append(people[:, inside].mean(axis=1).reshape(2, -1))
+    ours = pool_tokens(torch.from_numpy(x).flatten(2, 3), "pyramid", joints)
+    assert ours.shape == (2, 7 * joints * width)
+    np.testing.assert_allclose(ours.numpy(), np.concatenate(parts, axis=1))

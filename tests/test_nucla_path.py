@@ -30,14 +30,17 @@ def test_frozen_protocols_reach_their_floors(run: Path) -> None:
     linear = score(
         run,
         "linear-random-joint-nucla-xview",
-        *("linear", "--encoder", "random", "--pool", "joint"),
+        *("linear", "--encoder", "random", "--pool", "joint", "--no-baselines"),
     )
     assert linear["train_clips"] == 1020 and linear["test_clips"] == 464
     assert linear["top1"] >= 66, "whitened tokens of a random encoder"
     raw = score(run, "knn-raw-nucla-xview", "knn", "--encoder", "raw")
     assert raw["top1_k1"] >= 62, "aligned coordinates"
+    half = score(run, "knn-raw-pca-nucla-xview", "knn", "--encoder", "raw", "--scaling", "pca")
+    assert half["features"] == 1920 and half["top1_k1"] > raw["top1_k1"] + 6
     target = score(run, "knn-target-full-nucla-xview", "knn", "--pool", "full")
     assert target["weights"]["step"] == 3 and target["store"] == "nucla"
+    assert target["beside"]["raw"]["headline"] == raw["top1_k1"]
     assert list(target["per_class"]) == list(open_store(Path("stores/nucla")).class_names)
 
 

@@ -15,6 +15,8 @@ from sjepa_kernels.augment.settings import CropRanges, ViewRanges
 from sjepa_kernels.tubelets import Stream
 
 Switch = Literal["auto", "on", "off"]
+Pool = Literal["mean", "joint", "pyramid", "full"]
+Scaling = Literal["none", "fitted", "pca"]
 
 
 def _flag(name: str) -> object:
@@ -203,10 +205,13 @@ class OptimConfig:
 class EvalConfig:
     """How features are pooled and scored, online and after the run."""
 
-    online_pool: Literal["mean", "joint", "full"] = "mean"
-    """Pooling of the online kNN and of the before/after figures."""
-    knn_scaling: Literal["none", "fitted"] = "none"
-    """none: plain cosine (STARS protocol); fitted: center, or standardise pooled features."""
+    online_pool: Pool = "mean"
+    """Pooling of the online kNN and of the before/after figures. mean: over joints and time; joint:
+    over time; pyramid: of each joint over all the time, its halves and its quarters; full: none."""
+    knn_scaling: Scaling = "none"
+    """none: plain cosine (STARS protocol); fitted: center, or standardise pooled features; pca:
+    principal axes of the training part, each divided by the root of its deviation (half-whitened).
+    """
     knn_clips: int = 4096
     """At most this many training clips in the online kNN and the before/after figures."""
     recipe: Literal["paper", "small"] = "paper"

@@ -6,7 +6,7 @@ import math
 import re
 from operator import attrgetter
 
-from sjepa_fast.config.schema import TrainConfig, kept_tokens
+from sjepa_fast.config.schema import Pool, TrainConfig, kept_tokens
 from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.errors import InputError
 
@@ -103,6 +103,7 @@ def validate(config: TrainConfig) -> None:
         fix = "give a ratio strictly between 0 and 1, such as 0.9"
         raise InputError("mask.ratio", value, fix)
     _validate_objective(config)
+    validate_pool("eval.online_pool", config.eval.online_pool, config)
     start, end = config.objective.ema_start, config.objective.ema_end
     if not 0 <= start <= end <= 1:
         fix = "keep 0 <= ema_start <= ema_end <= 1"
@@ -110,6 +111,14 @@ def validate(config: TrainConfig) -> None:
     if not 0 <= optim.warmup < optim.length:
         value = f"{optim.warmup} of {optim.length} {optim.unit}"
         raise InputError("optim.warmup", value, "make the warm-up shorter than the run")
+
+
+def validate_pool(argument: str, pool: Pool, config: TrainConfig) -> None:
+    """Check that a clip has as many segments as the pooling cuts it into; raises InputError."""
+    segments = config.data.frames // config.model.segment_length
+    if pool == "pyramid" and segments < 4:
+        value = f"pyramid of {segments} segments"
+        raise InputError(argument, value, "its quarters need 4 or more; use joint or full")
 
 
 def _validate_objective(config: TrainConfig) -> None:

@@ -5,15 +5,17 @@ Shapes: B clips, M bodies, S segments, V joints, N = S*V tokens, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from sjepa_fast.config.schema import TrainConfig
+from sjepa_fast.config.schema import Pool, Scaling, TrainConfig
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.evaluation.probes.neighbours import (
     center_features,
+    half_whiten_features,
     knn_predict,
     standardize_features,
 )
@@ -21,26 +23,36 @@ from sjepa_fast.runtime.device import autocast
 from sjepa_fast.runtime.dist import World
 from sjepa_kernels.tubelets import to_tubelets
 
-Pool = Literal["mean", "joint", "full"]
 # Clips that are encoded at a time. Sums depend on it in their last bits, so several processes share
 # whole chunks.
 CHUNK = 256
 ALONE = World()
 
 
+def _pyramid(x_BSVD: Tensor) -> Tensor:
+    # Parts of a number of segments that they do not divide share the segment between them.
+    count = x_BSVD.shape[1]
+    cuts = [(i * count // n, -(-(i + 1) * count // n)) for n in (1, 2, 4) for i in range(n)]
+    return torch.stack([x_BSVD[:, first:last].mean(dim=1) for first, last in cuts], dim=1)
+
+
+_POOLS: dict[Pool, Callable[[Tensor], Tensor]] = {
+    "mean": lambda x_BSVD: x_BSVD.flatten(1, 2).mean(dim=1),
+    "joint": lambda x_BSVD: x_BSVD.mean(dim=1),
+    "pyramid": _pyramid,
+    "full": lambda x_BSVD: x_BSVD,
+}
+
+
 def pool_tokens(features_BMND: Tensor, pool: Pool, joints: int) -> Tensor:
     """Average over persons, then pool tokens.
 
     mean: over segments and joints, (B, D), the papers' pooling (method 6.1); joint: over
-    segments, (B, V*D); full: none, (B, N*D). Absent persons are averaged in, as in MAMP.
+    segments, (B, V*D); pyramid: of each joint over the whole time, its halves and its quarters,
+    (B, 7*V*D) in this order; full: none, (B, N*D). Absent persons are averaged in, as in MAMP.
     """
-    tokens = features_BMND.mean(dim=1)
-    if pool == "mean":
-        return tokens.mean(dim=1)
-    if pool == "joint":
-        batch, count, width = tokens.shape
-        return tokens.view(batch, count // joints, joints, width).mean(dim=1).flatten(1)
-    return tokens.flatten(1)
+    tokens_BSVD = features_BMND.mean(dim=1).unflatten(1, (-1, joints))
+    return _POOLS[pool](tokens_BSVD).flatten(1)
 
 
 @torch.no_grad()
@@ -84,15 +96,18 @@ def raw_features(clips: ResidentClips, ids: Tensor, config: TrainConfig) -> Tens
 
 
 def scale_features(
-    train: Tensor, test: Tensor, scaling: Literal["none", "fitted"], pool: Pool | Literal["raw"]
+    train: Tensor, test: Tensor, scaling: Scaling, pool: Pool | Literal["raw"]
 ) -> tuple[Tensor, Tensor]:
     """Scale features by statistics of the training part.
 
     none leaves them; fitted standardises pooled features and only centers un-pooled ones and
-    raw coordinates, where a division by tiny deviations would amplify noise.
+    raw coordinates, where a division by tiny deviations would amplify noise; pca turns both kinds
+    onto their principal axes, half-whitened.
     """
     if scaling == "none":
         return train, test
+    if scaling == "pca":
+        return half_whiten_features(train, test)
     if pool in ("full", "raw"):
         return center_features(train, test)
     return standardize_features(train, test)

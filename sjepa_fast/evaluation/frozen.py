@@ -1,4 +1,4 @@
-"""Frozen features of the training and test part, and names of results made from them."""
+"""Frozen features of the training and test part."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sjepa_fast.evaluation.features import Pool, clip_features, raw_features, scale_features
+from sjepa_fast.config.schema import Pool
+from sjepa_fast.evaluation.features import clip_features, raw_features, scale_features
+from sjepa_fast.evaluation.request import CosineRequest
 from sjepa_fast.evaluation.subject import Subject, make_encoder
 
 
@@ -28,16 +30,16 @@ def encoded(subject: Subject, network: nn.Module, ids: Tensor, pool: Pool) -> Te
 
 
 def cosine_features(
-    subject: Subject, encoder: str, pool: Pool
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Return scaled features of both parts for ranking by cosine, and the recipe to record."""
-    scaling = subject.config.eval.knn_scaling
-    features = frozen_features(subject, encoder, pool)
-    train, test = scale_features(*features, scaling, "raw" if encoder == "raw" else pool)
-    recipe = {"metric": "cosine", "scaling": scaling, "pool": None if encoder == "raw" else pool}
-    return train, test, recipe
+    subject: Subject, request: CosineRequest
+) -> tuple[Tensor, Tensor, int, dict[str, Any]]:
+    """Return scaled features of both parts for ranking by cosine, and what to record of them.
 
-
-def result_name(protocol: str, encoder: str, pool: Pool) -> str:
-    """Name a frozen protocol's result; raw coordinates have no pooling."""
-    return f"{protocol}-raw" if encoder == "raw" else f"{protocol}-{encoder}-{pool}"
+    That is their width before scaling, and the recipe. The request is settled.
+    """
+    pool, scaling = request.pool, request.scaling
+    assert pool is not None and scaling is not None, "the request is settled"
+    raw = request.encoder == "raw"
+    features = frozen_features(subject, request.encoder, pool)
+    train, test = scale_features(*features, scaling, "raw" if raw else pool)
+    recipe = {"metric": "cosine", "scaling": scaling, "pool": None if raw else pool}
+    return train, test, features[0].shape[1], recipe

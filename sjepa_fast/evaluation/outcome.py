@@ -13,6 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
+from sjepa_fast.evaluation.saved import Saved
+from sjepa_fast.names import file_name
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -26,6 +29,8 @@ class Outcome:
     scores_SQC: Tensor | None = None
     # Training clips of each seed, by name, where they are a subset.
     ids: dict[int, list[str]] = field(default_factory=dict)
+    # Numbers per clip that the classifier gets, where the encoder is frozen.
+    features: int | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,17 @@ class Result:
     labels_Q: Tensor  # true labels of the test clips
     clip_names: list[str]  # names of the test clips
     class_names: tuple[str, ...]
+    # Other scores of the same clips, by what they are of.
+    beside: dict[str, Saved] = field(default_factory=dict)
+    # Those of them that had to be made, ready to be written.
+    made: tuple[Result, ...] = ()
+    # Fingerprint of what was asked, by which a later call knows it again; for baselines.
+    request: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of its files, which cannot leave their folder."""
+        return file_name(f"{self.outcome.name}-{self.data}")
 
 
 def over_seeds(name: str, values: Sequence[float]) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import tyro
 
-from sjepa_fast.config.schema import Switch, TrainConfig
+from sjepa_fast.config.schema import Pool, Scaling, Switch, TrainConfig
+from sjepa_fast.config.validation import validate_pool
 from sjepa_fast.evaluation.recipes import FinetuneRecipe, LinearRecipe
 
 Encoder = Literal["target", "view", "random", "raw"]
@@ -60,3 +62,54 @@ class RecipeRequest(Request):
     def default_recipe(self, config: TrainConfig) -> LinearRecipe | FinetuneRecipe:
         """Return the recipe to start from, for a run's configuration; flags change it."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ProbeRequest(Request):
+    """A request of a protocol that scores frozen features."""
+
+    baselines: bool = True
+    """Also score raw coordinates and the run's own initialisation by the same probe, where the
+    run's results do not have them yet."""
+    checkpoints: Literal["last", "all"] = "last"
+    """last: the newest one; all: score every saved one, and take the best on validation clips."""
+
+    def settled(self, config: TrainConfig) -> Self:
+        """Return the request with the run's values where it has none; raises InputError."""
+        raise NotImplementedError
+
+    def result_name(self) -> str:
+        """Name the result of a settled request."""
+        raise NotImplementedError
+
+    def untrained(self, encoder: Literal["raw", "random"]) -> Self:
+        """Return the request that scores an encoder without training by the same probe."""
+        return dataclasses.replace(self, encoder=encoder, baselines=False, checkpoints="last")
+
+
+def frozen_name(protocol: str, encoder: Encoder, pool: Pool) -> str:
+    """Name a frozen protocol's result; raw coordinates have no pooling."""
+    return f"{protocol}-raw" if encoder == "raw" else f"{protocol}-{encoder}-{pool}"
+
+
+@dataclass(frozen=True)
+class CosineRequest(ProbeRequest):
+    """A request of a protocol that ranks by the cosine of features."""
+
+    pool: Pool | None = None
+    """Pooling of tokens; default: the run's online pooling."""
+    scaling: Scaling | None = None
+    """Scaling of features; default: the run's eval.knn_scaling."""
+
+    def settled(self, config: TrainConfig) -> Self:
+        """Return the request with the run's pooling and scaling where it has none."""
+        pool = self.pool or config.eval.online_pool
+        validate_pool("pool", pool, config)
+        scaling = self.scaling or config.eval.knn_scaling
+        return dataclasses.replace(self, pool=pool, scaling=scaling)
+
+    def named(self, protocol: str) -> str:
+        """Name the result of a settled request: protocol, encoder, pooling, and pca."""
+        assert self.pool is not None, "the request is settled"
+        name = frozen_name(protocol, self.encoder, self.pool)
+        return f"{name}-pca" if self.scaling == "pca" else name

@@ -128,10 +128,7 @@ def open_subject(request: Request) -> Subject:
     world = environment_world()
     device = pick_device(config.runtime, world.local_rank)
     connect(world, device, PATIENCE)
-    steps = world.gather([None if checkpoint is None else checkpoint.step])
-    if len(set(steps)) > 1:
-        value = f"{request.run} got a new checkpoint while the processes opened it (steps {steps})"
-        raise InputError("run", value, "evaluate when training has ended")
+    same_everywhere(world, request.run, [] if checkpoint is None else [checkpoint.step])
     return Subject(
         run=request.run,
         config=config,
@@ -144,6 +141,14 @@ def open_subject(request: Request) -> Subject:
         layout=layout,
         world=world,
     )
+
+
+def same_everywhere(world: World, run: Path, steps: list[int]) -> None:
+    """Check that all processes found checkpoints of the same steps; raises InputError."""
+    found = world.gather([tuple(steps)])
+    if len(set(found)) > 1:
+        value = f"{run} got a new checkpoint while the processes opened it (steps {found})"
+        raise InputError("run", value, "evaluate when training has ended")
 
 
 def scoring_dtype(asked: str, run: Path, device: torch.device) -> torch.dtype:

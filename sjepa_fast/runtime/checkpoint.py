@@ -114,6 +114,24 @@ def latest_checkpoint(run: Path) -> Checkpoint:
     return found.checkpoint
 
 
+def whole_checkpoints(run: Path) -> list[Checkpoint]:
+    """Return the checkpoints of a run that are whole, oldest first; a line on stderr names others.
+
+    Raises InputError if there is none.
+    """
+    whole = []
+    for checkpoint in list_checkpoints(run):
+        try:
+            verify(checkpoint)
+        except InputError as error:
+            say(f"note: {_shown(error)}; it is left out", to_stderr=True)
+        else:
+            whole.append(checkpoint)
+    if not whole:
+        raise InputError("run", f"{run} has no whole checkpoint", "train first")
+    return whole
+
+
 def resume(
     run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World
 ) -> Resumed | None:

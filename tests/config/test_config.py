@@ -180,6 +180,13 @@ def test_bad_values_are_refused_by_name(
     assert error.value.argument == argument
 
 
+def test_a_pyramid_needs_four_segments() -> None:
+    config = replace(preset("sjepa-nucla"), eval={"online_pool": "pyramid"})
+    validate(replace(config, data={"frames": 16}))
+    with pytest.raises(InputError, match=r"^eval\.online_pool: pyramid of 3 segments"):
+        validate(replace(config, data={"frames": 12}))
+
+
 def test_mask_ratio_that_leaves_nothing_visible() -> None:
     config = dataclasses.replace(
         preset("sjepa-nucla"), mask=MaskConfig(ratio=0.999, mamp_count=True)

@@ -20,11 +20,11 @@ from sjepa_fast.evaluate import write_result
 from sjepa_fast.evaluation.metrics import confusion_matrix
 from sjepa_fast.evaluation.outcome import Outcome, Result
 from sjepa_fast.evaluation.protocols.ensemble import (
-    RESULT_BYTES,
     SCORES_BYTES,
     EnsembleRequest,
     run_ensemble,
 )
+from sjepa_fast.evaluation.saved import RESULT_BYTES
 from sjepa_fast.evaluation.subject import clips_seen_in_training, data_record, read_run
 from sjepa_fast.skeletons import NTU25
 from sjepa_fast.viz.confusion import plot_confusion

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from sjepa_fast.evaluation.beside import (
+    FLOORS,
+    PROBED,
+    TRAINED,
+    found_beside,
+    request_fingerprint,
+    with_baselines,
+)
+from sjepa_fast.evaluation.checkpoints import best_checkpoint
 from sjepa_fast.evaluation.outcome import Outcome, Result
 from sjepa_fast.evaluation.protocols.ensemble import EnsembleRequest, run_ensemble
 from sjepa_fast.evaluation.protocols.finetune import (
@@ -19,6 +29,7 @@ from sjepa_fast.evaluation.protocols.finetune import (
 from sjepa_fast.evaluation.protocols.knn import KnnRequest, run_knn
 from sjepa_fast.evaluation.protocols.linear import LinearRequest, run_linear
 from sjepa_fast.evaluation.protocols.retrieval import RetrievalRequest, run_retrieval
+from sjepa_fast.evaluation.request import ProbeRequest
 from sjepa_fast.evaluation.subject import Subject, describe, open_subject
 
 
@@ -30,15 +41,18 @@ class Protocol:
     run: Callable[[Any], Result]
 
 
-def of_one_run(request_type: type[Any], run: Callable[[Subject, Any], Outcome]) -> Protocol:
+def of_one_run(
+    request_type: type[Any],
+    run: Callable[[Subject, Any], Outcome],
+    beside: dict[str, str] | None = None,
+) -> Protocol:
     """Make a protocol of a function that scores one run's encoder, for a request type.
 
-    Its results state run, data and device.
+    Its results state run, data and device, and stand beside the run's results named in `beside`
+    (`beside.py`), and those of a probe beside encoders without training too.
     """
 
-    def opened(request: Any) -> Result:
-        subject = open_subject(request)
-        outcome = run(subject, request)
+    def state(subject: Subject, request: Any, outcome: Outcome) -> Result:
         return Result(
             outcome=outcome,
             run=subject.run,
@@ -49,15 +63,40 @@ def of_one_run(request_type: type[Any], run: Callable[[Subject, Any], Outcome]) 
             class_names=subject.store.class_names,
         )
 
+    def score(subject: Subject, request: Any) -> Result:
+        return state(subject, request, run(subject, request))
+
+    def probed(subject: Subject, request: ProbeRequest) -> Result:
+        request = request.settled(subject.config)
+        others, made = with_baselines(subject, request, score)
+        if request.checkpoints == "all":
+            chosen, outcome = best_checkpoint(subject, request, run)
+            result = state(chosen, request, outcome)
+        else:
+            result = score(subject, request)
+        if subject.checkpoint is None:
+            asked = request_fingerprint(subject, request)
+            result = dataclasses.replace(result, request=asked)
+        return dataclasses.replace(result, beside=others, made=made)
+
+    def opened(request: Any) -> Result:
+        subject = open_subject(request)
+        opened_by = probed if isinstance(request, ProbeRequest) else score
+        result = opened_by(subject, request)
+        if not subject.world.leads:
+            return result
+        others = result.beside | found_beside(result, beside or {})
+        return dataclasses.replace(result, beside=others)
+
     return Protocol(request_type, opened)
 
 
 PROTOCOLS: dict[str, Protocol] = {
-    "knn": of_one_run(KnnRequest, run_knn),
-    "retrieval": of_one_run(RetrievalRequest, run_retrieval),
-    "linear": of_one_run(LinearRequest, run_linear),
-    "finetune": of_one_run(FinetuneRequest, run_finetune),
-    "semi": of_one_run(SemiRequest, run_semi),
-    "transfer": of_one_run(TransferRequest, run_transfer),
+    "knn": of_one_run(KnnRequest, run_knn, PROBED),
+    "retrieval": of_one_run(RetrievalRequest, run_retrieval, PROBED),
+    "linear": of_one_run(LinearRequest, run_linear, PROBED),
+    "finetune": of_one_run(FinetuneRequest, run_finetune, TRAINED | FLOORS),
+    "semi": of_one_run(SemiRequest, run_semi, TRAINED),
+    "transfer": of_one_run(TransferRequest, run_transfer, TRAINED | FLOORS),
     "ensemble": Protocol(EnsembleRequest, run_ensemble),
 }

@@ -16,6 +16,7 @@ from sjepa_fast.data.safe_arrays import Npz, texts_of
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.metrics import accuracy
 from sjepa_fast.evaluation.outcome import Outcome, Result, over_seeds
+from sjepa_fast.evaluation.saved import RESULT_BYTES
 from sjepa_fast.names import file_name
 from sjepa_fast.opening import Unreadable, check_fields, read_json
 
@@ -30,8 +31,6 @@ class EnsembleRequest:
     """Beginning of the results' file name; it must fit one result of each run."""
 
 
-# With the confusion matrix of as many classes as there may be.
-RESULT_BYTES = 2**26
 # Ten seeds on NTU-120 xset have a quarter of it.
 SCORES_BYTES = 2**30
 # What is read of a result's file.

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
+from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.errors import InputError
-from sjepa_fast.evaluation.features import Pool
-from sjepa_fast.evaluation.frozen import cosine_features, result_name
+from sjepa_fast.evaluation.frozen import cosine_features
 from sjepa_fast.evaluation.metrics import accuracy
 from sjepa_fast.evaluation.outcome import Outcome
 from sjepa_fast.evaluation.probes.neighbours import knn_predict
-from sjepa_fast.evaluation.request import Request
+from sjepa_fast.evaluation.request import CosineRequest
 from sjepa_fast.evaluation.subject import Subject
 
 
 @dataclass(frozen=True)
-class KnnRequest(Request):
+class KnnRequest(CosineRequest):
     """Cosine nearest neighbours on frozen features, exact (method 6.5)."""
 
-    pool: Pool | None = None
-    """Pooling of tokens; default: the run's online pooling."""
     k: tuple[int, ...] = (1, 2, 5, 10)
     """Neighbours; the first is the headline."""
+
+    def settled(self, config: TrainConfig) -> Self:
+        """Also check the neighbours."""
+        if not self.k or min(self.k) < 1:
+            raise InputError("k", self.k, "count at least 1 neighbour")
+        return super().settled(config)
+
+    def result_name(self) -> str:
+        """Name the result of a settled request."""
+        return self.named("knn")
 
 
 def run_knn(subject: Subject, request: KnnRequest) -> Outcome:
@@ -30,16 +39,15 @@ def run_knn(subject: Subject, request: KnnRequest) -> Outcome:
     Returns accuracy for each k; the predictions are those of the first. Raises InputError if a
     neighbour count is below 1.
     """
-    if not request.k or min(request.k) < 1:
-        raise InputError("k", request.k, "count at least 1 neighbour")
-    pool = request.pool or subject.config.eval.online_pool
-    train, test, recipe = cosine_features(subject, request.encoder, pool)
+    request = request.settled(subject.config)
+    train, test, width, recipe = cosine_features(subject, request)
     guesses = knn_predict(train, subject.labels(subject.train_ids), test, request.k)
     labels = subject.labels(subject.test_ids)
     figures = {f"top1_k{k}": accuracy(guess, labels) for k, guess in guesses.items()}
     return Outcome(
-        name=result_name("knn", request.encoder, pool),
+        name=request.result_name(),
         figures=figures,
         recipe=recipe,
         predicted_SQ=guesses[request.k[0]][None],
+        features=width,
     )

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
-from sjepa_fast.config.schema import TrainConfig
+from sjepa_fast.config.schema import Pool, TrainConfig
+from sjepa_fast.config.validation import validate_pool
 from sjepa_fast.data.clips import augmentation
 from sjepa_fast.errors import InputError
-from sjepa_fast.evaluation.features import CHUNK, Pool, pooled_features
-from sjepa_fast.evaluation.frozen import encoded, frozen_features, result_name
+from sjepa_fast.evaluation.features import CHUNK, pooled_features
+from sjepa_fast.evaluation.frozen import encoded, frozen_features
 from sjepa_fast.evaluation.metrics import accuracy
 from sjepa_fast.evaluation.outcome import Outcome, over_seeds
 from sjepa_fast.evaluation.probes.logistic import fit_logistic
 from sjepa_fast.evaluation.probes.neighbours import standardize_features
 from sjepa_fast.evaluation.probes.sgd import linear_probe
 from sjepa_fast.evaluation.recipes import LinearRecipe, linear_recipe
-from sjepa_fast.evaluation.request import RecipeRequest
+from sjepa_fast.evaluation.request import ProbeRequest, RecipeRequest, frozen_name
 from sjepa_fast.evaluation.subject import Subject, make_encoder
 from sjepa_fast.models.encoder import SkeletonTransformer
 
 
 @dataclass(frozen=True)
-class LinearRequest(RecipeRequest):
+class LinearRequest(RecipeRequest, ProbeRequest):
     """A linear classifier on frozen features (method 6.1)."""
 
     pool: Pool = "mean"
@@ -39,6 +41,22 @@ class LinearRequest(RecipeRequest):
     def default_recipe(self, config: TrainConfig) -> LinearRecipe:
         """Return the defaults of the named recipe, or of the one in the run's configuration."""
         return linear_recipe(self.recipe.name, config)
+
+    def settled(self, config: TrainConfig) -> Self:
+        """Check the request; it takes no value from the run but those of the recipe."""
+        _check(self)
+        validate_pool("pool", self.pool, config)
+        return self
+
+    def result_name(self) -> str:
+        """Name the result: protocol, encoder, pooling, and augment."""
+        name = frozen_name("linear", self.encoder, self.pool)
+        return f"{name}-augment" if self.augment else name
+
+    def untrained(self, encoder: Literal["raw", "random"]) -> Self:
+        """Return the request for an encoder without training; coordinates have no views."""
+        augment = self.augment and encoder != "raw"
+        return dataclasses.replace(super().untrained(encoder), augment=augment)
 
 
 def _check(request: LinearRequest) -> None:
@@ -81,14 +99,11 @@ def run_linear(subject: Subject, request: LinearRequest) -> Outcome:
     Returns accuracy after the last epoch (the headline) and at the best one, over seeds. Raises
     InputError if parts of the request contradict each other.
     """
-    _check(request)
-    name = result_name("linear", request.encoder, request.pool)
-    if request.recipe.name == "small":
-        return _logistic(subject, request, name)
-    return _sgd(subject, request, f"{name}-augment" if request.augment else name)
+    request = request.settled(subject.config)
+    return (_logistic if request.recipe.name == "small" else _sgd)(subject, request)
 
 
-def _logistic(subject: Subject, request: LinearRequest, name: str) -> Outcome:
+def _logistic(subject: Subject, request: LinearRequest) -> Outcome:
     train, test = standardize_features(*frozen_features(subject, request.encoder, request.pool))
     # Our choice for small sets: strength by feature count, fixed beforehand.
     wide = request.pool != "mean" or request.encoder == "raw"
@@ -97,15 +112,16 @@ def _logistic(subject: Subject, request: LinearRequest, name: str) -> Outcome:
     scores = fitted.scores(test)
     guess = scores.argmax(dim=1)
     return Outcome(
-        name=name,
+        name=request.result_name(),
         figures={"top1": accuracy(guess, subject.labels(subject.test_ids))},
         recipe={"name": "small", "kind": "L2 logistic regression", "C": c, "pool": _pool(request)},
         predicted_SQ=guess[None],
         scores_SQC=scores[None].float(),
+        features=train.shape[1],
     )
 
 
-def _sgd(subject: Subject, request: LinearRequest, name: str) -> Outcome:
+def _sgd(subject: Subject, request: LinearRequest) -> Outcome:
     recipe = request.recipe
     labels, test_labels = subject.labels(subject.train_ids), subject.labels(subject.test_ids)
     if request.augment:
@@ -142,7 +158,7 @@ def _sgd(subject: Subject, request: LinearRequest, name: str) -> Outcome:
     stated = {k: v for k, v in dataclasses.asdict(recipe).items() if k not in ("c", "views")}
     views = dataclasses.asdict(recipe.views) if request.augment else None
     return Outcome(
-        name=name,
+        name=request.result_name(),
         figures={
             **over_seeds("top1", [r.last for r in heads]),
             **over_seeds("top1_best_epoch", [r.best for r in heads]),
@@ -153,6 +169,7 @@ def _sgd(subject: Subject, request: LinearRequest, name: str) -> Outcome:
         recipe={**stated, "kind": "sgd", "pool": _pool(request), "views": views},
         predicted_SQ=torch.stack([r.predicted_Q for r in heads]),
         scores_SQC=torch.stack([r.scores_QC for r in heads]),
+        features=test.shape[1],
     )
 
 

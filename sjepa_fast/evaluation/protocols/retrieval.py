@@ -6,21 +6,21 @@ from dataclasses import dataclass
 
 import torch
 
-from sjepa_fast.evaluation.features import Pool
-from sjepa_fast.evaluation.frozen import cosine_features, result_name
+from sjepa_fast.evaluation.frozen import cosine_features
 from sjepa_fast.evaluation.metrics import accuracy
 from sjepa_fast.evaluation.outcome import Outcome
 from sjepa_fast.evaluation.probes.ranking import retrieve
-from sjepa_fast.evaluation.request import Request
+from sjepa_fast.evaluation.request import CosineRequest
 from sjepa_fast.evaluation.subject import Subject
 
 
 @dataclass(frozen=True)
-class RetrievalRequest(Request):
+class RetrievalRequest(CosineRequest):
     """Action retrieval: test clips query the training clips; rank-1 and mean average precision."""
 
-    pool: Pool | None = None
-    """Pooling of tokens; default: the run's online pooling."""
+    def result_name(self) -> str:
+        """Name the result of a settled request."""
+        return self.named("retrieval")
 
 
 def run_retrieval(subject: Subject, request: RetrievalRequest) -> Outcome:
@@ -28,8 +28,8 @@ def run_retrieval(subject: Subject, request: RetrievalRequest) -> Outcome:
 
     Returns rank1 and map in percent; the predictions are the labels of the first ranks.
     """
-    pool = request.pool or subject.config.eval.online_pool
-    gallery, query, recipe = cosine_features(subject, request.encoder, pool)
+    request = request.settled(subject.config)
+    gallery, query, width, recipe = cosine_features(subject, request)
     labels = subject.labels(subject.test_ids)
     first, precision = retrieve(gallery, subject.labels(subject.train_ids), query, labels)
     answered = ~precision.isnan()
@@ -41,8 +41,9 @@ def run_retrieval(subject: Subject, request: RetrievalRequest) -> Outcome:
     recipe["gallery"] = "training part"
     recipe["map"] = "mean over queries of the average precision over the whole gallery"
     return Outcome(
-        name=result_name("retrieval", request.encoder, pool),
+        name=request.result_name(),
         figures=figures,
         recipe=recipe,
         predicted_SQ=first[None],
+        features=width,
     )
