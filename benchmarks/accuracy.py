@@ -63,7 +63,7 @@ ONCE = ("knn-raw", "linear-raw", "finetune-random", "semi0.1-balanced-random")
 CONDITIONS = (
     *("run", "top1", "store", "split", "protocol", "encoder", "weights", "store_fingerprint"),
     *("trained_on", "train_clips", "test_clips", "recipe", "seeds", "device", "dtype", "torch"),
-    *("threads", "top1_per_seed", "top1_best_epoch_per_seed"),
+    *("threads", "top1_per_seed", "top1_best_epoch_per_seed", "features"),
 )
 
 # By set, row and column: one figure per seed.
@@ -161,7 +161,7 @@ REAL_DATA = Comparison(
     cell=ranged,
     conditions=(
         *("store", "split", "encoder", "pool", "protocol", "recipe", "training_seed", "weights"),
-        *("run", "top1"),
+        *("run", "top1", "features"),
     ),
 )
 PROTOCOLS = Comparison(
@@ -413,6 +413,19 @@ def table(comparison: Comparison, content: dict[str, Any]) -> str:
     return "\n".join(text)
 
 
+def widths(content: dict[str, Any]) -> str:
+    """Say how many numbers per clip each frozen probe got, by set and pooling; empty if unknown."""
+    found: dict[str, dict[str, int]] = {}
+    for file in content["files"]:
+        if file.get("features"):
+            found.setdefault(file["store"], {})[file["recipe"]["pool"] or "raw"] = file["features"]
+    sets = [
+        f"{store}: {', '.join(f'{pool} {count:,}' for pool, count in sorted(of.items()))}"
+        for store, of in sorted(found.items())
+    ]
+    return f"\nFeature width, numbers per clip by pooling: {'; '.join(sets)}.\n" if sets else ""
+
+
 def page(comparison: Comparison, content: dict[str, Any]) -> str:
     """Return the note and the table below it."""
     took = ""
@@ -421,7 +434,7 @@ def page(comparison: Comparison, content: dict[str, Any]) -> str:
         took = f"\nThe first call, seed {seeds}, took {minutes:.1f} minutes,"
         took += f" {content['jobs']} processes of one thread at a time."
     note = comparison.note.format(command=content["command"], took=took)
-    return f"{note}\n{table(comparison, content)}\n"
+    return f"{note}\n{table(comparison, content)}\n{widths(content)}"
 
 
 def compare(comparison: Comparison, data: Path, work: Path, out: Path, jobs: int = 2) -> None:

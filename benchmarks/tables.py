@@ -219,7 +219,8 @@ def tables() -> str:
             "mean [range] over 3 seeds (SBU: 2 seeds x 5 folds). Random is each run's own "
             "initialisation. These are not NTU results and not comparable with published ones. "
             "Measured with 0.9 masked and tokens whitened in bfloat16; the library whitens in "
-            "float32.",
+            "float32. Numbers per clip: un-pooled 10,240, joint-pooled 1,280, mean-pooled 64, raw "
+            "1,920 (SBU, with 15 joints and two persons: 7,680, 960, 64 and 2,880).",
             (folder / "real_data.md").read_text().split("\n\n", 1)[1].strip(),
         ]
     )

@@ -233,6 +233,23 @@ def test_cells_come_from_their_own_run_encoder_and_protocol(tmp_path: Path) -> N
     assert "call, seed 0, took 1.5 minutes, 2 processes" in accuracy.page(comparison, content)
 
 
+def test_a_page_says_how_wide_its_features_are() -> None:
+    content = dict(committed(ALL[0]))
+    plain, files = accuracy.page(ALL[0], content), []
+    for store, pool, features in (
+        ("sbu", "joint", 960),
+        ("nucla", None, 1920),
+        ("nucla", "full", 10240),
+    ):
+        files.append({"store": store, "recipe": {"pool": pool}, "features": features})
+    files.append({"store": "nucla", "recipe": {"name": "small"}})
+    said = accuracy.page(ALL[0], {**content, "files": files})
+    assert said.removeprefix(plain) == (
+        "\nFeature width, numbers per clip by pooling: "
+        "nucla: full 10,240, raw 1,920; sbu: joint 960.\n"
+    )
+
+
 def test_dry_run_lists_the_commands_and_does_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
