@@ -131,13 +131,11 @@ def evaluate(request: Any, protocol: str) -> int:
 
 
 def _help() -> None:
-    say(f"python -m {PROG} PROTOCOL RUN [--flag value ...]\n\nProtocols:")
+    command = cli.command(PROG)
+    say(f"usage: {command} PROTOCOL RUN [--flag value ...]\n\nProtocols:")
     for name, protocol in PROTOCOLS.items():
         say(f"  {name:<10}{(protocol.request.__doc__ or '').splitlines()[0]}")
-    for name, protocol in PROTOCOLS.items():
-        say()
-        with contextlib.suppress(SystemExit):
-            cli.parse(protocol.request, ["--help"], prog=f"{PROG} {name}")
+    say(f"\nThe flags of one: {command} PROTOCOL --help")
 
 
 def run(arguments: list[str]) -> int:
