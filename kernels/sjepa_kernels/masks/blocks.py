@@ -84,7 +84,8 @@ def block_mask_ref(keep: int, blocks: Blocks, draws: Draws) -> BlockMask:
 def _corner(seed, step, clip_ids, b, place, count, bodies, room, PURPOSE: tl.constexpr):
     """Where a block begins on one axis: floor(u * room) of the draw at `place`."""
     word = shared.draw_words_device(seed, step, clip_ids, b, place, count, bodies, PURPOSE)
-    return tl.umulhi(word, room.to(tl.uint32)).to(tl.int32)
+    # A number of 1 is no tensor in a compiled kernel.
+    return tl.umulhi(word, (word - word) + room).to(tl.int32)
 
 
 @triton.jit
