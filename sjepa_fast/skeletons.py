@@ -224,6 +224,19 @@ KINECT20 = _known(
     spine_top="shoulder_center",
 )
 
+# Kinect v2 with an animation rig (UI-PRMD), the waist as its root: arms end at the wrists.
+KINECT22 = _known(
+    "kinect22",
+    "pelvis spine chest neck head head_top "
+    "collar_left shoulder_left elbow_left wrist_left "
+    "collar_right shoulder_right elbow_right wrist_right "
+    "hip_left knee_left ankle_left foot_left "
+    "hip_right knee_right ankle_right foot_right",
+    (0, 0, 1, 2, 3, 4, 2, 6, 7, 8, 2, 10, 11, 12, 0, 14, 15, 16, 0, 18, 19, 20),
+    center="pelvis",
+    spine_top="chest",
+)
+
 # OpenNI / NiTE (SBU Interaction, Florence 3D): there is no pelvis, so the torso is the center.
 KINECT15 = _known(
     "kinect15",
@@ -297,7 +310,7 @@ H36M17 = _known(
     spine_top="thorax",
 )
 
-LAYOUTS = (NTU25, KINECT20, KINECT15, COCO17, OPENPOSE18, MEDIAPIPE33, H36M17)
+LAYOUTS = (NTU25, KINECT22, KINECT20, KINECT15, COCO17, OPENPOSE18, MEDIAPIPE33, H36M17)
 
 
 def layout_named(name: str) -> SkeletonLayout:

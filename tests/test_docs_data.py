@@ -47,6 +47,7 @@ def write_small_sets(folder: Path) -> None:
         "utkinect": 20,
         "sbu_interaction": 15,
         "florence3d": 15,
+        "ui_prmd_small": 22,
     }
     for name, joints in sets.items():
         columns = ("subject", "subject2", "camera", "trial", "leaked_test", "fold")
@@ -157,6 +158,7 @@ def test_commands_run_one_after_another(raw_files: Path) -> None:
         "openpose": 2,
         "sbu": 4,
         "stick_clips": 2,
+        "ui_prmd": 4,
         "utkinect": 4,
         **from_readers,
     }

@@ -29,7 +29,7 @@ from sjepa_fast.data.safe_arrays import Npz, texts_of
 from sjepa_fast.data.safe_files import is_folder
 from sjepa_fast.errors import InputError
 from sjepa_fast.opening import Unreadable
-from sjepa_fast.skeletons import KINECT15, KINECT20, SkeletonLayout
+from sjepa_fast.skeletons import KINECT15, KINECT20, KINECT22, SkeletonLayout
 
 Array = NDArray[Any]
 
@@ -108,6 +108,7 @@ SETS = {
     "florence3d": RaggedSet(
         "florence3d.npz", KINECT15, ("subject",), _odd_subjects, _florence_to_metres
     ),
+    "ui_prmd": RaggedSet("ui_prmd_small.npz", KINECT22, ("subject", "trial"), _odd_subjects),
 }
 
 

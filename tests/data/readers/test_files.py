@@ -317,7 +317,7 @@ def test_ragged(tmp_path: Path) -> None:
     assert splits["val"].tolist() == [1, 2, 0, 0], "camera 3 is never looked at"
 
 
-@pytest.mark.parametrize("name", ["msr_action3d", "utkinect", "florence3d"])
+@pytest.mark.parametrize("name", ["msr_action3d", "utkinect", "florence3d", "ui_prmd"])
 def test_odd_subjects_train_and_the_last_two_of_them_validate(name: str) -> None:
     splits = SETS[name].splits({"subject": np.array([1, 2, 5, 7, 8, 9, 10])})
     assert splits["xsub"].tolist() == [1, 2, 1, 1, 2, 1, 2]
