@@ -36,9 +36,8 @@ def build_model(
     Raises InputError if they, and the features of the clips that are scored at a time, do not fit
     into the device's free memory.
     """
-    tokens = config.data.frames // config.model.segment_length * clips.layout.num_joints
     sequences = min(AT_A_TIME, len(clips.labels_N)) * clips.max_bodies
-    needed = weight_bytes(config, clips.layout) + 4 * sequences * tokens * config.model.width
+    needed = weight_bytes(config, clips.layout) + feature_bytes(config, clips.layout, sequences)
     check_fits("model", needed, device, "lower model.width, model.depth or data.frames")
     torch.manual_seed(config.seed)
     model: Objective = OBJECTIVES[config.objective.kind](config, clips.layout).to(device)
@@ -59,6 +58,12 @@ def weight_bytes(config: TrainConfig, layout: SkeletonLayout) -> int:
     with torch.device("meta"):
         model: Objective = OBJECTIVES[config.objective.kind](config, layout)
     return sum(tensor.nbytes for tensor in model.state_dict().values())
+
+
+def feature_bytes(config: TrainConfig, layout: SkeletonLayout, sequences: int) -> int:
+    """Return the size of the features of so many sequences at once, in float32."""
+    tokens = config.data.frames // config.model.segment_length * layout.num_joints
+    return 4 * sequences * tokens * config.model.width
 
 
 def build_optimizer(model: Objective, config: TrainConfig) -> torch.optim.AdamW:

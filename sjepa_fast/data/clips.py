@@ -7,8 +7,10 @@ V joints, C coordinates, N tokens, P numbers per token.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -214,6 +216,33 @@ def load_resident(store: Store, data: DataConfig, device: torch.device) -> Resid
     clips = _clips_of(store, data, torch.from_numpy(joints), device)
     check_finite(clips.joints_RVC, clips.offsets_N, store.names)
     return clips
+
+
+def pack_clips(
+    clips: Sequence[NDArray[Any]], layout: SkeletonLayout, data: DataConfig, device: torch.device
+) -> ResidentClips:
+    """Pack clips from memory, each (M, T, V, 3), as `load_resident` does those of a store.
+
+    Returns clips of `data.bodies` bodies, all with the label 0. What the arrays hold is not checked
+    here; none may have more bodies.
+    """
+    bodies, frames = np.array([clip.shape[:2] for clip in clips], dtype=np.int64).T
+    rows = bodies * frames
+    packed = np.empty((int(rows.sum()), layout.num_joints, 3), np.float32)
+    first = np.cumsum(rows) - rows
+    for clip, begin, count in zip(clips, first, rows, strict=True):
+        flat = clip.reshape(count, layout.num_joints, 3)
+        normal = normalize_rows(flat, len(clip), layout, data) if normalizes(data) else flat
+        packed[begin : begin + count] = normal
+    return ResidentClips(
+        joints_RVC=torch.from_numpy(packed).to(device),
+        offsets_N=torch.from_numpy(first).to(device),
+        frames_N=torch.from_numpy(frames.copy()).to(device),
+        bodies_N=torch.from_numpy(bodies.copy()).to(device),
+        labels_N=torch.zeros(len(clips), dtype=torch.int64, device=device),
+        layout=layout,
+        max_bodies=data.bodies,
+    )
 
 
 def load_tables(store: Store, data: DataConfig, device: torch.device) -> ResidentClips:

@@ -72,21 +72,37 @@ def clip_features(
     """
 
     def encode(chunk: Tensor) -> Tensor:
-        x = clips.eval_crop(chunk, config.data).flatten(0, 1)
-        tokens = to_tubelets(x, config.model.segment_length)
-        return pooled_features(encoder, clips, tokens, dtype, pool)
+        features = encode_tokens(encoder, clips, chunk, config, dtype)
+        return pool_tokens(features, pool, clips.layout.num_joints)
 
     return world.map_rows(encode, ids.split(CHUNK))
+
+
+@torch.no_grad()
+def encode_tokens(
+    encoder: nn.Module, clips: ResidentClips, ids_B: Tensor, config: TrainConfig, dtype: torch.dtype
+) -> Tensor:
+    """Encode the centered evaluation crop of clips: the features of all tokens, (B, M, N, D)."""
+    x = clips.eval_crop(ids_B, config.data).flatten(0, 1)
+    return body_features(encoder, clips, to_tubelets(x, config.model.segment_length), dtype)
 
 
 def pooled_features(
     encoder: nn.Module, clips: ResidentClips, tokens_BNP: Tensor, dtype: torch.dtype, pool: Pool
 ) -> Tensor:
     """Encode tubelets, whose rows are clips x bodies, and pool the tokens of each clip."""
+    features = body_features(encoder, clips, tokens_BNP, dtype)
+    return pool_tokens(features, pool, clips.layout.num_joints)
+
+
+def body_features(
+    encoder: nn.Module, clips: ResidentClips, tokens_BNP: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Encode tubelets, whose rows are clips x bodies, to (B, M, N, D) float32."""
     with autocast(tokens_BNP.device, dtype):
         features = encoder(tokens_BNP)
-    features = features.float().view(-1, clips.max_bodies, *features.shape[1:])
-    return pool_tokens(features, pool, clips.layout.num_joints)
+    whole: Tensor = features.float().view(-1, clips.max_bodies, *features.shape[1:])
+    return whole
 
 
 @torch.no_grad()

@@ -34,6 +34,8 @@ from sjepa_fast.skeletons import SkeletonLayout
 
 # One process may still fine-tune a seed when the others have finished theirs.
 PATIENCE = datetime.timedelta(days=7)
+# The encoder's table of joint positions.
+SPATIAL = "embed.spatial"
 # What `data.json` of a run says of the store; `layout` is missing in runs of older versions.
 _RECORD = {"store": (str,), "fingerprint": (str, type(None)), "split": (str,)}
 
@@ -195,20 +197,42 @@ def load_encoder(
     `kind` is target or view; a run without a target encoder has only the other, which serves as
     both. Raises InputError if the file is damaged or belongs to another configuration.
     """
+    weights = mapped_weights(encoder_weights(checkpoint, kind), trained, layout)
+    check_tensors(checkpoint.path / WEIGHTS, weights, encoder.state_dict())
+    encoder.load_state_dict(weights)
+
+
+def encoder_weights(checkpoint: Checkpoint, kind: str) -> dict[str, Tensor]:
+    """Read the weights of one encoder of a checkpoint, named as in `load_encoder`.
+
+    Raises InputError if the file is damaged or holds no encoder.
+    """
     stored, _ = read_tensors(checkpoint.path, WEIGHTS)
-    try:
-        has_target = any(name.startswith("target_encoder.") for name in stored)
-        prefix = "target_encoder." if kind == "target" and has_target else "view_encoder."
-        weights = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
-        spatial = weights["embed.spatial"]
-        rows = [spatial[list(joints)].mean(dim=0) for joints in map_joints(trained, layout)]
-        weights["embed.spatial"] = torch.stack(rows)
-        check_tensors(checkpoint.path / WEIGHTS, weights, encoder.state_dict())
-        encoder.load_state_dict(weights)
-    except (KeyError, IndexError, RuntimeError) as error:
-        raise refusal(
-            checkpoint.path / WEIGHTS, f"holds no {kind} encoder ({error})", OTHER
-        ) from error
+    has_target = any(name.startswith("target_encoder.") for name in stored)
+    prefix = "target_encoder." if kind == "target" and has_target else "view_encoder."
+    weights = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
+    if SPATIAL not in weights:
+        raise refusal(checkpoint.path / WEIGHTS, f"holds no {kind} encoder", OTHER)
+    return weights
+
+
+def mapped_weights(
+    weights: dict[str, Tensor], trained: SkeletonLayout, layout: SkeletonLayout
+) -> dict[str, Tensor]:
+    """Return an encoder's weights with the spatial positions of another skeleton.
+
+    The other tensors are shared. Raises InputError if a joint has no counterpart, or the table has
+    not the joints that the encoder was trained on.
+    """
+    spatial = weights[SPATIAL]
+    known = (2, trained.num_joints, torch.float32)
+    if (spatial.ndim, *spatial.shape[:1], spatial.dtype) != known:
+        value = (
+            f"{spatial.dtype} {tuple(spatial.shape)}, not a row for each joint of {trained.name}"
+        )
+        raise InputError(SPATIAL, value, OTHER)
+    rows = [spatial[list(joints)].mean(dim=0) for joints in map_joints(trained, layout)]
+    return {**weights, SPATIAL: torch.stack(rows)}
 
 
 def clips_seen_in_training(run: Path, store: Store, ids: np.ndarray) -> int | None:

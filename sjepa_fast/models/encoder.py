@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.models.embed import TubeletEmbed
 from sjepa_fast.models.residual import Residual, last_norm
 from sjepa_fast.models.transformer import Block, init_weights
@@ -53,6 +54,21 @@ class SkeletonTransformer(nn.Module):
         # Of the residual stream, if blocks are not to add in the dtype of the embedding.
         self.stream_dtype: torch.dtype | None = None
         init_weights(self)
+
+    @staticmethod
+    def of(config: TrainConfig, joints: int) -> SkeletonTransformer:
+        """Make the encoder of a configuration, for V joints with three coordinates."""
+        data, model = config.data, config.model
+        return SkeletonTransformer(
+            data.frames // model.segment_length,
+            joints,
+            model.segment_length * 3,
+            model.width,
+            model.depth,
+            model.heads,
+            whiten=data.whiten > 0,
+            layer_scale=model.layer_scale,
+        )
 
     def forward(
         self,

@@ -100,16 +100,7 @@ class Objective(nn.Module):
         super().__init__()
         data, model = config.data, config.model
         segments, joints = data.frames // model.segment_length, layout.num_joints
-        self.view_encoder = SkeletonTransformer(
-            segments,
-            joints,
-            model.segment_length * 3,
-            model.width,
-            model.depth,
-            model.heads,
-            whiten=data.whiten > 0,
-            layer_scale=model.layer_scale,
-        )
+        self.view_encoder = SkeletonTransformer.of(config, joints)
         self.predictor = Predictor(
             segments,
             joints,

@@ -46,13 +46,24 @@ def refusal(path: Path, reason: str, fix: str = _FIX) -> InputError:
 
 def write_manifest(folder: Path, step: int) -> None:
     """Describe all files of a checkpoint folder in `checkpoint.json`, its last file."""
-    files = {}
-    for path in sorted(folder.iterdir()):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": digest}
+    files = {path.name: entry_of(path)._asdict() for path in sorted(folder.iterdir())}
     text = _render({"format": FORMAT, "step": step, "files": files})
     (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def entry_of(path: Path) -> Entry:
+    """Return size and SHA-256 of a file."""
+    with path.open("rb") as file:
+        return Entry(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def as_entry(value: Any) -> Entry | None:
+    """Return the entry that a mapping from a file describes; None if it is none."""
+    if not isinstance(value, dict) or value.keys() != {"bytes", "sha256"}:
+        return None
+    if type(value["bytes"]) is not int or type(value["sha256"]) is not str:
+        return None
+    return Entry(**value)
 
 
 def _render(content: dict[str, Any]) -> str:
@@ -104,26 +115,35 @@ def _structure(content: dict[str, Any]) -> Manifest | None:
     if not {WEIGHTS} <= files.keys() <= {WEIGHTS, STATE}:
         return None
     entries = {}
-    for name, entry in files.items():
-        if not isinstance(entry, dict) or entry.keys() != {"bytes", "sha256"}:
+    for name, value in files.items():
+        entry = as_entry(value)
+        if entry is None:
             return None
-        if type(entry["bytes"]) is not int or type(entry["sha256"]) is not str:
-            return None
-        entries[name] = Entry(**entry)
+        entries[name] = entry
     return Manifest(step, entries)
 
 
 def read_tensors(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of a checkpoint's file, and its notes, if every byte is as it was written.
 
-    The tensors are on the CPU and lie in the mapped file: they cost no memory until they are read.
-    Time grows with the size of the file. Raises InputError if the file is missing, is damaged or
-    belongs to another step.
+    Raises InputError as `read_checked`, or if the file is missing or belongs to another step.
     """
     manifest, path = read_manifest(folder), folder / name
     entry = manifest.files.get(name)
     if entry is None:
         raise refusal(folder, f"holds no {name}", "use a checkpoint that training wrote")
+    tensors, notes = read_checked(path, entry)
+    if notes.get("step") != str(manifest.step):
+        raise refusal(path, f"is of step {notes.get('step')!r}, not {manifest.step}")
+    return tensors, notes
+
+
+def read_checked(path: Path, entry: Entry) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the notes of a safetensors file that has the bytes of its entry.
+
+    The tensors are on the CPU and lie in the mapped file: they cost no memory until they are read.
+    Time grows with the size of the file. Raises InputError if the file cannot be read or differs.
+    """
     try:
         with os.fdopen(regular_handle(path), "rb") as file:
             if os.fstat(file.fileno()).st_size != entry.bytes:
@@ -136,13 +156,10 @@ def read_tensors(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, 
             # What was compared is what is read, and a name that is not UTF-8 would be refused.
             with safetensors.safe_open(f"/dev/fd/{file.fileno()}", "pt") as opened:
                 tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-                notes = dict(opened.metadata() or {})
+                return tensors, dict(opened.metadata() or {})
     except InputError:
         raise
     except OSError as error:
         raise refusal(path, f"cannot be read ({error.strerror or error})") from error
     except (safetensors.SafetensorError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise refusal(path, f"cannot be read ({error})") from error
-    if notes.get("step") != str(manifest.step):
-        raise refusal(path, f"is of step {notes.get('step')!r}, not {manifest.step}")
-    return tensors, notes
