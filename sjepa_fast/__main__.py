@@ -17,6 +17,7 @@ COMMANDS = {
     "prepare": "make a store from raw files",
     "train": "pre-train an encoder",
     "evaluate": "score a run's encoder by a protocol",
+    "embed": "write the features of clips",
     "ablate": "train a run with each of several values of a flag, and compare",
     "convert": "read weights of other projects' codes",
     "export": "write a store in a format that other code reads",

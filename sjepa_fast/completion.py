@@ -12,6 +12,7 @@ from sjepa_fast.config.presets import PRESETS
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.convert import ConvertConfig
 from sjepa_fast.data.readers import READERS
+from sjepa_fast.embed import EmbedConfig
 from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.evaluation.protocols import PROTOCOLS
 from sjepa_fast.export import ExportConfig
@@ -30,6 +31,7 @@ def words() -> dict[str, list[str]]:
         "ablate": ["--axis", "--values", "--seeds", *training],
         "evaluate": list(PROTOCOLS),
         "convert": cli.flags(ConvertConfig),
+        "embed": ["tiny", *cli.flags(EmbedConfig)],
         "export": ["ctrgcn", *cli.flags(ExportConfig)],
         "completion": SHELLS,
     }

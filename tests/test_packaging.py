@@ -201,7 +201,7 @@ def test_wheel_has_one_package_for_every_python(
     assert "\nLicense-Expression: Apache-2.0\n" in head
     assert licence == (ROOT / "LICENSE").read_bytes()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {package}
-    kinds = ("*.py", "*.json", "py.typed")
+    kinds = ("*.py", "*.json", "*.safetensors", "py.typed")
     wanted = {path.relative_to(folder).as_posix() for kind in kinds for path in folder.rglob(kind)}
     assert {f"{package}/{name}" for name in wanted} <= names
     libraries = {name for name in names if name.endswith((".so", ".dylib", ".dll", ".pyd"))}

@@ -388,6 +388,6 @@ def test_real_florence_and_utkinect(data_root: Path, tmp_path: Path) -> None:
 
 
 def test_real_ui_prmd(data_root: Path, tmp_path: Path) -> None:
-    store = real(data_root, "ui_prmd", "ui_prmd_small", tmp_path / "s")
+    store = real(data_root, "ui_prmd", "ui_prmd", tmp_path / "s")
     assert len(store) == 1000 and parts(store, "xsub") == (500, 500)
     upright_and_metric(store, "head_top", 0.4, 0.8)

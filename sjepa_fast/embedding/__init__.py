@@ -1,0 +1,1 @@
+"""A trained encoder for other programs: clips in, features out; saved, loaded and published."""
