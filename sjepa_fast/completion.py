@@ -31,6 +31,7 @@ def words() -> dict[str, list[str]]:
         "ablate": ["--axis", "--values", "--seeds", *training],
         "evaluate": list(PROTOCOLS),
         "convert": cli.flags(ConvertConfig),
+        "results": [],
         "doctor": [],
         "embed": ["tiny", *cli.flags(EmbedConfig)],
         "export": ["ctrgcn", *cli.flags(ExportConfig)],
