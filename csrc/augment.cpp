@@ -37,12 +37,19 @@ struct Sizes {
   int64_t at(int64_t t) const { return (t / length * joints * length + t % length) * 3; }
 };
 
-void crop_body(const float* rows, int64_t valid, const Sizes& size, float* out) {
+// `bend` holds a and b of a time warp, or is null: share s of the way through the crop becomes
+// s + s (1 - s) (a + b (1 - 2 s)).
+void crop_body(const float* rows, int64_t valid, const float* bend, const Sizes& size,
+               float* out) {
   const int64_t row = size.joints * 3, apart = size.length * 3;
   const float last = static_cast<float>(valid - 1);
   const float scale = static_cast<float>(valid) / static_cast<float>(size.frames);
   for (int64_t t = 0; t < size.frames; ++t) {
     float source = (static_cast<float>(t) + 0.5f) * scale - 0.5f;
+    if (bend) {
+      const float s = (static_cast<float>(t) + 0.5f) / static_cast<float>(size.frames);
+      source += static_cast<float>(valid) * s * (1 - s) * (bend[0] + bend[1] * (1 - 2 * s));
+    }
     source = std::min(std::max(source, 0.0f), last);
     const float lower = std::floor(source), weight = source - lower;
     const float* low = rows + static_cast<int64_t>(lower) * row;
@@ -81,13 +88,15 @@ void view_body(const float* clip, const float* a, const float* pivot, const floa
 
 }  // namespace
 
-// `first` (batch x bodies) holds the first row of each body's crop, -1 for an absent one. `ends`
-// gets the two joints `spine` of the first bodies, (batch, frames, 2, 3).
+// `first` (batch x bodies) holds the first row of each body's crop, -1 for an absent one, `bend`
+// (batch x 2) the time warps, or is null. `ends` gets the two joints `spine` of the first bodies,
+// (batch, frames, 2, 3).
 extern "C" SJEPA_EXPORT void sjepa_crop_tokens_f32(const float* rows, const int64_t* first,
-                                                   const int64_t* valid, int64_t batch,
-                                                   int64_t bodies, int64_t frames, int64_t joints,
-                                                   int64_t length, const int64_t* spine, float* out,
-                                                   float* ends, int threads) {
+                                                   const int64_t* valid, const float* bend,
+                                                   int64_t batch, int64_t bodies, int64_t frames,
+                                                   int64_t joints, int64_t length,
+                                                   const int64_t* spine, float* out, float* ends,
+                                                   int threads) {
   const Sizes size{bodies, frames, joints, length};
   const int64_t total = batch * bodies;
   want_huge_pages(out, total * size.numbers());
@@ -97,7 +106,8 @@ extern "C" SJEPA_EXPORT void sjepa_crop_tokens_f32(const float* rows, const int6
     if (first[i] < 0) {
       std::fill(to, to + size.numbers(), 0.0f);
     } else {
-      crop_body(rows + first[i] * joints * 3, valid[i / bodies], size, to);
+      const int64_t b = i / bodies;
+      crop_body(rows + first[i] * joints * 3, valid[b], bend ? bend + 2 * b : nullptr, size, to);
     }
     if (i % bodies != 0) continue;
     float* end = ends + i / bodies * frames * 6;

@@ -26,7 +26,7 @@ int sjepa_lanes() {
 }
 
 // Raise when a signature changes: the Python side ignores a library of another version.
-extern "C" SJEPA_EXPORT int sjepa_abi_version() { return 10; }
+extern "C" SJEPA_EXPORT int sjepa_abi_version() { return 11; }
 
 // Use vectors of at most this many floats (16, 8 or 1) and return the width now in use: lets one
 // machine test every path.

@@ -5,7 +5,7 @@ import logging
 import os
 from pathlib import Path
 
-ABI_VERSION = 10
+ABI_VERSION = 11
 
 
 SUFFIX = ".dll" if os.name == "nt" else ".so"

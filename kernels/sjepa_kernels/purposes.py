@@ -16,3 +16,5 @@ PREDICT = 1 << 16
 DIRECTION = 1 << 17
 # Size of a step's blocks: `block_size`.
 BLOCK_SIZE = DIRECTION + 1
+# Which joints of the view are missing: `augment_clips`.
+MISSING = DIRECTION + 2

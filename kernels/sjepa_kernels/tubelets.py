@@ -11,6 +11,14 @@ from torch import Tensor
 
 Stream = Literal["joint", "bone", "motion", "bone_motion"]
 STREAMS: tuple[Stream, ...] = ("joint", "bone", "motion", "bone_motion")
+# Of a classifier's tokens; pre-training has one stream.
+TokenStream = Stream | Literal["all"]
+TOKEN_STREAMS: tuple[TokenStream, ...] = (*STREAMS, "all")
+
+
+def stream_coords(stream: TokenStream) -> int:
+    """Return how many numbers a joint has in a frame of a stream."""
+    return 9 if stream == "all" else 3
 
 
 def to_tubelets(x_BTVC: Tensor, segment_length: int) -> Tensor:
@@ -36,11 +44,15 @@ def forward_difference(x: Tensor) -> Tensor:
     return change
 
 
-def to_stream(x: Tensor, parents_V: Tensor, stream: Stream) -> Tensor:
+def to_stream(x: Tensor, parents_V: Tensor, stream: TokenStream) -> Tensor:
     """Turn joints (..., T, V, C) into bones (child - parent), their motion, or both in turn.
 
+    Stream all is joints, bones and the motion of joints side by side, (..., T, V, 3C).
     Source: method 1.5; absent bodies stay zero.
     """
+    if stream == "all":
+        parts: tuple[Stream, ...] = ("joint", "bone", "motion")
+        return torch.cat([to_stream(x, parents_V, part) for part in parts], dim=-1)
     if stream in ("bone", "bone_motion"):
         x = x - x[..., parents_V, :]
     return forward_difference(x) if stream in ("motion", "bone_motion") else x

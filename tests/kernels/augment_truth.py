@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 
 # Pelvis, neck, two elbows and two hands; the neck is the root.
 FLIP, PARENTS, CENTER, TOP = (0, 1, 3, 2, 5, 4), (1, 1, 1, 1, 2, 3), 0, 1
-CROP, VIEW = 0, 1
+CROP, VIEW, MISSING = 0, 1, (1 << 17) + 2
 SMALL = Augmentation(frames=6, bodies=2, segment_length=2, crop_min_frames=3)
 
 
@@ -79,7 +80,7 @@ def turn(axis: Floats, angle: float, v: Floats) -> Floats:
 
 
 def mamp_matrix(x: float, y: float, z: float) -> Floats:
-    """Rz Ry Rx as method 1.5 writes them."""
+    """Rz Ry Rx as method 1.5 writes them; without z it is Ry Rx."""
     c, s = np.cos, np.sin
     rx = np.array([[1, 0, 0], [0, c(x), s(x)], [0, -s(x), c(x)]])
     ry = np.array([[c(y), 0, -s(y)], [0, 1, 0], [s(y), 0, c(y)]])
@@ -108,6 +109,7 @@ def cropped(store: Packed, clip: int, draws: Floats, a: Augmentation) -> Floats:
     length = min(max(int((a.crop_min + (1 - a.crop_min) * draws[0]) * valid), 1), valid)
     length = min(max(length, a.crop_min_frames), valid)
     start = min(int(draws[1] * (valid - length + 1)), valid - length)
+    bend = (2 * draws[2:4] - 1) * a.time_warp
     out = np.zeros((a.bodies, a.frames, *joints.shape[1:]))
     for m in range(min(count, a.bodies)):
         if index:
@@ -115,7 +117,9 @@ def cropped(store: Packed, clip: int, draws: Floats, a: Augmentation) -> Floats:
             continue
         body = joints[offset + m * valid + start :][:length]
         for t in range(a.frames):
-            at = min(max((t + 0.5) * length / a.frames - 0.5, 0.0), length - 1)
+            s = (t + 0.5) / a.frames
+            s += s * (1 - s) * (bend[0] + bend[1] * (1 - 2 * s))
+            at = min(max(s * length - 0.5, 0.0), length - 1)
             low = int(at)
             high = min(low + 1, length - 1)
             out[m, t] = body[low] * (1 - (at - low)) + body[high] * (at - low)
@@ -145,7 +149,8 @@ def viewed(x: Floats, store: Packed, u: Floats, a: Augmentation) -> Floats:
             v = turn(np.array([1.0, 0, 0]), signed[1] * a.tilt, v)
             v = turn(np.array([0, 0, 1.0]), signed[2] * a.tilt, v)
         else:
-            v = mamp_matrix(*(signed[:3] * a.rotation)) @ v
+            x_y_z = signed[:3] * a.rotation * (1, 1, a.form == "axes")
+            v = mamp_matrix(*x_y_z) @ v
         v = shear @ (v * (1 + signed[7] * a.scale))
         if mirrored:
             v[0] = -v[0]
@@ -155,6 +160,12 @@ def viewed(x: Floats, store: Packed, u: Floats, a: Augmentation) -> Floats:
 
 def tokenised(x: Floats, store: Packed, a: Augmentation) -> Floats:
     """Stream, then tokens (M, S*V, l*3), number by number."""
+    if a.stream == "all":
+        parts = [dataclasses.replace(a, stream=part) for part in ("joint", "bone", "motion")]
+        each = [tokenised(x, store, part) for part in parts]
+        shape = (*each[0].shape[:2], a.segment_length, 3)
+        out = np.concatenate([tokens.reshape(shape) for tokens in each], axis=3)
+        return out.reshape(*shape[:2], a.segment_length * 9)
     parents = store.skeleton.parents_V.tolist()
     if a.stream in ("bone", "bone_motion"):
         x = np.stack([x[:, :, j] - x[:, :, p] for j, p in enumerate(parents)], axis=2)
@@ -172,13 +183,19 @@ def truth_of(
     store: Packed, ids: Tensor, a: Augmentation, seed: Tensor, step: Tensor
 ) -> list[Tensor]:
     """Tokens of the view and of the clip, from the definition; ids, seed and step on the CPU."""
-    counts = {CROP: a.frames + 1, VIEW: DRAWS}
+    joints = store.joints.shape[1]
+    counts = {CROP: max(a.frames + 1, 4), VIEW: DRAWS, MISSING: joints}
     drawn = [clip_uniforms(seed, step, ids, *count).double().numpy() for count in counts.items()]
     views, clips = [], []
     for i, clip in enumerate(ids.tolist()):
         x = cropped(store, clip, drawn[0][i], a)
         clips.append(tokenised(x, store, a))
-        views.append(tokenised(viewed(x, store, drawn[1][i], a), store, a))
-    shape = store.joints.shape[1] * a.frames // a.segment_length, a.segment_length * 3
+        view = tokenised(viewed(x, store, drawn[1][i], a), store, a)
+        for j in range(joints):
+            if drawn[2][i][j] < a.joint_drop:
+                view[:, j::joints] = 0
+        views.append(view)
+    numbers = a.segment_length * (9 if a.stream == "all" else 3)
+    shape = joints * a.frames // a.segment_length, numbers
     none = [np.zeros((0, *shape))]
     return [torch.from_numpy(np.concatenate(none + part)) for part in (views, clips)]

@@ -26,6 +26,7 @@ from tests.kernels.augment_truth import (
 )
 from tests.kernels.cases import Place, assert_within_budget
 
+HAS_CPP = True
 SETTINGS = {
     "body axis": {"rotation": 1.0},
     "tilt, shift, flip": {"rotation": 1.0, "tilt": 0.4, "translation": 0.2, "flip": 0.5},
@@ -43,13 +44,21 @@ SETTINGS = {
         **{"form": "axes", "translation": 0.3, "scale": 0.2, "shear": 0.3, "flip": 0.5},
         **{"stream": "bone_motion", "crop_min": 1.0},
     },
+    "two axes, warped, joints missing": {
+        **{"form": "two_axes", "rotation": 1.05, "flip": 0.5, "time_warp": 0.5, "joint_drop": 0.4},
+        **{"segment_length": 1, "frames": 7, "bodies": 1},
+    },
+    "strong": {
+        **{"rotation": 1.0, "tilt": 0.3, "scale": 0.3, "time_warp": 0.4, "flip": 0.5},
+        **{"stream": "all", "joint_drop": 0.3, "frames": 9, "segment_length": 3, "bodies": 3},
+    },
     "short crops": {"crop_min": 0.1, "crop_min_frames": 1},
     "crop longer than any clip": {"crop_min_frames": 64},
 }
 
 
 CASES = [(name, dtype) for name in SETTINGS for dtype in (torch.float32, torch.float64)]
-CASES += [(name, torch.float16) for name in ("body axis", "everything")]
+CASES += [(name, torch.float16) for name in ("body axis", "everything", "strong")]
 
 
 def truth_at(store: Packed, ids: Tensor, a: Augmentation) -> list[Tensor]:
@@ -178,6 +187,42 @@ def test_rotation_keeps_bone_lengths_and_scale_multiplies_them(place: Place, for
         )
 
 
+def test_missing_joints_are_missing_from_the_view_alone(place: Place) -> None:
+    a = dataclasses.replace(SMALL, stream="all", flip=0.5, translation=0.2)
+    store, ids = packed(place, repeat=5), torch.tensor([1, 3])
+    whole, clip = run(place, store, ids, a)
+    view, same = run(place, store, ids, dataclasses.replace(a, joint_drop=0.3))
+    assert torch.equal(clip, same)
+    # (bodies of both clips, segments, joints, numbers)
+    seen = view.unflatten(1, (3, -1)) != 0
+    missing = ~seen.flatten(3).any(dim=3)
+    assert torch.equal(missing, missing[[0, 0, 2, 2], :1].expand_as(missing))
+    assert 0.15 < missing[::2, 0].float().mean() < 0.45
+    assert not torch.equal(missing[0], missing[2])
+    # What is there is as it was, also the bone of a joint whose parent is missing.
+    there = ~missing[..., None].expand_as(seen).flatten(1, 2)
+    assert torch.equal(view[there], whole[there])
+
+
+def test_a_warp_of_time_keeps_the_order_and_the_ends(place: Place) -> None:
+    a = dataclasses.replace(SMALL, frames=24, segment_length=1, bodies=1, crop_min=1.0)
+    store = packed(place, scale=8)
+    last = int(store.frames[3]) - 1
+    store.joints[int(store.offsets[3]) :, :, 0] = torch.arange(2 * last + 2).to(store.joints)[
+        :, None
+    ]
+    speeds = []
+    for step in range(4):
+        warped = dataclasses.replace(a, time_warp=0.4)
+        _, clip = run(place, store, torch.tensor([3]), warped, step=step)
+        at = joints_of(clip, a)[0, :, 0, 0].cpu()
+        assert at[0] < 4 and at[-1] > last - 4
+        speeds.append(at.diff() / (last + 1) * a.frames)
+    # A warp of w changes the speed by up to 2 w.
+    assert 0.2 - 1e-3 <= torch.stack(speeds).min() < 0.8
+    assert 1.2 < torch.stack(speeds).max() <= 1.8 + 1e-3
+
+
 def test_absent_bodies_are_zero_and_zero_bodies_are_absent(place: Place) -> None:
     a = dataclasses.replace(SMALL, translation=0.5, flip=1.0)
     store = packed(place)
@@ -236,7 +281,7 @@ def test_clips_that_are_not_in_the_store(place: Place, name: str, at: int, to: i
     if place.impl != "triton":
         return
     tables = store.skeleton.flip_V, store.skeleton.parents_V
-    ranges, sizes = [0.5, 0.3, 0.0, 0.0, 0.0, 0.0, 0.5], [6, 2, 2, 3, CENTER, TOP]
+    ranges, sizes = [0.5, 0.1, 0.3, 0.0, 0.0, 0.0, 0.0, 0.5, 0.2], [6, 2, 2, 3, CENTER, TOP]
     inputs = (*store.args(), ids, *scalars(place), *tables)
     for out in torch.ops.sjepa.augment_clips(*inputs, sizes, ranges, "body", "joint", True):
         assert torch.isfinite(out[:2]).all() and torch.isnan(out[2:]).all()

@@ -16,15 +16,16 @@ from sjepa_kernels.augment.reference import DRAWS, FLIP, SHIFT, clip_uniforms
 from sjepa_kernels.augment.settings import Augmentation, PackedStore
 from sjepa_kernels.native import LIBRARY
 from sjepa_kernels.purposes import CROP, VIEW
+from sjepa_kernels.tubelets import to_frames, to_stream, to_tubelets
 
 
 def has_cpu_code(joints_RVC: Tensor, augmentation: Augmentation) -> bool:
-    """Whether the C++ code takes this: a float32 store on a CPU, resized crops, joints."""
+    """Whether the C++ code takes this: a float32 store on a CPU, resized crops, joints or all."""
     return (
         joints_RVC.device.type == "cpu"
         and joints_RVC.dtype == torch.float32
         and augmentation.sampling == "resize"
-        and augmentation.stream == "joint"
+        and augmentation.stream in ("joint", "all")
         and not torch.compiler.is_compiling()
         and LIBRARY is not None
     )
@@ -38,7 +39,8 @@ def augment_clips_cpu(store: PackedStore, *args: Any) -> tuple[Tensor, Tensor]:
     batch, joints = len(ids_B), rows.shape[1]
     frames_B = store.frames_N[ids_B]
     segments = a.frames // a.segment_length
-    draws = clip_uniforms(seed, step, ids_B, CROP, 2)
+    draws = clip_uniforms(seed, step, ids_B, CROP, 4)
+    bend = reference.time_bend(draws, a.time_warp, torch.float32)
     start, valid = reference.crop_bounds(draws, frames_B, a.crop_min, a.crop_min_frames)
     body = torch.arange(a.bodies)
     first = (store.offsets_N[ids_B] + start)[:, None] + body * frames_B[:, None]
@@ -47,7 +49,8 @@ def augment_clips_cpu(store: PackedStore, *args: Any) -> tuple[Tensor, Tensor]:
     threads = ctypes.c_int(torch.get_num_threads())
     shape = (batch * a.bodies, segments * joints, a.segment_length * 3)
     clip, view = rows.new_empty(shape), rows.new_empty(shape)
-    pointers = [_pointer(x) for x in (rows, first, valid.contiguous())]
+    bent = None if bend is None else bend.contiguous()
+    pointers = [_pointer(x) for x in (rows, first, valid.contiguous(), bent)]
     # Axis and pivot are of two joints of the first body.
     two = rows.new_empty(batch, 1, a.frames, 2, 3)
     spine = (ctypes.c_int64 * 2)(skeleton.center, skeleton.spine_top)
@@ -64,8 +67,22 @@ def augment_clips_cpu(store: PackedStore, *args: Any) -> tuple[Tensor, Tensor]:
     given = (clip, first, matrix, pivot, shift, mirrored, skeleton.flip_V.long().contiguous())
     pointers = [_pointer(x) for x in given]
     LIBRARY.sjepa_view_tokens_f32(*pointers, *sizes, _pointer(view), threads)
-    return view, clip if with_clip else view.new_empty(0, *shape[1:])
+    # Streams and missing joints come last, in passes of their own, which few training steps want.
+    if a.stream == "all":
+        view = _all_streams(view, skeleton.parents_V, a)
+        clip = _all_streams(clip, skeleton.parents_V, a) if with_clip else clip
+    if a.joint_drop > 0:
+        missing = reference.missing_joints(seed, step, ids_B, joints, a.joint_drop)
+        view.view(batch, a.bodies, segments, joints, view.shape[2]).masked_fill_(
+            missing[:, None, None, :, None], 0.0
+        )
+    return view, clip if with_clip else view.new_empty(0, *view.shape[1:])
 
 
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
+def _all_streams(tokens: Tensor, parents_V: Tensor, a: Augmentation) -> Tensor:
+    frames = to_frames(tokens, len(parents_V))
+    return to_tubelets(to_stream(frames, parents_V, "all"), a.segment_length)
+
+
+def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

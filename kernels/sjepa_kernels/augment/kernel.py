@@ -9,16 +9,16 @@ from torch import Tensor
 
 from sjepa_kernels._triton import TL_DTYPES, cdiv, next_power_of_two, tl, triton
 from sjepa_kernels.philox import philox4x32_device
-from sjepa_kernels.purposes import CROP, VIEW
+from sjepa_kernels.purposes import CROP, MISSING, VIEW
 
 _BLOCK = 1024
 _LONGEST_TILE = 128
 # Numbers of the registered op, by the kernel's names for them.
 SIZES = ("T", "M", "L", "CROP_FRAMES", "CENTER", "TOP")
-RANGES = ("CROP_MIN", "ROTATION", "TILT", "TRANSLATION", "SCALE", "SHEAR", "FLIP")
+RANGES = ("CROP_MIN", "WARP", "ROTATION", "TILT", "TRANSLATION", "SCALE", "SHEAR", "FLIP", "DROP")
 
 # Globals of kernels must be constants of the compiler.
-_CROP, _VIEW = tl.constexpr(CROP), tl.constexpr(VIEW)
+_CROP, _VIEW, _MISSING = tl.constexpr(CROP), tl.constexpr(VIEW), tl.constexpr(MISSING)
 
 
 @triton.jit
@@ -35,6 +35,21 @@ def _draw(seed, counter: tl.constexpr, clip, step, purpose: tl.constexpr):
     c = (c >> 8).to(tl.float32) * unit
     d = (d >> 8).to(tl.float32) * unit
     return a, b, c, d
+
+
+@triton.jit
+def _draw_of(seed, index, clip, step, purpose: tl.constexpr):
+    """The uniform of `clip_uniforms` of each index."""
+    k0 = seed.to(tl.uint32)
+    k1 = (seed >> 32).to(tl.uint32)
+    zero = (index - index).to(tl.uint32)
+    a, b, c, d = philox4x32_device(
+        k0, k1, (index // 4).to(tl.uint32), zero + clip.to(tl.uint32), zero + step.to(tl.uint32),
+        zero + purpose,
+    )  # fmt: skip
+    even = tl.where(index % 4 == 0, a, c)
+    odd = tl.where(index % 4 == 1, b, d)
+    return (tl.where(index % 2 == 0, even, odd) >> 8).to(tl.float32) * 5.9604644775390625e-08
 
 
 @triton.jit
@@ -83,10 +98,20 @@ def _about(x, y, z, angle):
 
 
 @triton.jit
-def _place(first, t, length, T: tl.constexpr, WIDTH: tl.constexpr, COMPUTE: tl.constexpr):
-    """Addresses of the two rows between which output frame t lies, and the upper one's weight."""
+def _place(
+    first, t, crop, T: tl.constexpr, WIDTH: tl.constexpr, WARP: tl.constexpr, COMPUTE: tl.constexpr
+):
+    """Addresses of the two rows between which output frame t lies, and the upper one's weight.
+
+    `crop` is its length, and a and b of its time warp.
+    """
+    length = crop[0]
     ratio = _divide(length.to(COMPUTE), tl.full((), T, COMPUTE))
     source = (t.to(COMPUTE) + 0.5) * ratio - 0.5
+    if WARP > 0:
+        share = _divide(t.to(COMPUTE) + 0.5, tl.full((), T, COMPUTE))
+        bent = share * (1.0 - share) * (crop[1] + crop[2] * (1.0 - 2.0 * share))
+        source += length.to(COMPUTE) * bent
     last = (length - 1).to(COMPUTE)
     source = tl.minimum(tl.maximum(source, 0.0), last)
     lower = tl.floor(source)
@@ -120,15 +145,15 @@ def _frame(
 
 @triton.jit
 def _features(
-    joints, first, t, length, joint, parent, mask,
+    joints, first, t, crop, joint, parent, mask,
     T: tl.constexpr, WIDTH: tl.constexpr, BONE: tl.constexpr, MOTION: tl.constexpr,
-    COMPUTE: tl.constexpr,
+    WARP: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """Three coordinates of the stream at output frame t."""
-    low, high, weight = _place(first, t, length, T, WIDTH, COMPUTE)
+    low, high, weight = _place(first, t, crop, T, WIDTH, WARP, COMPUTE)
     x, y, z = _frame(joints, low, high, weight, joint, parent, mask, BONE, COMPUTE)
     if MOTION:
-        low, high, weight = _place(first, t + 1, length, T, WIDTH, COMPUTE)
+        low, high, weight = _place(first, t + 1, crop, T, WIDTH, WARP, COMPUTE)
         u, v, w = _frame(joints, low, high, weight, joint, parent, mask, BONE, COMPUTE)
         moves = t + 1 < T
         x = tl.where(moves, u - x, 0.0)
@@ -139,8 +164,8 @@ def _features(
 
 @triton.jit
 def _pose(
-    joints, row, length, count, T: tl.constexpr, WIDTH: tl.constexpr,
-    CENTER: tl.constexpr, TOP: tl.constexpr, COMPUTE: tl.constexpr, BT: tl.constexpr,
+    joints, row, crop, count, T: tl.constexpr, WIDTH: tl.constexpr, CENTER: tl.constexpr,
+    TOP: tl.constexpr, WARP: tl.constexpr, COMPUTE: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
     """Clip means of the first body's center and of what leads from there to its spine's top."""
     center_x = tl.zeros((BT,), COMPUTE)
@@ -152,7 +177,7 @@ def _pose(
     for begin in range(0, T, BT):
         t = begin + tl.arange(0, BT)
         there = (t < T) & (count > 0)
-        low, high, weight = _place(row, t, length, T, WIDTH, COMPUTE)
+        low, high, weight = _place(row, t, crop, T, WIDTH, WARP, COMPUTE)
         x, y, z = _frame(joints, low, high, weight, CENTER, 0, there, False, COMPUTE)
         u, v, w = _frame(joints, low, high, weight, TOP, 0, there, False, COMPUTE)
         center_x += x
@@ -173,15 +198,15 @@ def _pose(
 
 @triton.jit
 def _anything(
-    joints, first, length, listed,
-    T: tl.constexpr, V: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
+    joints, first, crop, listed, T: tl.constexpr, V: tl.constexpr, WARP: tl.constexpr,
+    COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Whether a listed body is not zero in the whole crop; one look suffices for most."""
     seen = tl.full((), 0, tl.int32)
     begin = tl.full((), 0, tl.int32)
     while listed & (seen == 0) & (begin < T * V):
         p = begin + tl.arange(0, BLOCK)
-        low, high, weight = _place(first, p // V, length, T, V * 3, COMPUTE)
+        low, high, weight = _place(first, p // V, crop, T, V * 3, WARP, COMPUTE)
         x, y, z = _frame(joints, low, high, weight, p % V, 0, p < T * V, False, COMPUTE)
         seen = tl.max(((x != 0) | (y != 0) | (z != 0)).to(tl.int32))
         begin += BLOCK
@@ -198,14 +223,54 @@ def _write(out, x, y, z, alive, good, mask):
 
 
 @triton.jit
+def _stream(
+    joints, flip, parents, view, clip, first, t, crop, joint, mirrored, matrix, pivot, shift,
+    alive, there, good, live, inside,
+    T: tl.constexpr, WIDTH: tl.constexpr, WARP: tl.constexpr, FLIP: tl.constexpr,
+    BONE: tl.constexpr, MOTION: tl.constexpr, WITH_CLIP: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """Write one stream of the clip and of the view."""
+    parent = joint
+    if BONE:
+        parent = tl.load(parents + joint)
+    x, y, z = _features(
+        joints, first, t, crop, joint, parent, live, T, WIDTH, BONE, MOTION, WARP, COMPUTE
+    )
+    if WITH_CLIP:
+        _write(clip, x, y, z, alive, good, inside)
+    if FLIP > 0:
+        joint = tl.where(mirrored, tl.load(flip + joint), joint)
+        if BONE:
+            parent = tl.where(mirrored, tl.load(flip + parent), parent)
+        x, y, z = _features(
+            joints, first, t, crop, joint, parent, live, T, WIDTH, BONE, MOTION, WARP, COMPUTE
+        )
+    # Differences of joints and of frames know nothing of pivot and shift.
+    if not (BONE or MOTION):
+        x -= pivot[0]
+        y -= pivot[1]
+        z -= pivot[2]
+    sign = tl.where(mirrored, -1.0, 1.0)
+    u = sign * (matrix[0] * x + matrix[1] * y + matrix[2] * z)
+    v = matrix[3] * x + matrix[4] * y + matrix[5] * z
+    w = matrix[6] * x + matrix[7] * y + matrix[8] * z
+    if not (BONE or MOTION):
+        u += shift[0]
+        v += shift[1]
+        w += shift[2]
+    _write(view, u, v, w, there, good, inside)
+
+
+@triton.jit
 def _augment_kernel(
     joints, offsets, frames, bodies, ids, seed, step, flip, parents, view, clip, N, R,
     T: tl.constexpr, V: tl.constexpr, L: tl.constexpr, M: tl.constexpr,
     CENTER: tl.constexpr, TOP: tl.constexpr,
-    CROP_FRAMES: tl.constexpr, CROP_MIN: tl.constexpr,
+    CROP_FRAMES: tl.constexpr, CROP_MIN: tl.constexpr, WARP: tl.constexpr,
     ROTATION: tl.constexpr, TILT: tl.constexpr, TRANSLATION: tl.constexpr,
-    SCALE: tl.constexpr, SHEAR: tl.constexpr, FLIP: tl.constexpr,
-    BODY: tl.constexpr, BONE: tl.constexpr, MOTION: tl.constexpr, WITH_CLIP: tl.constexpr,
+    SCALE: tl.constexpr, SHEAR: tl.constexpr, FLIP: tl.constexpr, DROP: tl.constexpr,
+    BODY: tl.constexpr, TURN_Z: tl.constexpr, ALL: tl.constexpr, BONE: tl.constexpr,
+    MOTION: tl.constexpr, WITH_CLIP: tl.constexpr,
     COMPUTE: tl.constexpr, BT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     WIDTH: tl.constexpr = V * 3
@@ -224,12 +289,13 @@ def _augment_kernel(
     now = tl.load(step)
 
     # The crop is always drawn in float32, as the reference does.
-    u, v, _, _ = _draw(random, 0, key, now, _CROP)
+    u, v, a, b = _draw(random, 0, key, now, _CROP)
     share = CROP_MIN + (1 - CROP_MIN) * u
     length = tl.floor(share * valid.to(tl.float32)).to(tl.int64)
     length = tl.minimum(tl.maximum(length, CROP_FRAMES), valid)
     start = tl.floor(v * (valid - length + 1).to(tl.float32)).to(tl.int64)
     row += tl.minimum(start, valid - length)
+    crop = (length, (a.to(COMPUTE) * 2 - 1) * WARP, (b.to(COMPUTE) * 2 - 1) * WARP)
 
     angle, second, third, shift_x = _draw(random, 0, key, now, _VIEW)
     shift_y, shift_z, toss, factor = _draw(random, 1, key, now, _VIEW)
@@ -243,7 +309,7 @@ def _augment_kernel(
     pivot_z = zero
     if BODY:
         pivot_x, pivot_y, pivot_z, x, y, z = _pose(
-            joints, row, length, count, T, WIDTH, CENTER, TOP, COMPUTE, BT
+            joints, row, crop, count, T, WIDTH, CENTER, TOP, WARP, COMPUTE, BT
         )
         norm = _root(x * x + y * y + z * z)
         flat = norm <= 1e-6
@@ -259,8 +325,10 @@ def _augment_kernel(
     else:
         turn_x = _about(one, zero, zero, -angle * ROTATION)
         turn_y = _about(zero, one, zero, -second * ROTATION)
-        turn_z = _about(zero, zero, one, -third * ROTATION)
-        matrix = _times(_times(turn_z, turn_y), turn_x)
+        matrix = _times(turn_y, turn_x)
+        if TURN_Z:
+            turn_z = _about(zero, zero, one, -third * ROTATION)
+            matrix = _times(_times(turn_z, turn_y), turn_x)
     if SCALE > 0:
         factor = 1.0 + (factor.to(COMPUTE) * 2 - 1) * SCALE
         matrix = _times((factor, zero, zero, zero, factor, zero, zero, zero, factor), matrix)
@@ -277,46 +345,48 @@ def _augment_kernel(
     shift_x = pivot_x + (shift_x.to(COMPUTE) * 2 - 1) * TRANSLATION
     shift_y = pivot_y + (shift_y.to(COMPUTE) * 2 - 1) * TRANSLATION
     shift_z = pivot_z + (shift_z.to(COMPUTE) * 2 - 1) * TRANSLATION
+    pivot = (pivot_x, pivot_y, pivot_z)
+    shift = (shift_x, shift_y, shift_z)
     mirrored = toss < FLIP
-    sign = tl.where(mirrored, -one, one)
 
     first = row + body * valid
-    alive = (body < count) & _anything(joints, first, length, body < count, T, V, COMPUTE, BLOCK)
+    listed = body < count
+    alive = listed & _anything(joints, first, crop, listed, T, V, WARP, COMPUTE, BLOCK)
 
     p = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = p < T * V
     live = inside & alive
     joint = (p // L) % V
     t = p // (L * V) * L + p % L
-    out = sequence * (T * V * 3) + p * 3
-    parent = joint
-    if BONE:
-        parent = tl.load(parents + joint)
-    x, y, z = _features(
-        joints, first, t, length, joint, parent, live, T, WIDTH, BONE, MOTION, COMPUTE
-    )
-    if WITH_CLIP:
-        _write(clip + out, x, y, z, alive, good, inside)
-    if FLIP > 0:
-        joint = tl.where(mirrored, tl.load(flip + joint), joint)
-        if BONE:
-            parent = tl.where(mirrored, tl.load(flip + parent), parent)
-        x, y, z = _features(
-            joints, first, t, length, joint, parent, live, T, WIDTH, BONE, MOTION, COMPUTE
-        )
-    # Differences of joints and of frames know nothing of pivot and shift.
-    if not (BONE or MOTION):
-        x -= pivot_x
-        y -= pivot_y
-        z -= pivot_z
-    u = sign * (matrix[0] * x + matrix[1] * y + matrix[2] * z)
-    v = matrix[3] * x + matrix[4] * y + matrix[5] * z
-    w = matrix[6] * x + matrix[7] * y + matrix[8] * z
-    if not (BONE or MOTION):
-        u += shift_x
-        v += shift_y
-        w += shift_z
-    _write(view + out, u, v, w, alive, good, inside)
+    there = alive
+    if DROP > 0:
+        there = alive & (_draw_of(random, joint, key, now, _MISSING) >= DROP)
+    COORDS: tl.constexpr = 9 if ALL else 3
+    out = sequence * (T * V * COORDS) + p * COORDS
+    view += out
+    clip += out
+    if ALL:
+        _stream(
+            joints, flip, parents, view, clip, first, t, crop, joint, mirrored, matrix,
+            pivot, shift, alive, there, good, live, inside,
+            T, WIDTH, WARP, FLIP, False, False, WITH_CLIP, COMPUTE,
+        )  # fmt: skip
+        _stream(
+            joints, flip, parents, view + 3, clip + 3, first, t, crop, joint, mirrored, matrix,
+            pivot, shift, alive, there, good, live, inside,
+            T, WIDTH, WARP, FLIP, True, False, WITH_CLIP, COMPUTE,
+        )  # fmt: skip
+        _stream(
+            joints, flip, parents, view + 6, clip + 6, first, t, crop, joint, mirrored, matrix,
+            pivot, shift, alive, there, good, live, inside,
+            T, WIDTH, WARP, FLIP, False, True, WITH_CLIP, COMPUTE,
+        )  # fmt: skip
+    else:
+        _stream(
+            joints, flip, parents, view, clip, first, t, crop, joint, mirrored, matrix,
+            pivot, shift, alive, there, good, live, inside,
+            T, WIDTH, WARP, FLIP, BONE, MOTION, WITH_CLIP, COMPUTE,
+        )  # fmt: skip
 
 
 def launch(
@@ -333,7 +403,8 @@ def launch(
     constants = dict(zip(SIZES + RANGES, [*sizes, *ranges], strict=True))
     _augment_kernel[(view.shape[0], cdiv(cells, _BLOCK))](
         *inputs, view, clip, inputs[1].shape[0], inputs[0].shape[0], V=joints, **constants,
-        BODY=form == "body", BONE=stream.startswith("bone"), MOTION=stream.endswith("motion"),
+        BODY=form == "body", TURN_Z=form == "axes", ALL=stream == "all",
+        BONE=stream.startswith("bone"), MOTION=stream.endswith("motion"),
         WITH_CLIP=clip.shape[0] > 0, COMPUTE=TL_DTYPES[view.dtype],
         BT=min(next_power_of_two(sizes[0]), _LONGEST_TILE),
         BLOCK=min(next_power_of_two(cells), _BLOCK),

@@ -5,7 +5,7 @@ T frames, V joints, C = 3 coordinates, l frames per segment, S = T/l segments, P
 token.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,13 +19,14 @@ from sjepa_kernels.augment.cpu import augment_clips_cpu, has_cpu_code
 from sjepa_kernels.augment.kernel import launch
 from sjepa_kernels.augment.reference import augment_clips_ref
 from sjepa_kernels.augment.settings import Augmentation, PackedStore, SkeletonTables
+from sjepa_kernels.tubelets import TokenStream, stream_coords
 
 
 def _outputs(
-    joints_RVC: Tensor, ids_B: Tensor, sizes: list[int], with_clip: bool
+    joints_RVC: Tensor, ids_B: Tensor, sizes: list[int], stream: TokenStream, with_clip: bool
 ) -> tuple[Tensor, Tensor]:
     frames, bodies, length = sizes[:3]
-    shape = (frames // length * joints_RVC.shape[1], length * 3)
+    shape = (frames // length * joints_RVC.shape[1], length * stream_coords(stream))
     dtype, rows = compute_dtype(joints_RVC.dtype), ids_B.shape[0] * bodies
     view = joints_RVC.new_empty((rows, *shape), dtype=dtype)
     return view, view.new_empty((rows if with_clip else 0, *shape))
@@ -36,7 +37,7 @@ def _forward(
     ids_B: Tensor, seed: Tensor, step: Tensor, flip_V: Tensor, parents_V: Tensor,
     sizes: list[int], ranges: list[float], form: str, stream: str, with_clip: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    view, clip = _outputs(joints_RVC, ids_B, sizes, with_clip)
+    view, clip = _outputs(joints_RVC, ids_B, sizes, cast(TokenStream, stream), with_clip)
     if view.numel():
         inputs = joints_RVC, offsets_N, frames_N, bodies_N, ids_B, seed, step, flip_V, parents_V
         launch([x.contiguous() for x in inputs], view, clip, sizes, ranges, form, stream)
@@ -44,8 +45,8 @@ def _forward(
 
 
 def _forward_fake(*inputs: Any) -> tuple[Tensor, Tensor]:
-    joints_RVC, ids_B, sizes, with_clip = inputs[0], inputs[4], inputs[9], inputs[13]
-    return _outputs(joints_RVC, ids_B, sizes, with_clip)
+    joints_RVC, ids_B, sizes, (stream, with_clip) = inputs[0], inputs[4], inputs[9], inputs[12:14]
+    return _outputs(joints_RVC, ids_B, sizes, stream, with_clip)
 
 
 _op = Op("augment_clips", _forward, _forward_fake)
@@ -68,10 +69,10 @@ def augment_clips(
 ) -> tuple[Tensor, Tensor]:
     """Tokens of a view of each clip and of the clip itself, from one read of the store.
 
-    Random crop, linear resize to T (or frames by number), then for the view
-    F A (x - pivot) + pivot + shift (see `Augmentation`), then the stream and tubelets. All draws
-    are Philox words at (draw, clip id, step, purpose), so they are the same on every device and for
-    any split of a batch.
+    Random crop, linear resize to T with a warp of time (or frames by number), then for the view
+    F A (x - pivot) + pivot + shift (see `Augmentation`), then the stream, of the view without its
+    missing joints, and tubelets. All draws are Philox words at (draw, clip id, step, purpose), so
+    they are the same on every device and for any split of a batch.
     Source: method 1.4, 1.5, 2 and 3.3.
 
     Args:
@@ -90,9 +91,10 @@ def augment_clips(
         impl: "auto", "triton", "cpu" or "torch".
 
     Returns:
-        View and clip tokens, (B*M, S*V, l*3) each, in the tubelet order: token segment * V +
-        joint, numbers (frame, coordinate); float32, or float64 for a float64 store. Absent
-        bodies, and bodies that are zero in the whole crop, are zero. Not differentiable.
+        View and clip tokens, (B*M, S*V, l*3) each (l*9 of stream "all"), in the tubelet order:
+        token segment * V + joint, numbers (frame, coordinate); float32, or float64 for a float64
+        store. Absent bodies, and bodies that are zero in the whole crop, are zero. Not
+        differentiable.
 
     Raises:
         TypeError: A dtype is not usable.
@@ -113,7 +115,8 @@ def augment_clips(
         return augment_clips_ref(store, *keys, skeleton, a, with_clip)
     sizes = [a.frames, a.bodies, a.segment_length, a.crop_min_frames]
     sizes += [skeleton.center, skeleton.spine_top]
-    ranges = [a.crop_min, a.rotation, a.tilt, a.translation, a.scale, a.shear, a.flip]
+    ranges = [a.crop_min, a.time_warp, a.rotation, a.tilt, a.translation, a.scale, a.shear]
+    ranges += [a.flip, a.joint_drop]
     tables = skeleton.flip_V, skeleton.parents_V
     view, clip = _op(*store, *keys, *tables, sizes, ranges, a.form, a.stream, with_clip)
     return view, clip

@@ -13,7 +13,7 @@ from sjepa_kernels.augment.checks import check_crops, check_keys, check_store
 from sjepa_kernels.augment.frames import random_frames
 from sjepa_kernels.augment.settings import Augmentation, PackedStore, SkeletonTables
 from sjepa_kernels.philox import philox4x32, uniform
-from sjepa_kernels.purposes import CROP, VIEW
+from sjepa_kernels.purposes import CROP, MISSING, VIEW
 from sjepa_kernels.tubelets import to_stream, to_tubelets
 
 # Order of a clip's draws for its view.
@@ -73,6 +73,11 @@ def crop_bounds(
     return torch.minimum(start, valid_B - length), length
 
 
+def time_bend(uniforms_B4: Tensor, warp: float, dtype: torch.dtype) -> Tensor | None:
+    """Numbers a and b of a crop's time warp, U(-warp, warp), (B, 2), from the draws of the crop."""
+    return (uniforms_B4[:, 2:4].to(dtype) * 2 - 1) * warp if warp > 0 else None
+
+
 def crop_resize(
     joints_RVC: Tensor,
     offsets_N: Tensor,
@@ -112,14 +117,33 @@ def crop_resize(
     for name, count in (("frames", frames), ("bodies", bodies)):
         if count < 1:
             raise bad_value(name, count, "give at least 1")
+    store = PackedStore(joints_RVC, offsets_N, frames_N, bodies_N)
+    return resized(store, ids_B, start_B, length_B, frames, bodies)
+
+
+def resized(
+    store: PackedStore,
+    ids_B: Tensor,
+    start_B: Tensor,
+    length_B: Tensor,
+    frames: int,
+    bodies: int,
+    bend_B2: Tensor | None = None,
+) -> Tensor:
+    """What `crop_resize` returns, played at the speed that a and b of `bend_B2` bend."""
+    joints_RVC = store.joints_RVC
     device, dtype = joints_RVC.device, compute_dtype(joints_RVC.dtype)
     time = torch.arange(frames, device=device, dtype=dtype)
     source = (time + 0.5) * (length_B[:, None].to(dtype) / frames) - 0.5
+    if bend_B2 is not None:
+        share = (time + 0.5) / frames
+        a, b = bend_B2.to(dtype)[:, :, None].unbind(1)
+        bent = share * (1 - share) * (a + b * (1 - 2 * share))
+        source = source + length_B[:, None].to(dtype) * bent
     last = (length_B[:, None] - 1).to(dtype)
     source = torch.minimum(source.clamp_min(0), last)
     lower = source.floor()
     weight = (source - lower)[:, None, :, None, None]
-    store = PackedStore(joints_RVC, offsets_N, frames_N, bodies_N)
     low, high = (
         take_frames(store, ids_B, start_B[:, None] + frame.long(), bodies)
         for frame in (lower, torch.minimum(lower + 1, last))
@@ -190,7 +214,7 @@ def view_matrix(
     else:
         # Method 1.5 writes each factor for the angle that Rodrigues' formula calls negative.
         x, y, z = (rotation_about(axes[i], -signed[:, i] * augmentation.rotation) for i in range(3))
-        matrix = z @ y @ x
+        matrix = z @ y @ x if augmentation.form == "axes" else y @ x
     if augmentation.scale > 0:
         matrix = matrix * (1 + signed[:, SCALE, None, None] * augmentation.scale)
     if augmentation.shear > 0:
@@ -221,6 +245,11 @@ def random_view(
     return torch.where(present, moved + pivot + shift, x_BMTVC)
 
 
+def missing_joints(seed: Tensor, step: Tensor, ids_B: Tensor, joints: int, share: float) -> Tensor:
+    """Which joints of each clip's view are missing, (B, V) bool."""
+    return clip_uniforms(seed, step, ids_B, MISSING, joints) < share
+
+
 def augment_clips_ref(
     store: PackedStore,
     ids_B: Tensor,
@@ -237,16 +266,22 @@ def augment_clips_ref(
         index = random_frames(draws, frames_B, a.frames)
         clip = take_frames(store, ids_B, index, a.bodies)
     else:
-        draws = clip_uniforms(seed, step, ids_B, CROP, 2)
+        draws = clip_uniforms(seed, step, ids_B, CROP, 4)
         start, length = crop_bounds(draws, frames_B, a.crop_min, a.crop_min_frames)
-        clip = crop_resize(*store, ids_B, start, length, a.frames, a.bodies)
+        bend = time_bend(draws, a.time_warp, compute_dtype(store.joints_RVC.dtype))
+        clip = resized(store, ids_B, start, length, a.frames, a.bodies, bend)
     view = random_view(clip, clip_uniforms(seed, step, ids_B, VIEW, DRAWS), skeleton, a)
 
-    def tokens(x_BMTVC: Tensor) -> Tensor:
+    def tokens(x_BMTVC: Tensor, missing_BV: Tensor | None = None) -> Tensor:
         x = to_stream(x_BMTVC, skeleton.parents_V, a.stream)
+        if missing_BV is not None:
+            x = x.masked_fill(missing_BV[:, None, None, :, None], 0.0)
         return to_tubelets(x.flatten(0, 1), a.segment_length)
 
-    view_tokens = tokens(view)
+    missing = None
+    if a.joint_drop > 0:
+        missing = missing_joints(seed, step, ids_B, clip.shape[3], a.joint_drop)
+    view_tokens = tokens(view, missing)
     if not with_clip:
         return view_tokens, view_tokens.new_empty(0, *view_tokens.shape[1:])
     return view_tokens, tokens(clip)

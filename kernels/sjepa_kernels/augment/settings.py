@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels._checks import bad_value
-from sjepa_kernels.tubelets import STREAMS, Stream
+from sjepa_kernels.tubelets import TOKEN_STREAMS, TokenStream
 
-FORMS = ("body", "axes")
+FORMS = ("body", "axes", "two_axes")
 SAMPLINGS = ("resize", "index")
 
 
@@ -33,10 +33,13 @@ class PackedStore(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class CropShare:
-    """How much of a clip a training crop keeps."""
+    """How much of a clip a training crop keeps, and how fast it is played."""
 
     crop_min: float = 0.5
     """Smallest share of a clip that a training crop keeps (the largest is 1)."""
+    time_warp: float = 0.0
+    """w, up to 0.5: a crop runs at 1 - 2 w to 1 + 2 w times its even speed, which changes smoothly;
+    share s of the way becomes s + s (1 - s) (a + b (1 - 2 s)), with a, b of U(-w, w); 0 is off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +55,11 @@ class CropRanges(CropShare):
 class ViewRanges:
     """The geometric view of a crop; every range is symmetric and 0 switches it off."""
 
-    form: Literal["body", "axes"] = "body"
+    form: Literal["body", "axes", "two_axes"] = "body"
     """body: turn about the body's own vertical (S-JEPA); axes: about each coordinate axis through
-    the origin (MAMP, Skeleton2vec)."""
+    the origin (MAMP, Skeleton2vec); two_axes: about x, then y (CTR-GCN)."""
     rotation: float = 0.3
-    """Angle, or with form axes each of the three angles, U(-rotation, rotation) rad."""
+    """Angle, or with the other forms each of the angles, U(-rotation, rotation) rad."""
     tilt: float = 0.0
     """body: angles about the two horizontal axes after that turn, U(-tilt, tilt) rad; off in the
     papers' presets."""
@@ -69,6 +72,8 @@ class ViewRanges:
     """Each of the six off-diagonal entries of the shear, U(-shear, shear)."""
     flip: float = 0.0
     """Probability of a left-right mirror with joint swap."""
+    joint_drop: float = 0.0
+    """Probability that a joint is missing: its tokens are zero in the whole view, of all bodies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +83,8 @@ class Augmentation(ViewRanges, CropRanges):
     With (x - pivot) for a joint, A = shear * scale * rotation and F the mirror, the view is
     F A (x - pivot) + pivot + shift. The rotation of form "body" is about the first body's own axis,
     after which it is tilted, and its pivot is that body's clip-mean center (S-JEPA, method 3.3); of
-    form "axes" it is R = Rz Ry Rx about the origin (MAMP, method 1.5).
+    form "axes" it is R = Rz Ry Rx about the origin (MAMP, method 1.5), of "two_axes" Ry Rx.
+    Missing joints are left out of the finished stream, so that no bone leads to where they are not.
     """
 
     frames: int = 120
@@ -91,8 +97,9 @@ class Augmentation(ViewRanges, CropRanges):
     """resize: a random crop, resized linearly; index: frames of the whole clip by number, without
     interpolation (Skeleton2vec, method 1.4); the crop's ranges are then not used, and every `impl`
     runs the reference."""
-    stream: Stream = "joint"
-    """What the tokens hold, of the clip and of the view: bones, then motion (method 1.5)."""
+    stream: TokenStream = "joint"
+    """What the tokens hold, of the clip and of the view: bones, then motion (method 1.5); all:
+    joints, bones and the motion of joints, nine numbers a frame."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for the first value that cannot work."""
@@ -104,24 +111,28 @@ class Augmentation(ViewRanges, CropRanges):
             raise bad_value("segment_length", self.segment_length, fix)
         for name, low, high in (
             ("crop_min", 0.0, 1.0),
+            ("time_warp", 0.0, 0.5),
             ("rotation", 0.0, math.inf),
             ("tilt", 0.0, math.inf),
             ("translation", 0.0, math.inf),
             ("scale", 0.0, 1.0),
             ("shear", 0.0, math.inf),
             ("flip", 0.0, 1.0),
+            ("joint_drop", 0.0, 1.0),
         ):
             value = getattr(self, name)
             if not (low <= value <= high and math.isfinite(value)):
                 raise bad_value(name, value, f"give a finite number from {low:g} to {high:g}")
-        choices = {"form": FORMS, "sampling": SAMPLINGS, "stream": STREAMS}
+        choices = {"form": FORMS, "sampling": SAMPLINGS, "stream": TOKEN_STREAMS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise bad_value(
                     name, repr(getattr(self, name)), f"choose one of {', '.join(known)}"
                 )
-        if self.tilt and self.form == "axes":
+        if self.tilt and self.form != "body":
             raise bad_value("tilt", self.tilt, 'use form="body", or rotation alone')
+        if self.time_warp and self.sampling == "index":
+            raise bad_value("time_warp", self.time_warp, 'use sampling="resize"')
 
 
 @dataclass(frozen=True)

@@ -130,8 +130,9 @@ def _augment(impl: str, device: str) -> list[Triple]:
     first = rows.cumsum(0) - rows
     skeleton = SkeletonTables.of(flip, [0, 0, 1, 1, 1], 0, 2, device)
     a = Augmentation(
-        frames=12, crop_min_frames=4, tilt=0.1, translation=0.1, scale=0.1, shear=0.1, flip=0.5
-    )
+        frames=12, crop_min_frames=4, tilt=0.1, translation=0.1, scale=0.1, shear=0.1, flip=0.5,
+        time_warp=0.3, joint_drop=0.4,
+    )  # fmt: skip
     joints = normals(int(rows.sum()), 5, 3)
     seed, step = (torch.tensor(n, device=device) for n in (3, 7))
     there, at, length, count = (x.to(device) for x in (joints, first, frames, bodies))
@@ -139,11 +140,14 @@ def _augment(impl: str, device: str) -> list[Triple]:
     ours = augment_clips(there, at, length, count, ids, seed, step, skeleton, a, impl=impl)
     truth: list[list[Tensor]] = [[], []]
     for clip in order:
-        crop, view = (definition.draws(3, 7, clip, purpose, 14) for purpose in (0, 1))
+        purposes = 0, 1, (1 << 17) + 2
+        crop, view, missing = (definition.draws(3, 7, clip, purpose, 14) for purpose in purposes)
         packed = joints[int(first[clip]) :][: int(rows[clip])].double()
         x = torch.stack([definition.resized(b, crop, a) for b in packed.split(int(frames[clip]))])
         absent = torch.zeros(2 - len(x), 15, 12, dtype=torch.float64)
-        for kind, made in zip(truth, (definition.viewed(x, view, flip, 0, 2, a), x), strict=True):
+        seen = definition.viewed(x, view, flip, 0, 2, a)
+        seen[:, :, [joint for joint in range(5) if missing[joint] < a.joint_drop]] = 0
+        for kind, made in zip(truth, (seen, x), strict=True):
             kind.append(torch.cat([definition.tubelets(made, 4), absent]))
     exact = [torch.cat(kind).to(device) for kind in truth]
     # Plain PyTorch is the op's own reference here, so its error must not set the budget.

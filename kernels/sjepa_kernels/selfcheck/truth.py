@@ -168,7 +168,9 @@ def resized(rows: Tensor, u: list[float], a: Augmentation) -> Tensor:
     start = min(math.floor(u[1] * (valid - length + 1)), valid - length)
     out = []
     for t in range(a.frames):
-        at = min(max((t + 0.5) * length / a.frames - 0.5, 0.0), length - 1.0)
+        s = (t + 0.5) / a.frames
+        s += s * (1 - s) * ((2 * u[2] - 1) + (2 * u[3] - 1) * (1 - 2 * s)) * a.time_warp
+        at = min(max(s * length - 0.5, 0.0), length - 1.0)
         low = int(at)
         high = min(low + 1, length - 1)
         out.append(rows[start + low] * (low + 1 - at) + rows[start + high] * (at - low))

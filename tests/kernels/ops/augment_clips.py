@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sjepa_kernels import Augmentation, SkeletonTables, augment_clips
+from sjepa_kernels.tubelets import stream_coords
 from tests.kernels.augment_truth import packed, truth_of
 from tests.kernels.cases import Place, meta
 from tests.kernels.fuzzing import Draw
@@ -33,6 +34,7 @@ def use(place: Place, dtype: torch.dtype, small: bool) -> Use:
     """Clips of one and of two bodies, with fewer and with as many frames as are wanted."""
     store = packed(place, dtype)
     a = Augmentation(frames=12, flip=0.5, tilt=0.1, shear=0.1, scale=0.1, translation=0.1)
+    a = dataclasses.replace(a, time_warp=0.2, joint_drop=0.2)
     ids = torch.tensor([1, 0, 3], device=place.device)
     keys = torch.randint(99, (2,)).to(place.device).unbind()
 
@@ -52,6 +54,9 @@ SETTINGS = {
     "default": DEFAULT,
     "mamp": dataclasses.replace(DEFAULT, form="axes", translation=0.0, flip=0.0),
     "all": EVERYTHING,
+    "strong": dataclasses.replace(
+        EVERYTHING, form="two_axes", tilt=0.0, time_warp=0.2, joint_drop=0.1, stream="all"
+    ),
     "odd": dataclasses.replace(EVERYTHING, frames=33, bodies=1, segment_length=3),
 }
 
@@ -63,8 +68,10 @@ def launch(a: Augmentation, dtype: torch.dtype, joints: int) -> Launch:
     inputs += [meta(40_000, dtype=whole) for _ in range(3)]
     inputs += [meta(*shape, dtype=whole) for shape in ((128,), (), (), (joints,), (joints,))]
     sizes = [a.frames, a.bodies, a.segment_length, a.crop_min_frames, 0, joints - 5]
-    ranges = [a.crop_min, a.rotation, a.tilt, a.translation, a.scale, a.shear, a.flip]
-    out = meta(128 * a.bodies, a.frames // a.segment_length * joints, a.segment_length * 3)
+    ranges = [a.crop_min, a.time_warp, a.rotation, a.tilt, a.translation, a.scale, a.shear]
+    ranges += [a.flip, a.joint_drop]
+    tokens, coords = a.frames // a.segment_length * joints, stream_coords(a.stream)
+    out = meta(128 * a.bodies, tokens, a.segment_length * coords)
     return "augment.kernel", lambda module: module.launch(
         inputs, out, out, sizes, ranges, a.form, a.stream
     )
@@ -80,16 +87,19 @@ def random_call(draw: Draw) -> None:
         segment_length=length,
         crop_min=draw.one_of(0.0, 0.5, 1.0),
         crop_min_frames=draw.size(1, 10),
-        form=draw.one_of("body", "axes"),
+        form=draw.one_of("body", "axes", "two_axes"),
         rotation=draw.one_of(0.0, 0.5, 3.0),
         translation=draw.one_of(0.0, 0.4),
         scale=draw.one_of(0.0, 0.3, 1.0),
         shear=draw.one_of(0.0, 0.5),
         flip=draw.one_of(0.0, 0.5, 1.0),
-        stream=draw.one_of("joint", "bone", "motion", "bone_motion"),
+        joint_drop=draw.one_of(0.0, 0.4, 1.0),
+        stream=draw.one_of("joint", "bone", "motion", "bone_motion", "all"),
     )
     if a.form == "body":
         a = dataclasses.replace(a, tilt=draw.one_of(0.0, 0.3))
+    if a.sampling == "resize":
+        a = dataclasses.replace(a, time_warp=draw.one_of(0.0, 0.5))
     ids = draw.ids((1, draw.size()), len(store.frames))[0]
     seed, step = (torch.tensor(draw.int64(), device=draw.device) for _ in range(2))
     with_clip = draw.flag()
