@@ -49,11 +49,12 @@ MEAN = {
     "linear-random-mean": "linear {run} --encoder random --pool mean",
     "linear-target-mean": "linear {run} --encoder target --pool mean",
 }
+SMALL = "--recipe.name small"
 FINETUNE = {
-    "finetune-random": "finetune {run} --encoder random --seeds {seeds} {batch}",
-    "finetune-target": "finetune {run} --seeds {seeds} {batch}",
+    "finetune-random": f"finetune {{run}} --encoder random --seeds {{seeds}} {SMALL} {{batch}}",
+    "finetune-target": f"finetune {{run}} --seeds {{seeds}} {SMALL} {{batch}}",
 }
-TENTH = "--ratio 0.1 --balanced --recipe.batch-size 32"
+TENTH = f"{SMALL} --ratio 0.1 --balanced --recipe.batch-size 32"
 SEMI = {
     "semi0.1-balanced-random": f"semi {{run}} --encoder random --seeds {{seeds}} {TENTH}",
     "semi0.1-balanced-target": f"semi {{run}} --seeds {{seeds}} {TENTH}",

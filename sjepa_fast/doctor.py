@@ -21,9 +21,10 @@ from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.data.store import open_store
 from sjepa_fast.data.units import wrong_units
 from sjepa_fast.errors import InputError
-from sjepa_fast.evaluation.subject import read_run, trained_layout
+from sjepa_fast.evaluation.subject import trained_layout
 from sjepa_fast.names import say
 from sjepa_fast.opening import check_fields, read_json
+from sjepa_fast.run_folder import read_run
 from sjepa_fast.runtime.logging import read_metrics
 
 # Fewer visible tokens than this can hardly show a movement.

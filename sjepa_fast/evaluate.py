@@ -22,7 +22,6 @@ from sjepa_fast.evaluation.metrics import (
 from sjepa_fast.evaluation.outcome import Result
 from sjepa_fast.evaluation.protocols import PROTOCOLS
 from sjepa_fast.evaluation.request import RecipeRequest
-from sjepa_fast.evaluation.subject import read_run
 from sjepa_fast.names import say
 from sjepa_fast.runtime.dist import disconnect, environment_world
 from sjepa_fast.runtime.files import new_file, write_json, write_text
@@ -98,13 +97,21 @@ def parse_request(protocol: str, arguments: list[str]) -> Any:
     that was chosen.
     """
     kind, prog = PROTOCOLS[protocol].request, f"{PROG} {protocol}"
+    arguments = _spell_recipe(arguments)
     request = cli.parse(kind, arguments, prog=prog)
     if not isinstance(request, RecipeRequest):
         return request
-    base = request.default_recipe(read_run(request.run))
+    base = request.default_recipe(request.configuration())
     default = kind(run=request.run, recipe=base)
     request = cli.parse(kind, arguments, default=default, prog=prog)
     return dataclasses.replace(request, recipe=dataclasses.replace(request.recipe, name=base.name))
+
+
+def _spell_recipe(arguments: list[str]) -> list[str]:
+    """Give `--recipe strong` its long form, `--recipe.name strong`."""
+    long = "--recipe.name"
+    spelled = (long if arg == "--recipe" else arg for arg in arguments)
+    return [arg.replace("--recipe=", f"{long}=", 1) for arg in spelled]
 
 
 def evaluate(request: Any, protocol: str) -> int:
@@ -134,7 +141,7 @@ def _help() -> None:
     command = cli.command(PROG)
     say(f"usage: {command} PROTOCOL RUN [--flag value ...]\n\nProtocols:")
     for name, protocol in PROTOCOLS.items():
-        say(f"  {name:<10}{(protocol.request.__doc__ or '').splitlines()[0]}")
+        say(f"  {name:<12}{(protocol.request.__doc__ or '').splitlines()[0]}")
     say(f"\nThe flags of one: {command} PROTOCOL --help")
 
 

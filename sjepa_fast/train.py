@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sjepa_fast import cli
 from sjepa_fast.build import build_model, build_optimizer
-from sjepa_fast.config.files import check_resumable, parse_train, read_config, to_yaml
+from sjepa_fast.config.files import check_resumable, parse_train, read_config
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.config.validation import LARGEST, validate, validate_tokens
 from sjepa_fast.data.feed import check_backend, open_clips, open_feed
@@ -27,6 +27,7 @@ from sjepa_fast.evaluation.features import nearest_neighbour
 from sjepa_fast.evaluation.metrics import accuracy
 from sjepa_fast.names import say
 from sjepa_fast.opening import read_json
+from sjepa_fast.run_folder import describe_run
 from sjepa_fast.runtime.checkpoint import list_checkpoints, resume
 from sjepa_fast.runtime.compile_cache import cache_file, load_compiled, save_compiled
 from sjepa_fast.runtime.device import pick_device
@@ -94,14 +95,7 @@ def prepare_run(config: TrainConfig, store: Store) -> None:
     remove_leftovers(config.run, "*.yaml", "*.json", "*.jsonl", "*.txt", "*.png")
     remove_leftovers(config.run / "results", "knn-before.json", "knn-before-after.json")
     remove_leftovers(config.run / "checkpoints", "step-*")
-    write_text(written, to_yaml(config))
-    data = {
-        "store": store.name,
-        "fingerprint": store.fingerprint,
-        "split": config.data.split,
-        "layout": store.layout.to_dict(),
-    }
-    write_json(config.run / "data.json", data)
+    describe_run(config, store)
 
 
 def run_lengths(config: TrainConfig, clips: int) -> tuple[int, int]:

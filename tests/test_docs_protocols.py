@@ -43,7 +43,7 @@ def test_commands_work_one_after_another(tmp_path: Path, monkeypatch: pytest.Mon
             continue
         assert module == "sjepa_fast.evaluate"
         protocols.add(arguments[0])
-        short = SHORT if arguments[0] in ("finetune", "semi", "transfer") else []
+        short = SHORT if arguments[0] in ("finetune", "supervised", "semi", "transfer") else []
         assert evaluate.run([*arguments, *short]) == 0, arguments
     assert protocols == set(PROTOCOLS)
     results = {file.stem for file in (tmp_path / "runs/demo/results").glob("*.json")}

@@ -52,7 +52,7 @@ def test_ten_percent_of_the_labels_beat_chance_within_forty_steps(run: Path) -> 
         "semi0.1-balanced-target-nucla-xview",
         *("semi", "--ratio", "0.1", "--balanced", "--seeds", "3", *short),
     )
-    assert found["recipe"]["labelled_clips"] == 102 and found["recipe"]["name"] == "small"
+    assert found["recipe"]["labelled_clips"] == 102 and found["recipe"]["name"] == "strong"
     assert found["top1"] > 30, "ten classes"
     ids = (run / "results" / "semi0.1-balanced-target-nucla-xview-s3.ids.txt").read_text().split()
     store = open_store(Path("stores/nucla"))

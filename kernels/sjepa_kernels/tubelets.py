@@ -37,6 +37,12 @@ def to_frames(tubelets_BNP: Tensor, joints: int, coords: int = 3) -> Tensor:
     return x.reshape(batch, segments * length, joints, coords)
 
 
+def split_streams(tubelets: Tensor) -> tuple[Tensor, Tensor]:
+    """Part tokens of stream all, (..., l*9), into joints (..., l*3) and the others (..., l*6)."""
+    frames = tubelets.unflatten(-1, (tubelets.shape[-1] // 9, 9))
+    return frames[..., :3].flatten(-2), frames[..., 3:].flatten(-2)
+
+
 def forward_difference(x: Tensor) -> Tensor:
     """x[t+1] - x[t] along the frames of (..., T, V, C), 0 for the last frame (method 1.5)."""
     change = torch.zeros_like(x)

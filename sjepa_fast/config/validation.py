@@ -21,14 +21,17 @@ _POSITIVE = (
 _SHARES = ("data.crop_min", "data.eval_crop", "mask.predict_ratio")
 # Numbers from 0 on, and the largest values of those that have one.
 _FROM_ZERO = (
-    "seed data.workers data.whiten view.rotation view.tilt view.translation view.scale view.shear "
-    "view.flip mask.tube_scale model.layer_scale objective.center_momentum objective.ema_length "
+    "seed data.workers data.whiten data.time_warp view.rotation view.tilt view.translation "
+    "view.scale view.shear view.flip view.joint_drop mask.tube_scale model.layer_scale "
+    "objective.center_momentum objective.ema_length "
     "optim.lr optim.lr_end optim.weight_decay optim.beta1 optim.beta2 optim.clip_grad log.knn_every"
 )
 VERIFY = ("resume", "first", "every", "off")
 _MOST: dict[str, float] = {
     "seed": 2.0**63 - 1024,
+    "data.time_warp": 0.5,
     **dict.fromkeys(("data.whiten", "view.scale", "view.flip", "objective.center_momentum"), 1),
+    "view.joint_drop": 1,
     **dict.fromkeys(("optim.beta1", "optim.beta2"), math.nextafter(1, 0)),
 }
 
@@ -118,7 +121,7 @@ def validate_pool(argument: str, pool: Pool, config: TrainConfig) -> None:
     segments = config.data.frames // config.model.segment_length
     if pool == "pyramid" and segments < 4:
         value = f"pyramid of {segments} segments"
-        raise InputError(argument, value, "its quarters need 4 or more; use joint or full")
+        raise InputError(argument, value, "its quarters need 4 or more; use joint")
 
 
 def _validate_objective(config: TrainConfig) -> None:
@@ -144,7 +147,9 @@ def _validate_objective(config: TrainConfig) -> None:
     ):
         fix = "it needs model.predictor joint with mask.predict_ratio 1"
         raise InputError("objective.legacy_tube_layout", True, fix)
-    if config.view.tilt and config.view.form == "axes":
+    if config.data.time_warp and config.data.sampling == "index":
+        raise InputError("data.time_warp", config.data.time_warp, "use data.sampling resize")
+    if config.view.tilt and config.view.form != "body":
         raise InputError("view.tilt", config.view.tilt, "use view.form body, or rotation alone")
 
 

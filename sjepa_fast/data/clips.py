@@ -27,7 +27,7 @@ from sjepa_kernels import Augmentation, SkeletonTables, augment_clips, crop_resi
 from sjepa_kernels.augment.frames import even_frames
 from sjepa_kernels.augment.reference import take_frames
 from sjepa_kernels.augment.settings import CropShare, PackedStore, ViewRanges
-from sjepa_kernels.tubelets import to_stream
+from sjepa_kernels.tubelets import TokenStream, to_stream
 
 
 @dataclass(frozen=True)
@@ -145,17 +145,33 @@ class ResidentClips:
         keys = ids_B, seed, step
         return augment_clips(*clips.store, *keys, self.tables, augmentation, with_clip=with_clip)
 
-    def eval_crop(self, ids_B: Tensor, data: DataConfig) -> Tensor:
-        """Centered crop (`data.eval_crop`) of each clip in the run's stream, (B, M, T, V, C)."""
+    def eval_crop(
+        self,
+        ids_B: Tensor,
+        data: DataConfig,
+        *,
+        stream: TokenStream | None = None,
+        within: tuple[float, float] = (0.0, 1.0),
+    ) -> Tensor:
+        """Centered crop (`data.eval_crop`) of each clip in the run's stream, (B, M, T, V, C).
+
+        `stream` replaces the run's; `within` is the part of the crop that is taken.
+        """
         valid = self.frames_N[ids_B]
         start = ((1 - data.eval_crop) * valid / 2).floor().long()
         length = (valid - 2 * start).clamp_min(1)
+        if within != (0.0, 1.0):
+            first, last = within
+            start = start + (length * first).long()
+            length = (length * (last - first)).round().long().clamp_min(1)
+            # Rounding must not lead beyond the clip.
+            start = torch.minimum(start, valid - length)
         if data.sampling == "index":
             index = start[:, None] + even_frames(length, data.frames)
             crop = take_frames(self.with_rows(ids_B).store, ids_B, index, self.max_bodies)
         else:
             crop = self.crop_resize(ids_B, start, length, data.frames)
-        return to_stream(crop, self.tables.parents_V, data.stream)
+        return to_stream(crop, self.tables.parents_V, stream or data.stream)
 
 
 def skeleton_tables(layout: SkeletonLayout, device: torch.device) -> SkeletonTables:
@@ -171,21 +187,22 @@ def augmentation(
     *,
     crop: CropShare | None = None,
     view: ViewRanges | None = None,
+    stream: TokenStream | None = None,
 ) -> Augmentation:
     """Return the settings by which training clips of M bodies are cropped and turned into views.
 
-    `crop` and `view` have the ranges; the run's own, if not given. The shortest crop is always the
-    run's. The ranges of S-JEPA's view and its pivot, the clip-mean center of the first body, are
-    our choice (method 3.3).
+    `crop` and `view` have the ranges and `stream` the stream; the run's own, if not given. The
+    shortest crop is always the run's. The ranges of S-JEPA's view and its pivot, the clip-mean
+    center of the first body, are our choice (method 3.3).
     """
-    view = view or config.view
+    crop, view = crop or config.data, view or config.view
     return Augmentation(
         frames=config.data.frames,
         bodies=bodies,
         segment_length=config.model.segment_length,
         sampling=config.data.sampling,
-        stream=config.data.stream,
-        crop_min=(crop or config.data).crop_min,
+        stream=stream or config.data.stream,
+        **{field.name: getattr(crop, field.name) for field in fields(CropShare)},
         crop_min_frames=config.data.crop_min_frames,
         **{field.name: getattr(view, field.name) for field in fields(ViewRanges)},
     )

@@ -15,10 +15,10 @@ from sjepa_fast.evaluation.subject import (
     data_record,
     encoder_weights,
     mapped_weights,
-    read_run,
     trained_layout,
 )
 from sjepa_fast.models.encoder import SkeletonTransformer
+from sjepa_fast.run_folder import read_run
 from sjepa_fast.runtime.checkpoint import latest_checkpoint
 from sjepa_fast.runtime.fitting import check_tensors
 from sjepa_fast.runtime.logging import recorded_dtype

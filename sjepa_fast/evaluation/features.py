@@ -19,6 +19,7 @@ from sjepa_fast.evaluation.probes.neighbours import (
     knn_predict,
     standardize_features,
 )
+from sjepa_fast.models.heads import PARTS, time_means
 from sjepa_fast.runtime.device import autocast
 from sjepa_fast.runtime.dist import World
 from sjepa_kernels.tubelets import to_tubelets
@@ -29,17 +30,10 @@ CHUNK = 256
 ALONE = World()
 
 
-def _pyramid(x_BSVD: Tensor) -> Tensor:
-    # Parts of a number of segments that they do not divide share the segment between them.
-    count = x_BSVD.shape[1]
-    cuts = [(i * count // n, -(-(i + 1) * count // n)) for n in (1, 2, 4) for i in range(n)]
-    return torch.stack([x_BSVD[:, first:last].mean(dim=1) for first, last in cuts], dim=1)
-
-
 _POOLS: dict[Pool, Callable[[Tensor], Tensor]] = {
     "mean": lambda x_BSVD: x_BSVD.flatten(1, 2).mean(dim=1),
     "joint": lambda x_BSVD: x_BSVD.mean(dim=1),
-    "pyramid": _pyramid,
+    "pyramid": lambda x_BSVD: time_means(x_BSVD.unsqueeze(1), PARTS["pyramid"]),
     "full": lambda x_BSVD: x_BSVD,
 }
 

@@ -1,26 +1,30 @@
 """Recipes of the protocols that train: linear probe and fine-tuning.
 
-A recipe's defaults are the papers' values (method 6); `small` ones are our choice for sets of a few
-hundred clips, used for runs of the small-data presets (`eval.recipe: small`).
+A recipe's defaults are the papers' values (method 6). `small` and `strong` ones are our choice for
+sets of a few hundred clips. Runs of the small-data presets (`eval.recipe: small`) get the small
+linear probe and strong fine-tuning.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sjepa_fast.config.schema import TrainConfig
+from sjepa_fast.models.heads import TimePool
 from sjepa_kernels.augment.settings import CropShare, ViewRanges
 
 Family = Literal["auto", "paper", "small"]
+FinetuneFamily = Literal["auto", "paper", "small", "strong"]
 
 
 @dataclass(frozen=True)
 class Views(ViewRanges, CropShare):
     """Random crops and rotations of training clips; the defaults are MAMP's (method 1.5)."""
 
-    form: Literal["body", "axes"] = "axes"
-    """axes: R = Rz Ry Rx about the origin; body: about the body's own axis, then tilted."""
+    form: Literal["body", "axes", "two_axes"] = "axes"
+    """axes: R = Rz Ry Rx about the origin; two_axes: Ry Rx; body: about the body's own axis, then
+    tilted."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class LinearRecipe:
 class FinetuneRecipe:
     """Fine-tuning of encoder and head (method 6.2)."""
 
-    name: Family = "auto"
+    name: FinetuneFamily = "auto"
     """Where the defaults come from; auto: by run."""
     length: int = 100
     """Length of the training, in `unit`."""
@@ -77,6 +81,22 @@ class FinetuneRecipe:
     """Share of the target that is spread over all classes."""
     clip_grad: float = 0.0
     """Largest gradient norm; 0 is off."""
+    streams: Literal["run", "all"] = "run"
+    """run: tokens hold the run's stream; all: joints, bones and motion side by side, through a
+    second input layer, which starts at 0 where the encoder is pre-trained."""
+    token_drop: float = 0.0
+    """Share of the tokens that a training step leaves out, drawn anew for each sequence."""
+    mixup: float = 0.0
+    """Clips are mixed in pairs, by a share of Beta(mixup, mixup); 0 is off."""
+    ema: float = 0.0
+    """What is scored and saved is the moving average of the weights with this momentum, which the
+    first steps approach as (1 + t) / (10 + t); 0 is off."""
+    pool: TimePool = "joint"
+    """What the head gets of each joint: its mean over time, or a pyramid of seven, over the whole
+    time, its halves and its quarters."""
+    test_crops: int = 1
+    """Crops of a test clip whose class probabilities are averaged: the run's evaluation crop, and
+    then crops of 0.8 of it, evenly from its beginning to its end."""
     views: Views = field(default_factory=Views)
     """Views of the training clips."""
 
@@ -88,6 +108,7 @@ def is_small(name: Family, config: TrainConfig) -> bool:
 
 # Those of the small S-JEPA preset; one for all runs, so that objectives can be compared.
 SMALL_VIEWS = Views(crop_min=0.6, form="body", rotation=1.2, tilt=0.2)
+STRONG_VIEWS = replace(SMALL_VIEWS, scale=0.2, time_warp=0.2, joint_drop=0.1)
 
 
 def linear_recipe(name: Family, config: TrainConfig) -> LinearRecipe:
@@ -97,15 +118,20 @@ def linear_recipe(name: Family, config: TrainConfig) -> LinearRecipe:
     return LinearRecipe(name="paper")
 
 
-def finetune_recipe(name: Family, config: TrainConfig, *, scratch: bool) -> FinetuneRecipe:
+def finetune_recipe(name: FinetuneFamily, config: TrainConfig, *, scratch: bool) -> FinetuneRecipe:
     """Return the defaults of a recipe for a run; `scratch` switches layer decay off.
 
     The small recipe was chosen on N-UCLA with camera 1 for training and camera 2 for validation.
+    The strong one is the small one for longer and in smaller batches, with all that keeps it from
+    learning the training clips by heart. Of a run in another stream than joints, or with frames by
+    number, it leaves out what cannot be.
     """
     layer_decay = 1.0 if scratch else 0.8
-    if not is_small(name, config):
+    if name == "auto":
+        name = "strong" if config.eval.recipe == "small" else "paper"
+    if name == "paper":
         return FinetuneRecipe(name="paper", layer_decay=layer_decay)
-    return FinetuneRecipe(
+    small = FinetuneRecipe(
         name="small",
         length=240,
         warmup=20,
@@ -118,4 +144,25 @@ def finetune_recipe(name: Family, config: TrainConfig, *, scratch: bool) -> Fine
         hidden=256,
         clip_grad=3.0,
         views=SMALL_VIEWS,
+    )
+    if name == "small":
+        return small
+    views = STRONG_VIEWS
+    if config.data.sampling == "index":
+        views = replace(views, time_warp=0.0)
+    segments = config.data.frames // config.model.segment_length
+    return replace(
+        small,
+        name="strong",
+        length=1000,
+        warmup=50,
+        score_every=250,
+        batch_size=32,
+        streams="all" if config.data.stream == "joint" else "run",
+        token_drop=0.5,
+        mixup=0.2,
+        ema=0.998,
+        pool="pyramid" if segments >= 4 else "joint",
+        test_crops=4,
+        views=views,
     )

@@ -12,6 +12,7 @@ import tyro
 from sjepa_fast.config.schema import Pool, Scaling, Switch, TrainConfig
 from sjepa_fast.config.validation import validate_pool
 from sjepa_fast.evaluation.recipes import FinetuneRecipe, LinearRecipe
+from sjepa_fast.run_folder import read_run
 
 Encoder = Literal["target", "view", "random", "raw"]
 
@@ -58,6 +59,10 @@ class Request:
 @dataclass(frozen=True)
 class RecipeRequest(Request):
     """A request of a protocol that trains; it has a field `recipe`."""
+
+    def configuration(self) -> TrainConfig:
+        """Return the run's configuration, for which the recipe is chosen."""
+        return read_run(self.run)
 
     def default_recipe(self, config: TrainConfig) -> LinearRecipe | FinetuneRecipe:
         """Return the recipe to start from, for a run's configuration; flags change it."""

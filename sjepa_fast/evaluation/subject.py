@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from sjepa_fast.build import build_model
-from sjepa_fast.config.files import read_config
 from sjepa_fast.config.schema import TrainConfig
-from sjepa_fast.config.validation import validate
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.data.feed import open_clips
 from sjepa_fast.data.store import Store, open_store
@@ -24,6 +22,7 @@ from sjepa_fast.evaluation.request import Request
 from sjepa_fast.joint_map import map_joints
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.opening import check_fields, read_json, read_text
+from sjepa_fast.run_folder import read_run
 from sjepa_fast.runtime.checkpoint import Checkpoint, latest_checkpoint
 from sjepa_fast.runtime.device import pick_device, settled_dtype, wants_compile
 from sjepa_fast.runtime.dist import World, connect, environment_world
@@ -68,16 +67,6 @@ class Subject:
     def labels(self, ids: Tensor) -> Tensor:
         """Return the labels of clips."""
         return self.clips.labels_N[ids]
-
-
-def read_run(run: Path) -> TrainConfig:
-    """Read the configuration that a run folder holds; raises InputError if it cannot work."""
-    file = run / "config.yaml"
-    if not file.is_file():
-        raise InputError("run", f"{run} is not a run folder", "name a folder with a run")
-    config = read_config(file)
-    validate(config)
-    return config
 
 
 def data_record(run: Path) -> dict[str, Any]:

@@ -13,6 +13,29 @@ from torch import Tensor, nn
 from sjepa_fast.models.residual import Residual, fuses
 from sjepa_fast.models.transformer import learned_table
 from sjepa_kernels import add_positions
+from sjepa_kernels.tubelets import split_streams
+
+
+class OtherStreams(nn.Module):
+    """Input layer of the bones and the motion that stand beside the joints in a token.
+
+    W ((x - mean) / deviation) + b with fixed statistics of training clips: a joint moves by a
+    hundredth of its distance from the root in a frame, and a layer would not see it.
+    """
+
+    def __init__(self, tokens_RP: Tensor, width: int) -> None:
+        super().__init__()
+        deviation, mean = torch.std_mean(tokens_RP, dim=0, correction=0)
+        self.register_buffer("mean", mean)
+        # What never changes says nothing, and is not magnified.
+        self.register_buffer("factor", torch.where(deviation > 1e-6, 1 / deviation, 0.0))
+        self.proj = nn.Linear(tokens_RP.shape[1], width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what is added to the embedding of the joints."""
+        mean, factor = self.get_buffer("mean"), self.get_buffer("factor")
+        out: Tensor = self.proj((x - mean) * factor)
+        return out
 
 
 class TubeletEmbed(nn.Module):
@@ -31,6 +54,8 @@ class TubeletEmbed(nn.Module):
         self.proj = nn.Linear(token_size, width)
         self.temporal = learned_table(segments, width)
         self.spatial = learned_table(joints, width)
+        # Of a classifier whose tokens hold all streams (`join_streams`).
+        self.others: OtherStreams | None = None
         self.whiten = whiten
         if whiten:
             self.register_buffer("whiten_mean", torch.zeros(token_size))
@@ -52,7 +77,29 @@ class TubeletEmbed(nn.Module):
         branch = self._project(tubelets_BNP.gather(1, index))
         return Residual(add_positions(branch, ids_keep_BK, self.temporal, self.spatial))
 
+    def join_streams(self, others_RP: Tensor, *, fresh: bool) -> None:
+        """Take tokens of stream all from here on: a second layer for what is not joints.
+
+        Args:
+            others_RP: Bones and motion of training clips, as `split_streams` returns them.
+            fresh: Whether the layer begins like the first one. It begins at 0 otherwise, so that
+                a pre-trained encoder starts as what it was.
+        """
+        self.others = OtherStreams(others_RP, self.proj.out_features).to(others_RP.device)
+        nn.init.zeros_(self.others.proj.bias)
+        if fresh:
+            nn.init.xavier_uniform_(self.others.proj.weight)
+        else:
+            nn.init.zeros_(self.others.proj.weight)
+
     def _project(self, x: Tensor) -> Tensor:
+        if self.others is None:
+            return self._project_joints(x)
+        joints, others = split_streams(x)
+        added: Tensor = self.others(others)
+        return self._project_joints(joints) + added
+
+    def _project_joints(self, x: Tensor) -> Tensor:
         if self.whiten:
             mean, matrix = self.get_buffer("whiten_mean"), self.get_buffer("whiten_matrix")
             # In float32 even under autocast: the matrix magnifies the small directions, and with

@@ -75,13 +75,13 @@ SAMPLES = {
             --run WORK/utkinect-s1 --seed 1 --mask.ratio 0.9 --log.knn-every 0
         evaluate knn WORK/nucla-s0 --encoder raw --data.split xview_clean
         evaluate linear WORK/utkinect-s0 --encoder raw --pool joint --data.split xsub
-        evaluate finetune WORK/nucla-s2 --seeds 2 --data.split xview_clean
-        evaluate finetune WORK/msr_action3d-s0 --encoder random --seeds 0 1 2
+        evaluate finetune WORK/nucla-s2 --seeds 2 --recipe.name small --data.split xview_clean
+        evaluate finetune WORK/msr_action3d-s0 --encoder random --seeds 0 1 2 --recipe.name small
             --recipe.batch-size 32 --data.split xsub
-        evaluate semi WORK/florence3d-s1 --seeds 1 --ratio 0.1 --balanced
+        evaluate semi WORK/florence3d-s1 --seeds 1 --recipe.name small --ratio 0.1 --balanced
             --recipe.batch-size 32 --data.split xsub
-        evaluate semi WORK/nucla-s0 --encoder random --seeds 0 1 2 --ratio 0.1 --balanced
-            --recipe.batch-size 32 --data.split xview_clean""",
+        evaluate semi WORK/nucla-s0 --encoder random --seeds 0 1 2 --recipe.name small
+            --ratio 0.1 --balanced --recipe.batch-size 32 --data.split xview_clean""",
     "objectives": """
         prepare nucla --raw DATA/nucla --out WORK/stores/nucla
         train skeleton2vec-nucla --data.root WORK/stores/nucla --run WORK/skeleton2vec-nucla-s0
@@ -89,8 +89,10 @@ SAMPLES = {
         evaluate knn WORK/sjepa-nucla-s0 --encoder raw
         evaluate linear WORK/sjepa-msr_action3d-s0 --encoder raw --pool joint
         evaluate linear WORK/mamp-msr_action3d-s0 --encoder target --pool mean
-        evaluate finetune WORK/skeletonmae-nucla-s0 --seeds 0 --recipe.batch-size 32
-        evaluate finetune WORK/sjepa-nucla-s0 --encoder random --seeds 0 --recipe.batch-size 32""",
+        evaluate finetune WORK/skeletonmae-nucla-s0 --seeds 0 --recipe.name small
+            --recipe.batch-size 32
+        evaluate finetune WORK/sjepa-nucla-s0 --encoder random --seeds 0 --recipe.name small
+            --recipe.batch-size 32""",
     "targets": """
         train sjepa-nucla --objective.target-every 2 --data.root WORK/stores/nucla
             --run WORK/targets-2-s1 --seed 1 --data.split val --optim.length 400
@@ -115,7 +117,8 @@ def test_seeds_multiply_runs_and_what_needs_one_run_stays_with_the_first() -> No
     assert more == {"prepare": 2, "train": 24, "evaluate": 132}
     lines = listed(seeded(PROTOCOLS, 4, 5))
     assert [line for line in lines if "finetune" in line and "utkinect" in line] == [
-        f"evaluate finetune WORK/utkinect-{rest} --recipe.batch-size 32 --data.split xsub"
+        f"evaluate finetune WORK/utkinect-{rest} --recipe.name small --recipe.batch-size 32 "
+        "--data.split xsub"
         for rest in ("s4 --encoder random --seeds 4 5", "s4 --seeds 4", "s5 --seeds 5")
     ]
 

@@ -152,6 +152,6 @@ def test_a_pyramid_needs_four_segments(run: Path, tmp_path: Path, protocol: str)
     own = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("results"))
     file = own / "config.yaml"
     file.write_text(file.read_text().replace("segment_length: 4", "segment_length: 8"))
-    with pytest.raises(InputError, match=r"^pool: pyramid of 2 segments; .*use joint or full"):
+    with pytest.raises(InputError, match=r"^pool: pyramid of 2 segments; .*use joint"):
         evaluate.run([protocol, str(own), "--pool", "pyramid"])
     assert not (own / "results").exists(), "before anything is scored"

@@ -160,7 +160,7 @@ def test_recipes_follow_the_papers_or_the_run() -> None:
     assert (paper.label_smoothing, paper.weight_decay, paper.clip_grad) == (0.1, 0.05, 0.0)
     assert (paper.views.crop_min, paper.views.form, paper.views.rotation) == (0.5, "axes", 0.3)
     assert finetune_recipe("auto", preset("sjepa-ntu60-xsub"), scratch=True).layer_decay == 1
-    small = finetune_recipe("auto", preset("sjepa-nucla"), scratch=False)
+    small = finetune_recipe("small", preset("sjepa-nucla"), scratch=False)
     assert (
         small.name == "small" and small.views.rotation == preset("sjepa-nucla").view.rotation == 1.2
     )

@@ -25,7 +25,8 @@ from sjepa_fast.evaluation.protocols.ensemble import (
     run_ensemble,
 )
 from sjepa_fast.evaluation.saved import RESULT_BYTES
-from sjepa_fast.evaluation.subject import clips_seen_in_training, data_record, read_run
+from sjepa_fast.evaluation.subject import clips_seen_in_training, data_record
+from sjepa_fast.run_folder import read_run
 from sjepa_fast.skeletons import NTU25
 from sjepa_fast.viz.confusion import plot_confusion
 from sjepa_fast.viz.figure import plotted

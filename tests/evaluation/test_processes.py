@@ -47,6 +47,7 @@ def requests(run: Path) -> list[list[str]]:
     # Shared unevenly.
     several = [*SHORT, "--seeds", "0", "1", "2"]
     other = ["--data.root", str(run.parent / "other")]
+    own = ["--data.root", str(run.parent / "store"), "--data.split", "xsub"]
     return [
         ["knn", str(run), "--pool", "full"],
         ["knn", str(run), "--encoder", "raw"],
@@ -55,6 +56,7 @@ def requests(run: Path) -> list[list[str]]:
         ["linear", str(run), "--recipe.name", "small"],
         ["linear", str(run), "--recipe.name", "paper", "--recipe.epochs", "2", "--augment"],
         ["finetune", str(run), *several],
+        ["supervised", str(run.parent / "scratch"), *own, *several],
         ["semi", str(run), "--ratio", "0.5", *several],
         ["transfer", str(run), *other, *several],
         ["ensemble", str(run), str(run), "--of", "linear-target-mean-synthetic"],
@@ -81,14 +83,16 @@ def test_results_of_two_processes_are_those_of_one(
     shutil.rmtree(run / "results", ignore_errors=True)
     for words in every:
         assert evaluate.run(words) == 0
-    alone = kept(run / "results")
-    shutil.rmtree(run / "results")
+    scratch = run.parent / "scratch"
+    alone, alone_scratch = kept(run / "results"), kept(scratch / "results")
+    shutil.rmtree(run / "results"), shutil.rmtree(scratch)
     script = tmp_path / "calls.py"
     script.write_text(CALLS)
     done = torchrun(2, script, str(CHUNK), json.dumps(every))
     assert done.returncode == 0, done.stderr
     together = kept(run / "results")
     assert together == alone
+    assert kept(scratch / "results") == alone_scratch
     assert {
         *("knn-random-full-synthetic-xsub.json", "knn-random-pyramid-pca-synthetic-xsub.json"),
         *("retrieval-raw-kinect-xsub.json", "linear-random-mean-augment-synthetic-xsub.json"),

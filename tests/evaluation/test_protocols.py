@@ -81,7 +81,7 @@ def test_finetune_states_and_keeps_what_it_did(run: Path) -> None:
     assert found["confusion"] == matrix.tolist()
     expected = 100 * matrix[3, 3] / matrix[3].sum()
     assert found["per_class"][store.class_names[3]] == pytest.approx(expected)
-    assert found["recipe"]["name"] == "small" and found["recipe"]["length"] == 4
+    assert found["recipe"]["name"] == "strong" and found["recipe"]["length"] == 4
     assert found["seeds"] == [0, 1] and found["device"] == "cpu" and found["split"] == "xsub"
     assert found["store_fingerprint"] == store.fingerprint
     assert len(found["weights"]["sha256"]) == 64 and found["joint_map"] is None
@@ -90,7 +90,7 @@ def test_finetune_states_and_keeps_what_it_did(run: Path) -> None:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4] and rows[-1]["top1"] == pytest.approx(right[1])
     weights = safetensors.torch.load_file(folder / "weights" / "model.safetensors")
-    assert weights["head.fc1.weight"].shape == (16, 25 * 32)
+    assert weights["head.fc1.weight"].shape == (16, 7 * 25 * 32)
 
 
 def test_finetune_repeats_and_trains_the_encoder(run: Path) -> None:
@@ -231,10 +231,10 @@ def test_a_subclass_of_a_request_reaches_its_own_protocol(
     def reached(_subject: Subject, _request: Request, name: str, _labelled: object) -> None:
         raise ReachedError(name)
 
-    monkeypatch.setattr(finetune, "_over_seeds", reached)
+    monkeypatch.setattr(finetune, "over_labels", reached)
     for rows in (PROTOCOLS, dict(reversed(PROTOCOLS.items()))):
         monkeypatch.setattr(evaluate, "PROTOCOLS", rows)
-        with pytest.raises(ReachedError, match=rf"^{protocol}(0\.1)?$"):
+        with pytest.raises(ReachedError, match=rf"^{protocol}(0\.1)?-target$"):
             evaluate.run([protocol, str(run), "--data.root", str(run.parent / "store")])
 
 
@@ -257,7 +257,7 @@ def test_a_row_of_the_table_is_a_protocol(
     monkeypatch.setitem(PROTOCOLS, "guess", of_one_run(GuessRequest, run_guess))
     assert evaluate.run([]) == 0
     said = capsys.readouterr().out
-    assert "\n  guess     Guess one class" in said and "sjepa_fast.evaluate guess" in said
+    assert "\n  guess       Guess one class" in said
     assert evaluate.run(["guess", str(run), "--guess", "3"]) == 0
     found = result(run, "guess-synthetic-xsub")
     assert found["protocol"] == "guess" and found["recipe"] == {"guess": 3}

@@ -11,22 +11,28 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from sjepa_fast.config.schema import TrainConfig
+from sjepa_fast.config.validation import validate_pool
 from sjepa_fast.data.clips import ResidentClips, augmentation
 from sjepa_fast.data.order import epoch_order
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.metrics import accuracy
+from sjepa_fast.evaluation.probes.mixing import Mixing
+from sjepa_fast.evaluation.probes.scoring import classify
+from sjepa_fast.evaluation.probes.weight_ema import WeightEma
 from sjepa_fast.evaluation.recipes import FinetuneRecipe
 from sjepa_fast.models.heads import ActionClassifier
 from sjepa_fast.runtime.device import autocast
 from sjepa_fast.runtime.logging import RunLog, progress_line
 from sjepa_fast.runtime.schedule import learning_rate
-from sjepa_kernels.tubelets import to_tubelets
+from sjepa_kernels import Augmentation, random_mask
+from sjepa_kernels.purposes import MASK
+from sjepa_kernels.tubelets import TokenStream
 
 
 @dataclass(frozen=True)
@@ -55,13 +61,13 @@ def recipe_lengths(recipe: FinetuneRecipe, clips: int) -> tuple[int, Lengths]:
     An epoch's last batch is dropped if it is not full. Raises InputError if a number is out of
     range, or there are too few clips for BatchNorm.
     """
-    for name in ("length", "score_every", "batch_size", "hidden"):
+    for name in ("length", "score_every", "batch_size", "hidden", "test_crops"):
         if getattr(recipe, name) < 1:
             raise InputError(f"recipe.{name}", getattr(recipe, name), "give at least 1")
-    for name in ("drop_path", "dropout", "label_smoothing"):
+    for name in ("drop_path", "dropout", "label_smoothing", "token_drop", "ema"):
         if not 0 <= getattr(recipe, name) < 1:
             raise InputError(f"recipe.{name}", getattr(recipe, name), "give 0 to below 1")
-    for name in ("lr", "lr_end", "weight_decay", "clip_grad", "layer_decay"):
+    for name in ("lr", "lr_end", "weight_decay", "clip_grad", "layer_decay", "mixup"):
         value = getattr(recipe, name)
         if not (value >= 0 and math.isfinite(value)):
             raise InputError(f"recipe.{name}", value, "give a finite number, 0 or more")
@@ -80,8 +86,11 @@ def recipe_lengths(recipe: FinetuneRecipe, clips: int) -> tuple[int, Lengths]:
 
 
 def layer_of(name: str, depth: int) -> int:
-    """Number of a parameter's layer: embedding 0, block i is i + 1, norm and head the top."""
-    if name.startswith("encoder.embed."):
+    """Number of a parameter's layer: embedding 0, block i is i + 1, norm and head the top.
+
+    So is the layer of the streams that a pre-trained encoder has not seen.
+    """
+    if name.startswith("encoder.embed.") and not name.startswith("encoder.embed.others."):
         return 0
     if name.startswith("encoder.blocks."):
         return int(name.split(".")[2]) + 1
@@ -113,26 +122,23 @@ def build_finetune_optimizer(model: ActionClassifier, recipe: FinetuneRecipe) ->
     )
 
 
-@torch.no_grad()
-def classify(
-    model: ActionClassifier,
-    clips: ResidentClips,
-    ids: Tensor,
-    config: TrainConfig,
-    dtype: torch.dtype,
-    batch: int = 128,
-) -> Tensor:
-    """Return the scores (Q, C), float32, of whole clips (centered evaluation crop)."""
-    model.eval()
-    found = []
-    for chunk in ids.split(batch):
-        # Equal batches, so that compiled blocks are compiled once.
-        filled = torch.cat([chunk, chunk[:1].expand(min(batch, len(ids)) - len(chunk))])
-        x = clips.eval_crop(filled, config.data)
-        with autocast(x.device, dtype):
-            tokens = to_tubelets(x.flatten(0, 1), config.model.segment_length)
-            found.append(model(tokens, clips.max_bodies)[: len(chunk)].float())
-    return torch.cat(found)
+def finetune_views(recipe: FinetuneRecipe, config: TrainConfig, bodies: int) -> Augmentation:
+    """Return what the views of a recipe are for a run's clips.
+
+    Raises InputError if one of its ranges, or the run's stream, does not fit.
+    """
+    if recipe.streams == "all" and config.data.stream != "joint":
+        value = f"all for a run whose data.stream is {config.data.stream}"
+        raise InputError("recipe.streams", value, "use --recipe.streams run")
+    validate_pool("recipe.pool", recipe.pool, config)
+    views = recipe.views
+    stream: TokenStream = "all" if recipe.streams == "all" else config.data.stream
+    try:
+        return augmentation(config, bodies, crop=views, view=views, stream=stream)
+    except ValueError as error:
+        name, _, reason = str(error).partition(": ")
+        value, _, fix = reason.partition("; ")
+        raise InputError(f"recipe.views.{name}", value, fix) from error
 
 
 def _batches(ids: Tensor, batch: int, per_epoch: int, seed: int) -> Iterator[Tensor]:
@@ -161,8 +167,11 @@ def train_classifier(
     if the loss is not finite.
     """
     device = train_ids.device
-    views = augmentation(config, clips.max_bodies, crop=recipe.views, view=recipe.views)
+    views = finetune_views(recipe, config, clips.max_bodies)
     batch, lengths = recipe_lengths(recipe, len(train_ids))
+    mixing = Mixing(recipe.mixup, device)
+    average = WeightEma(model, recipe.ema)
+    score = partial(classify, stream=views.stream, crops=recipe.test_crops)
     optimizer = build_finetune_optimizer(model, recipe)
     test_labels = clips.labels_N[test_ids]
     # On the device, because they seed the draws of the views.
@@ -174,11 +183,11 @@ def train_classifier(
         ids = next(batches)
         model.train()
         tokens, _ = clips.train_tokens(ids, key, done, views, with_clip=False)
+        tokens, mixed = mixing.mix(tokens, clips.max_bodies)
+        kept = kept_tokens(recipe.token_drop, tokens, key, done, ids)
         with autocast(device, dtype):
-            logits = model(tokens, clips.max_bodies)
-        loss = cross_entropy(
-            logits.float(), clips.labels_N[ids], label_smoothing=recipe.label_smoothing
-        )
+            logits = model(tokens, clips.max_bodies, kept).float()
+        loss = mixed.loss(logits, clips.labels_N[ids], recipe.label_smoothing)
         loss.backward()
         if recipe.clip_grad:
             nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad, foreach=True)
@@ -187,6 +196,7 @@ def train_classifier(
             group["lr"] = rate * group["scale"]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        average.update()
         loss_sum += loss.detach()
         done += 1
         if step % lengths.score_every == 0 or step == lengths.total:
@@ -194,7 +204,8 @@ def train_classifier(
             if not math.isfinite(mean):
                 raise FloatingPointError(f"loss is {mean} at step {step}")
             seconds = (time.perf_counter() - clock) / (step - logged)
-            scores = classify(model, clips, test_ids, config, dtype)
+            with average.in_place():
+                scores = score(model, clips, test_ids, config, dtype)
             top1 = accuracy(scores.argmax(dim=1), test_labels)
             # The first of equal scores counts.
             best = max(best, (top1, -step))
@@ -205,4 +216,20 @@ def train_classifier(
             log.line(progress_line(step, lengths.total, values, left))
             loss_sum.zero_()
             clock, logged = time.perf_counter(), step
+    average.keep()
     return Finetuned(accuracy(scores.argmax(dim=1), test_labels), best[0], -best[1], scores)
+
+
+def kept_tokens(
+    share: float, tokens_BNP: Tensor, seed: Tensor, step: Tensor, ids: Tensor
+) -> Tensor | None:
+    """Return the ids (B, K) of the tokens of each sequence that are not dropped; None: all are."""
+    if share == 0:
+        return None
+    sequences, tokens = tokens_BNP.shape[:2]
+    keep = max(1, round(tokens * (1 - share)))
+    bodies = sequences // len(ids)
+    drawn = random_mask(
+        sequences, tokens, keep, seed, step=step, clip_ids_C=ids, bodies=bodies, purpose=MASK
+    )
+    return drawn.ids_keep_BK

@@ -29,6 +29,7 @@ from sjepa_fast.evaluation.protocols.finetune import (
 from sjepa_fast.evaluation.protocols.knn import KnnRequest, run_knn
 from sjepa_fast.evaluation.protocols.linear import LinearRequest, run_linear
 from sjepa_fast.evaluation.protocols.retrieval import RetrievalRequest, run_retrieval
+from sjepa_fast.evaluation.protocols.supervised import SupervisedRequest, run_supervised
 from sjepa_fast.evaluation.request import ProbeRequest
 from sjepa_fast.evaluation.subject import Subject, describe, open_subject
 
@@ -91,11 +92,22 @@ def of_one_run(
     return Protocol(request_type, opened)
 
 
+def of_new_run(protocol: Protocol) -> Protocol:
+    """Make a protocol of one that needs a run folder, whose request makes that folder."""
+
+    def begun(request: Any) -> Result:
+        request.begin()
+        return protocol.run(request)
+
+    return Protocol(protocol.request, begun)
+
+
 PROTOCOLS: dict[str, Protocol] = {
     "knn": of_one_run(KnnRequest, run_knn, PROBED),
     "retrieval": of_one_run(RetrievalRequest, run_retrieval, PROBED),
     "linear": of_one_run(LinearRequest, run_linear, PROBED),
     "finetune": of_one_run(FinetuneRequest, run_finetune, TRAINED | FLOORS),
+    "supervised": of_new_run(of_one_run(SupervisedRequest, run_supervised, FLOORS)),
     "semi": of_one_run(SemiRequest, run_semi, TRAINED),
     "transfer": of_one_run(TransferRequest, run_transfer, TRAINED | FLOORS),
     "ensemble": Protocol(EnsembleRequest, run_ensemble),

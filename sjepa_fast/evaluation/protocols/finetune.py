@@ -13,7 +13,13 @@ from torch import Tensor
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.outcome import Outcome, over_seeds
-from sjepa_fast.evaluation.probes.classifier import Finetuned, recipe_lengths, train_classifier
+from sjepa_fast.evaluation.probes.classifier import (
+    Finetuned,
+    finetune_views,
+    recipe_lengths,
+    train_classifier,
+)
+from sjepa_fast.evaluation.probes.streams import join_streams
 from sjepa_fast.evaluation.recipes import FinetuneRecipe, finetune_recipe
 from sjepa_fast.evaluation.request import RecipeRequest
 from sjepa_fast.evaluation.subject import Subject, make_encoder
@@ -56,8 +62,13 @@ class TransferRequest(FinetuneRequest):
 
 
 def run_finetune(subject: Subject, request: FinetuneRequest) -> Outcome:
-    """Train encoder and head on all labels of the training part, once for each seed."""
-    return _over_seeds(subject, request, "finetune", lambda _: subject.train_ids)
+    """Train encoder and head on all labels of the training part, once for each seed.
+
+    Raises InputError if a class of the test clips has no training clip.
+    """
+    check_classes(subject)
+    name = f"finetune-{request.encoder}"
+    return over_labels(subject, request, name, lambda _: subject.train_ids)
 
 
 def run_semi(subject: Subject, request: SemiRequest) -> Outcome:
@@ -70,7 +81,7 @@ def run_semi(subject: Subject, request: SemiRequest) -> Outcome:
         return torch.from_numpy(ids).to(subject.device)
 
     protocol = f"semi{request.ratio:g}" + ("-balanced" if request.balanced else "")
-    outcome = _over_seeds(subject, request, protocol, labelled)
+    outcome = over_labels(subject, request, f"{protocol}-{request.encoder}", labelled)
     names = {
         seed: [str(subject.store.names[i]) for i in labelled(seed).tolist()]
         for seed in request.seeds
@@ -85,25 +96,48 @@ def run_transfer(subject: Subject, request: TransferRequest) -> Outcome:
 
     Clips of any length become the run's T frames; joints are matched by body part.
 
-    Raises InputError if the store is the run's own.
+    Raises InputError if the store is the run's own, or a class of the test clips has no training
+    clip.
     """
     if request.data.root is None:
         raise InputError("data.root", "not given", "add --data.root STORE with the other data")
-    return _over_seeds(subject, request, "transfer", lambda _: subject.train_ids)
+    check_classes(subject)
+    name = f"transfer-{request.encoder}"
+    return over_labels(subject, request, name, lambda _: subject.train_ids)
 
 
-def _over_seeds(
-    subject: Subject, request: FinetuneRequest, protocol: str, labelled: Callable[[int], Tensor]
+def check_classes(subject: Subject) -> None:
+    """Raise InputError if test clips are of a class that has no training clip."""
+    trained, tested = (
+        set(subject.labels(ids).tolist()) for ids in (subject.train_ids, subject.test_ids)
+    )
+    if missing := sorted(tested - trained):
+        names = ", ".join(subject.store.class_names[label] for label in missing)
+        value = f"{subject.config.data.split} has no training clip of {names}"
+        raise InputError("data.split", value, "use a split whose training part has all classes")
+
+
+def over_labels(
+    subject: Subject, request: FinetuneRequest, name: str, labelled: Callable[[int], Tensor]
 ) -> Outcome:
+    """Train on the clips that `labelled` returns for a seed, once for each seed of the request.
+
+    `name` is the outcome's. Several processes share out the seeds. Raises InputError, before
+    anything is trained, if parts of the request cannot work.
+    """
     if request.encoder == "raw":
         raise InputError("encoder", "raw", "coordinates cannot be trained; use random")
     if not request.seeds or min(request.seeds) < 0:
         raise InputError("seeds", request.seeds, "give one or more, 0 or above")
-    name, world = f"{protocol}-{request.encoder}", subject.world
+    world = subject.world
     if world.size > len(request.seeds):
         # A batch cannot be cut: BatchNorm and dropout would see and draw something else.
         value = f"{len(request.seeds)} for {world.size} processes, each of which trains whole seeds"
         raise InputError("seeds", value, f"give {world.size} seeds or more, or start fewer")
+    for seed in request.seeds:
+        # Everything that can be wrong is said before anything is trained.
+        recipe_lengths(request.recipe, len(labelled(seed)))
+    finetune_views(request.recipe, subject.config, subject.clips.max_bodies)
     own = world.shares(request.seeds)[world.rank]
     trained = [_train(subject, request, name, seed, labelled(seed)) for seed in own]
     found = world.gather(trained)
@@ -126,13 +160,16 @@ def _train(
     subject: Subject, request: FinetuneRequest, name: str, seed: int, ids: Tensor
 ) -> Finetuned:
     recipe = request.recipe
-    recipe_lengths(recipe, len(ids))
     own_seed = seed if request.encoder == "random" else None
     encoder = make_encoder(subject, request.encoder, ids, own_seed).requires_grad_()
     # From here on dropout, drop path and the head's weights are drawn.
     torch.manual_seed(seed)
+    if recipe.streams == "all":
+        fresh = request.encoder == "random"
+        join_streams(encoder, subject.clips, ids, subject.config, fresh=fresh)
     joints, classes = subject.store.layout.num_joints, subject.classes
-    model = ActionClassifier(encoder, joints, classes, recipe.hidden, recipe.dropout)
+    head = (recipe.hidden, recipe.dropout, recipe.pool)
+    model = ActionClassifier(encoder, joints, classes, *head)
     model.to(subject.device)
     set_drop_path(list(encoder.blocks), recipe.drop_path)
     place = f"{name}-{subject.store.name}-{subject.config.data.split}-s{seed}"
