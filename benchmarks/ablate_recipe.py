@@ -1,0 +1,182 @@
+"""Take the strong recipe apart, from scratch on validation splits: a row for each component.
+
+python -m benchmarks.ablate_recipe --data DATA    N-UCLA and MSR Action3D, `val`, three seeds
+
+Every row and seed is `evaluate supervised` in a folder of its own. What the work folder has is not
+made again, so that an interrupted call can be repeated and seeds can be added. Test parts are not
+looked at: of `val`, one camera or some persons of the training part are kept aside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.accuracy import FOLDERS, RESULTS, deviation, execute
+
+SETS = {"nucla": "N-UCLA", "msr_action3d": "MSR Action3D"}
+SPLIT, SEEDS = "val", (0, 1, 2)
+STRONG = "strong"
+# What differs from the strong recipe. The first rows leave out one component each.
+COMPONENTS = {
+    "length": "--recipe.length 240 --recipe.warmup 20",
+    "bone and motion": "--recipe.streams run",
+    "scale": "--recipe.views.scale 0",
+    "joint dropout": "--recipe.views.joint-drop 0",
+    "token dropout": "--recipe.token-drop 0",
+    "time warp": "--recipe.views.time-warp 0",
+    "mixup": "--recipe.mixup 0",
+    "average of weights": "--recipe.ema 0",
+    "time pyramid": "--recipe.pool joint",
+    "four test crops": "--recipe.test-crops 1",
+}
+SMALL = "--recipe small --recipe.batch-size 32"
+ROWS = {
+    STRONG: "",
+    **{f"without {name}": words for name, words in COMPONENTS.items()},
+    "turned by 60 degrees about two axes": (
+        "--recipe.views.form two_axes --recipe.views.rotation 1.047 --recipe.views.tilt 0"
+    ),
+    "without all but length": f"{SMALL} --recipe.length 1000 --recipe.warmup 50",
+    "without all (small)": SMALL,
+}
+
+
+class Cell(NamedTuple):
+    """One training: set, row and seed, and where its result is."""
+
+    store: str
+    row: str
+    seed: int
+    run: Path
+
+    @property
+    def file(self) -> Path:
+        """The result's file, whether it is there or not."""
+        return self.run / "results" / f"supervised-{self.store}-{SPLIT}.json"
+
+    def words(self, work: Path) -> list[str]:
+        """Arguments of `sjepa_fast.evaluate`."""
+        data = ["--data.root", str(work / "stores" / self.store), "--data.split", SPLIT]
+        return ["supervised", str(self.run), *data, "--preset", f"sjepa-{self.store}", "--seeds",
+                str(self.seed), *shlex.split(ROWS[self.row])]  # fmt: skip
+
+
+def cells(work: Path, seeds: tuple[int, ...] = SEEDS) -> Iterator[Cell]:
+    """List all trainings, seed by seed, so that an early end leaves whole rows of fewer seeds."""
+    for seed in seeds:
+        for store in SETS:
+            for row in ROWS:
+                name = f"{store}-{row.replace(' ', '-')}-s{seed}"
+                yield Cell(store, row, seed, work / "recipe" / name)
+
+
+def commands(data: Path, work: Path, seeds: tuple[int, ...]) -> dict[str, list[list[str]]]:
+    """Return the arguments of the commands that are left, by module and in order."""
+    stores = work / "stores"
+    prepare = [
+        [store, "--raw", str(data / FOLDERS.get(store, store)), "--out", str(stores / store)]
+        for store in SETS
+        if not (stores / store).exists()
+    ]
+    score = [cell.words(work) for cell in cells(work, seeds) if not cell.file.exists()]
+    return {"sjepa_fast.prepare": prepare, "sjepa_fast.evaluate": score}
+
+
+def verdict(differences: list[float]) -> str:
+    """Say what a component does, by what the recipe loses without it: seeds against their noise.
+
+    It helps, or hurts, where all seeds say so and their mean is beyond two standard errors.
+    """
+    if len(differences) < 2:
+        return "one seed"
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    mean = statistics.mean(differences)
+    if min(differences) > 0 and mean > 2 * error:
+        return "helps"
+    if max(differences) < 0 and -mean > 2 * error:
+        return "hurts"
+    return "neutral"
+
+
+def collect(work: Path, seeds: tuple[int, ...]) -> dict[str, Any]:
+    """Return accuracies by set, row and seed, and the conditions of each."""
+    scores: dict[str, dict[str, dict[int, float]]] = {}
+    files = []
+    kept = ("store", "split", "store_fingerprint", "top1", "seeds", "recipe", "train_clips")
+    kept += ("test_clips", "device", "dtype", "torch", "threads")
+    for cell in cells(work, seeds):
+        if cell.file.exists():
+            found = json.loads(cell.file.read_text())
+            scores.setdefault(cell.store, {}).setdefault(cell.row, {})[cell.seed] = found["top1"]
+            files.append({"row": cell.row, **{key: found[key] for key in kept}})
+    return {"command": "python -m benchmarks.ablate_recipe --data DATA", "scores": scores,
+            "files": files}  # fmt: skip
+
+
+def table(content: dict[str, Any]) -> str:
+    """Format the accuracies as Markdown: mean, what the strong recipe is above it, and verdict."""
+    lines = [
+        "| set | recipe | top-1 % | strong is better by | the component |",
+        "| --- | --- | ---: | ---: | --- |",
+    ]
+    for store, rows in content["scores"].items():
+        whole = rows.get(STRONG, {})
+        for row in ROWS:
+            if row not in rows:
+                continue
+            found = rows[row]
+            cells = [SETS[store], row, deviation(list(found.values())), "", ""]
+            paired = [whole[seed] - found[seed] for seed in found if seed in whole]
+            if row != STRONG and paired:
+                signs = " ".join(f"{value:+.1f}" for value in paired)
+                cells[3] = f"{statistics.mean(paired):+.1f} ({signs})"
+                cells[4] = verdict(paired) if row.startswith("without") else ""
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def page(content: dict[str, Any]) -> str:
+    """Return the note and the table below it."""
+    note = (
+        "Top-1 % on the split `val`, from scratch, after the last step, mean ± deviation over the\n"
+        f"seeds. Command: `{content['command']}`. In brackets the seeds' own differences. A\n"
+        "component helps or hurts where all seeds agree and their mean is beyond two standard\n"
+        "errors; it is neutral otherwise.\n"
+    )
+    return f"{note}\n{table(content)}\n"
+
+
+def main() -> None:
+    """Train what is left, or list it; then write JSON and table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds the sets")
+    parser.add_argument("--work", type=Path, default=Path("runs/real"), help="folder of the runs")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of JSON and table")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    parser.add_argument("--dry-run", action="store_true", help="list the commands that are left")
+    asked = parser.parse_args()
+    seeds = tuple(asked.seeds)
+    for module, wanted in commands(asked.data, asked.work, seeds).items():
+        if asked.dry_run:
+            for words in wanted:
+                print(shlex.join(["python", "-m", module, *words]))
+        else:
+            execute(module, wanted, asked.jobs)
+    if not asked.dry_run:
+        content = collect(asked.work, seeds)
+        asked.out.mkdir(parents=True, exist_ok=True)
+        (asked.out / "recipe.json").write_text(json.dumps(content, indent=1) + "\n")
+        (asked.out / "recipe.md").write_text(page(content))
+        print(table(content))
+
+
+if __name__ == "__main__":
+    main()
