@@ -9,6 +9,7 @@ from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.data.whiten import fit_whitening
 from sjepa_fast.objectives.mamp import MAMP
+from sjepa_fast.objectives.multiview import MultiView
 from sjepa_fast.objectives.objective import Objective
 from sjepa_fast.objectives.sjepa import SJEPA
 from sjepa_fast.objectives.skeleton2vec import Skeleton2vec
@@ -25,6 +26,7 @@ OBJECTIVES = {
     "skeleton2vec": Skeleton2vec,
     "mamp": MAMP,
     "skeletonmae": SkeletonMAE,
+    "multiview": MultiView,
 }
 
 
@@ -115,10 +117,8 @@ def compile_blocks(model: Objective, config: TrainConfig) -> bool:
     moves as many bytes (`benchmarks/LOG.md`). Nor is an encoder compiled that only the scores
     during the run use. Where PyTorch cannot compile, all blocks stay eager, with a warning.
     """
-    on_cpu = model.predictor.mask_token.device.type == "cpu"
-    names = ["predictor"]
-    if model.target_encoder is not None:
-        names.append("target_encoder")
+    on_cpu = model.view_encoder.norm.weight.device.type == "cpu"
+    names = [name for name in ("predictor", "target_encoder") if model.network(name) is not None]
     if config.mask.ratio < 0.8 or not on_cpu:
         names.append("view_encoder")
     blocks = [block for name in names for block in model.network(name).blocks]

@@ -6,8 +6,9 @@ import difflib
 
 from sjepa_fast.names import printable
 
-# Characters of the argument, of the value and of the fix: a value may be a whole file.
-_LONGEST = (160, 900, 900)
+# Characters of the argument, of the value and of the fix: a value may be a whole file, and a fix
+# may name all presets.
+_LONGEST = (160, 900, 1600)
 
 
 class InputError(ValueError):

@@ -124,6 +124,11 @@ def check_shares(config: TrainConfig, world: World) -> None:
     if batch % world.size:
         fix = f"choose a multiple of the {world.size} processes"
         raise InputError("optim.batch_size", batch, fix)
+    compares = config.objective.regularizer != "none"
+    if compares and batch // world.size < 2:
+        value = f"{batch} for {world.size} processes"
+        fix = f"objective.regularizer {config.objective.regularizer} takes two or more of each"
+        raise InputError("optim.batch_size", value, fix)
     if batch % (world.size * parts):
         share = f"{batch // world.size} clips of each process"
         fix = "choose a divisor of that number"
@@ -213,6 +218,7 @@ def train(config: TrainConfig) -> int:
             accumulate=config.optim.accumulate,
             trial=partial(try_step, train_step) if device.type == "cuda" else None,
             compiled=train_step.compiles,
+            compares=config.objective.regularizer != "none",
         )
         if config.log.profile and world.leads:
             distinct = parts * fed.distinct_sequences(config.optim.batch_size // parts)

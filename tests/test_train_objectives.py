@@ -13,12 +13,13 @@ from sjepa_fast.config.files import parse_train
 from sjepa_fast.train import train
 from tests.tiny import SMALL, flags, metrics, run_python, weights
 
-KINDS = ("skeleton2vec", "mamp", "skeletonmae")
+KINDS = ("skeleton2vec", "mamp", "skeletonmae", "multiview")
 # Options that are off in the presets, each through the whole trainer once.
 MORE = {
     "skeleton2vec": ["--objective.legacy-tube-layout", "--data.sampling", "index"],
-    "mamp": ["--mask.num-masked-views", "2"],
+    "mamp": ["--mask.num-masked-views", "2", "--objective.regularizer", "vicreg"],
     "skeletonmae": ["--objective.target-norm", "temporal", "--view.form", "axes"],
+    "multiview": ["--objective.views", "3", "--data.no-skip-empty-bodies"],
 }
 SIZES = {
     "data.split": "xsub",

@@ -38,6 +38,13 @@ ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 # A target norm that each objective has.
 NORMS = {kind: traits.target_norms[0] for kind, traits in TRAITS.items()}
+# What each objective cannot do without, as keys of the section `objective`.
+AIMS: dict[str, dict[str, object]] = {
+    kind: {"kind": kind, "target_norm": NORMS[kind]}
+    | ({"regularizer": "sigreg"} if traits.several_crops else {})
+    for kind, traits in TRAITS.items()
+}
+PREDICTING = [kind for kind, traits in TRAITS.items() if traits.predicts != "nothing"]
 Done = subprocess.CompletedProcess[str]
 # A run of `sjepa-demo` with these takes seconds.
 SMALL = {

@@ -71,6 +71,7 @@ def flop_by_pass(config: TrainConfig, clips: ResidentClips) -> dict[str, int]:
     return {
         "student": flops.view_encoder,
         "predictor": flops.predictor,
+        "projector": flops.projector,
         "teacher": flops.target_encoder,
         "backward": flops.backward,
     }

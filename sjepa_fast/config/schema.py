@@ -92,6 +92,10 @@ class ModelConfig:
     attend to the visible ones alone, which is cheaper (our choice of layout)."""
     layer_scale: float = 0.0
     """First value of the learned factors on residual branches; 0 is none (Skeleton2vec 1e-4)."""
+    projector_hidden: int = 256
+    """With a regularizer: width of the projector's hidden layer (our choice)."""
+    projector_width: int = 64
+    """With a regularizer: numbers of a clip that it sees, after the projector (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class ViewConfig(ViewRanges):
     """The geometric view; ranges are our choice for S-JEPA, whose paper gives none.
 
     In S-JEPA only the view encoder sees the view. In the other objectives masks and targets come
-    from the view too.
+    from the view too; multiview has several views, each of a crop of its own.
     """
 
     translation: float = 0.1
@@ -136,9 +140,9 @@ class ViewConfig(ViewRanges):
 class ObjectiveConfig:
     """What is predicted at the masked tokens, by which loss, and what follows by EMA."""
 
-    kind: Literal["sjepa", "skeleton2vec", "mamp", "skeletonmae"] = "sjepa"
+    kind: Literal["sjepa", "skeleton2vec", "mamp", "skeletonmae", "multiview"] = "sjepa"
     """sjepa: the target encoder's centered softmax; skeleton2vec: the mean of its layers; mamp:
-    motion; skeletonmae: coordinates."""
+    motion; skeletonmae: coordinates; multiview: nothing, views of a clip agree."""
     target_norm: Literal["none", "layernorm", "instance", "patch", "temporal"] = "none"
     """sjepa: none, or layernorm of the target features before centring. skeleton2vec: instance
     (the paper's), layernorm or none of each layer. mamp, skeletonmae: patch (the numbers of a
@@ -168,6 +172,17 @@ class ObjectiveConfig:
     """sjepa, skeleton2vec: shape of the schedule from ema_start to ema_end."""
     ema_length: int = 0
     """sjepa, skeleton2vec: length of that schedule in `optim.unit`; 0 is the whole run."""
+    views: int = 2
+    """multiview: V, crops and views of a clip in a step, each with a mask of its own."""
+    regularizer: Literal["none", "sigreg", "visreg", "vicreg"] = "none"
+    """Keeps the batch's clips apart: a distance of their features from a standard normal (sigreg,
+    visreg), or from varying without correlation (vicreg). A clip's feature is the mean of the view
+    encoder's over visible tokens and present bodies, through the projector."""
+    regularizer_weight: float = 0.05
+    """Its weight: lambda in (1 - lambda) inv + lambda regularizer of multiview; elsewhere it is
+    added, times this, to the objective's own loss."""
+    directions: int = 256
+    """sigreg, visreg: directions that a step draws."""
 
 
 @dataclass(frozen=True)

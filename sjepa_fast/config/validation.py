@@ -15,7 +15,8 @@ _POSITIVE = (
     "model.predictor_depth optim.batch_size optim.length data.crop_min_frames data.prefetch "
     "eval.knn_clips log.every log.panel_every checkpoint.every checkpoint.keep "
     "objective.temp_student objective.temp_target objective.target_layers "
-    "objective.target_every optim.accumulate runtime.max_skipped "
+    "objective.target_every objective.views objective.directions optim.accumulate "
+    "runtime.max_skipped model.projector_hidden model.projector_width "
     "mask.tau mask.tube_length mask.num_masked_views"
 )
 _SHARES = ("data.crop_min", "data.eval_crop", "mask.predict_ratio")
@@ -23,7 +24,7 @@ _SHARES = ("data.crop_min", "data.eval_crop", "mask.predict_ratio")
 _FROM_ZERO = (
     "seed data.workers data.whiten data.time_warp view.rotation view.tilt view.translation "
     "view.scale view.shear view.flip view.joint_drop mask.tube_scale model.layer_scale "
-    "objective.center_momentum objective.ema_length "
+    "objective.center_momentum objective.ema_length objective.regularizer_weight "
     "optim.lr optim.lr_end optim.weight_decay optim.beta1 optim.beta2 optim.clip_grad log.knn_every"
 )
 VERIFY = ("resume", "first", "every", "off")
@@ -44,6 +45,10 @@ LARGEST = {
     "data.prefetch": 1024,
     "model.width": 2**14,
     **dict.fromkeys(("model.depth", "model.predictor_depth"), 256),
+    # No wider than the kernels of the regularizers take.
+    **dict.fromkeys(("model.projector_hidden", "model.projector_width"), 4096),
+    "objective.views": 64,
+    "objective.directions": 2**16,
     "optim.batch_size": 2**20,
     "optim.length": 10**7,
     "mask.num_masked_views": 1024,
@@ -135,6 +140,7 @@ def _validate_objective(config: TrainConfig) -> None:
         value = f"{objective.target_layers} of {config.model.depth} blocks"
         raise InputError("objective.target_layers", value, "average at most model.depth blocks")
     _validate_target_every(config)
+    _validate_regularizer(config)
     segments = config.data.frames // config.model.segment_length
     if mask.kind == "tube" and segments % mask.tube_length:
         value = f"{mask.tube_length} does not divide the {segments} segments"
@@ -169,6 +175,33 @@ def _validate_target_every(config: TrainConfig) -> None:
         if steps % every:
             value = f"{steps} is no multiple of objective.target_every {every}"
             raise InputError(name, value, "choose a multiple")
+
+
+def _validate_regularizer(config: TrainConfig) -> None:
+    """Check what compares the clips of a batch, and the objective that has nothing else."""
+    objective = config.objective
+    if TRAITS[objective.kind].several_crops:
+        if objective.views < 2:
+            fix = "views of a clip are compared; give 2 or more"
+            raise InputError("objective.views", objective.views, fix)
+        if objective.regularizer == "none":
+            fix = f"objective.kind {objective.kind} collapses without; use sigreg, visreg or vicreg"
+            raise InputError("objective.regularizer", "none", fix)
+        if objective.regularizer_weight > 1:
+            fix = "it is the share of the loss; give 0 to 1"
+            raise InputError("objective.regularizer_weight", objective.regularizer_weight, fix)
+        fix = f"objective.kind {objective.kind} predicts nothing; leave it"
+        usual: dict[str, object] = {"mask.predict_ratio": 1, "mask.num_masked_views": 1}
+        for name, value in {**usual, "model.predictor": "joint"}.items():
+            if attrgetter(name)(config) != value:
+                raise InputError(name, attrgetter(name)(config), f"{fix} {value}")
+    if objective.regularizer != "none":
+        if config.optim.batch_size < 2:
+            fix = f"{objective.regularizer} compares clips; give 2 or more"
+            raise InputError("optim.batch_size", config.optim.batch_size, fix)
+        if config.optim.accumulate > 1:
+            value = f"{config.optim.accumulate} with objective.regularizer {objective.regularizer}"
+            raise InputError("optim.accumulate", value, "it sees the whole batch at once; use 1")
 
 
 def validate_tokens(config: TrainConfig, joints: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sjepa_fast.models.predictor import Predictor
 from sjepa_fast.objectives.distinct import Encoded
 from sjepa_fast.objectives.objective import Objective, StepInput, StepOutput
 from sjepa_kernels.tubelets import to_frames, to_tubelets
@@ -23,6 +24,8 @@ class CoordinateObjective(Objective):
     subclass defines the target in `numbers`.
     """
 
+    predictor: Predictor
+
     def numbers(self, view_BNP: Tensor) -> Tensor:
         """Target numbers of every token before normalisation, (B, N, P)."""
         raise NotImplementedError
@@ -35,7 +38,8 @@ class CoordinateObjective(Objective):
             numbers = self.numbers(batch.view_BNP)
             target = normalized(numbers, self.joints, self.objective.target_norm)
             target = rows_at(target, batch.ids_by_sequence())
-        return StepOutput(mean_squared_error(prediction, target), Encoded(visible.detach()))
+        loss = self.regularized(mean_squared_error(prediction, target), visible, batch)
+        return StepOutput(loss, Encoded(visible.detach()))
 
 
 def normalized(tubelets_BNP: Tensor, joints: int, norm: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 Shapes: B sequences (clips x bodies), R masks of each, N = S*V tokens, P numbers per token, K
 kept, Q masked, D width. Rows of masks are sequence-major: row b * R + r is mask r of sequence b.
+Several crops of each clip are further sequences, crop-major: all first ones, then all second ones.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.data.clips import ResidentClips, augmentation
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.predictor import Predictor
+from sjepa_fast.models.projector import Projector
 from sjepa_fast.models.shadow import shadow
 from sjepa_fast.objectives.distinct import Distinct, Encoded
 from sjepa_fast.objectives.masking import draw_mask, draw_predicted
+from sjepa_fast.objectives.regularizer import Samples, regularize
+from sjepa_fast.runtime.dist import ALONE, World
 from sjepa_fast.skeletons import SkeletonLayout
 from sjepa_kernels.purposes import MASK, PREDICT
 
@@ -47,6 +51,8 @@ class StepInput:
     """Which sequences are equal, if it is known that enough are."""
     targets: Targets | None = None
     """Targets made before this step (`objective.target_every`); without them it makes its own."""
+    samples: Samples | None = None
+    """What a regularizer needs, where there is one."""
 
     def ids_by_sequence(self) -> Tensor:
         """Ids of the masked tokens of all masks of a sequence, (B, R*Q)."""
@@ -83,7 +89,7 @@ class StepOutput:
 
 
 class Objective(nn.Module):
-    """View encoder and predictor, to which an objective may add a target encoder and a center.
+    """View encoder and what an objective has of predictor, projector, target encoder and center.
 
     Args:
         config: Sizes and settings.
@@ -91,6 +97,8 @@ class Objective(nn.Module):
         embed_mask_token: Whether the mask token passes the predictor's input layer (S-JEPA).
     """
 
+    predictor: Predictor | None
+    projector: Projector | None
     target_encoder: SkeletonTransformer | None
     center: Tensor | None
 
@@ -101,17 +109,23 @@ class Objective(nn.Module):
         data, model = config.data, config.model
         segments, joints = data.frames // model.segment_length, layout.num_joints
         self.view_encoder = SkeletonTransformer.of(config, joints)
-        self.predictor = Predictor(
-            segments,
-            joints,
-            model.width,
-            model.predictor_depth,
-            model.heads,
-            outputs=TRAITS[config.objective.kind].outputs(model),
-            embed_mask_token=embed_mask_token,
-            layer_scale=model.layer_scale,
-            cross=model.predictor == "cross",
-        )
+        self.predictor = None
+        if TRAITS[config.objective.kind].predicts != "nothing":
+            self.predictor = Predictor(
+                segments,
+                joints,
+                model.width,
+                model.predictor_depth,
+                model.heads,
+                outputs=TRAITS[config.objective.kind].outputs(model),
+                embed_mask_token=embed_mask_token,
+                layer_scale=model.layer_scale,
+                cross=model.predictor == "cross",
+            )
+        self.projector = None
+        if config.objective.regularizer != "none":
+            sizes = model.projector_hidden, model.projector_width
+            self.projector = Projector(model.width, *sizes)
         self.target_encoder = None
         # Half-precision copies by name; no submodules: the checkpoint holds the originals.
         self._shadows: dict[str, nn.Module] = {}
@@ -120,7 +134,7 @@ class Objective(nn.Module):
         self.joints = joints
 
     def network(self, name: str) -> Any:
-        """Return what computes as `view_encoder`, `predictor` or `target_encoder` in a step.
+        """Return what computes as a part, such as `view_encoder` or `predictor`, in a step.
 
         That is the network itself, its half-precision copy, or None where there is none.
         """
@@ -151,6 +165,20 @@ class Objective(nn.Module):
         visible: Tensor = self.network("view_encoder")(view, batch.ids_keep_BK)
         return visible
 
+    def regularized(self, loss: Tensor, visible_BKD: Tensor, batch: StepInput) -> Tensor:
+        """Add the regularizer of the clips' features to a loss, if there is one.
+
+        `visible_BKD` are the view encoder's features of the visible tokens, one row of them for
+        each mask; each mask of all clips is a view of its own to the regularizer.
+        """
+        if self.projector is None:
+            return loss
+        assert batch.samples is not None
+        by_body_CMRKD = visible_BKD.unflatten(0, (*batch.samples.shares_CM.shape, -1))
+        features = batch.samples.features(by_body_CMRKD.movedim(2, 0))
+        penalty = regularize(self.projector(features), batch.samples, self.objective)
+        return loss + self.objective.regularizer_weight * penalty
+
     def make_targets(self, batch: StepInput) -> Targets:
         """Run the target encoder, where there is one, on the batch."""
         raise NotImplementedError
@@ -162,25 +190,44 @@ class Objective(nn.Module):
 
 @torch.no_grad()
 def make_step_input(
-    clips: ResidentClips, ids_B: Tensor, seed: Tensor, step: Tensor, config: TrainConfig
+    clips: ResidentClips,
+    ids_B: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    config: TrainConfig,
+    world: World = ALONE,
 ) -> StepInput:
     """Crop, view, tubelets and masks of a batch of clips, with bodies folded into sequences.
 
     S-JEPA's masks are drawn from the clip, not from its view (method 3.4, our choice), per body.
     For the others the view is the clip. Clip ids are int64, seed and step 0-dim int64; all three
-    enter the random draws.
+    enter the random draws. Of several crops, V of them, crop v of step s has the draws that a
+    single one would have in step s V + v (our choice). `world` are the processes whose clips a
+    regularizer compares.
     """
-    with_clip = TRAITS[config.objective.kind].masks_from == "clip"
+    traits = TRAITS[config.objective.kind]
+    with_clip = traits.masks_from == "clip"
     settings = augmentation(config, clips.max_bodies)
-    view, clip = clips.train_tokens(ids_B, seed, step, settings, with_clip=with_clip)
-    if not with_clip:
+    if traits.several_crops:
+        count, crops = config.objective.views, []
+        for at in (step * count + v for v in range(count)):
+            crop, _ = clips.train_tokens(ids_B, seed, at, settings, with_clip=False)
+            crops.append((crop, *_draw_masks(crop, clips, ids_B, seed, at, config)))
+        view, keep, mask = (torch.cat(parts) for parts in zip(*crops, strict=True))
         clip = view
-    keep, mask = _draw_masks(clip, clips, ids_B, seed, step, config)
+    else:
+        view, clip = clips.train_tokens(ids_B, seed, step, settings, with_clip=with_clip)
+        if not with_clip:
+            clip = view
+        keep, mask = _draw_masks(clip, clips, ids_B, seed, step, config)
     distinct = None
     slots = clips.distinct_sequences(len(ids_B))
-    if TRAITS[config.objective.kind].target_encoder and slots < len(clip):
+    if traits.target_encoder and slots < len(clip):
         distinct = Distinct.of(clips.present_NM.index_select(0, ids_B).flatten(), slots)
-    return StepInput(view, clip, keep, mask, distinct)
+    samples = None
+    if config.objective.regularizer != "none":
+        samples = Samples.of(clips.present_NM.index_select(0, ids_B), seed, step, world)
+    return StepInput(view, clip, keep, mask, distinct, samples=samples)
 
 
 @torch.no_grad()
@@ -194,7 +241,8 @@ def mask_again(
 ) -> StepInput:
     """Return the batch with the masks of another step; crop, view and targets stay."""
     keep, mask = _draw_masks(batch.clip_BNP, clips, ids_B, seed, step, config)
-    return dataclasses.replace(batch, ids_keep_BK=keep, ids_mask_BQ=mask)
+    samples = batch.samples and dataclasses.replace(batch.samples, step=step)
+    return dataclasses.replace(batch, ids_keep_BK=keep, ids_mask_BQ=mask, samples=samples)
 
 
 def _draw_masks(

@@ -59,4 +59,5 @@ class SJEPA(Objective):
             temp_target=self.objective.temp_target,
             teacher_index_R=rows,
         )
+        loss = self.regularized(loss, visible, batch)
         return StepOutput(loss, targets.encoded, center_sum, len(rows))

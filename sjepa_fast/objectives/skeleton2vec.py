@@ -61,7 +61,8 @@ class Skeleton2vec(Objective):
         del targets
         visible = self.encode_visible(batch)
         prediction = self._predict(visible, batch.ids_keep_BK, batch.ids_mask_BQ)
-        return StepOutput(mean_squared_error(prediction, y), encoded)
+        loss = self.regularized(mean_squared_error(prediction, y), visible, batch)
+        return StepOutput(loss, encoded)
 
     def _predict(self, visible_BKD: Tensor, ids_keep_BK: Tensor, ids_mask_BQ: Tensor) -> Tensor:
         if not self.objective.legacy_tube_layout:

@@ -88,6 +88,9 @@ class World:
         return rows_RD
 
 
+ALONE = World()
+
+
 def environment_world() -> World:
     """Read the launcher's variables (RANK, WORLD_SIZE, LOCAL_RANK); without them, one process."""
     return World(

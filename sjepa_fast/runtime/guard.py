@@ -43,11 +43,19 @@ def parts_that_fit(batch: int, at_a_time: int, processes: int) -> int:
 
 
 def out_of_memory(
-    batch: int, fitting: int, device: str, total_bytes: int, accumulate: int = 1, processes: int = 1
+    batch: int,
+    fitting: int,
+    device: str,
+    total_bytes: int,
+    accumulate: int = 1,
+    processes: int = 1,
+    *,
+    divisible: bool = True,
 ) -> InputError:
     """Return the one-line error that a user sees; `fitting` is 0 if not even one clip fits.
 
-    The batch goes through in `accumulate` parts, and so would the one that fits.
+    The batch goes through in `accumulate` parts, and so would the one that fits; one that is not
+    `divisible` has to be smaller.
     """
     parts = f" in {accumulate} parts" if accumulate > 1 else ""
     value = (
@@ -55,6 +63,8 @@ def out_of_memory(
     )
     if fitting == 0:
         fix = "not even one does; choose a smaller model, or another device"
+    elif not divisible:
+        fix = f"{fitting} do: use --optim.batch-size {fitting}"
     else:
         more = parts_that_fit(batch, fitting // accumulate, processes)
         fix = (
@@ -79,6 +89,7 @@ class GuardedStep(Generic[T]):
 
     `batch` counts the clips of all processes, which go through in `accumulate` parts; the number of
     clips of an `eager` step may vary.
+    With `compares` its clips are compared, so that it can be neither in parts nor of one clip.
     `trial`, which does what needs the memory and changes nothing, runs once before the first step.
     Where the step will be `compiled`, more or less memory may do than eagerly, so a batch is
     refused beforehand only if not even its half fits (our choice).
@@ -95,10 +106,13 @@ class GuardedStep(Generic[T]):
         accumulate: int = 1,
         trial: Callable[[Tensor], object] | None = None,
         compiled: bool = False,
+        compares: bool = False,
     ) -> None:
         self.step, self.eager, self.batch = step, eager, batch
         self.processes, self.device, self.accumulate = processes, device, accumulate
-        self.trial, self.compiled = trial, compiled
+        self.trial, self.compiled, self.compares = trial, compiled, compares
+        # Smaller batches are multiples of it.
+        self.multiple = processes * accumulate * (2 if compares else 1)
         self.succeeded = False
 
     def __call__(self, ids: Tensor) -> T:
@@ -125,8 +139,7 @@ class GuardedStep(Generic[T]):
 
     def _check(self, trial: Callable[[Tensor], object], ids: Tensor) -> None:
         fits = partial(_fits, trial, ids, self.processes)
-        multiple = self.processes * self.accumulate
-        half = self.batch // 2 // multiple * multiple
+        half = self.batch // 2 // self.multiple * self.multiple
         if not (fits(self.batch) or (self.compiled and half > 0 and fits(half))):
             raise self._explain(trial, ids)
         # The step allocates on another stream, to which memory must be free for all.
@@ -134,10 +147,11 @@ class GuardedStep(Generic[T]):
 
     def _explain(self, run: Callable[[Tensor], object], ids: Tensor) -> InputError:
         fits = partial(_fits, run, ids, self.processes)
-        size = largest_batch(self.batch, fits, self.processes * self.accumulate)
+        size = largest_batch(self.batch, fits, self.multiple)
         card = torch.cuda.get_device_properties(self.device)
         shares = self.accumulate, self.processes
-        return out_of_memory(self.batch, size, card.name, card.total_memory, *shares)
+        memory = card.name, card.total_memory
+        return out_of_memory(self.batch, size, *memory, *shares, divisible=not self.compares)
 
 
 def _fits(run: Callable[[Tensor], object], ids: Tensor, processes: int, batch: int) -> bool:

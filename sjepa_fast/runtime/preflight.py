@@ -14,13 +14,12 @@ import torch
 from sjepa_fast.config.schema import TrainConfig, replace
 from sjepa_fast.errors import InputError
 from sjepa_fast.runtime.device import wants_compile
-from sjepa_fast.runtime.dist import World
+from sjepa_fast.runtime.dist import ALONE, World
 from sjepa_fast.runtime.graph import StepGraph
 from sjepa_kernels import random_mask, use
 
 # The first NCCL whose collectives PyTorch captures.
 _NCCL_NEEDS = (2, 9, 6)
-ALONE = World()
 # Triton's own minimum, and that of the tables that the kernels are compiled for ahead of time.
 _TRITON_NEEDS = (8, 0)
 # For the rest of the process, as `torch.compiler.set_stance` is.

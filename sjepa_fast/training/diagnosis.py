@@ -30,7 +30,7 @@ from sjepa_fast.runtime.saving import what_is_kept
 from sjepa_fast.training.health import Health
 from sjepa_fast.training.step import TrainStep
 
-_NETWORKS = ("target_encoder", "view_encoder", "predictor")
+_NETWORKS = ("target_encoder", "view_encoder", "predictor", "projector")
 _NAMED_IN_LINE = 3
 
 
@@ -144,7 +144,7 @@ def _replay_part(
             batch = mask_again(batch, *keys, at + since, step.config)
     except InputError as error:
         return Finding("clip", str(error))
-    if (found := _broken_clips(batch, clips.max_bodies)) is not None:
+    if (found := _broken_clips(batch, len(ids_B), clips.max_bodies)) is not None:
         return found
     with _watched(step) as seen:
         with autocast(ids_B.device, step.dtype):
@@ -165,9 +165,11 @@ def _broken_weight(model: nn.Module) -> Finding | None:
     return None
 
 
-def _broken_clips(batch: StepInput, bodies: int) -> Finding | None:
+def _broken_clips(batch: StepInput, clips: int, bodies: int) -> Finding | None:
     for name, tokens_BNP in (("clip", batch.clip_BNP), ("view", batch.view_BNP)):
-        finite = torch.isfinite(tokens_BNP).flatten(1).all(dim=1).view(-1, bodies).all(dim=1)
+        # Crops, clips, bodies.
+        by_clip = torch.isfinite(tokens_BNP).flatten(1).all(dim=1).view(-1, clips, bodies)
+        finite = by_clip.all(dim=2).all(dim=0)
         if not bool(finite.all()):
             places = (~finite).nonzero().flatten().tolist()
             return Finding("clip", f"tokens of the {name}", clips=tuple(places))

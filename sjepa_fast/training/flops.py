@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sjepa_fast.config.schema import TrainConfig, kept_tokens, predicted_tokens
-from sjepa_fast.config.traits import TRAITS
+from sjepa_fast.config.traits import TRAITS, masked_views
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,17 @@ class StepFlops:
 
     view_encoder: int  # its forward, on the visible tokens
     predictor: int  # its forward
+    projector: int  # its forward
     target_encoder: int  # its forward, which has no backward
-    # Of view encoder and predictor: 2 for each 1 of the forward, except that nothing flows back
+    # Of all but the target encoder: 2 for each 1 of the forward, except that nothing flows back
     # into the clips.
     backward: int
 
     @property
     def total(self) -> int:
         """All FLOPs of one step."""
-        return self.view_encoder + self.predictor + self.target_encoder + self.backward
+        forward = self.view_encoder + self.predictor + self.projector + self.target_encoder
+        return forward + self.backward
 
 
 def linear_flops(rows: int, inputs: int, outputs: int) -> int:
@@ -89,11 +91,36 @@ def step_flops(
     size = model.segment_length * 3
     tokens = config.data.frames // model.segment_length * joints
     kept = kept_tokens(config.mask, tokens, joints)
-    predicted = predicted_tokens(config.mask, tokens - kept)
     whitening = linear_flops(1, size, size) if config.data.whiten > 0 else 0
     embedding = linear_flops(1, size, width)
 
     seen = kept * embedding + model.depth * block_flops(kept, width)
+    guess = 0
+    if traits.predicts != "nothing":
+        guess = _predictor_flops(config, kept, tokens - kept, visible_to_the_end)
+    target = 0
+    if traits.target_encoder:
+        target = tokens * (whitening + embedding) + model.depth * block_flops(tokens, width)
+    sequences = sequences_per_step(config)
+    masks = sequences * masked_views(config)
+    projector = 0
+    if config.objective.regularizer != "none":
+        hidden, rows = model.projector_hidden, config.optim.batch_size * masked_views(config)
+        projector = linear_flops(rows, width, hidden)
+        projector += linear_flops(rows, hidden, model.projector_width)
+    return StepFlops(
+        view_encoder=masks * (seen + kept * whitening),
+        predictor=masks * guess,
+        projector=projector,
+        target_encoder=(target_sequences or sequences) * target // config.objective.target_every,
+        backward=masks * (2 * (seen + guess) - kept * embedding) + 2 * projector,
+    )
+
+
+def _predictor_flops(config: TrainConfig, kept: int, masked: int, visible_to_the_end: bool) -> int:
+    """FLOPs of the predictor's forward on one sequence."""
+    model, width = config.model, config.model.width
+    predicted = predicted_tokens(config.mask, masked)
     if model.predictor == "cross":
         blocks = model.predictor_depth * cross_block_flops(predicted, kept, width)
     else:
@@ -104,19 +131,6 @@ def step_flops(
         blocks = (model.predictor_depth - 1) * block_flops(both, width)
         blocks += block_flops(both, width, wanted)
         predicted = wanted
-    guess = (
-        linear_flops(kept, width, width)
-        + blocks
-        + linear_flops(predicted, width, traits.outputs(model))
-    )
-    target = 0
-    if traits.target_encoder:
-        target = tokens * (whitening + embedding) + model.depth * block_flops(tokens, width)
-    sequences = sequences_per_step(config)
-    masks = sequences * config.mask.num_masked_views
-    return StepFlops(
-        view_encoder=masks * (seen + kept * whitening),
-        predictor=masks * guess,
-        target_encoder=(target_sequences or sequences) * target // config.objective.target_every,
-        backward=masks * (2 * (seen + guess) - kept * embedding),
-    )
+    outputs = TRAITS[config.objective.kind].outputs(model)
+    head = linear_flops(predicted, width, outputs)
+    return linear_flops(kept, width, width) + blocks + head

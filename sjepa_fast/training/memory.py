@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 
 from sjepa_fast.config.schema import TrainConfig, kept_tokens, predicted_tokens
+from sjepa_fast.config.traits import TRAITS, masked_views
 from sjepa_fast.training.flops import sequences_per_step
 
 # Numbers that a block keeps of each token, in widths: two norms and two sums, q, k and v, what
@@ -28,11 +29,13 @@ def kept_bytes(config: TrainConfig, joints: int, dtype: torch.dtype, processes: 
     model = config.model
     tokens = config.data.frames // model.segment_length * joints
     kept = kept_tokens(config.mask, tokens, joints)
-    predicted = predicted_tokens(config.mask, tokens - kept)
-    # The predictor's last block continues with the predicted tokens alone.
-    rows = model.depth * kept + (model.predictor_depth - 1) * (kept + predicted) + predicted
+    rows = model.depth * kept
+    if TRAITS[config.objective.kind].predicts != "nothing":
+        predicted = predicted_tokens(config.mask, tokens - kept)
+        # The predictor's last block continues with the predicted tokens alone.
+        rows += (model.predictor_depth - 1) * (kept + predicted) + predicted
     shares = processes * config.optim.accumulate
-    masks = sequences_per_step(config) // shares * config.mask.num_masked_views
+    masks = sequences_per_step(config) // shares * masked_views(config)
     return masks * rows * model.width * _WIDTHS_PER_TOKEN * dtype.itemsize
 
 

@@ -25,7 +25,12 @@ T = TypeVar("T")
 
 WARMUP, CLOCKED, TRACED = 10, 5, 2
 # The pass that begins with the forward of a network of the objective.
-NETWORKS = {"view_encoder": "student", "predictor": "predictor", "target_encoder": "teacher"}
+NETWORKS = {
+    "view_encoder": "student",
+    "predictor": "predictor",
+    "projector": "projector",
+    "target_encoder": "teacher",
+}
 # Names of launches and waits in PyTorch's profiler.
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
 GRAPHS = ("cudaGraphLaunch",)
@@ -70,7 +75,7 @@ class PassClock:
         handles: list[Any] = []
         for attribute, name in NETWORKS.items():
             network = self.model.network(attribute)
-            # Some objectives have no target encoder.
+            # No objective has all.
             if network is not None:
                 handles.append(network.register_forward_pre_hook(begins(name)))
                 handles.append(network.register_forward_hook(begins("loss")))

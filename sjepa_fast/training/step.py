@@ -13,7 +13,6 @@ import weakref
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -173,11 +172,11 @@ class TrainStep:
         """Split the clips of a batch into those that go through the networks together."""
         return ids_B.chunk(self.config.optim.accumulate)
 
-    def _keys(self, ids_B: Tensor) -> tuple[Any, ...]:
+    def _keys(self, ids_B: Tensor) -> tuple[ResidentClips, Tensor, Tensor, Tensor, TrainConfig]:
         return self.clips, ids_B, self.seed, self.step, self.config
 
     def _input(self, ids_B: Tensor) -> StepInput:
-        return make_step_input(*self._keys(ids_B))
+        return make_step_input(*self._keys(ids_B), world=self.world)
 
     def _with_targets(self, batch: StepInput) -> StepInput:
         with autocast(batch.view_BNP.device, self.dtype):
@@ -283,10 +282,15 @@ def shadows_trained(device: torch.device, dtype: torch.dtype, world: World) -> b
 
 
 def shadow_trained(model: Objective, dtype: torch.dtype) -> TrainedShadows:
-    """Let half-precision copies of view encoder and predictor compute; return their weights."""
+    """Let half-precision copies of view encoder and predictor compute; return their weights.
+
+    A projector stays in float32.
+    """
     masters: list[Tensor] = []
     halves: list[Tensor] = []
     for name in ("view_encoder", "predictor"):
+        if getattr(model, name) is None:
+            continue
         own = dict(getattr(model, name).named_parameters())
         for path, half in model.shadow(name, dtype).items():
             masters.append(own[path])

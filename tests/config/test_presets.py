@@ -34,7 +34,8 @@ ANNEAL = {
 
 def test_every_published_and_small_set_has_its_presets() -> None:
     expected = {f"{method}-{name}" for method in METHODS for name in (*SETS, *SMALL)}
-    assert set(PRESETS) == expected | {"sjepa-demo"}
+    ours = {f"multiview-{name}" for name in SMALL}
+    assert set(PRESETS) == expected | ours | {"sjepa-demo"}
     for name, found in PRESETS.items():
         assert found.about and "\n" not in found.about, name
     for method in METHODS:
@@ -45,8 +46,11 @@ def test_every_published_and_small_set_has_its_presets() -> None:
             split = name.partition("-")[2] or "xsub"
             assert config.data.split == split
             validate_tokens(config, 25)
+    for method in (*METHODS, "multiview"):
         for name in SMALL:
-            validate_tokens(preset(f"{method}-{name}"), 15 if name == "florence3d" else 20)
+            config = preset(f"{method}-{name}")
+            assert config.objective.kind == method
+            validate_tokens(config, 15 if name == "florence3d" else 20)
 
 
 def chosen(kind: str, data: str) -> dict[str, object]:
@@ -179,6 +183,44 @@ def test_settings_that_clash_are_refused_by_name(
     with pytest.raises(InputError) as error:
         validate(replace(preset(name), **changes))
     assert error.value.argument == argument
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [
+        ("multiview-nucla", {"objective": {"views": 1}}, "objective.views: 1; views of a clip"),
+        ("multiview-nucla", {"objective": {"views": 65}}, "objective.views: 65; give at most 64"),
+        ("multiview-nucla", {"objective": {"regularizer": "none"}}, "use sigreg, visreg or vicreg"),
+        (
+            "multiview-nucla",
+            {"objective": {"regularizer_weight": 1.5}},
+            "objective.regularizer_weight: 1.5; it is the share of the loss; give 0 to 1",
+        ),
+        ("multiview-nucla", {"mask": {"predict_ratio": 0.5}}, "predict_ratio: 0.5; .* leave it 1"),
+        ("multiview-nucla", {"mask": {"num_masked_views": 2}}, "masked_views: 2; .* leave it 1"),
+        ("multiview-nucla", {"model": {"predictor": "cross"}}, "cross; .* leave it joint"),
+        ("multiview-nucla", {"objective": {"target_every": 2}}, "no target encoder"),
+        ("multiview-nucla", {"optim": {"batch_size": 1}}, "batch_size: 1; sigreg compares clips"),
+        (
+            "mamp-nucla",
+            {"objective": {"regularizer": "vicreg"}, "optim": {"batch_size": 1}},
+            "optim.batch_size: 1; vicreg compares clips; give 2 or more",
+        ),
+        (
+            "sjepa-nucla",
+            {"objective": {"regularizer": "visreg"}, "optim": {"accumulate": 2}},
+            "accumulate: 2 with objective.regularizer visreg; it sees the whole batch",
+        ),
+        ("mamp-nucla", {"objective": {"regularizer_weight": -0.1}}, "regularizer_weight"),
+        ("mamp-nucla", {"objective": {"directions": 0}}, "objective.directions"),
+        ("mamp-nucla", {"model": {"projector_width": 4097}}, "give at most 4096"),
+    ],
+)
+def test_views_and_regularizers_that_cannot_work_are_refused(
+    name: str, changes: dict[str, dict[str, object]], says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        validate(replace(preset(name), **changes))
 
 
 def test_tubes_without_a_visible_joint_are_refused() -> None:

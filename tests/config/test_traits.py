@@ -13,6 +13,7 @@ from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.objectives.objective import StepInput
 from sjepa_fast.skeletons import KINECT15
 from sjepa_fast.training.flops import step_flops
+from tests.tiny import AIMS
 
 
 def test_configuration_table_and_classes_know_the_same_objectives() -> None:
@@ -28,11 +29,14 @@ def test_traits_are_what_is_built(kind: str) -> None:
         TrainConfig(),
         data={"frames": 8},
         model={"segment_length": 2, "width": 12, "depth": 2, "heads": 2, "predictor_depth": 1},
-        objective={"kind": kind, "target_norm": traits.target_norms[0], "target_layers": 2},
+        objective={**AIMS[kind], "target_layers": 2},
     )
     model = OBJECTIVES[kind](config, KINECT15)
     assert (model.target_encoder is not None) == traits.target_encoder
-    assert model.predictor.proj_out.out_features == traits.outputs(config.model)
+    predicts = model.predictor is not None
+    assert predicts == (step_flops(config, 15).predictor > 0) == (traits.predicts != "nothing")
+    if predicts:
+        assert model.predictor.proj_out.out_features == traits.outputs(config.model)
     assert (step_flops(config, 15).target_encoder > 0) == traits.target_encoder
 
     view, clip = torch.randn(2, 2, 60, 6)

@@ -83,6 +83,22 @@ def test_the_fewest_equal_parts_that_fit(
 
 
 @pytest.mark.usefixtures("toy_gpu")
+def test_a_batch_whose_clips_are_compared_is_never_of_one_nor_in_parts() -> None:
+    tried: list[int] = []
+
+    def step(ids: torch.Tensor) -> None:
+        tried.append(len(ids))
+        if len(ids) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    with pytest.raises(InputError) as caught:
+        GuardedStep(step, step, 28, 2, CPU, compares=True)(torch.arange(14))
+    # Of each of the two processes.
+    assert tried == [14, 6, 2]
+    assert str(caught.value).endswith("4 do: use --optim.batch-size 4")
+
+
+@pytest.mark.usefixtures("toy_gpu")
 def test_a_batch_in_parts_that_do_not_fit_goes_through_in_more() -> None:
     """64 clips in 4 parts: 8 of a part's 16 are this process's, and 5 fit."""
     tried: list[int] = []

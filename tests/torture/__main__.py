@@ -36,7 +36,7 @@ from sjepa_fast.config.files import parse_train
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.data.synthetic import write_synthetic_store
-from tests.tiny import NORMS, flags, words_of_run
+from tests.tiny import AIMS, flags, words_of_run
 from tests.torture.compare import compare
 from tests.torture.victim import PLACES, Plan, attempt
 
@@ -81,8 +81,8 @@ class Cell:
 
 def config_of(store: Path, run: Path, objective: str) -> TrainConfig:
     """Return a tiny run of an objective, which resumes if there is something to resume."""
-    norm = {"objective.kind": objective, "objective.target-norm": NORMS[objective]}
-    return parse_train(words_of_run(store, run, *flags(LENGTHS | norm), "--resume=auto"))
+    aim = {f"objective.{key}": value for key, value in AIMS[objective].items()}
+    return parse_train(words_of_run(store, run, *flags(LENGTHS | aim), "--resume=auto"))
 
 
 def draw_plan(dice: random.Random, processes: int, seconds: float, operations: int) -> Plan:

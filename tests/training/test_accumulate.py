@@ -15,7 +15,6 @@ from torch.nn.parallel import DistributedDataParallel
 from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config.presets import preset
 from sjepa_fast.config.schema import replace
-from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.config.validation import validate
 from sjepa_fast.errors import InputError
 from sjepa_fast.models.shadow import TrainedShadows
@@ -26,11 +25,11 @@ from sjepa_fast.train import check_shares
 from sjepa_fast.training.memory import kept_bytes
 from sjepa_fast.training.step import TrainStep
 from sjepa_fast.training.trial import try_step
-from tests.tiny import CPU, STEP_CONFIG, flags, metrics, step_clips, trained
+from tests.tiny import CPU, PREDICTING, STEP_CONFIG, flags, metrics, step_clips, trained
 from tests.training.test_step import OTHERS, make_step
 
 IDS = torch.arange(6)
-KINDS = list(TRAITS)
+KINDS = PREDICTING
 
 
 def step_of(kind: str, parts: int, every: int = 1, *, absent: bool = False) -> TrainStep:

@@ -99,6 +99,11 @@ CASES = {
     "two masks": small(mask={"num_masked_views": 2}),
     "mamp": small("mamp"),
     "tubes": small("skeleton2vec", mask={"kind": "tube", "tube_length": 2}),
+    "sigreg": small("mamp", objective={"kind": "mamp", "regularizer": "sigreg", "directions": 8}),
+    "multiview": small(
+        objective={"kind": "multiview", "regularizer": "vicreg", "views": 3},
+        model={"projector_hidden": 40, "projector_width": 8},
+    ),
     "absent bodies": small(data={"bodies": 2}),
     "absent bodies, tubes": small("skeleton2vec", data={"bodies": 2}, mask={"num_masked_views": 2}),
 }
@@ -127,7 +132,8 @@ def test_count_equals_torchs_of_a_real_step(case: str, monkeypatch: pytest.Monke
     assert counts.get(f"{name}.target_encoder", 0) == ours.target_encoder
     # S-JEPA's mask token passes the input layer, forward and two products backward, once a batch.
     mask_token = 3 * 2 * 48 * 48 if name == "SJEPA" else 0
-    trained = counts[f"{name}.view_encoder"] + counts[f"{name}.predictor"] - mask_token
-    assert trained == ours.view_encoder + ours.predictor + ours.backward
+    parts = (counts.get(f"{name}.{part}", 0) for part in ("view_encoder", "predictor", "projector"))
+    found = sum(parts) - mask_token
+    assert found == ours.view_encoder + ours.predictor + ours.projector + ours.backward
     rotations = counter.get_total_flops() - ours.total - mask_token
     assert 0 <= rotations < 1e-3 * ours.total, "nothing but the networks is worth counting"

@@ -17,13 +17,13 @@ import torch
 from sjepa_fast.build import OBJECTIVES, build_model, build_optimizer
 from sjepa_fast.config.presets import PRESETS, preset
 from sjepa_fast.config.schema import TrainConfig, replace
-from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.data.clips import load_resident
 from sjepa_fast.data.store import Store
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.training.step import TrainStep
+from tests.tiny import AIMS
 
 STEPS = 50
 # Mean loss of the first five steps, of steps 21 to 25, and of the last five.
@@ -32,6 +32,7 @@ GOLDEN = {
     "skeleton2vec": (1.0277233, 0.7398071, 0.6202355),
     "mamp": (1.5894171, 0.5352569, 0.5280666),
     "skeletonmae": (1.646568, 0.5040283, 0.380249),
+    "multiview": (0.7579517, 0.2118763, 0.1719774),
 }
 
 
@@ -39,8 +40,7 @@ def base_of(kind: str) -> TrainConfig:
     """The objective's small preset; S-JEPA's with its target where it has none."""
     if f"{kind}-nucla" in PRESETS:
         return preset(f"{kind}-nucla")
-    objective = {"kind": kind, "target_norm": TRAITS[kind].target_norms[0]}
-    return replace(preset("sjepa-nucla"), objective=objective)
+    return replace(preset("sjepa-nucla"), objective=AIMS[kind])
 
 
 def config_of(kind: str) -> TrainConfig:

@@ -25,6 +25,8 @@ def test_kept_bytes_of_the_paper_shape() -> None:
     assert kept_bytes(NTU, 25, BF16, processes=4) == kept_bytes(NTU, 25, BF16) // 4
     twice = replace(NTU, mask={"num_masked_views": 2})
     assert kept_bytes(twice, 25, BF16) == 2 * kept_bytes(NTU, 25, BF16)
+    views = replace(NTU, objective={"kind": "multiview", "views": 4})
+    assert kept_bytes(views, 25, BF16) == 4 * 256 * 8 * 75 * 256 * 16 * 2
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,8 @@ class Model(nn.Module):
         self.view_encoder, self.predictor = Part(clock, 2.0), Part(clock, 3.0)
         self.target_encoder = Part(clock, 5.0)
 
-    def network(self, name: str) -> nn.Module:
-        return self.get_submodule(name)
+    def network(self, name: str) -> nn.Module | None:
+        return dict(self.named_children()).get(name)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.predictor(self.view_encoder(x)) - self.target_encoder(x)

@@ -27,7 +27,7 @@ from sjepa_fast.train import main
 from sjepa_fast.training.diagnosis import replay
 from sjepa_fast.training.health import Health, first_broken
 from sjepa_fast.training.step import TrainStep
-from tests.tiny import call, flags, weights, words_of_run
+from tests.tiny import AIMS, call, flags, weights, words_of_run
 from tests.training.test_step import make_step
 
 STEPS: dict[str, object] = {"optim.length": 6, "optim.unit": "steps", "runtime.dtype": "float32"}
@@ -45,7 +45,7 @@ def words(store: Path, run: Path, changed: dict[str, object] | None = None) -> l
 
 
 @contextmanager
-def poisoned(bad: Callable[[int], bool], name: str = "predictor.mask_token") -> Iterator[None]:
+def poisoned(bad: Callable[[int], bool], name: str = "view_encoder.norm.weight") -> Iterator[None]:
     """Let the gradient of a weight be NaN in the steps, counted from 0, that are bad."""
     real = TrainStep.__init__
 
@@ -81,8 +81,8 @@ def strict_rows(run: Path) -> list[dict[str, Any]]:
 def test_broken_gradients_reach_no_checkpoint(kind: str, store: Path, tmp_path: Path) -> None:
     """One on a step that saves, one on the last step."""
     run = tmp_path / "run"
-    own: dict[str, object] = {"objective.kind": kind, "objective.target-layers": 1}
-    own["objective.target-norm"] = TRAITS[kind].target_norms[0]
+    own = {f"objective.{key}": value for key, value in AIMS[kind].items()}
+    own["objective.target-layers"] = 1
     with poisoned(lambda at: at in (3, 5)):
         done = call(main, *words(store, run, own))
     assert done.returncode == 0, done.stderr

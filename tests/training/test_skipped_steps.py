@@ -42,7 +42,7 @@ def poison_loss(step: TrainStep, value: float) -> Callable[[], None]:
 
 
 def poison_gradient(step: TrainStep, value: float) -> Callable[[], None]:
-    weight = step.model.predictor.mask_token
+    weight = step.model.view_encoder.norm.weight
     return weight.register_hook(lambda grad: torch.full_like(grad, value)).remove
 
 

@@ -76,6 +76,10 @@ OTHERS: dict[str, dict[str, dict[str, object]]] = {
         "mask": {"kind": "random"},
         "view": {"form": "axes", "tilt": 0.0},
     },
+    "multiview": {
+        "objective": {"kind": "multiview", "regularizer": "sigreg", "directions": 8},
+        "mask": {"kind": "random", "ratio": 0.4},
+    },
 }
 
 
@@ -88,6 +92,8 @@ def test_steady_state_step_has_no_host_wait(
     for module in ("_checks", "augment.checks"):
         path = f"sjepa_kernels.{module}.readable"
         monkeypatch.setattr(path, lambda _: False, raising=False)
+    # So does its C++ of the regularizer, of the gradient that it multiplies by.
+    monkeypatch.setattr("sjepa_kernels.losses.sigreg.has_cpu_code", lambda _: False)
     plain: dict[str, object] = {"kind": kind, "target_norm": TRAITS[kind].target_norms[0]}
     step = make_step(**OTHERS.get(kind, {"objective": plain}))
     if absent:
@@ -184,7 +190,7 @@ def test_positions_can_be_spared_the_decay_and_layer_scales_always_are() -> None
     assert all(n.endswith((".weight", "mask_token")) for n in decayed)
 
 
-@pytest.mark.parametrize("kind", ["skeleton2vec", "mamp", "skeletonmae"])
+@pytest.mark.parametrize("kind", ["skeleton2vec", "mamp", "skeletonmae", "multiview"])
 def test_only_what_an_objective_has_is_moved(kind: str) -> None:
     step = make_step(momentum=0.75, **OTHERS[kind])
     model = step.model

@@ -74,7 +74,7 @@ def test_second_step_has_the_first_ones_clips_and_targets_and_its_own_masks(
         distinct=None,
         targets=Targets(tokens, Encoded(tokens)),
     )
-    monkeypatch.setattr("sjepa_fast.training.step.make_step_input", lambda *_: second)
+    monkeypatch.setattr("sjepa_fast.training.step.make_step_input", lambda *_, **__: second)
     losses.append(single(IDS).loss)
     monkeypatch.undo()
 
