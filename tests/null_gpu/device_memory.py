@@ -39,7 +39,8 @@ def poison(x: Tensor) -> None:
     seen = alias(x)
     if seen.numel():
         # The bytes between elements belong to others, so no memset of the whole stretch.
-        seen.view(torch.uint8).fill_(_POISON) if seen.is_contiguous() else _poison_strided(seen)
+        whole = seen.is_contiguous()
+        seen.view(-1).view(torch.uint8).fill_(_POISON) if whole else _poison_strided(seen)
 
 
 def _poison_strided(seen: Tensor) -> None:
