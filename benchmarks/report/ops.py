@@ -16,8 +16,8 @@ from benchmarks.tables import ROOT, condense
 
 # Files, and their shares of the section's time; the next files get the time that one leaves.
 FILES = {
-    "bench_losses": 0.24,
     "bench_kernels": 0.18,
+    "bench_losses": 0.24,
     "bench_regularizers": 0.08,
     "bench_augment": 0.12,
     "bench_masks": 0.13,
