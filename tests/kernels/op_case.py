@@ -59,7 +59,7 @@ class Fuzz:
 
     check: Callable[[Draw], None]
     examples: int = 80
-    interpreted: int = 40
+    interpreted: int = 15
 
 
 @dataclass(frozen=True)
