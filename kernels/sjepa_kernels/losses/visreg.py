@@ -3,6 +3,7 @@
 Shapes: V views, N samples, D features, K directions.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -44,8 +45,16 @@ def visreg_ref(features_VND: Tensor, axes_KD: Tensor, quantiles_N: Tensor) -> Te
 def normal_quantiles(samples: int, like: Tensor) -> Tensor:
     """Return the standard normal's quantiles at i / (N + 1) for i = 1..N, in the compute dtype."""
     rank = torch.arange(1, samples + 1, dtype=torch.float64, device=like.device)
-    quantiles = 2**0.5 * torch.erfinv((2 * rank - (samples + 1)) / (samples + 1))
-    return quantiles.to(compute_dtype(like.dtype))
+    y = (2 * rank - (samples + 1)) / (samples + 1)
+    # The inverse of erf by Winitzki's formula and Halley's steps: PyTorch's own is compiled on a
+    # GPU when it first runs, which takes a second and is no part of a rehearsal.
+    logarithm = torch.log1p(-y * y)
+    middle = 2 / (math.pi * 0.147) + logarithm / 2
+    x = y.sign() * (torch.sqrt(middle * middle - logarithm / 0.147) - middle).sqrt()
+    for _ in range(3):
+        step = (torch.erf(x) - y) * torch.exp(x * x) * (math.pi**0.5 / 2)
+        x = x - step / (1 + x * step)
+    return (2**0.5 * x).to(compute_dtype(like.dtype))
 
 
 @triton.jit
