@@ -5,6 +5,7 @@ joints one frame at a time on the CPU, in float64; losses of features in the dty
 """
 
 import math
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -55,9 +56,9 @@ def visreg_terms(axes_KD: Tensor, z: Tensor) -> Tensor:
     """Center, scale and shape of (V, N, D)."""
     samples = z.shape[1]
     mean, sigma = z.mean(1, keepdim=True), z.std(1, correction=0, keepdim=True) + 1e-6
-    ranks = torch.arange(1, samples + 1, dtype=torch.float64, device=z.device) / (samples + 1)
+    quantiles = [NormalDist().inv_cdf((i + 1) / (samples + 1)) for i in range(samples)]
     x = ((z - mean) / sigma.detach()) @ axes_KD.to(z.dtype).mT
-    gaps = x.sort(dim=1).values - torch.special.ndtri(ranks).to(z.dtype)[:, None]
+    gaps = x.sort(dim=1).values - torch.tensor(quantiles, dtype=torch.float64).to(z)[:, None]
     return torch.stack([part.square().mean() for part in (mean, sigma - 1, gaps)])
 
 
