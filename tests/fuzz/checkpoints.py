@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import shutil
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from sjepa_fast.runtime.checkpoint import latest_checkpoint, resume, save_checkpoint
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.manifest import MANIFEST, STATE, WEIGHTS, write_manifest
-from tests.fuzz.mutate import ODD, mutate_bytes, mutate_tree, nasty, put_odd
+from tests.fuzz.mutate import ODD, cut, flip_bits, mutate_bytes, mutate_tree, nasty, put_odd
 from tests.fuzz.target import Target
 
 FILES = (MANIFEST, STATE, WEIGHTS)
@@ -67,11 +66,7 @@ def setup(folder: Path) -> None:
 
 
 def _bits(rng: random.Random, folder: Path) -> None:
-    path = folder / rng.choice(FILES)
-    content = bytearray(path.read_bytes())
-    for _ in range(rng.choice((1, 1, 1, 2, 8))):
-        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    path.write_bytes(content)
+    flip_bits(rng, folder / rng.choice(FILES), most=8)
 
 
 def _bytes(rng: random.Random, folder: Path) -> None:
@@ -80,9 +75,7 @@ def _bytes(rng: random.Random, folder: Path) -> None:
 
 
 def _cut(rng: random.Random, folder: Path) -> None:
-    path = folder / rng.choice(FILES)
-    size = path.stat().st_size
-    os.truncate(path, rng.choice((0, 1, 7, 8, size - 1, size + 1, 2**40, rng.randrange(size))))
+    cut(rng, folder / rng.choice(FILES))
 
 
 def _swap(rng: random.Random, folder: Path) -> None:

@@ -6,7 +6,6 @@ A model that is opened must also embed a clip, to features that are finite.
 from __future__ import annotations
 
 import json
-import os
 import random
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from sjepa_fast.embedding.card import model_card
 from sjepa_fast.embedding.loading import TINY
 from sjepa_fast.embedding.saved import CONFIG
 from sjepa_fast.runtime.manifest import WEIGHTS, entry_of
-from tests.fuzz.mutate import ODD, mutate_bytes, mutate_tree, put_odd
+from tests.fuzz.mutate import ODD, cut, flip_bits, mutate_bytes, mutate_tree, put_odd
 from tests.fuzz.target import Target
 
 FILES = (CONFIG, WEIGHTS)
@@ -32,10 +31,7 @@ def setup(folder: Path) -> None:
 
 
 def _bits(rng: random.Random, folder: Path) -> None:
-    path = folder / rng.choice(FILES)
-    content = bytearray(path.read_bytes())
-    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    path.write_bytes(content)
+    flip_bits(rng, folder / rng.choice(FILES))
 
 
 def _bytes(rng: random.Random, folder: Path) -> None:
@@ -44,9 +40,7 @@ def _bytes(rng: random.Random, folder: Path) -> None:
 
 
 def _cut(rng: random.Random, folder: Path) -> None:
-    path = folder / rng.choice(FILES)
-    size = path.stat().st_size
-    os.truncate(path, rng.choice((0, 1, 7, 8, size - 1, size + 1, 2**40, rng.randrange(size))))
+    cut(rng, folder / rng.choice(FILES))
 
 
 def _odd(rng: random.Random, folder: Path) -> None:

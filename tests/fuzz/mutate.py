@@ -325,3 +325,17 @@ def put_odd(kind: str, path: Path) -> None:
         path.symlink_to(path.with_name("nothing-here"))
     elif kind == "empty":
         path.write_bytes(b"")
+
+
+def flip_bits(rng: random.Random, path: Path, most: int = 1) -> None:
+    """Flip a bit of a file, or up to `most`."""
+    content = bytearray(path.read_bytes())
+    for _ in range(rng.randint(1, most)):
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+def cut(rng: random.Random, path: Path) -> None:
+    """Shorten a file, or lengthen it without data."""
+    size = path.stat().st_size
+    os.truncate(path, rng.choice((0, 1, 7, 8, size - 1, size + 1, 2**40, rng.randrange(size))))
