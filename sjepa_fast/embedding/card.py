@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any, get_args
 
 import torch
@@ -45,18 +46,24 @@ def model_card(content: Content) -> str:
         "",
         f"# {_cell(content.origin)}",
         "",
-        f"The {kind} encoder of `{objective}`, pre-trained without labels for {content.step} steps "
-        f"on {store} (split {split}). Made by `sjepa_fast` {__version__}.",
+        *_prose(
+            f"The {kind} encoder of `{objective}`, pre-trained without labels for {content.step} "
+            f"steps on {store} (split {split}). Made by `sjepa_fast` {__version__}."
+        ),
         "",
         _USE.format(joints=layout.num_joints),
         "",
         "## Input",
         "",
-        f"* {layout.num_joints} joints of `{_cell(layout.name)}`: "
-        f"{', '.join(_cell(joint) for joint in layout.joints)}.",
-        f"* Clips of any length, resized to {data.frames} frames; bodies: {data.bodies}; stream "
-        f"`{data.stream}`; of each clip the middle {100 * data.eval_crop:.0f} %.",
-        f"* The library does to each clip what training did: {chosen}.",
+        *_prose(
+            f"* {layout.num_joints} joints of `{_cell(layout.name)}`: "
+            f"{', '.join(_cell(joint) for joint in layout.joints)}."
+        ),
+        *_prose(
+            f"* Clips of any length, resized to {data.frames} frames; bodies: {data.bodies}; "
+            f"stream `{data.stream}`; of each clip the middle {100 * data.eval_crop:.0f} %."
+        ),
+        *_prose(f"* The library does to each clip what training did: {chosen}."),
         "",
         "## Features",
         "",
@@ -72,6 +79,12 @@ def model_card(content: Content) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _prose(text: str) -> list[str]:
+    """Return lines of at most 100 columns; those after the first of a point are indented."""
+    indent = "  " if text.startswith("* ") else ""
+    return textwrap.wrap(text, 100, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def feature_widths(content: Content) -> dict[str, int]:

@@ -158,8 +158,7 @@ def test_a_batch_in_parts_is_captured_whole(every: int) -> None:
     becomes_one_launch(replace(CONFIG, optim={"batch_size": 4, "accumulate": 2}, **sections))
 
 
-# Not visreg: PyTorch compiles its erfinv by NVRTC, which the null GPU does not have.
-@pytest.mark.parametrize("regularizer", ["sigreg", "vicreg"])
+@pytest.mark.parametrize("regularizer", ["sigreg", "visreg", "vicreg"])
 def test_a_regularizer_is_captured_with_the_step(regularizer: str) -> None:
     """Of steps that share targets each has directions of its own, drawn on the device."""
     sections: dict[str, Any] = {"objective": {"target_every": 2, "regularizer": regularizer}}

@@ -109,7 +109,8 @@ def test_every_graph_row_of_the_op_table_is_captured(tmp_path: Path) -> None:
     ini.write_text("[pytest]\npython_files = bench_*.py\naddopts = --import-mode=importlib\n")
     files = [f"benchmarks/bench_{name}.py" for name in ("kernels", "losses", "regularizers")]
     words = ["-m", "pytest", *files, "-c", str(ini), "--rootdir", str(ROOT)]
-    # Of visreg PyTorch compiles a part (erfinv) when it first runs, which takes a driver with code.
+    # Rows of visreg compare with a formula whose ndtri PyTorch compiles when it first runs, which
+    # takes a driver with code; ours is captured in test_capture_of_steps.py.
     chosen = " and not ".join(["graph", "compiled", "visreg", *MODULES])
     words += ["-p", "no:cacheprovider", "-q", "--benchmark-disable", "-k", chosen]
     done = on_null_gpu(*words, BENCHMARK_VALUES_UNREAL="1")

@@ -47,7 +47,7 @@ def normal_quantiles(samples: int, like: Tensor) -> Tensor:
     rank = torch.arange(1, samples + 1, dtype=torch.float64, device=like.device)
     y = (2 * rank - (samples + 1)) / (samples + 1)
     # The inverse of erf by Winitzki's formula and Halley's steps: PyTorch's own is compiled on a
-    # GPU when it first runs, which takes a second and is no part of a rehearsal.
+    # GPU when it first runs, which a driver without a card cannot do.
     logarithm = torch.log1p(-y * y)
     middle = 2 / (math.pi * 0.147) + logarithm / 2
     x = y.sign() * (torch.sqrt(middle * middle - logarithm / 0.147) - middle).sqrt()
