@@ -82,7 +82,7 @@ def automodel(student: Tensor, probabilities: Tensor) -> Tensor:
 def liger(given: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """Return its KL divergence plus the entropy of the given probabilities, which is a constant."""
     entropy = -torch.xlogy(given, given).sum(-1).mean()
-    divergence = import_module(MODULES["Liger"]).LigerKLDIVLoss()
+    divergence = import_module(MODULES["Liger"]).LigerKLDIVLoss(reduction="batchmean")
 
     def loss(student: Tensor, probabilities: Tensor) -> Tensor:
         found: Tensor = divergence(torch.log_softmax(student / 0.1, dim=-1), probabilities)

@@ -137,9 +137,9 @@ def counted_table(awaiting: bool) -> str:
     lead = (
         "**Step on a GPU**, S-JEPA NTU, 128 clips x 2 bodies, bfloat16. Counted by `make rehearse` "
         "on a CUDA driver without a card (`benchmarks/ledger.json`); modelled from the counts by "
-        "`python -m benchmarks.step_model`, which prints what it takes for true: on an H100 rates "
-        "fitted to the report below, on an H200 the same rates and its faster memory, on an A100 "
-        "assumptions. Without own attention: with flash attention."
+        "`python -m benchmarks.step_model`, which prints what it takes for true: on an H100 and "
+        "an H200 rates fitted to the reports below, on an A100 assumptions. Without own "
+        "attention: with flash attention."
     )
     return f"{lead}\n\n{markdown(['step', 'kind', *COUNTED], cells)}"
 

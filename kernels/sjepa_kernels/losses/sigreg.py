@@ -20,8 +20,11 @@ from sjepa_kernels.losses.sigreg_cpu import finish_cpu, gradient_cpu, has_cpu_co
 # Knots t_j = 3/16 j for j = 0..16. At t_0 both differences are 0, so 16 knots count.
 _KNOTS = 16
 _STEP = 3 / 16
-# Rows and columns of a tile.
-_ROWS, _COLUMNS = 128, 32
+# A program of the sums has so many columns, and at least so many rows; of a view there are at most
+# so many such tiles of rows, whose sums are in memory for a while.
+_SUM_COLUMNS, _SUM_ROWS, _MOST_TILES = 128, 32, 128
+# Rows and columns of a tile of the other kernels.
+_ROWS, _COLUMNS = 64, 32
 
 
 def sigreg_ref(x_VNK: Tensor, all_reduce: Reduce | None = None) -> Tensor:
@@ -84,27 +87,43 @@ def _first_wave(x):
 
 
 @triton.jit
-def _sums_kernel(x, parts, N, K, tiles, BN: tl.constexpr, BK: tl.constexpr):
-    """Sums of cosines and sines at all knots, over a tile of a view's rows."""
+def _sums_kernel(
+    x, parts, N, K, tiles, rows, COMPUTE: tl.constexpr, BK: tl.constexpr
+):  # fmt: skip
+    """Sums of cosines and sines at all knots, over a tile of a view's rows.
+
+    Row by row with all sums in registers: a thread has its columns for itself, so that nothing is
+    added across threads, which takes longer than the waves.
+    """
     v = (tl.program_id(0) // tiles).to(tl.int64)
     tile = tl.program_id(0) % tiles
-    n = tile * BN + tl.arange(0, BN)
     k = tl.program_id(1) * BK + tl.arange(0, BK)
-    inside = (n < N)[:, None] & (k < K)[None, :]
-    place = (v * N + n)[:, None] * K + k[None, :]
-    cos1, sin1 = _first_wave(tl.load(x + place, mask=inside, other=0.0))
-    # Zero where there is no sample: all its powers are.
-    cos1 = tl.where(inside, cos1, 0.0)
-    sin1 = tl.where(inside, sin1, 0.0)
-    cos = cos1
-    sin = sin1
+    cosines = ()
+    sines = ()
+    for _ in tl.static_range(16):
+        cosines += (tl.zeros((BK,), COMPUTE),)  # type: ignore[assignment]
+        sines += (tl.zeros((BK,), COMPUTE),)  # type: ignore[assignment]
+    first = tile * rows
+    place = x + (v * N + first) * K + k
+    for _ in range(first, tl.minimum(N, first + rows)):
+        cos1, sin1 = _first_wave(tl.load(place, mask=k < K, other=0.0))
+        place += K
+        cos = cos1
+        sin = sin1
+        more_cosines = ()
+        more_sines = ()
+        for j in tl.static_range(16):
+            more_cosines += (cosines[j] + cos,)  # type: ignore[assignment]
+            more_sines += (sines[j] + sin,)  # type: ignore[assignment]
+            next_cos = cos * cos1 - sin * sin1
+            sin = sin * cos1 + cos * sin1
+            cos = next_cos
+        cosines = more_cosines
+        sines = more_sines
     to = parts + (v * tiles + tile) * 32 * K + k
     for j in tl.static_range(16):
-        tl.store(to + j * K, tl.sum(cos, axis=0), mask=k < K)
-        tl.store(to + (16 + j) * K, tl.sum(sin, axis=0), mask=k < K)
-        next_cos = cos * cos1 - sin * sin1
-        sin = sin * cos1 + cos * sin1
-        cos = next_cos
+        tl.store(to + j * K, cosines[j], mask=k < K)
+        tl.store(to + (16 + j) * K, sines[j], mask=k < K)
 
 
 @triton.jit
@@ -112,41 +131,41 @@ def _finish_kernel(
     parts, counts, losses, slopes, N, K, tiles, views,
     HAS_COUNTS: tl.constexpr, NEEDS_GRAD: tl.constexpr, BP: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """From a view's sums: the loss of a tile of columns, and the slopes of the gradient.
+    """From a view's sums at one knot: the loss of a tile of columns, the slopes of the gradient.
 
     In float64, because a mean and the normal's value nearly cancel.
     """
     v = tl.program_id(0).to(tl.int64)
     k = tl.program_id(1) * BK + tl.arange(0, BK)
+    j = tl.program_id(2)
     p = tl.arange(0, BP)
-    count = (tl.zeros((), tl.float64) + N).to(tl.float64)
+    count = tl.zeros((), tl.float64) + N
     processes = tl.zeros((), tl.float64) + 1.0
     if HAS_COUNTS:
         count = tl.load(counts)
         processes = tl.load(counts + 1)
-    share = 1.0 / (views * K).to(tl.float64)
-    loss = tl.zeros((BK,), tl.float64)
-    for j in range(16):
-        cos = tl.zeros((BK,), tl.float64)
-        sin = tl.zeros((BK,), tl.float64)
-        for start in range(0, tiles, BP):
-            inside = (start + p < tiles)[:, None] & (k < K)[None, :]
-            at = parts + ((v * tiles + start + p)[:, None] * 32 + j) * K + k[None, :]
-            cos += tl.sum(tl.load(at, mask=inside, other=0.0).to(tl.float64), axis=0)
-            sin += tl.sum(tl.load(at + 16 * K, mask=inside, other=0.0).to(tl.float64), axis=0)
-        t = (tl.zeros((), tl.float64) + j + 1.0) * 0.1875
-        phi = tl.exp(-0.5 * t * t)
-        weight = phi * tl.where(j < 15, 0.375, 0.1875)
-        gap = cos / count - phi
-        sin = sin / count
-        loss += weight * (gap * gap + sin * sin)
-        if NEEDS_GRAD:
-            slope = 2.0 * weight * t * share * processes
-            to = slopes + (v * 32 + j) * K + k
-            tl.store(to, slope * sin, mask=k < K)
-            tl.store(to + 16 * K, slope * gap, mask=k < K)
-    loss = tl.sum(tl.where(k < K, loss, 0.0), axis=0) * count * share
-    tl.store(losses + v * tl.num_programs(1) + tl.program_id(1), loss)
+    # Added to a number, because sizes of 1 are constants, which have no type.
+    share = 1.0 / (tl.zeros((), tl.float64) + views * K)
+    cos = tl.zeros((BK,), tl.float64)
+    sin = tl.zeros((BK,), tl.float64)
+    for start in range(0, tiles, BP):
+        inside = (start + p < tiles)[:, None] & (k < K)[None, :]
+        at = parts + ((v * tiles + start + p)[:, None] * 32 + j) * K + k[None, :]
+        cos += tl.sum(tl.load(at, mask=inside, other=0.0).to(tl.float64), axis=0)
+        sin += tl.sum(tl.load(at + 16 * K, mask=inside, other=0.0).to(tl.float64), axis=0)
+    t = (tl.zeros((), tl.float64) + j + 1.0) * 0.1875
+    phi = tl.exp(-0.5 * t * t)
+    weight = phi * tl.where(j < 15, 0.375, 0.1875)
+    gap = cos / count - phi
+    sin = sin / count
+    loss = tl.where(k < K, weight * (gap * gap + sin * sin), 0.0)
+    if NEEDS_GRAD:
+        slope = 2.0 * weight * t * share * processes
+        to = slopes + (v * 32 + j) * K + k
+        tl.store(to, slope * sin, mask=k < K)
+        tl.store(to + 16 * K, slope * gap, mask=k < K)
+    to = losses + (v * tl.num_programs(1) + tl.program_id(1)) * 16 + j
+    tl.store(to, tl.sum(loss, axis=0) * count * share)
 
 
 @triton.jit
@@ -181,9 +200,10 @@ def _sums(x_VNK: Tensor, impl: str) -> Tensor:
         sums_cpu(x_VNK.contiguous(), parts)
     else:
         tiles = parts.shape[1]
-        _sums_kernel[(views * tiles, cdiv(count, _COLUMNS))](
-            x_VNK.contiguous(), parts, samples, count, tiles, BN=_ROWS, BK=_COLUMNS
-        )
+        _sums_kernel[(views * tiles, cdiv(count, _SUM_COLUMNS))](
+            x_VNK.contiguous(), parts, samples, count, tiles, cdiv(samples, tiles),
+            COMPUTE=TL_DTYPES[x_VNK.dtype], BK=_SUM_COLUMNS,
+        )  # fmt: skip
     return parts
 
 
@@ -191,7 +211,8 @@ def _sums_fake(x_VNK: Tensor, impl: str) -> Tensor:
     views, samples, count = x_VNK.shape
     if impl == "cpu":
         return x_VNK.new_empty((views, 1, 2 * _KNOTS, count), dtype=torch.float64)
-    return x_VNK.new_empty((views, cdiv(samples, _ROWS), 2 * _KNOTS, count))
+    tiles = min(cdiv(samples, _SUM_ROWS), _MOST_TILES)
+    return x_VNK.new_empty((views, tiles, 2 * _KNOTS, count))
 
 
 def _finish(
@@ -199,17 +220,18 @@ def _finish(
 ) -> tuple[Tensor, Tensor]:
     """Return the loss and the slopes of its gradient (empty where it is not needed)."""
     views, samples, count = x_VNK.shape
-    columns = 1 if impl == "cpu" else cdiv(count, _COLUMNS)
-    losses = parts.new_empty((views, columns), dtype=torch.float64)
+    columns = cdiv(count, _COLUMNS)
+    shape = (views, 1) if impl == "cpu" else (views, columns, _KNOTS)
+    losses = parts.new_empty(shape, dtype=torch.float64)
     _, slopes = _finish_fake(x_VNK, parts, counts, needs_grad, impl)
     if impl == "cpu":
         finish_cpu(parts, counts, samples, losses, slopes)
     else:
         # Pointers that the constexpr flag switches off still need a tensor to stand for them.
-        _finish_kernel[(views, columns)](
+        _finish_kernel[(views, columns, _KNOTS)](
             parts, losses if counts is None else counts, losses, slopes, samples, count,
             parts.shape[1], views, HAS_COUNTS=counts is not None, NEEDS_GRAD=needs_grad,
-            BP=16, BK=_COLUMNS,
+            BP=64, BK=_COLUMNS,
         )  # fmt: skip
     return losses.sum().to(x_VNK.dtype), slopes
 
@@ -237,11 +259,10 @@ def _write_gradient(
     if impl == "cpu":
         gradient_cpu(x_VNK, slopes, grad_loss, out)
     else:
-        # Fewer numbers in a thread than the sums have: nothing is added up over rows.
-        tiles = cdiv(samples, _ROWS // 4)
+        tiles = cdiv(samples, _ROWS)
         _gradient_kernel[(views * tiles, cdiv(count, _COLUMNS))](
             x_VNK, slopes, grad_loss, out, samples, count, tiles,
-            COMPUTE=TL_DTYPES[x_VNK.dtype], BN=_ROWS // 4, BK=_COLUMNS,
+            COMPUTE=TL_DTYPES[x_VNK.dtype], BN=_ROWS, BK=_COLUMNS,
         )  # fmt: skip
 
 
@@ -340,7 +361,7 @@ def sigreg(
             return sigreg_ref(x_VNK, all_reduce)
     parts, counts = _sums_op(x_VNK.detach(), chosen), None
     if all_reduce is not None:
-        total, counts = _reduced(parts.sum(1), x_VNK.shape[1], all_reduce)
+        total, counts = _reduced(parts.sum(1, dtype=torch.float64), x_VNK.shape[1], all_reduce)
         parts = total[:, None]
     needs_grad = torch.is_grad_enabled() and x_VNK.requires_grad
     loss: Tensor = _op(x_VNK, parts, counts, needs_grad, chosen)[0]

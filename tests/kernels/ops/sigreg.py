@@ -51,25 +51,27 @@ def use(place: Place, dtype: torch.dtype, small: bool) -> Use:
     return Use(losses, [features, *whole])
 
 
-def launch(step: str, samples: int, count: int) -> Launch:
-    x, scalar = meta(2, samples, count), meta(dtype=torch.int64)
-    parts, slopes = meta(2, -(-samples // 128), 32, count), meta(2, 32, count)
+def launch(step: str, views: int, samples: int, count: int) -> Launch:
+    x, scalar, slopes = meta(views, samples, count), meta(dtype=torch.int64), meta(views, 32, count)
+    reduced = meta(views, 1, 32, count, dtype=torch.float64), meta(2, dtype=torch.float64)
     runs = {
         "directions": lambda module: module._launch(scalar, scalar, meta(count, 128)),
         "sums": lambda module: module._sums(x, "triton"),
-        "finish": lambda module: module._finish(x, parts, None, True, "triton"),
-        "reduced": lambda module: module._finish(
-            x, meta(2, 1, 32, count, dtype=torch.float64), meta(2, dtype=torch.float64), True, ""
+        "finish": lambda module: module._finish(
+            x, module._sums_fake(x, "triton"), None, True, "triton"
         ),
+        "reduced": lambda module: module._finish(x, *reduced, True, "triton"),
         "gradient": lambda module: module._gradient(x, slopes, meta(), "triton"),
     }
     return f"losses.{'directions' if step == 'directions' else 'sigreg'}", runs[step]
 
 
+# Sizes of 1 are constants to the compiler.
 LAUNCHES = {
-    f"sigreg-{step}-{samples}x{count}": launch(step, samples, count)
+    f"sigreg-{step}-{samples}x{count}": launch(step, views, samples, count)
     for step in ("directions", "sums", "finish", "reduced", "gradient")
-    for samples, count in ((2048, 1024), (77, 100))
+    for views, samples, count in ((2, 2048, 1024), (2, 77, 100), (1, 1, 1))
+    if count > 1 or step != "directions"
 }
 
 
