@@ -69,13 +69,16 @@ CASES = [*OF_OPS, *OF_STEPS]
 
 def is_odd(case: str) -> bool:
     """Whether a case has shapes or addresses that forbid 16-byte accesses."""
-    return any(word in case for word in ("odd", "77x", "unaligned"))
+    return any(word in case for word in ("odd", "77x", "unaligned")) or case.endswith("-1x1")
 
 
 def is_narrow(case: str) -> bool:
-    """Whether nothing can be widened: rows of V joints of 3 numbers, or random numbers alone."""
+    """Whether nothing can be widened: rows of V joints of 3 numbers, or random numbers alone.
+
+    The sums of SIGReg want a column for each thread; those of a warp lie side by side.
+    """
     if case in OF_OPS:
-        return case.startswith("augment") or "narrow" in case
+        return case.startswith(("augment", "sigreg-sums")) or "narrow" in case
     variant = OF_STEPS[case]
     joints = variant.kernel.endswith(("_augment_kernel", "_tube_kernel"))
     return joints or variant.constants.get("MOTION") is False
