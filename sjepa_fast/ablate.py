@@ -247,8 +247,8 @@ def ablate(ablation: Ablation) -> int:
         if code:
             return code
         if not (config.run / _SCORE).is_file():
-            fix = "choose a split with a test part"
-            raise InputError("data.split", f"{config.data.split} has no test clip", fix)
+            fix = "choose a split whose training and test clips have labels"
+            raise InputError("data.split", f"{config.data.split} has no test clip to score", fix)
     cells = {text: [measured(c) for c in configs] for text, configs in ablation.cells.items()}
     folder = ablation.folder
     text = table(ablation.axis, cells)

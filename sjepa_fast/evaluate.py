@@ -133,6 +133,9 @@ def evaluate(request: Any, protocol: str) -> int:
     seen = result.conditions.get("test_clips_seen_in_training")
     if seen:
         say(f"note: {seen} of the test clips were in the pre-training set of this run")
+    lacking = result.conditions.get("clips_without_label")
+    if lacking:
+        say(f"note: {lacking} clips of the split have no label and are left out")
     write_result(result, protocol)
     return 0
 

@@ -24,6 +24,7 @@ from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.collapse import collapse_panel
 from sjepa_fast.evaluation.features import nearest_neighbour
+from sjepa_fast.evaluation.labelled import lacking
 from sjepa_fast.evaluation.metrics import accuracy
 from sjepa_fast.names import say
 from sjepa_fast.opening import read_json
@@ -158,7 +159,10 @@ def train(config: TrainConfig) -> int:
     validate_tokens(config, store.layout.num_joints)
     check_shares(config, world)
     train_part = store.ids(config.data.split, "train")
-    test_part = store.ids(config.data.split, "test")
+    knn_part = store.labelled(config.data.split, "train")[: config.eval.knn_clips]
+    test_part = store.labelled(config.data.split, "test")
+    unscored = lacking(store, config.data.split)
+    knn_every = config.log.knn_every if unscored is None else 0
     clips = open_clips(store, config.data, device)
     sampled, sampled_part = clips, train_part
     if config.data.skip_empty_bodies:
@@ -171,11 +175,10 @@ def train(config: TrainConfig) -> int:
         dtype, reason = pick_dtype(config, store.layout.num_joints, device, world)
         config = preflight(config, device, dtype, world)
 
-        train_ids = torch.from_numpy(train_part).to(device)
-        test_ids = torch.from_numpy(test_part).to(device)
+        used = (train_part, knn_part, test_part)
+        train_ids, knn_ids, test_ids = (torch.from_numpy(part).to(device) for part in used)
         model = build_model(config, clips, train_ids, device)
         optimizer = build_optimizer(model, config)
-        knn_ids = train_ids[: config.eval.knn_clips]
 
         def score() -> float:
             guess = nearest_neighbour(model.eval_encoder, clips, knn_ids, test_ids, config, dtype)
@@ -185,7 +188,7 @@ def train(config: TrainConfig) -> int:
         resumed = resume(config.run, model, optimizer, world)
         if resumed is not None:
             start = resumed.step
-        elif world.leads and len(test_part):
+        elif world.leads and unscored is None:
             before = score()
             write_json(config.run / "results" / "knn-before.json", {"top1": before})
         schedule = tabulate(config, total, warmup, device)
@@ -240,6 +243,8 @@ def train(config: TrainConfig) -> int:
                 f"{store.name}: {len(train_part)} training clips, {total} steps of "
                 f"{config.optim.batch_size}; {device}, {str(dtype)[6:]} ({reason})"
             )
+            if unscored is not None:
+                log.note(f"no kNN scores: {unscored.value}")
             if start:
                 log.note(f"resumed at step {start}")
             elif math.isfinite(before):
@@ -254,7 +259,7 @@ def train(config: TrainConfig) -> int:
             if world.size == 1:
                 signals.agree(world, device)
             panel_due = step % config.log.panel_every == 0 or step == total
-            knn_due = config.log.knn_every > 0 and step % config.log.knn_every == 0
+            knn_due = knn_every > 0 and step % knn_every == 0
             save_due = step % config.checkpoint.every == 0 or step == total
             row_due = step % config.log.every == 0 or panel_due or knn_due or save_due
             if row_due or signals.stop is not None:

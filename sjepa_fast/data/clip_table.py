@@ -18,7 +18,10 @@ MAX_CLASSES = 4_096
 MOST_BODIES = 64
 MAX_NAME = 255
 MAX_REASON = 300
+# Label of a clip that has none.
+NO_LABEL = -1
 
+# Name, bodies, frames, label and columns.
 Entry = tuple[str, int, int, int, dict[str, int]]
 
 
@@ -46,8 +49,13 @@ class ClipTable:
         self.skipped: list[tuple[str, str]] = []
         self.rows = 0
 
-    def check(self, name: str, clip_MTVC: NDArray[Any], label: int, meta: dict[str, int]) -> None:
-        """Raise InputError if a clip, (M, T, V, 3) metres, its label or its columns do not fit."""
+    def check(
+        self, name: str, clip_MTVC: NDArray[Any], label: int | None, meta: dict[str, int]
+    ) -> Entry:
+        """Return the entry of a clip, (M, T, V, 3) metres, whose label is None if it has none.
+
+        Raises InputError if the clip, its label or its columns do not fit.
+        """
         if not is_name(name):
             fix = f"use 1 to {MAX_NAME} printable characters"
             raise InputError("name", repr(name), fix)
@@ -62,8 +70,8 @@ class ClipTable:
         if np.abs(clip_MTVC).max() > np.finfo(self.dtype).max:
             fix = "give metres, or store float32"
             raise InputError("clip", f"{name} has values beyond {self.dtype.name}", fix)
-        if not 0 <= label < len(self.class_names):
-            fix = f"use 0..{len(self.class_names) - 1}"
+        if label is not None and not 0 <= label < len(self.class_names):
+            fix = f"use 0..{len(self.class_names) - 1}, or no label"
             raise InputError("label", f"{label} of clip {name}", fix)
         if name in self.names:
             raise InputError("name", f"{name} occurs twice", "give every clip its own name")
@@ -74,9 +82,10 @@ class ClipTable:
                 raise InputError("meta", f"{key} of clip {name}", "use numbers of 64 bits")
         if len(self.names) == MAX_CLIPS:
             raise InputError("clips", f"{name} is one more than {MAX_CLIPS}", "split the set")
+        return (name, *shape[:2], NO_LABEL if label is None else label, meta)
 
     def append(self, entry: Entry) -> None:
-        """Add (name, bodies, frames, label, columns) of a clip that was checked."""
+        """Add what `check` returned."""
         name, bodies, frames, label, meta = entry
         self.names[name] = len(self.names)
         self.bodies.append(bodies)
@@ -86,10 +95,11 @@ class ClipTable:
             self.meta.setdefault(key, []).append(int(value))
         self.rows += bodies * frames
 
-    def add(self, name: str, clip_MTVC: NDArray[Any], label: int, meta: dict[str, int]) -> None:
+    def add(
+        self, name: str, clip_MTVC: NDArray[Any], label: int | None, meta: dict[str, int]
+    ) -> None:
         """Check and append one clip; its joints are not kept. See `check`."""
-        self.check(name, clip_MTVC, label, meta)
-        self.append((name, *clip_MTVC.shape[:2], label, meta))
+        self.append(self.check(name, clip_MTVC, label, meta))
 
     def skip(self, name: str, reason: str) -> None:
         """Record an input that is left out, with the reason; both as they can be printed."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sjepa_fast.config.schema import DataConfig, TrainConfig
+from sjepa_fast.data.clip_table import NO_LABEL
 from sjepa_fast.data.finite import check_finite
 from sjepa_fast.data.rows import RowReader, normalize_rows, normalizes
 from sjepa_fast.data.store import Store
@@ -240,7 +241,7 @@ def pack_clips(
 ) -> ResidentClips:
     """Pack clips from memory, each (M, T, V, 3), as `load_resident` does those of a store.
 
-    Returns clips of `data.bodies` bodies, all with the label 0. What the arrays hold is not checked
+    Returns clips of `data.bodies` bodies, all without a label. What the arrays hold is not checked
     here; none may have more bodies.
     """
     bodies, frames = np.array([clip.shape[:2] for clip in clips], dtype=np.int64).T
@@ -256,7 +257,7 @@ def pack_clips(
         offsets_N=torch.from_numpy(first).to(device),
         frames_N=torch.from_numpy(frames.copy()).to(device),
         bodies_N=torch.from_numpy(bodies.copy()).to(device),
-        labels_N=torch.zeros(len(clips), dtype=torch.int64, device=device),
+        labels_N=torch.full((len(clips),), NO_LABEL, dtype=torch.int64, device=device),
         layout=layout,
         max_bodies=data.bodies,
     )

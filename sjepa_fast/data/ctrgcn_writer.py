@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sjepa_fast.data.clip_table import NO_LABEL
 from sjepa_fast.data.store import Store
 from sjepa_fast.errors import InputError
 from sjepa_fast.runtime.files import new_file
@@ -56,6 +57,9 @@ def _check(store: Store, ids: NDArray[np.int64], frames: int) -> None:
             value += f"{store.bodies[index]} bodies"
             fix = f"the format has {BODIES} bodies; raise --frames for longer clips"
             raise InputError("store", value, fix)
+        if store.labels[index] == NO_LABEL:
+            value = f"{store.names[index]} has no label"
+            raise InputError("store", value, "the format needs one for every clip of the split")
 
 
 def write_ctrgcn(store: Store, split: str, out: Path, frames: int, twin: bool) -> tuple[int, int]:

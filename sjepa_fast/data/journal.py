@@ -11,7 +11,7 @@ import json
 import os
 from pathlib import Path
 
-from sjepa_fast.data.clip_table import ClipTable, Entry, is_name
+from sjepa_fast.data.clip_table import NO_LABEL, ClipTable, Entry, is_name
 from sjepa_fast.data.safe_files import parse_json
 from sjepa_fast.errors import InputError
 from sjepa_fast.opening import Unreadable
@@ -103,7 +103,8 @@ def _entry_of(entry: list[object]) -> Entry | None:
     if not all(type(n) is int and abs(n) < 2**63 for n in (*numbers, *meta.values())):
         return None
     assert isinstance(bodies, int) and isinstance(frames, int) and isinstance(label, int)
-    return (name, bodies, frames, label, meta) if min(bodies, frames, label + 1) >= 1 else None
+    fits = min(bodies, frames) >= 1 and label >= NO_LABEL
+    return (name, bodies, frames, label, meta) if fits else None
 
 
 def _lock(handle: int) -> bool:

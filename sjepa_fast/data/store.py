@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sjepa_fast.data.clip_table import NO_LABEL
 from sjepa_fast.data.safe_arrays import map_npy
 from sjepa_fast.data.safe_files import read_json
 from sjepa_fast.data.store_schema import ARRAYS, check_arrays, check_manifest
@@ -39,12 +40,12 @@ class Store:
         root: Its folder.
         name: Name of the data set.
         layout: Joints.
-        class_names: One name per label.
+        class_names: One name per label; none where no clip has a label.
         joints: (R, V, 3) float32 or float16, metres, y up.
         offsets: (N + 1,) first row of each clip, and the end.
         frames: (N,) T of each clip.
         bodies: (N,) M of each clip.
-        labels: (N,) from 0.
+        labels: (N,) from 0; -1 for a clip without a label.
         names: (N,) unique clip names.
         splits: For each split (N,) int8: 1 train, 2 test, 0 unused.
         meta: Further (N,) columns such as subject and camera.
@@ -89,11 +90,18 @@ class Store:
         if part not in _PARTS:
             raise InputError("part", part, f"use {' or '.join(_PARTS)}")
         if split not in self.splits:
-            raise InputError("data.split", split, f"{self.name} has {', '.join(self.splits)}")
+            own = ", ".join(self.splits) or "none: prepare it again with --split-by random"
+            raise InputError("data.split", split, f"{self.name} has {own}")
         found = np.nonzero(self.splits[split] == _PARTS[part])[0]
         if part == "train" and len(found) == 0:
             raise InputError("data.split", f"{split} has no training clip", "use another split")
         return found
+
+    def labelled(self, split: str, part: str) -> NDArray[np.int64]:
+        """Return those clips of `ids` that have a label; there may be none."""
+        ids = self.ids(split, part)
+        has_label_K: NDArray[np.bool_] = self.labels[ids] != NO_LABEL
+        return ids[has_label_K]
 
 
 def digest(path: Path) -> str:

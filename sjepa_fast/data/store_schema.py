@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sjepa_fast.data.clip_table import MAX_CLASSES, MAX_CLIPS, MAX_NAME, MOST_BODIES, is_name
+from sjepa_fast.data.clip_table import (
+    MAX_CLASSES,
+    MAX_CLIPS,
+    MAX_NAME,
+    MOST_BODIES,
+    NO_LABEL,
+    is_name,
+)
 from sjepa_fast.data.safe_arrays import texts_of
 from sjepa_fast.errors import InputError
 from sjepa_fast.opening import Unreadable
@@ -58,7 +65,7 @@ def _is_files(value: Any) -> bool:
 
 
 def _is_classes(value: Any) -> bool:
-    return isinstance(value, list) and 0 < len(value) <= MAX_CLASSES and all(map(is_name, value))
+    return isinstance(value, list) and len(value) <= MAX_CLASSES and all(map(is_name, value))
 
 
 def _is_count(value: Any) -> bool:
@@ -69,7 +76,7 @@ def _is_count(value: Any) -> bool:
 _ENTRIES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("name", f"a name of at most {MAX_NAME} printable characters without slashes", is_store_name),
     ("layout", "a layout", lambda value: isinstance(value, dict)),
-    ("class_names", f"1 to {MAX_CLASSES} printable names", _is_classes),
+    ("class_names", f"at most {MAX_CLASSES} printable names", _is_classes),
     ("files", f"at most {MAX_FILES} files with bytes and sha256", _is_files),
     ("skipped", "pairs of a clip and a reason", _is_pairs),
     ("clips", "a number of clips", _is_count),
@@ -118,8 +125,9 @@ def check_arrays(arrays: Arrays, manifest: dict[str, Any], layout: SkeletonLayou
             raise Unreadable(f"{name}.npy is {arrays[name].dtype}, not {np.dtype(code)}")
     _check_rows(arrays, rows)
     labels = arrays["labels"]
-    if labels.min() < 0 or labels.max() >= len(manifest["class_names"]):
-        raise Unreadable(f"labels.npy has labels beyond 0..{len(manifest['class_names']) - 1}")
+    last = len(manifest["class_names"]) - 1
+    if labels.min() < NO_LABEL or labels.max() > last:
+        raise Unreadable(f"labels.npy has labels beyond 0..{last} and {NO_LABEL}, which is none")
     _check_names(arrays["names"], clips)
     for key, column in arrays.items():
         if key.startswith("split_"):

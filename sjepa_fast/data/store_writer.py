@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sjepa_fast.data.clip_table import MAX_NAME, ClipTable, Entry
+from sjepa_fast.data.clip_table import MAX_NAME, ClipTable
 from sjepa_fast.data.journal import NAME as JOURNAL
 from sjepa_fast.data.journal import Journal
 from sjepa_fast.data.store import (
@@ -127,11 +127,12 @@ class StoreWriter:
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def add(self, name: str, clip_MTVC: NDArray[Any], label: int, meta: dict[str, int]) -> None:
+    def add(
+        self, name: str, clip_MTVC: NDArray[Any], label: int | None, meta: dict[str, int]
+    ) -> None:
         """Append one clip that fits (`ClipTable.check`), or leave the store as it was."""
-        self.table.check(name, clip_MTVC, label, meta)
+        entry = self.table.check(name, clip_MTVC, label, meta)
         self.rows.write(np.ascontiguousarray(clip_MTVC, dtype=self.table.dtype).tobytes())
-        entry: Entry = (name, *clip_MTVC.shape[:2], label, meta)
         self.table.append(entry)
         self._note(entry)
 

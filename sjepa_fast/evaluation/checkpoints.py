@@ -25,16 +25,16 @@ _Ids = NDArray[np.int64]
 
 
 def validation_parts(store: Store, split: str) -> tuple[_Ids, _Ids, str]:
-    """Cut the training part of a split into clips to fit a probe on and clips to score it on.
+    """Cut the labelled training clips of a split into those to fit a probe on and to score it on.
 
     That is the store's split `val`, where it lies within the training part and has both parts;
     else a fifth of each class is drawn, the same in every call. Returns both parts, and a phrase
     that says where they come from. Raises InputError if there are too few clips.
     """
-    train = store.ids(split, "train")
+    train = store.labelled(split, "train")
     if "val" in store.splits:
-        fit, held_out = store.ids("val", "train"), store.ids("val", "test")
-        if len(held_out) and np.isin(np.concatenate([fit, held_out]), train).all():
+        fit, held_out = store.labelled("val", "train"), store.labelled("val", "test")
+        if len(fit) and len(held_out) and np.isin(np.concatenate([fit, held_out]), train).all():
             return fit, held_out, "split val"
     if len(train) < 1 / _SHARE:
         value = f"all, with {len(train)} training clips in {split}"

@@ -18,7 +18,7 @@ def frozen_features(subject: Subject, encoder: str, pool: Pool) -> tuple[Tensor,
     if encoder == "raw":
         train, test = (raw_features(subject.clips, ids, subject.config) for ids in parts)
         return train, test
-    network = make_encoder(subject, encoder, subject.train_ids)
+    network = make_encoder(subject, encoder, subject.fit_ids)
     train, test = (encoded(subject, network, ids, pool) for ids in parts)
     return train, test
 

@@ -18,6 +18,7 @@ from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.data.feed import open_clips
 from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.errors import InputError
+from sjepa_fast.evaluation.labelled import labelled_parts
 from sjepa_fast.evaluation.request import Request
 from sjepa_fast.joint_map import map_joints
 from sjepa_fast.models.encoder import SkeletonTransformer
@@ -47,8 +48,9 @@ class Subject:
     config: TrainConfig  # the run's configuration with the requested data
     store: Store
     clips: ResidentClips  # the data on the device
-    train_ids: Tensor  # training part, int64 on the device
-    test_ids: Tensor
+    train_ids: Tensor  # clips of the training part that have a label, int64 on the device
+    test_ids: Tensor  # clips of the test part that have a label
+    fit_ids: Tensor  # all of the training part: what a fresh encoder's whitening is fitted on
     dtype: torch.dtype
     checkpoint: Checkpoint | None  # the weights; None for random and raw
     layout: SkeletonLayout  # joints that the run was trained on
@@ -91,7 +93,7 @@ def trained_layout(run: Path, own_root: Path | None) -> SkeletonLayout:
 def open_subject(request: Request) -> Subject:
     """Open the run and the data of a request, and join the other processes, if there are any.
 
-    Raises InputError if the run, the store or the split does not fit.
+    Raises InputError if the run, the store or the split does not fit, or clips have no labels.
     """
     trained = read_run(request.run)
     data = dataclasses.replace(
@@ -108,9 +110,7 @@ def open_subject(request: Request) -> Subject:
     runtime = dataclasses.replace(trained.runtime, **dataclasses.asdict(request.runtime))
     config = dataclasses.replace(trained, data=data, runtime=runtime)
     store = open_store(data.root)
-    train_ids, test_ids = (store.ids(data.split, part) for part in ("train", "test"))
-    if len(test_ids) == 0:
-        raise InputError("data.split", f"{data.split} has no test clip", "use another split")
+    train_ids, test_ids = labelled_parts(store, data.split)
     trained_encoder = request.encoder in ("target", "view")
     checkpoint = latest_checkpoint(request.run) if trained_encoder else None
     layout = store.layout
@@ -127,6 +127,7 @@ def open_subject(request: Request) -> Subject:
         clips=open_clips(store, data, device),
         train_ids=torch.from_numpy(train_ids).to(device),
         test_ids=torch.from_numpy(test_ids).to(device),
+        fit_ids=torch.from_numpy(store.ids(data.split, "train")).to(device),
         dtype=scoring_dtype(config.runtime.dtype, request.run, device),
         checkpoint=checkpoint,
         layout=layout,
@@ -261,6 +262,10 @@ def describe(subject: Subject, encoder: str) -> dict[str, object]:
         "torch": torch.__version__,
         "train_clips": len(subject.train_ids),
         "test_clips": len(subject.test_ids),
+        "clips_without_label": len(subject.fit_ids)
+        - len(subject.train_ids)
+        + len(subject.store.ids(subject.config.data.split, "test"))
+        - len(subject.test_ids),
         "test_clips_seen_in_training": clips_seen_in_training(
             subject.run, subject.store, subject.test_ids.cpu().numpy()
         ),

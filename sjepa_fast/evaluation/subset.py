@@ -18,7 +18,7 @@ from sjepa_fast.errors import InputError
 def draw_subset(
     store: Store, split: str, ratio: float, seed: int, *, balanced: bool = False
 ) -> NDArray[np.int64]:
-    """Draw int(N * ratio) of the N training clips of a split, without repetition.
+    """Draw int(N * ratio) of the N labelled training clips of a split, without repetition.
 
     Args:
         store: The data; its fingerprint enters the draw.
@@ -34,10 +34,10 @@ def draw_subset(
     Raises:
         InputError: If the ratio is out of range or leaves no clip.
     """
-    ids = store.ids(split, "train")
+    ids = store.labelled(split, "train")
     count = int(len(ids) * ratio)
     if not 0 < ratio <= 1 or count == 0:
-        fix = f"give a share of {len(ids)} clips that is one clip or more"
+        fix = f"give a share of {len(ids)} labelled clips that is one clip or more"
         raise InputError("ratio", ratio, fix)
     named = f"{store.fingerprint} {split} {ratio!r} {seed} {balanced}"
     key = int.from_bytes(hashlib.sha256(named.encode()).digest()[:16], "little")

@@ -8,6 +8,7 @@ from sjepa_fast.config.schema import TrainConfig, replace
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.data.store import Store
 from sjepa_fast.evaluation.features import nearest_neighbour
+from sjepa_fast.evaluation.labelled import labelled_parts, lacking
 from sjepa_fast.evaluation.metrics import accuracy, confusion_matrix
 from sjepa_fast.objectives.objective import Objective, make_step_input
 from sjepa_fast.opening import check_fields, read_json
@@ -57,18 +58,19 @@ def write_report(
 ) -> list[str]:
     """Score the encoder that is used downstream and write the run's pictures.
 
-    Returns lines to print: the score before and after, and where the pictures are.
+    Returns lines to print: where the pictures are, and the scores before and after, where there
+    are labels.
     """
     device = clips.joints_RVC.device
     plot_curves(read_metrics(config.run), config.run / "curves.png")
     picture_mask(config, store, clips)
     lines = [f"pictures: {config.run}/curves.png, {config.run}/mask.png"]
-    test = torch.from_numpy(store.ids(config.data.split, "test")).to(device)
-    if len(test) == 0:
+    if lacking(store, config.data.split) is not None:
         return lines
+    parts = labelled_parts(store, config.data.split)
+    train, test = (torch.from_numpy(ids).to(device) for ids in parts)
+    train = train[: config.eval.knn_clips]
     labels = clips.labels_N[test]
-    train = torch.from_numpy(store.ids(config.data.split, "train")[: config.eval.knn_clips])
-    train = train.to(device)
     guess = nearest_neighbour(model.eval_encoder, clips, train, test, config, dtype)
     after = accuracy(guess, labels)
     before = _score_before(config)

@@ -38,7 +38,7 @@ class Record:
     name: str
     # (M, T, V, 3) metres, y up; None for an input that is skipped.
     clip_MTVC: NDArray[np.float32] | None
-    label: int  # from 0
+    label: int | None  # from 0; None for a clip without a label
     meta: dict[str, int]  # integer columns, the same for all records of a reader
     reason: str = ""  # why it is skipped; empty for a clip
 

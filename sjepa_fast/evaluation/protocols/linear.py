@@ -125,7 +125,7 @@ def _sgd(subject: Subject, request: LinearRequest) -> Outcome:
     recipe = request.recipe
     labels, test_labels = subject.labels(subject.train_ids), subject.labels(subject.test_ids)
     if request.augment:
-        encoder = make_encoder(subject, request.encoder, subject.train_ids)
+        encoder = make_encoder(subject, request.encoder, subject.fit_ids)
         test = encoded(subject, encoder, subject.test_ids, request.pool)
     else:
         train, test = frozen_features(subject, request.encoder, request.pool)

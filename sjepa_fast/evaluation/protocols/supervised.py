@@ -15,6 +15,7 @@ from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.config.validation import validate
 from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.errors import InputError
+from sjepa_fast.evaluation.labelled import labelled_parts
 from sjepa_fast.evaluation.outcome import Outcome
 from sjepa_fast.evaluation.protocols.finetune import FinetuneRequest, check_classes, over_labels
 from sjepa_fast.evaluation.request import Encoder
@@ -38,7 +39,7 @@ class SupervisedRequest(FinetuneRequest):
         """Return the configuration of the run folder.
 
         Split and persons are the preset's where the store has them, else the persons of the store.
-        Raises InputError if the store or the split is missing.
+        Raises InputError if the store, the split or a part's labels are missing.
         """
         if self.encoder != "random":
             fix = "leave it random, or use finetune with a run"
@@ -54,8 +55,7 @@ class SupervisedRequest(FinetuneRequest):
             bodies=self.data.bodies or store.max_bodies,
             eval_crop=self.data.eval_crop or base.data.eval_crop,
         )
-        for part in ("train", "test"):
-            store.ids(data.split, part)
+        labelled_parts(store, data.split)
         config = dataclasses.replace(base, run=self.run, data=data)
         validate(config)
         return config
