@@ -17,12 +17,14 @@ from rich.progress import Progress
 
 from sjepa_fast import cli
 from sjepa_fast._version import __version__
-from sjepa_fast.data.clip_table import ClipTable
+from sjepa_fast.data.clip_table import NO_LABEL, ClipTable
 from sjepa_fast.data.readers import READERS, options_of
+from sjepa_fast.data.readers.drawn_split import RANDOM, check_way, default_way, draw_split
 from sjepa_fast.data.readers.published import compare, split_sizes
 from sjepa_fast.data.readers.record import Record, Source, Splits
 from sjepa_fast.data.store import Store
 from sjepa_fast.data.store_writer import StoreWriter
+from sjepa_fast.data.units import Units
 from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.names import say
 from sjepa_fast.runtime.files import write_text
@@ -56,6 +58,15 @@ class PrepareConfig:
     """Read everything and report, but write nothing."""
     layout: str = ""
     """generic: name of the joint layout; empty for the folder's layout.json."""
+    units: Units = "auto"
+    """generic: what clips in space are in; auto tells by the size of the bodies."""
+    split_by: str = ""
+    """Draw a split of this name: random, or a column such as subject, each of whose values is then
+    in one part only. By default where the raw data have no split, by subject if there are some."""
+    test_share: float = 0.2
+    """Share of the clips, or of the column's values, that a drawn split tests; 0: none."""
+    seed: int = 0
+    """Names the draw of a split."""
 
 
 def open_source(request: PrepareConfig) -> Source:
@@ -112,17 +123,46 @@ def copy_records(sink: StoreWriter | ClipTable, source: Source, done: int = 0) -
                 sink.skip(record.name, str(error))
 
 
-def splits_of(table: ClipTable, source: Source) -> Splits:
-    """Make the splits of the clips that were kept."""
-    return source.splits(list(table.names), table.columns()) if table.names else {}
+def check_split(request: PrepareConfig, source: Source) -> None:
+    """Raise InputError if no split can be drawn so; reads up to the first clip, if it must."""
+    if not 0 <= request.test_share < 1:
+        raise InputError("test_share", request.test_share, "give a share from 0 to below 1")
+    if request.seed < 0:
+        raise InputError("seed", request.seed, "give 0 or more")
+    if request.split_by not in ("", RANDOM):
+        clips = (record for record in source.records() if record.clip_MTVC is not None)
+        check_way(request.split_by, sorted(next((clip.meta for clip in clips), {})))
 
 
-def write_store(source: Source, request: PrepareConfig, out: Path) -> tuple[Store, ClipTable]:
+def splits_of(table: ClipTable, source: Source, request: PrepareConfig) -> tuple[Splits, str]:
+    """Make the splits of the clips that were kept, with one that is drawn if it is wanted.
+
+    Returns them, and by which flags one was drawn, empty if none was. Raises InputError if none can
+    be drawn as it is wanted.
+    """
+    if not table.names:
+        return {}, ""
+    splits = source.splits(list(table.names), table.columns())
+    if splits and not request.split_by:
+        return splits, ""
+    by = request.split_by or default_way(table)
+    if by in splits:
+        fix = "leave --split-by away, or draw it by another column"
+        raise InputError("split_by", f"the raw data have a split {by}", fix)
+    drawn = draw_split(table, by, request.test_share, request.seed)
+    flags = f"--split-by {by} --test-share {request.test_share:g} --seed {request.seed}"
+    return {**splits, by: drawn}, flags
+
+
+def write_store(source: Source, request: PrepareConfig, out: Path) -> tuple[Store, ClipTable, str]:
     """Copy all records into a store.
 
-    Returns the finished store, and the table of its clips and skipped inputs.
+    Returns the finished store, the table of its clips and skipped inputs, and by which flags a
+    split was drawn.
     """
     command = " ".join(["prepare", request.name, "--dtype", request.dtype])
+    if request.units != "auto":
+        command += f" --units {request.units}"
     settings = {**dataclasses.asdict(request), "out": "", "overwrite": False}
     job = json.dumps([__version__, source.identity, settings], default=str, sort_keys=True)
     with StoreWriter(
@@ -137,7 +177,8 @@ def write_store(source: Source, request: PrepareConfig, out: Path) -> tuple[Stor
         if writer.done:
             say(f"{source.name}: resuming after {writer.done} of {source.count}")
         copy_records(writer, source, writer.done)
-        return writer.finish(splits_of(writer.table, source), command), writer.table
+        splits, drawn = splits_of(writer.table, source, request)
+        return writer.finish(splits, f"{command} {drawn}".rstrip()), writer.table, drawn
 
 
 def _report_skipped(table: ClipTable, out: Path | None) -> None:
@@ -154,6 +195,11 @@ def _report_skipped(table: ClipTable, out: Path | None) -> None:
         beside.unlink(missing_ok=True)
 
 
+def _classes(table: ClipTable) -> str:
+    without = table.labels.count(NO_LABEL)
+    return f"{len(table.class_names)} classes" + (f", {without} without a label" if without else "")
+
+
 def prepare(request: PrepareConfig) -> int:
     """Prepare one data set, print a summary, and return 0.
 
@@ -165,23 +211,30 @@ def prepare(request: PrepareConfig) -> int:
         raise InputError("--out", "missing", "name the store to make, or --dry-run")
     began = time.perf_counter()
     source = open_source(request)
+    check_split(request, source)
+    if source.note:
+        say(f"note: {source.note}")
     if request.out is None or request.dry_run:
         table = ClipTable(source.layout, source.class_names, request.dtype)
         copy_records(table, source)
-        splits, where = splits_of(table, source), "dry run, nothing written"
+        (splits, drawn), where = splits_of(table, source, request), "dry run, nothing written"
         size = table.joint_bytes()
     else:
-        store, table = write_store(source, request, request.out)
+        store, table, drawn = write_store(source, request, request.out)
         splits, where = store.splits, f"-> {store.root}"
         size = sum(file.stat().st_size for file in store.root.iterdir())
     _report_skipped(table, None if request.dry_run else request.out)
     parts = ", ".join(f"{key} {a}/{b}" for key, (a, b) in split_sizes(splits).items())
     say(
         f"{source.name}: {len(table.names)} clips, {sum(table.frames)} frames, "
-        f"{len(source.class_names)} classes, up to {max(table.bodies, default=0)} bodies, "
+        f"{_classes(table)}, up to {max(table.bodies, default=0)} bodies, "
         f"{len(table.skipped)} skipped; train/test: {parts}; {size / 2**20:.1f} MiB in "
         f"{time.perf_counter() - began:.1f} s {where}"
     )
+    if drawn and not request.split_by:
+        say(f"note: the raw data have no split; one was drawn: {drawn}")
+    if not drawn and (request.test_share, request.seed) != (0.2, 0):
+        say("note: no split was drawn, the raw data have one; add --split-by to draw another")
     comparison = compare(source.name, source.count, len(table.names), splits)
     if comparison:
         say(comparison)

@@ -13,9 +13,11 @@ import pytest
 from sjepa_fast.data.readers import READERS
 from sjepa_fast.data.store import open_store
 from sjepa_fast.skeletons import LAYOUTS
-from tests.tiny import ROOT, blocks, run_documented
+from tests.tiny import ROOT, SMALL, blocks, flags, run_documented
 
 DATA = "docs/data.md"
+# Those of the table in the document.
+CLIPS = ("reach_01", "reach_02", "wave_01")
 RNG = np.random.default_rng(0)
 
 
@@ -80,24 +82,25 @@ def write_pickles() -> None:
 
 
 def write_own(folder: str) -> Path:
+    """A folder with the table of the document."""
     Path(folder).mkdir()
-    rows = "name,label,subject,split\nreach_01,reach,1,train\nreach_02,reach,2,test\n"
-    (Path(folder) / "labels.csv").write_text(rows)
+    (table,) = blocks(DATA, "csv")
+    (Path(folder) / "labels.csv").write_text(table)
     return Path(folder)
 
 
 def write_own_folders() -> None:
     for folder, joints in (("my_clips", 17), ("stick_clips", 6)):
         raw = write_own(folder)
-        for clip in ("reach_01", "reach_02"):
-            np.save(raw / f"{clip}.npy", RNG.normal(size=(8, joints, 3)))
-    (snippet,) = blocks(DATA, "python")
-    names: dict[str, str] = {}
-    exec(snippet, names)
-    Path("stick_clips/layout.json").write_text(names["text"])
+        for clip in CLIPS:
+            np.save(raw / f"{clip}.npy", RNG.normal(size=(12, joints, 3)))
+    Path("unlabelled_clips").mkdir()
+    for clip in range(5):
+        np.save(f"unlabelled_clips/{clip}.npy", RNG.normal(size=(8, 17, 3), scale=500).astype(int))
+    exec(blocks(DATA, "python")[0], {})
     for folder, joints in (("coco_clips", 17), ("openpose_clips", 18), ("mediapipe_clips", 33)):
         raw = write_own(folder)
-        for clip in ("reach_01", "reach_02"):
+        for clip in CLIPS:
             poses = RNG.uniform(0.5, 90, size=(8, joints, 3))
             flat = [pose.ravel().tolist() for pose in poses]
             if joints == 17:
@@ -139,26 +142,31 @@ def test_commands_run_one_after_another(raw_files: Path) -> None:
     from_readers = documented_by_readers()
     lines = [line for block in blocks(DATA, "sh") for line in block.splitlines()]
     assert len(lines) >= 20
+    short = {**SMALL, "optim.length": 2, "optim.batch-size": 2}
     for line in lines:
-        run_documented(shlex.split(line))
+        words = shlex.split(line)
+        run_documented([*words, *(flags(short) if words[2] == "sjepa_fast.train" else ())])
+    exec(blocks(DATA, "python")[1], {})
+    assert Path("my_clips.png").read_bytes().startswith(b"\x89PNG")
     stores = sorted(path.name for path in (raw_files / "stores").iterdir() if path.is_dir())
     sizes = {name: len(open_store(raw_files / "stores" / name)) for name in stores}
     assert sizes == {
-        "coco": 2,
+        "coco": 3,
         "florence3d": 4,
-        "mediapipe": 2,
+        "mediapipe": 3,
         "msr_action3d": 4,
-        "my_clips": 2,
+        "my_clips": 3,
         "ntu120": 3,
         "ntu60": 2,
         "ntu60_cs": 3,
         "ntu60_hrnet": 2,
         "ntu60_pyskl": 2,
         "nucla": 4,
-        "openpose": 2,
+        "openpose": 3,
         "sbu": 4,
-        "stick_clips": 2,
+        "stick_clips": 3,
         "ui_prmd": 4,
+        "unlabelled": 5,
         "utkinect": 4,
         **from_readers,
     }

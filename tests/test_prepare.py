@@ -78,7 +78,8 @@ def test_ntu_from_the_command_line(tmp_path: Path) -> None:
             ["pyskl", "--raw", "r", "--out", "o", "--split-name", "a"],
             ["split_name", "a with pyskl", "ctrgcn only"],
         ),
-        (["generic", "--raw", "r", "--out", "o", "--layout", "coco17"], ["raw", "labels.csv"]),
+        (["generic", "--raw", "r", "--out", "o", "--layout", "coco17"], ["raw", "No such file"]),
+        (["pku1", "--raw", "r", "--out", "o", "--units", "mm"], ["units", "generic only"]),
         (["pku1", "--raw", "absent", "--out", "o"], ["raw", "no PKU-MMD text"]),
     ],
 )
@@ -116,7 +117,7 @@ def test_every_option_of_a_reader_is_a_flag() -> None:
         "ntu60": ("missing",),
         "ntu120": ("missing",),
         "ctrgcn": ("split_name",),
-        "generic": ("layout",),
+        "generic": ("layout", "units"),
     }
     for name, options in taken.items():
         parameters = inspect.signature(READERS[name]).parameters

@@ -33,7 +33,7 @@ def copied(store: Store, out: Path, labels: list[int | None], ids: np.ndarray) -
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of three stores: every third clip has no label; those clips are left out; no labels."""
+    """Folder of stores: every third clip has no label, those are left out, and none has one."""
     folder = tmp_path_factory.mktemp("labels")
     whole = write_synthetic_store(folder / "whole", subjects=4, repetitions=1)
     everyone = np.arange(len(whole))

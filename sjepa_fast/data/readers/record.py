@@ -63,6 +63,7 @@ class Source:
     identity: str  # changes with the raw files, so that a run cannot resume one with other files
     # Makes the splits from the names and columns of the clips that were kept.
     splits: Callable[[list[str], Columns], Splits]
+    note: str = ""  # what was found out of the raw data and should be known
 
 
 def numbered_classes(labels: Iterable[int]) -> tuple[str, ...]:

@@ -130,9 +130,9 @@ def test_bad_rows_and_files_are_skipped_with_the_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "layout", "words"),
     [
-        (None, "coco17", "labels.csv"),
-        ("", "coco17", "no rows"),
-        ("name,class\na,0\n", "coco17", "name,label"),
+        (None, "coco17", r"has no \.npy or \.json"),
+        ("", "coco17", "no column name"),
+        ("class,label\na,0\n", "coco17", "no column name"),
         ("name,label\n", "coco17", "no rows"),
         ("name,label,split\na,0,val\n", "coco17", "split 'val'"),
         ("name,label,subject\na,0,Tom\n", "coco17", "subject 'Tom'"),

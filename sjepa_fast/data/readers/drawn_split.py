@@ -1,0 +1,73 @@
+"""Splits that are drawn, for raw data without one: by clip, or by subject or another column."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sjepa_fast.data.clip_table import ClipTable
+from sjepa_fast.errors import InputError
+
+RANDOM = "random"
+_TRAIN, _TEST = 1, 2
+
+
+def default_way(table: ClipTable) -> str:
+    """Return `subject` where the clips are of several subjects, else `random`."""
+    return "subject" if len(set(table.meta.get("subject", ()))) > 1 else RANDOM
+
+
+def check_way(by: str, columns: list[str]) -> None:
+    """Raise InputError if clips with these columns cannot be split so."""
+    if by != RANDOM and by not in columns:
+        own = ", ".join([RANDOM, *columns])
+        raise InputError("split_by", f"{by} is no column of the clips", f"use one of {own}")
+
+
+def draw_split(table: ClipTable, by: str, test_share: float, seed: int) -> NDArray[np.int8]:
+    """Draw the test part of a split; the same for the same clips, share and seed.
+
+    Args:
+        table: The clips.
+        by: `random`, which draws that share of the clips, of each class as nearly as whole clips
+            allow; or a column, such as subject, of whose values that share is drawn, so that no
+            subject is in both parts.
+        test_share: From 0, which tests none, to below 1. Both parts have one at least otherwise.
+        seed: Names the draw.
+
+    Returns:
+        (N,) codes: 1 train, 2 test.
+
+    Raises:
+        InputError: If there is no such column, or it has one value only.
+    """
+    check_way(by, list(table.meta))
+    key = hashlib.sha256(f"{by} {test_share!r} {seed}".encode()).digest()[:16]
+    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+    if by == RANDOM:
+        order = _evenly(np.array(table.labels), generator)
+        tested = order[: _count(len(order), test_share)]
+        return np.where(np.isin(np.arange(len(order)), tested), _TEST, _TRAIN).astype(np.int8)
+    values = np.array(table.meta[by])
+    groups = np.unique(values)
+    if len(groups) < 2:
+        value = f"{by}, which is {groups[0]} for every clip"
+        raise InputError("split_by", value, f"use {RANDOM}, or another column")
+    tested = generator.permutation(groups)[: _count(len(groups), test_share)]
+    return np.where(np.isin(values, tested), _TEST, _TRAIN).astype(np.int8)
+
+
+def _count(total: int, share: float) -> int:
+    return 0 if share == 0 or total < 2 else min(max(round(total * share), 1), total - 1)
+
+
+def _evenly(labels_N: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+    """Order clips so that each beginning has every class by its share."""
+    drawn = generator.permutation(len(labels_N))
+    place = np.empty(len(labels_N))
+    for label in np.unique(labels_N):
+        own = drawn[labels_N[drawn] == label]
+        place[own] = (np.arange(len(own)) + 0.5) / len(own)
+    return drawn[np.argsort(place[drawn], kind="stable")]
