@@ -8,6 +8,8 @@ the hips.
 
 from __future__ import annotations
 
+import re
+
 from sjepa_fast.errors import InputError
 from sjepa_fast.skeletons import SkeletonLayout
 
@@ -28,16 +30,16 @@ PARTS = {
     "eye": ("eye", "eye_inner", "eye_outer"),
     "ear": ("ear", "mouth"),
     "collar": ("collar", "clavicle"),
-    "shoulder": ("shoulder", "upper_arm"),
-    "elbow": ("elbow", "lower_arm", "forearm"),
+    "shoulder": ("shoulder", "upper_arm", "up_arm", "arm", "shldr"),
+    "elbow": ("elbow", "lower_arm", "low_arm", "forearm", "fore_arm"),
     "wrist": ("wrist",),
     "hand": ("hand", "palm"),
     "hand_tip": ("hand_tip", "index", "pinky", "fingers"),
     "thumb": ("thumb",),
-    "hip": ("hip", "upper_leg", "thigh"),
-    "knee": ("knee", "lower_leg", "shin"),
+    "hip": ("hip", "upper_leg", "up_leg", "thigh", "hip_joint"),
+    "knee": ("knee", "lower_leg", "low_leg", "shin", "leg"),
     "ankle": ("ankle", "heel"),
-    "foot": ("foot", "foot_index", "toe", "toes", "big_toe", "small_toe"),
+    "foot": ("foot", "foot_index", "toe", "toes", "toe_base", "big_toe", "small_toe"),
 }
 # Parts to use in turn if the other skeleton lacks one; each list ends at a part that all have.
 INSTEAD = {
@@ -63,14 +65,26 @@ INSTEAD = {
 _PART_OF = {name: part for part, names in PARTS.items() for name in names}
 
 
+def words_and_side(joint: str) -> tuple[list[str], str]:
+    """Split a joint's name into its words in lower case without the side, and left, right or "".
+
+    It may be hand_tip_left, left_wrist, LeftUpLeg, rShldr or rig:UpperArm_L.
+    """
+    parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", joint)
+    plain = re.split(r"[^a-z0-9]+", parted.rpartition(":")[2].lower())
+    words = [{"l": "left", "r": "right"}.get(word, word) for word in plain]
+    side = next((word for word in words if word in ("left", "right")), "")
+    return [word for word in words if word not in ("", side)], side
+
+
 def body_part(joint: str) -> tuple[str, str]:
-    """Split a joint's name, such as hand_tip_left or left_wrist, into body part and side.
+    """Tell body part and side by a joint's name (`words_and_side`); numbers behind it do not count.
 
     The part is empty when it is not known; the side is left, right or empty.
     """
-    words = [{"l": "left", "r": "right"}.get(word, word) for word in joint.lower().split("_")]
-    side = next((word for word in words if word in ("left", "right")), "")
-    return _PART_OF.get("_".join(word for word in words if word != side), ""), side
+    words, side = words_and_side(joint)
+    name = "_".join(words)
+    return _PART_OF.get(name) or _PART_OF.get(name.rstrip("0123456789_"), ""), side
 
 
 def map_joints(trained: SkeletonLayout, other: SkeletonLayout) -> tuple[tuple[int, ...], ...]:

@@ -20,6 +20,7 @@ from sjepa_fast._version import __version__
 from sjepa_fast.data.clip_table import NO_LABEL, ClipTable
 from sjepa_fast.data.readers import READERS, options_of
 from sjepa_fast.data.readers.drawn_split import RANDOM, check_way, default_way, draw_split
+from sjepa_fast.data.readers.own_clip import Up
 from sjepa_fast.data.readers.published import compare, split_sizes
 from sjepa_fast.data.readers.record import Record, Source, Splits
 from sjepa_fast.data.store import Store
@@ -60,6 +61,8 @@ class PrepareConfig:
     """generic: name of the joint layout; empty for the folder's layout.json."""
     units: Units = "auto"
     """generic: what clips in space are in; auto tells by the size of the bodies."""
+    up: Up = "auto"
+    """generic: axis that is up in arrays, BVH and C3D files; auto: y, and what a C3D file says."""
     split_by: str = ""
     """Draw a split of this name: random, or a column such as subject, each of whose values is then
     in one part only. By default where the raw data have no split, by subject if there are some."""
@@ -161,8 +164,8 @@ def write_store(source: Source, request: PrepareConfig, out: Path) -> tuple[Stor
     split was drawn.
     """
     command = " ".join(["prepare", request.name, "--dtype", request.dtype])
-    if request.units != "auto":
-        command += f" --units {request.units}"
+    for flag, value in (("--units", request.units), ("--up", request.up)):
+        command += f" {flag} {value}" if value != "auto" else ""
     settings = {**dataclasses.asdict(request), "out": "", "overwrite": False}
     job = json.dumps([__version__, source.identity, settings], default=str, sort_keys=True)
     with StoreWriter(

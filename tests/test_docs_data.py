@@ -1,6 +1,7 @@
 """Every command of docs/data.md is run as it stands, on small files in the exact formats."""
 
 import importlib
+import importlib.util
 import json
 import pickle
 import re
@@ -13,11 +14,13 @@ import pytest
 from sjepa_fast.data.readers import READERS
 from sjepa_fast.data.store import open_store
 from sjepa_fast.skeletons import LAYOUTS
+from tests.data.readers.test_mocap import PELVIS, bvh_text, motion, upright, write_c3d
 from tests.tiny import ROOT, SMALL, blocks, flags, run_documented
 
 DATA = "docs/data.md"
 # Those of the table in the document.
 CLIPS = ("reach_01", "reach_02", "wave_01")
+MOCAP = {"bvh_clips", "c3d_clips"}
 RNG = np.random.default_rng(0)
 
 
@@ -98,6 +101,11 @@ def write_own_folders() -> None:
     for clip in range(5):
         np.save(f"unlabelled_clips/{clip}.npy", RNG.normal(size=(8, 17, 3), scale=500).astype(int))
     exec(blocks(DATA, "python")[0], {})
+    Path("bvh_clips").mkdir()
+    Path("c3d_clips").mkdir()
+    for clip in CLIPS:
+        Path(f"bvh_clips/{clip}.bvh").write_text(bvh_text(*motion(), 1.0))
+    Path("c3d_clips/layout.json").write_text(json.dumps(PELVIS.to_dict()))
     for folder, joints in (("coco_clips", 17), ("openpose_clips", 18), ("mediapipe_clips", 33)):
         raw = write_own(folder)
         for clip in CLIPS:
@@ -145,6 +153,8 @@ def test_commands_run_one_after_another(raw_files: Path) -> None:
     short = {**SMALL, "optim.length": 2, "optim.batch-size": 2}
     for line in lines:
         words = shlex.split(line)
+        if MOCAP & set(words):
+            continue
         run_documented([*words, *(flags(short) if words[2] == "sjepa_fast.train" else ())])
     exec(blocks(DATA, "python")[1], {})
     assert Path("my_clips.png").read_bytes().startswith(b"\x89PNG")
@@ -174,6 +184,19 @@ def test_commands_run_one_after_another(raw_files: Path) -> None:
     assert listed == "S001C003P002R001A100\taction 100 is not one of 60\n"
     with np.load(raw_files / "exported_CS.npz") as file:
         assert file["x_train"].shape == (1, 300, 150)
+
+
+@pytest.mark.parametrize(("kind", "package"), [("bvh", "pybvh"), ("c3d", "c3d")])
+def test_commands_of_motion_capture_run(raw_files: Path, kind: str, package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed (extra mocap)")
+    if kind == "c3d":
+        for clip in CLIPS:
+            write_c3d(raw_files / "c3d_clips" / f"{clip}.c3d", upright() * 1000)
+    lines = [shlex.split(line) for block in blocks(DATA, "sh") for line in block.splitlines()]
+    (words,) = [words for words in lines if f"{kind}_clips" in words]
+    run_documented(words)
+    assert len(open_store(raw_files / "stores" / kind)) == 3
 
 
 def test_every_reader_has_a_command() -> None:

@@ -107,6 +107,7 @@ KNOWN = {
     "runtime/files.py: name": "our own temporary files, of which a killed process left some",
     "data/store.py: name": "a file of a store, of which the schema knows the names",
     "data/readers/generic.py: name": "read, never written: a clip's file below the raw folder",
+    "data/readers/own_clip.py: name": "read, never written: a clip's file below the raw folder",
     "data/readers/pose_json.py: name": "the same",
     "data/readers/ragged_npz.py: name": "the same",
 }

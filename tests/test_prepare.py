@@ -117,7 +117,7 @@ def test_every_option_of_a_reader_is_a_flag() -> None:
         "ntu60": ("missing",),
         "ntu120": ("missing",),
         "ctrgcn": ("split_name",),
-        "generic": ("layout", "units"),
+        "generic": ("layout", "units", "up"),
     }
     for name, options in taken.items():
         parameters = inspect.signature(READERS[name]).parameters

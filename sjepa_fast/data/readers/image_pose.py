@@ -109,9 +109,12 @@ def link_bodies(frames: list[list[Person]], most: int = MAX_BODIES) -> Array:
     return out
 
 
-def _fill(points_TV3: Array, seen_TV: NDArray[np.bool_], layout: SkeletonLayout) -> Array:
-    # Joints not seen in a frame come from the frames around it; those never seen sit on their
-    # parent, and a root never seen in the middle of the others.
+def fill_unseen(points_TV3: Array, seen_TV: NDArray[np.bool_], layout: SkeletonLayout) -> Array:
+    """Return points with those that were not seen filled in; one at least was seen.
+
+    Joints not seen in a frame come from the frames around it; those never seen sit on their parent,
+    and a root never seen in the middle of the others.
+    """
     time = np.arange(len(points_TV3))
     out, known = points_TV3.copy(), np.asarray(seen_TV.any(axis=0))
     for joint in np.nonzero(known & ~seen_TV.all(axis=0))[0]:
@@ -158,7 +161,7 @@ def clip_from_poses(
         there = present_MT[body]
         points = np.nan_to_num(poses_MTV4[body, there, :, :3], posinf=0, neginf=0)
         points = points * [-1.0, -1.0, 0.0 if image else 1.0]
-        clip[row, there] = _fill(points, seen_MTV[body, there], layout)
+        clip[row, there] = fill_unseen(points, seen_MTV[body, there], layout)
     first = present_MT[order[0]]
     if image:
         torso = _torso(clip[0, first], layout)

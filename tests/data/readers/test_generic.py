@@ -117,7 +117,7 @@ def test_bad_rows_and_files_are_skipped_with_the_reason(tmp_path: Path) -> None:
         "cut": "ends early: 72 of 1632 bytes",
         "void": "",
         "pose": "coco17, openpose18, mediapipe33 only",
-        "absent": "neither absent.npy",
+        "absent": "none of absent.npy",
         "../good": "no file name",
         "good": "occurs twice",
         "negative": "label: -1",
@@ -130,7 +130,7 @@ def test_bad_rows_and_files_are_skipped_with_the_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "layout", "words"),
     [
-        (None, "coco17", r"has no \.npy or \.json"),
+        (None, "coco17", r"has no \.npy, \.json, \.bvh, \.c3d"),
         ("", "coco17", "no column name"),
         ("class,label\na,0\n", "coco17", "no column name"),
         ("name,label\n", "coco17", "no rows"),

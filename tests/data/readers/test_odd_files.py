@@ -144,7 +144,7 @@ def test_files_that_vanish_after_they_were_listed(tmp_path: Path) -> None:
         file.unlink(missing_ok=True)
         records = list(source.records())
         assert [r.clip_MTVC is None for r in records] == [False, True]
-        assert "No such file" in records[1].reason or "neither" in records[1].reason
+        assert "No such file" in records[1].reason or "none of" in records[1].reason
 
 
 def test_folders_that_cannot_be_listed_are_named(

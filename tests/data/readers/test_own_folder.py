@@ -257,7 +257,7 @@ def test_splits_that_cannot_be_drawn(
 
 def test_a_folder_without_clips_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(InputError, match=r"has no \.npy or \.json"):
+    with pytest.raises(InputError, match=r"has no \.npy, \.json, \.bvh, \.c3d"):
         open_generic(tmp_path, layout="h36m17")
 
 
