@@ -30,6 +30,7 @@ from sjepa_fast.config.files import (
 from sjepa_fast.config.plain_yaml import plain_yaml
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.config.validation import validate
+from sjepa_fast.data.facts import facts_of
 from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.names import file_name, printable, say
 from sjepa_fast.opening import check_fields, read_json
@@ -116,7 +117,7 @@ def parse_ablation(argv: list[str]) -> Ablation:
         say(_USAGE.format(command=cli.command("sjepa_fast.ablate")))
     axes, values = _take_list(args, "--axis"), _take_list(args, "--values")
     seeds = _take_list(args, "--seeds")
-    base = parse_train(args)
+    base = parse_train(args, facts_of)
     if len(axes) != 1 or not values:
         raise InputError("axis", " ".join(axes) or "not given", "add --axis KEY --values A B")
     if not any(arg == "--run" or arg.startswith("--run=") for arg in args):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sjepa_fast import cli
 from sjepa_fast.__main__ import COMMANDS
-from sjepa_fast.config.presets import PRESETS
+from sjepa_fast.config.presets import FITTED, PRESETS
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.convert import ConvertConfig
 from sjepa_fast.data.readers import READERS
@@ -24,7 +24,7 @@ SHELLS = ["bash", "zsh"]
 
 def words() -> dict[str, list[str]]:
     """Return what may follow each command, or `evaluate` and a protocol."""
-    training = [*PRESETS, "--config", *cli.flags(TrainConfig)]
+    training = [*FITTED, *PRESETS, "--config", *cli.flags(TrainConfig)]
     found = {
         "prepare": [*READERS, *cli.flags(PrepareConfig)],
         "train": training,

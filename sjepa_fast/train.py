@@ -18,6 +18,7 @@ from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config.files import check_resumable, parse_train, read_config
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.config.validation import LARGEST, validate, validate_tokens
+from sjepa_fast.data.facts import facts_of
 from sjepa_fast.data.feed import check_backend, open_clips, open_feed
 from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.data.synthetic import write_synthetic_store
@@ -327,7 +328,7 @@ def train(config: TrainConfig) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     """Console entry: parse, train, exit with 0, 1, 2 (usage), 129, 130 or 143 (stopped, saved)."""
-    cli.run_main(lambda: train(parse_train(cli.arguments(argv))))
+    cli.run_main(lambda: train(parse_train(cli.arguments(argv), facts_of)))
 
 
 if __name__ == "__main__":

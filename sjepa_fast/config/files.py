@@ -17,7 +17,9 @@ from cattrs.v import format_exception
 
 from sjepa_fast import cli
 from sjepa_fast.config.plain_yaml import plain_yaml
-from sjepa_fast.config.presets import PRESETS, preset
+from sjepa_fast.config.presets import FITTED, PRESETS, preset
+from sjepa_fast.config.presets_small import fitted, unfitted
+from sjepa_fast.config.rule import KEYS, StoreFacts, with_values
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.names import say
@@ -258,49 +260,124 @@ def _take(args: list[str], flag: str) -> str | None:
     return None
 
 
+# Counts the training part of a store's split, or of the split that needs no choice.
+FactsOf = Callable[[Path, str | None], StoreFacts]
+# What is trained without a preset: with a store, and without.
+BY_STORE, BY_ITSELF = "sjepa-small", "sjepa-demo"
+
+_PROG = "sjepa_fast.train"
 _USAGE = """usage: {command} [PRESET] [--config FILE] [--section.key value ...]
 
 Values come from the preset, then the YAML file, then the flags; the later wins. Presets:
 {presets}
+Without a preset it is {by_store} where a store is given (--data.root), else {by_itself}.
+
 --config FILE       YAML with the same sections and keys, such as a run's config.yaml
 --print-config      print the resolved configuration and stop
 """
 
 
-def parse_train(argv: list[str]) -> TrainConfig:
+def parse_train(argv: list[str], facts_of: FactsOf | None = None) -> TrainConfig:
     """Resolve `[PRESET] [--config FILE] [--section.key value ...]`: preset < YAML < flags.
 
     Without preset and file, `--run DIR --resume auto` uses the run's own configuration.
     Without `--run`, the preset's folder is used, with a number appended if it exists.
+    A preset that fits itself to the store is told of it by `facts_of` (`data.facts.facts_of`), and
+    what it chose is printed; without `facts_of` such presets are refused.
 
     Returns the resolved configuration, not yet validated. Raises SystemExit with code 0 after
     `--help` or `--print-config`.
     """
     args = _flags_with_new_names(argv)
     if "--help" in args or "-h" in args:
-        presets = "\n".join(f"  {name:<28}{found.about}" for name, found in PRESETS.items())
-        say(_USAGE.format(command=cli.command("sjepa_fast.train"), presets=presets))
+        abouts = [(name, about) for name, (about, _) in FITTED.items()]
+        abouts += [(name, found.about) for name, found in PRESETS.items()]
+        presets = "\n".join(f"  {name:<28}{about}" for name, about in abouts)
+        command = cli.command(_PROG)
+        names = {"by_store": BY_STORE, "by_itself": BY_ITSELF}
+        say(_USAGE.format(command=command, presets=presets, **names))
     name = args.pop(0) if args and not args[0].startswith("-") else None
     file = _take(args, "--config")
-    base = preset(name or "sjepa-demo")
-    if file is not None:
-        base = apply_yaml(base, Path(file))
-    elif name is None and ("auto" in args or "--resume=auto" in args):
-        known = cli.parse(TrainConfig, args, default=base, prog="sjepa_fast.train")
-        own = known.run / "config.yaml"
-        if known.resume == "auto" and own.is_file():
-            base = apply_yaml(base, own)
     show = "--print-config" in args
     if show:
         args.remove("--print-config")
-    config = cli.parse(TrainConfig, args, default=base, prog="sjepa_fast.train")
+    values = {} if file is None else _load(Path(file))
+    base, lines = _base(name, values, file or "", args, facts_of)
+    config = cli.parse(TrainConfig, args, default=base, prog=_PROG)
     if show:
-        say(to_yaml(config).rstrip("\n"))
+        say("\n".join([*(f"# {line}" for line in lines), to_yaml(config).rstrip("\n")]))
         raise SystemExit(0)
-    named = any(arg == "--run" or arg.startswith("--run=") for arg in args)
-    if not named and config.resume == "never":
+    # A launcher starts several processes with the same words.
+    if lines and os.environ.get("RANK", "0") == "0":
+        say("\n".join(lines))
+    if not _names(args, "run") and config.resume == "never":
         config = dataclasses.replace(config, run=_free_folder(config.run))
     return config
+
+
+def _names(args: list[str], key: str) -> bool:
+    """Whether a flag for this key is given; that of a switch may say no."""
+    section, _, last = key.rpartition(".")
+    flags = {f"{section}.{no}{last}".lstrip(".") for no in ("", "no_")}
+    given = (arg[2:].partition("=")[0].replace("-", "_") for arg in args if arg.startswith("--"))
+    return any(flag in flags for flag in given)
+
+
+def _base(
+    name: str | None,
+    values: dict[str, Any],
+    source: str,
+    args: list[str],
+    facts_of: FactsOf | None,
+) -> tuple[TrainConfig, list[str]]:
+    """Return the configuration that the flags change, and lines on what was fitted to the store."""
+    if name is None and not source and ("auto" in args or "--resume=auto" in args):
+        own = _own_config(cli.parse(TrainConfig, args, default=preset(BY_ITSELF), prog=_PROG))
+        if own is not None:
+            return apply_yaml(preset(BY_ITSELF), own), []
+    if name is None:
+        rooted = leaves(values).get("data.root") is not None or _names(args, "data.root")
+        name = BY_STORE if rooted else BY_ITSELF
+    if name in FITTED:
+        return _fitted(name, values, source, args, facts_of)
+    return apply_values(preset(name), values, source), []
+
+
+def _own_config(asked: TrainConfig) -> Path | None:
+    """The file of the run that would be resumed, if it has been begun."""
+    own = asked.run / "config.yaml"
+    return own if asked.resume == "auto" and own.is_file() else None
+
+
+def _fitted(
+    name: str,
+    values: dict[str, Any],
+    source: str,
+    args: list[str],
+    facts_of: FactsOf | None,
+) -> tuple[TrainConfig, list[str]]:
+    """Fit a preset to the store; what YAML, flags or a run that goes on have is not chosen."""
+    method = FITTED[name][1]
+    start = apply_values(unfitted(method), values, source)
+    asked = cli.parse(TrainConfig, args, default=start, prog=_PROG)
+    if asked.data.root is None:
+        fix = f"{name} fits itself to a store: add --data.root STORE (made by sjepa_fast.prepare)"
+        raise InputError("data.root", "not given", fix)
+    in_file = leaves(with_new_names(values)[0])
+    now = leaves(to_dict(asked))
+    given = {key: value for key, value in now.items() if key in in_file or _names(args, key)}
+    own = _own_config(asked)
+    if own is not None:
+        begun = leaves(to_dict(read_config(own)))
+        given = {key: begun[key] for key in KEYS} | given
+    if all(key in given for key in KEYS):
+        return with_values(start, {key: given[key] for key in KEYS}), []
+    if facts_of is None:
+        raise InputError("preset", name, "it fits itself to a store, which is not read here")
+    facts = facts_of(asked.data.root, given.get("data.split"))
+    choices = fitted(method, facts, given)[1]
+    chosen = with_values(start, {choice.key: choice.value for choice in choices})
+    return chosen, [f"{name} for {facts}:", *(f"  {choice}" for choice in choices)]
 
 
 def _free_folder(run: Path) -> Path:

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from sjepa_fast.config import schema
-from sjepa_fast.config.presets_small import SMALL, demo, small
+from sjepa_fast.config.presets_small import SMALL, demo, fitted, small
+from sjepa_fast.config.rule import StoreFacts
 from sjepa_fast.errors import InputError, nearest
 
 
@@ -166,14 +167,27 @@ PRESETS: dict[str, Preset] = {
     },
 }
 
+# Those that fit themselves to a store: what they are, in one line, and their objective.
+FITTED = {
+    f"{method}-small": (f"{title}, fitted to the store by a rule (our recipe)", method)
+    for method, title in _TITLES.items()
+}
 
-def preset(name: str) -> schema.TrainConfig:
-    """Return a fresh configuration of one of `PRESETS`.
 
-    Raises InputError if there is no such preset, with the nearest names and all the others.
+def preset(name: str, facts: Callable[[], StoreFacts] | None = None) -> schema.TrainConfig:
+    """Return a fresh configuration of one of `PRESETS`, or of `FITTED` for the store of `facts`.
+
+    Raises InputError if there is no such preset, with the nearest names and all the others, or if
+    it needs a store and there are no `facts`.
     """
+    if name in FITTED:
+        if facts is None:
+            fix = "it fits itself to a store; train it with --data.root STORE"
+            raise InputError("preset", name, fix)
+        return fitted(FITTED[name][1], facts())[0]
     if name not in PRESETS:
-        near = nearest(name, list(PRESETS))
-        known = "" if near.startswith("known") else f"; known: {', '.join(PRESETS)}"
+        names = [*FITTED, *PRESETS]
+        near = nearest(name, names)
+        known = "" if near.startswith("known") else f"; known: {', '.join(names)}"
         raise InputError("preset", name, near + known)
     return PRESETS[name].make()

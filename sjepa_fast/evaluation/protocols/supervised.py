@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from sjepa_fast.config.files import read_config
 from sjepa_fast.config.presets import preset
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.config.validation import validate
+from sjepa_fast.data.facts import facts_of
 from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.labelled import labelled_parts
@@ -46,7 +48,8 @@ class SupervisedRequest(FinetuneRequest):
             raise InputError("encoder", self.encoder, fix)
         if self.data.root is None:
             raise InputError("data.root", "not given", "add --data.root STORE")
-        store, base = open_store(self.data.root), preset(self.preset)
+        store = open_store(self.data.root)
+        base = preset(self.preset, partial(facts_of, self.data.root, self.data.split))
         data = dataclasses.replace(
             base.data,
             root=self.data.root,
