@@ -10,6 +10,7 @@ import torch
 from benchmarks.steps import MOMENTUM, RATE, ntu_like_clips
 from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config.presets import preset
+from sjepa_fast.config.presets_small import SMALL
 from sjepa_fast.config.schema import Switch, TrainConfig, replace
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.runtime.dist import World
@@ -27,7 +28,13 @@ _LAYOUTS = {
     "msr_action3d": KINECT20,
     "utkinect": KINECT20,
     "florence3d": KINECT15,
+    "small": KINECT20,
 }
+
+
+def preset_for_nucla(name: str) -> TrainConfig:
+    """Return a preset by name; one that fits itself to a store is fitted to N-UCLA."""
+    return preset(name, lambda: SMALL["nucla"].facts)
 
 
 def layout_of(name: str) -> SkeletonLayout:
@@ -66,7 +73,7 @@ def make_step(
 
 def preset_step(name: str, *, compiled: Switch, dtype: torch.dtype, batch: int = 4) -> TrainStep:
     """Build the captured step of a preset on `batch` clips."""
-    config = configured(preset(name), compiled=compiled, batch=batch)
+    config = configured(preset_for_nucla(name), compiled=compiled, batch=batch)
     # Building reads how many bodies are present.
     with gpu.zeros_read():
         return make_step(config, clips_for(name, config), dtype)

@@ -11,25 +11,27 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from sjepa_fast.config.presets import PRESETS, preset
+from sjepa_fast.config.presets import FITTED, PRESETS
 from sjepa_fast.config.schema import ModelConfig, Switch, TrainConfig
 from tests.null_gpu import gpu
 from tests.null_gpu.steps import (
     WARMUP,
     call,
     layout_of,
+    preset_for_nucla,
     preset_step,
     shape_of,
     waits_and_host_copies,
 )
 
+NAMES = [*PRESETS, *FITTED]
 DTYPES = (torch.bfloat16, torch.float32)
 BATCH = 4
 
 
 def work_of(name: str) -> tuple[object, ...]:
     """What decides which work a preset's step launches; the others are numbers that it reads."""
-    config: TrainConfig = preset(name)
+    config: TrainConfig = preset_for_nucla(name)
     data, mask, aim = config.data, config.mask, config.objective
     return (
         config.model,
@@ -48,7 +50,7 @@ def blocks_of(name: str) -> tuple[object, ...]:
 
     Joints and masked tokens change the lengths of sequences alone.
     """
-    config = preset(name)
+    config = preset_for_nucla(name)
     sizes = dataclasses.replace(config.model, depth=1, predictor_depth=1)
     return (sizes, config.objective.kind)
 
@@ -56,7 +58,7 @@ def blocks_of(name: str) -> tuple[object, ...]:
 def first_of_each(key: object) -> list[str]:
     """The first preset of each group that has one key."""
     found: dict[object, str] = {}
-    for name in PRESETS:
+    for name in NAMES:
         found.setdefault(key(name), name)  # type: ignore[operator]
     return list(found.values())
 
@@ -64,11 +66,11 @@ def first_of_each(key: object) -> list[str]:
 def test_presets_that_share_a_run_differ_in_numbers_alone() -> None:
     """The groups cover all presets, and every method at its published size, if any, and a small."""
     groups = first_of_each(work_of)
-    assert {work_of(name) for name in PRESETS} == {work_of(name) for name in groups}
-    methods = {name.partition("-")[0] for name in PRESETS}
+    assert {work_of(name) for name in NAMES} == {work_of(name) for name in groups}
+    methods = {name.partition("-")[0] for name in NAMES}
     for chosen in (groups, first_of_each(blocks_of)):
         for method in methods:
-            widths = {preset(n).model.width for n in chosen if n.startswith(f"{method}-")}
+            widths = {preset_for_nucla(n).model.width for n in chosen if n.startswith(f"{method}-")}
             published = f"{method}-ntu60-xsub" in PRESETS
             assert widths >= {64, *([ModelConfig().width] if published else [])}
 
