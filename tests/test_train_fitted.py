@@ -169,6 +169,15 @@ def test_processes_of_a_launcher_say_it_once(own: Path, tmp_path: Path) -> None:
         (["--data.root", "{few}"], "data.root: own has 8 training clips in random; presets"),
         (["--data.root", "{brief}"], "own has clips of 3 frames (median), a segment has 4;"),
         (["--data.root", "{own}", "--data.split", "xsub"], "data.split: xsub; own has random"),
+        (
+            ["--data.root", "{own}", "--model.segment-length", "0"],
+            "model.segment_length: 0; give a",
+        ),
+        (["--data.root", "{own}", "--data.frames", "9" * 400], "give at most 16384"),
+        (
+            ["--data.root", "{own}", "--optim.batch-size=-1"],
+            "optim.batch_size: -1; give a positive",
+        ),
         (["--data.root", "{several}"], "data.split: not given; synthetic has several; add"),
     ],
     ids=str,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sjepa_fast.config import schema
+from sjepa_fast.config.validation import LARGEST
 from sjepa_fast.errors import InputError
 
 LEAST_CLIPS = 16
@@ -70,6 +71,11 @@ def _count(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'s' if number != 1 else ''}"
 
 
+def _sane(key: str, given: Mapping[str, Any], otherwise: int) -> int:
+    """The given value, in a range to compute with; beyond it is refused by name later."""
+    return int(min(max(given.get(key, otherwise), 1), LARGEST[key]))
+
+
 def _power_of_two(number: float) -> int:
     """The largest power of two up to a number; 1 for less."""
     return 1 << max(0, math.floor(math.log2(max(number, 1))))
@@ -93,7 +99,7 @@ def choose(
     Raises:
         InputError: If there are too few clips to learn from, or they are shorter than a segment.
     """
-    segment = int(given.get("model.segment_length", config.model.segment_length))
+    segment = _sane("model.segment_length", given, config.model.segment_length)
     if facts.clips < LEAST_CLIPS:
         value = f"{facts.store} has {_count(facts.clips, 'training clip')} in {facts.split}"
         raise InputError("data.root", value, f"presets of small sets need {LEAST_CLIPS} or more")
@@ -105,20 +111,20 @@ def choose(
         raise InputError("data.root", value, fix)
     chosen: list[Choice] = []
 
-    def settle(key: str, value: Any, reason: str) -> Any:
+    def settle(key: str, value: Any, reason: str) -> None:
         if key in given:
             also = "" if given[key] == value else f"; the rule says {value}"
             value, reason = given[key], f"given{also}"
         chosen.append(Choice(key, value, reason))
-        return value
 
     settle("data.split", facts.split, facts.why_split)
     alone = "of any clip; each trains as a sequence of its own"
     settle("data.bodies", facts.persons, f"most persons {alone if facts.persons > 1 else 'seen'}")
-    frames = settle("data.frames", *_frames(facts, segment))
-    tokens = frames // segment * facts.joints
+    settle("data.frames", *_frames(facts, segment))
+    tokens = _sane("data.frames", given, chosen[-1].value) // segment * facts.joints
     settle("mask.ratio", *_masked(config.mask.ratio, tokens))
-    batch = settle("optim.batch_size", *_batch(facts))
+    settle("optim.batch_size", *_batch(facts))
+    batch = _sane("optim.batch_size", given, chosen[-1].value)
     steps, why = _steps(facts, batch, batch * tokens)
     if given.get("optim.unit") == "epochs":
         steps = max(1, round(steps * batch / facts.sequences))
@@ -152,7 +158,7 @@ def _batch(facts: StoreFacts) -> tuple[int, str]:
 
 
 def _steps(facts: StoreFacts, batch: int, tokens: int) -> tuple[int, str]:
-    wanted = PASSES * facts.sequences / max(batch, 1)
+    wanted = PASSES * facts.sequences / batch
     most = min(STEPS[1], STEPS[1] * TOKENS_IN_A_STEP / max(tokens, 1))
     steps = max(STEPS[0], round(min(wanted, most) / 100) * 100)
     passes = f"{steps * batch / facts.sequences:.0f} passes"

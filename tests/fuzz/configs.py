@@ -23,6 +23,8 @@ from sjepa_fast.config.files import (
 )
 from sjepa_fast.config.plain_yaml import plain_yaml
 from sjepa_fast.config.presets import PRESETS, preset
+from sjepa_fast.config.presets_small import SMALL
+from sjepa_fast.config.rule import KEYS
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.config.validation import validate, validate_tokens
 from sjepa_fast.skeletons import NTU25
@@ -88,18 +90,29 @@ def _word(rng: random.Random) -> str:
 _KEYS = (
     "mask.ratio",
     "model.depth",
-    "data.split",
     "data.root",
     "optim.lr",
     "run",
     "seed",
     "resume",
 )
-_KEYS += ("compile", "config", "log.no-tensorboard", "axis", "values", "x", "model.depth=3")
+_KEYS += (
+    *KEYS,
+    "model.segment-length",
+    "compile",
+    "config",
+    "log.no-tensorboard",
+    "axis",
+    "values",
+    "x",
+    "model.depth=3",
+)
 
 
 def _words(rng: random.Random, folder: Path) -> list[str]:
-    words = [rng.choice(("sjepa-demo", "mamp", _word(rng)))] if rng.random() < 0.5 else []
+    words = (
+        [rng.choice(("sjepa-demo", "mamp-small", "mamp", _word(rng)))] if rng.random() < 0.5 else []
+    )
     words += ["--run", str(folder / "run")] if rng.random() < 0.7 else []
     for _ in range(rng.choice((1, 1, 2, 3))):
         key = rng.choice(_KEYS) if rng.random() < 0.9 else _word(rng)
@@ -108,7 +121,7 @@ def _words(rng: random.Random, folder: Path) -> list[str]:
 
 
 def _train_words(words: list[str]) -> None:
-    validate(parse_train(words))
+    validate(parse_train(words, lambda root, split: SMALL["nucla"].facts))
 
 
 def _grid(rng: random.Random, folder: Path) -> list[str]:
@@ -134,7 +147,7 @@ def written_and_read(config: TrainConfig) -> TrainConfig:
 
 def _grid_setup(folder: Path) -> None:
     # Parsing flags takes a tenth of a second, and is a target of its own.
-    ablate.parse_train = lambda args: _base(args[args.index("--run") + 1])
+    ablate.parse_train = lambda args, _: _base(args[args.index("--run") + 1])
     _ablation(["--axis", "ratio", "--values", "0.5", "--run", str(folder)])
 
 
