@@ -1,9 +1,11 @@
 """What docs/small-sets.md says of the rule is so, and its commands run as they stand."""
 
+import json
 import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 
 import numpy as np
 import pytest
@@ -76,3 +78,43 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path("runs/mine/results/knn-before-after.json").is_file()
     assert "# mamp-small for my_clips" in run_documented(shlex.split(show)).stdout
     assert not Path("runs/mine-mamp").exists()
+
+
+def measured(file: str) -> dict[tuple[object, ...], list[float]]:
+    """1-NN, joint-pooled and mean-pooled linear, by what a row of a results file was run with."""
+    rows = json.loads((ROOT / "benchmarks/results/cpu-2-cores" / file).read_text())["rows"]
+    found = {}
+    for row in rows:
+        length = {"nucla": 900, "msr_action3d": 600}.get(row["set"])
+        if (row["optim.length"], row["mask.ratio"]) == (length, 0.7):
+            keys = ("set", "objective.kind", "seed", "data.whiten", "objective.ema_start")
+            key = *(row[name] for name in keys), row.get("model.layer_scale", 0.0), row["optim.lr"]
+            found[key] = [row[name] for name in ("knn_full", "linear_joint", "linear_mean")]
+    return found
+
+
+def cell(scores: list[float]) -> str:
+    return " / ".join(f"{score:.1f}" for score in scores)
+
+
+def test_the_table_of_whitening_and_layer_scale_is_what_was_measured() -> None:
+    before, after = measured("validation.json"), measured("small_rule.json")
+    sets = {"nucla": "N-UCLA", "msr_action3d": "MSR Action3D"}
+    names = {"sjepa": "S-JEPA", "skeleton2vec": "Skeleton2vec", "mamp": "MAMP"}
+    lines = []
+    for (data, kind, seed, whiten, ema, scale, rate), scores in after.items():
+        older = before.get((data, kind, seed, 0.5 if data[0] == "m" else 1.0, ema, 0.0, rate))
+        if (whiten, scale) != (0.5, 1e-4) or older is None:
+            continue
+        change = mean(scores) - mean(older)
+        where = f"{sets[data]}, {names.get(kind, 'SkeletonMAE')}, {seed}"
+        lines.append(f"| {where} | {cell(older)} | {cell(scores)} | {change:+.1f} |")
+    assert len(lines) >= 8
+    (table,) = re.findall(r"^\| set, objective, seed .*\n\| -.*\n((?:\|.*\n)+)", TEXT, re.M)
+    assert sorted(table.splitlines()) == sorted(lines)
+
+
+def test_the_rows_beside_the_table_are_what_was_measured() -> None:
+    after = measured("small_rule.json")
+    for whiten, scale in ((0.5, 0.0), (1.0, 1e-4)):
+        assert cell(after["nucla", "sjepa", 0, whiten, 0.99, scale, 1e-3]) in TEXT

@@ -14,6 +14,12 @@ from sjepa_fast.config import schema
 from sjepa_fast.config.validation import LARGEST
 from sjepa_fast.errors import InputError
 
+# What is chosen, in this order.
+KEYS = (
+    *("data.split", "data.bodies", "data.frames", "mask.ratio", "optim.batch_size"),
+    *("optim.length", "data.whiten", "model.layer_scale"),
+)
+
 LEAST_CLIPS = 16
 # Frames of a clip as the networks see it, in whole groups of segments.
 FRAMES, SEGMENTS = (32, 64), 4
@@ -167,12 +173,6 @@ def _steps(facts: StoreFacts, batch: int, tokens: int) -> tuple[int, str]:
     if most < wanted:
         return steps, f"{passes}, as much as two cores do in minutes"
     return steps, f"about {PASSES} passes"
-
-
-KEYS = (
-    *("data.split", "data.bodies", "data.frames", "mask.ratio", "optim.batch_size"),
-    *("optim.length", "data.whiten", "model.layer_scale"),
-)
 
 
 def with_values(config: schema.TrainConfig, values: Mapping[str, Any]) -> schema.TrainConfig:
