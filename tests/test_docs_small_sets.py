@@ -117,4 +117,6 @@ def test_the_table_of_whitening_and_layer_scale_is_what_was_measured() -> None:
 def test_the_rows_beside_the_table_are_what_was_measured() -> None:
     after = measured("small_rule.json")
     for whiten, scale in ((0.5, 0.0), (1.0, 1e-4)):
-        assert cell(after["nucla", "sjepa", 0, whiten, 0.99, scale, 1e-3]) in TEXT
+        assert cell(after["nucla", "sjepa", 0, whiten, 0.99, scale, 1e-3]) in PLAIN
+    again = ("msr_action3d", "mamp", 0, 0.5, 0.99, 0.0, 1e-3)
+    assert after[again] == measured("validation.json")[again]
