@@ -11,6 +11,7 @@ import shlex
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,11 @@ from sjepa_fast.runtime.checkpoint import (
     list_checkpoints,
     write_checkpoint,
 )
+from sjepa_fast.runtime.fitting import describe_groups
 
 _ALIGNED = 64
+# What names of tensors in the spare block begin with.
+_WEIGHTS, _STATE = "weights ", "state "
 
 
 def what_is_kept(run: Path) -> str:
@@ -63,7 +67,7 @@ class Saver:
             try:
                 self.spare = _Spare(whole)
                 # The first copies load their kernels.
-                self.spare.copy(whole)[1].synchronize()
+                self.spare.copy(0, whole.groups, None)[1].synchronize()
             except RuntimeError as error:
                 reason = str(error).partition("\n")[0]
                 say(f"note: training waits for each save, for lack of memory ({reason})")
@@ -91,12 +95,11 @@ class Saver:
         """
         began = time.perf_counter()
         self.finish()
-        whole = contents(step, self.model, self.optimizer, recent_K3)
         if self.spare is None:
-            self._write(whole, None)
+            self._write(contents(step, self.model, self.optimizer, recent_K3), None)
             self.finish()
         else:
-            copied, ready = self.spare.copy(whole)
+            copied, ready = self.spare.copy(step, describe_groups(self.optimizer), recent_K3)
             # A daemon: a second Ctrl-C does not wait for it, and what it leaves is no checkpoint.
             self.thread = threading.Thread(target=self._write, args=(copied, ready), daemon=True)
             self.thread.start()
@@ -126,7 +129,8 @@ class Saver:
 
     def _write(self, whole: Contents, ready: torch.cuda.Event | None) -> None:
         try:
-            if ready is not None:
+            if self.spare is not None and ready is not None:
+                self.spare.check(contents(whole.step, self.model, self.optimizer))
                 ready.synchronize()
             write_checkpoint(self.run, whole, self.keep)
         except OSError as error:
@@ -136,47 +140,72 @@ class Saver:
 
 
 class _Spare:
-    """Room for everything in a checkpoint, in one block on the device and one in pinned memory."""
+    """Room for everything in a checkpoint, in one block on the device and one in pinned memory.
+
+    Weights and moments are looked up once: a run changes them in place, and looking them up again
+    would take longer than enqueueing their copies. `check`, for which nobody waits, makes sure.
+    """
 
     def __init__(self, whole: Contents) -> None:
-        tensors = _flat(whole)
-        device = next(tensor.device for tensor in tensors.values() if tensor.is_cuda)
+        self.tensors = _flat(whole)
+        self.weights = list(whole.weights)
+        device = next(tensor.device for tensor in self.tensors.values() if tensor.is_cuda)
         places, size = {}, 0
-        for name, tensor in tensors.items():
+        for name, tensor in self.tensors.items():
             places[name] = size
             size += -(-tensor.nbytes // _ALIGNED) * _ALIGNED
         self.block = torch.empty(size, dtype=torch.uint8, device=device)
         self.pinned = torch.empty(size, dtype=torch.uint8, pin_memory=True)
-        self.there = {n: _view(self.block, at, tensors[n]) for n, at in places.items()}
-        self.here = {n: _view(self.pinned, at, tensors[n]) for n, at in places.items()}
+        self.here = {n: _view(self.pinned, at, self.tensors[n]) for n, at in places.items()}
+        # Copies of one type are grouped into a few launches.
+        self.copies: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+        for name, tensor in self.tensors.items():
+            there, sources = self.copies.setdefault(tensor.dtype, ([], []))
+            there.append(_view(self.block, places[name], tensor))
+            sources.append(tensor.detach())
         self.stream = torch.cuda.Stream(device)
 
-    def copy(self, whole: Contents) -> tuple[Contents, torch.cuda.Event]:
+    def copy(
+        self, step: int, groups: list[dict[str, Any]], recent_K3: Tensor | None
+    ) -> tuple[Contents, torch.cuda.Event]:
         """Enqueue copies of the tensors; return them, to be read once the event has happened."""
-        tensors = _flat(whole)
-        for kind in {tensor.dtype for tensor in tensors.values()}:
-            # Copies of one type are grouped into a few launches.
-            names = [name for name, tensor in tensors.items() if tensor.dtype == kind]
-            there = [self.there[name] for name in names]
-            torch._foreach_copy_(there, [tensors[name] for name in names])
+        for there, sources in self.copies.values():
+            torch._foreach_copy_(there, sources)
         self.stream.wait_stream(torch.cuda.current_stream(self.block.device))
         ready = torch.cuda.Event()
         with torch.cuda.stream(self.stream):
             self.pinned.copy_(self.block, non_blocking=True)
             ready.record()
-        weights = {name: self.here[f"weights {name}"] for name in whole.weights}
         # Of a varying size: empty, but for a run that was asked to stop.
-        state = {"recent": whole.state["recent"].cpu()} if whole.state else {}
+        state = {"recent": torch.zeros(0, 3) if recent_K3 is None else recent_K3.cpu()}
+        weights = {name: self.here[_WEIGHTS + name] for name in self.weights}
         state |= {
-            name: self.here[f"state {name}"] for name in whole.state or () if name != "recent"
+            name.removeprefix(_STATE): tensor
+            for name, tensor in self.here.items()
+            if name.startswith(_STATE)
         }
-        return whole._replace(weights=weights, state=state), ready
+        return Contents(step, weights, state, groups), ready
+
+    def check(self, now: Contents) -> None:
+        """Raise RuntimeError if weights or moments are no longer the tensors that are copied."""
+        changed = _replaced(self.tensors, _flat(now))
+        if changed:
+            raise RuntimeError(f"{changed} is another tensor than when the run began; not saved")
+
+
+def _replaced(before: dict[str, Tensor], now: dict[str, Tensor]) -> str:
+    """Return the first name that is new, gone or of another tensor; empty if there is none."""
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if old is None or new is None or old.data_ptr() != new.data_ptr():
+            return name
+    return ""
 
 
 def _flat(whole: Contents) -> dict[str, Tensor]:
-    flat = {f"weights {name}": tensor for name, tensor in whole.weights.items()}
+    flat = {_WEIGHTS + name: tensor for name, tensor in whole.weights.items()}
     state = {name: tensor for name, tensor in (whole.state or {}).items() if name != "recent"}
-    return flat | {f"state {name}": tensor for name, tensor in state.items()}
+    return flat | {_STATE + name: tensor for name, tensor in state.items()}
 
 
 def _view(block: Tensor, at: int, like: Tensor) -> Tensor:

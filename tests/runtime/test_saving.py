@@ -6,10 +6,11 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sjepa_fast.runtime import saving
 from sjepa_fast.runtime.checkpoint import Contents, contents, list_checkpoints
@@ -24,17 +25,25 @@ class Copies:
         def synchronize(self) -> None:
             """Nothing to wait for."""
 
-    def copy(self, whole: Contents) -> tuple[Contents, Ready]:
-        assert whole.state is not None
-        weights = {name: tensor.clone() for name, tensor in whole.weights.items()}
-        state = {name: tensor.clone() for name, tensor in whole.state.items()}
-        return whole._replace(weights=weights, state=state), self.Ready()
+    def __init__(self, whole: Contents) -> None:
+        self.whole = whole
+
+    def copy(self, step: int, groups: Any, recent_K3: Tensor | None) -> tuple[Contents, Ready]:
+        weights = {name: tensor.clone() for name, tensor in self.whole.weights.items()}
+        assert self.whole.state is not None
+        state = {name: tensor.clone() for name, tensor in self.whole.state.items()}
+        return Contents(step, weights, state, groups), self.Ready()
+
+    def check(self, now: Contents) -> None:
+        changed = saving._replaced(self.whole.weights, now.weights)
+        if changed:
+            raise RuntimeError(changed)
 
 
 def threaded(run: Path) -> Saver:
     model = nn.Linear(4, 4)
     saver = Saver(run, 2, model, torch.optim.AdamW(model.parameters()))
-    saver.spare = Copies()  # type: ignore[assignment]
+    saver.spare = Copies(contents(0, model, saver.optimizer))  # type: ignore[assignment]
     return saver
 
 
@@ -73,6 +82,25 @@ def test_what_is_written_is_what_was_there_at_the_save(tmp_path: Path) -> None:
     (saved,) = list_checkpoints(tmp_path)
     stored, _ = read_tensors(saved.path, "model.safetensors")
     assert torch.equal(stored["weight"], before["weight"])
+
+
+def test_weights_that_were_replaced_are_an_error_and_not_saved_as_they_were(tmp_path: Path) -> None:
+    saver = threaded(tmp_path)
+    saver.save(1)
+    saver.finish()
+    saver.model.weight = nn.Parameter(torch.zeros(4, 4))
+    saver.save(2)
+    with pytest.raises(RuntimeError, match="weight"):
+        saver.finish()
+    assert [saved.step for saved in list_checkpoints(tmp_path)] == [1]
+
+
+def test_what_was_replaced_is_named() -> None:
+    a, b = torch.zeros(2), torch.ones(3)
+    assert saving._replaced({"a": a, "b": b}, {"b": b, "a": a[:]}) == ""
+    assert saving._replaced({"a": a, "b": b}, {"a": a, "b": b.clone()}) == "b"
+    assert saving._replaced({"a": a}, {"a": a, "new": b}) == "new"
+    assert saving._replaced({"a": a, "gone": b}, {"a": a}) == "gone"
 
 
 def test_an_error_of_the_thread_surfaces_at_the_next_save_or_at_the_end(tmp_path: Path) -> None:
