@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.report.book import Book, Row, captured, read_report, timed
 from sjepa_kernels import self_attention
-from sjepa_kernels.attention.backends import save_table, table_entries
+from sjepa_kernels.attention.backends import save_table, table_entries, take_over
 
 
 def ceilings(book: Book) -> None:
@@ -38,6 +38,8 @@ def ceilings(book: Book) -> None:
 # A row of the report names a backend as `impl` does; FlexAttention is no `impl`.
 BACKENDS = ("flash", "cudnn", "efficient", "triton")
 FLEX = "flex, compiled"
+# The file of the fastest, beside the report.
+TABLE = "attention.json"
 # What a row's error may be, relative to float64 in the Euclidean norm: wrong values get no time.
 MOST_WRONG = {torch.bfloat16: 1.5e-2, torch.float32: 1e-5}
 
@@ -84,13 +86,16 @@ def true_attention(qkv: Tensor, grad: Tensor) -> list[Tensor]:
 def attention_section(book: Book) -> None:
     """All attention backends at the step's two shapes, checked against float64 before they run.
 
-    The check is that of two sequences, because the float64 scores of all would not fit. At the end
-    the fastest of each shape go to `attention.json` beside the report, in the form of the kernels'
-    own `attention/backends.json`, which it can replace.
+    The check is that of two sequences, because the float64 scores of all would not fit. The fastest
+    of each shape go to `attention.json` beside the report, in the form of the kernels' own
+    `attention/backends.json`, which it can replace, and what is measured after it follows them:
+    `auto`, which comes last, and the steps.
     """
     on_gpu = book.device == "cuda"
     shapes = [(256, 750, 8, 32), (256, 75, 8, 32)] if on_gpu else [(2, 150, 2, 32), (2, 15, 2, 32)]
     for dtype in (torch.bfloat16, torch.float32):
+        forms = attention_forms(on_gpu, dtype)
+        automatic = forms.pop("auto")
         for shape in shapes:
             torch.manual_seed(0)
             batch, tokens, heads, width = shape
@@ -99,14 +104,23 @@ def attention_section(book: Book) -> None:
             truths = true_attention(qkv[:2], grad[:2])
             flops = 4 * batch * heads * tokens**2 * width
             facts = {"shape": list(shape), "tokens": tokens, "width": width}
-            for name, form in attention_forms(on_gpu, dtype).items():
-                measure = partial(one_attention, book.device, form, qkv, grad, truths, flops)
-                book.attempt(measure, needs=2, **facts, dtype=str(dtype)[6:], backend=name)
-    if on_gpu:
-        rows = read_report(book.path)["sections"][book.section]["rows"]
-        ours = [row for row in rows if row["backend"] in BACKENDS]
-        entries = table_entries(ours, torch.cuda.get_device_name())
-        save_table(entries, book.path.with_name("attention.json"))
+            facts["dtype"] = str(dtype)[6:]
+            given = {"qkv": qkv, "grad": grad, "truths": truths, "flops": flops}
+            measure = partial(one_attention, book.device, **given)  # type: ignore[arg-type]
+            for name, form in forms.items():
+                book.attempt(partial(measure, form), needs=2, **facts, backend=name)
+            if on_gpu:
+                keep_fastest(book)
+            book.attempt(partial(measure, automatic), needs=2, **facts, backend="auto")
+
+
+def keep_fastest(book: Book) -> None:
+    """Write the fastest backends of the rows so far beside the report, and follow them."""
+    rows = read_report(book.path)["sections"][book.section]["rows"]
+    ours = [row for row in rows if row["backend"] in BACKENDS]
+    entries = table_entries(ours, torch.cuda.get_device_name())
+    save_table(entries, book.path.with_name(TABLE))
+    take_over(entries)
 
 
 def device_time(run: Callable[[], object], device: str, calls: int, most: float) -> Row:

@@ -21,9 +21,10 @@ class Section(NamedTuple):
 SECTIONS = (
     Section("values", "benchmarks.report.values:values", 40, 10),
     Section("ceilings", "benchmarks.report.devices:ceilings", 10, 10),
+    # Before the steps, which take the fastest.
+    Section("attention", "benchmarks.report.devices:attention_section", 45, 15),
     Section("steps", "benchmarks.report.steps:rungs", 165, 30),
     Section("breakdown", "benchmarks.report.runs:breakdown", 25, 15),
-    Section("attention", "benchmarks.report.devices:attention_section", 45, 15),
     Section("bodies and masks", "benchmarks.report.runs:bodies", 20, 15),
     Section("long run", "benchmarks.report.runs:long_run", 35, 10),
     Section("growth", "benchmarks.report.runs:growth", 40, 15),

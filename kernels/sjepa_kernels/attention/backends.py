@@ -34,8 +34,11 @@ Table = dict[tuple[str, str, str, int, int], tuple[str, str]]
 
 
 def load_table(path: Path = PATH) -> Table:
-    """Read a table that `table_entries` made."""
-    entries = json.loads(path.read_text())["entries"]
+    """Read a table that `save_table` wrote."""
+    return _table(json.loads(path.read_text())["entries"])
+
+
+def _table(entries: Iterable[Mapping[str, Any]]) -> Table:
     return {
         (e["card"], e["triton"], e["dtype"], e["width"], e["tokens"]): (e["forward"], e["training"])
         for e in entries
@@ -43,6 +46,11 @@ def load_table(path: Path = PATH) -> Table:
 
 
 _TABLE = load_table()
+
+
+def take_over(entries: Iterable[Mapping[str, Any]]) -> None:
+    """Let `impl="auto"` follow these entries of `table_entries`, too, until the process ends."""
+    _TABLE.update(_table(entries))
 
 
 def table_entries(rows: Iterable[Mapping[str, Any]], card: str) -> list[dict[str, Any]]:
