@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from sjepa_fast.config.files import read_config, to_yaml
 from sjepa_fast.config.schema import TrainConfig
@@ -15,12 +16,14 @@ from sjepa_fast.runtime.files import write_json, write_text
 def describe_run(config: TrainConfig, store: Store) -> None:
     """Write `config.yaml` and `data.json` into the run's folder, which exists."""
     write_text(config.run / "config.yaml", to_yaml(config))
-    data = {
+    data: dict[str, Any] = {
         "store": store.name,
         "fingerprint": store.fingerprint,
         "split": config.data.split,
         "layout": store.layout.to_dict(),
     }
+    if store.sets:
+        data["sets"] = {found.name: found.split for found in store.sets}
     write_json(config.run / "data.json", data)
 
 

@@ -137,6 +137,14 @@ def check_shares(config: TrainConfig, world: World) -> None:
         raise InputError("optim.accumulate", f"{parts} does not divide the {share}", fix)
 
 
+def check_sets(config: TrainConfig, store: Store) -> None:
+    """Raise InputError if sets are to be drawn otherwise than in proportion, but there are none."""
+    power = config.data.set_power
+    if power != 1 and not store.sets:
+        value = f"{power:g}, but {store.root} is one set"
+        raise InputError("data.set_power", value, "use a pool (prepare merge), or 1")
+
+
 def what_is_compiled(config: TrainConfig, store: Store, slots: int, dtype: torch.dtype) -> str:
     """Describe all that decides the shapes and formulas of a step."""
     optim = config.optim.batch_size, config.optim.accumulate
@@ -159,6 +167,7 @@ def train(config: TrainConfig) -> int:
     config, store = open_data(config, world)
     validate_tokens(config, store.layout.num_joints)
     check_shares(config, world)
+    check_sets(config, store)
     train_part = store.ids(config.data.split, "train")
     knn_part = store.labelled(config.data.split, "train")[: config.eval.knn_clips]
     test_part = store.labelled(config.data.split, "test")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from sjepa_fast.config import schema
+from sjepa_fast.config import presets_pool, schema
 from sjepa_fast.config.presets_small import SMALL, demo, fitted, small
 from sjepa_fast.config.rule import StoreFacts
 from sjepa_fast.errors import InputError, nearest
@@ -164,6 +164,13 @@ PRESETS: dict[str, Preset] = {
         )
         for method, title in _TITLES.items()
         for name, found in SMALL.items()
+    },
+    **{
+        f"{method}-pool": Preset(
+            f"{_TITLES[method]} on a pool of small sets (our recipe)",
+            partial(presets_pool.pool, method),
+        )
+        for method in presets_pool.METHODS
     },
 }
 

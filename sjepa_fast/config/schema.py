@@ -17,6 +17,8 @@ from sjepa_kernels.tubelets import Stream
 Switch = Literal["auto", "on", "off"]
 Pool = Literal["mean", "joint", "pyramid", "full"]
 Scaling = Literal["none", "fitted", "pca"]
+# The split of a pool of stores that is the union of its sets' own.
+POOLED = "train"
 
 
 def _flag(name: str) -> object:
@@ -48,6 +50,9 @@ class DataConfig(CropRanges):
     """Batches that each worker reads ahead."""
     split: str = "xsub"
     """Split of the store; pre-training sees its training part only."""
+    set_power: float = 1.0
+    """Of a pool of stores: a set of n samples is drawn with a probability that goes by n^set_power.
+    1: every sample once in an epoch; 0: all sets alike; the inverse of a sampling temperature."""
     frames: int = 120
     """T, frames of a clip as the networks see it."""
     sampling: Literal["resize", "index"] = "resize"

@@ -22,15 +22,17 @@ _POSITIVE = (
 _SHARES = ("data.crop_min", "data.eval_crop", "mask.predict_ratio")
 # Numbers from 0 on, and the largest values of those that have one.
 _FROM_ZERO = (
-    "seed data.workers data.whiten data.time_warp view.rotation view.tilt view.translation "
-    "view.scale view.shear view.flip view.joint_drop mask.tube_scale model.layer_scale "
-    "objective.center_momentum objective.ema_length objective.regularizer_weight "
+    "seed data.workers data.set_power data.whiten data.time_warp view.rotation view.tilt "
+    "view.translation view.scale view.shear view.flip view.joint_drop mask.tube_scale "
+    "model.layer_scale objective.center_momentum objective.ema_length "
+    "objective.regularizer_weight "
     "optim.lr optim.lr_end optim.weight_decay optim.beta1 optim.beta2 optim.clip_grad log.knn_every"
 )
 VERIFY = ("resume", "first", "every", "off")
 _MOST: dict[str, float] = {
     "seed": 2.0**63 - 1024,
     "data.time_warp": 0.5,
+    "data.set_power": 1,
     **dict.fromkeys(("data.whiten", "view.scale", "view.flip", "objective.center_momentum"), 1),
     "view.joint_drop": 1,
     **dict.fromkeys(("optim.beta1", "optim.beta2"), math.nextafter(1, 0)),

@@ -49,6 +49,8 @@ class ResidentClips:
     reader: RowReader | None = None
     names: NDArray[np.str_] | None = None
     """Names of the store's clips, for messages about rows that are read later."""
+    class_sets: NDArray[np.int64] | None = None
+    """Of a pool of stores: the number of the set of each class."""
     most_bodies: int = 0
     """Most bodies that are present in any batch drawn from these clips; 0 is unknown."""
 
@@ -294,4 +296,5 @@ def _clips_of(
         labels_N=torch.from_numpy(np.array(store.labels, dtype=np.int64)).to(device),
         layout=store.layout,
         max_bodies=data.bodies,
+        class_sets=store.class_sets,
     )

@@ -23,7 +23,7 @@ from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.data.clips import ResidentClips, load_resident, load_tables
 from sjepa_fast.data.dali import dali_batches, require_dali
 from sjepa_fast.data.disk import disk_batches
-from sjepa_fast.data.order import BatchOrder
+from sjepa_fast.data.order import BatchOrder, Mixture
 from sjepa_fast.data.rows import PackedRows
 from sjepa_fast.data.store import Store
 from sjepa_fast.runtime.dist import World
@@ -46,6 +46,21 @@ def open_clips(store: Store, data: DataConfig, device: torch.device) -> Resident
     return load_tables(store, data, device)
 
 
+def batch_order(
+    clips: ResidentClips, part: np.ndarray, config: TrainConfig, world: World
+) -> BatchOrder:
+    """Return the order in which this process takes the samples of `part`, ids of `clips`.
+
+    Those of a pool come by the power of the size of their set (`data.set_power`).
+    """
+    mixture = None
+    if clips.class_sets is not None and config.data.set_power != 1:
+        labels = clips.labels_N.cpu().numpy()[part]
+        mixture = Mixture(clips.class_sets[labels], config.data.set_power)
+    batch = config.optim.batch_size
+    return BatchOrder(part, config.seed, batch, world.rank, world.size, mixture)
+
+
 @contextlib.contextmanager
 def open_feed(
     clips: ResidentClips, part: np.ndarray, config: TrainConfig, world: World, steps: range
@@ -58,7 +73,7 @@ def open_feed(
     gets the batches that the uninterrupted one would have had. The clips know how many bodies a
     batch has at most, if an objective with a target encoder can make use of it.
     """
-    order = BatchOrder(part, config.seed, config.optim.batch_size, world.rank, world.size)
+    order = batch_order(clips, part, config, world)
     device = clips.joints_RVC.device
     bodies_N = clips.bodies_N.cpu().numpy()
     some_absent = bool((bodies_N[part] < clips.max_bodies).any())
@@ -67,7 +82,7 @@ def open_feed(
     if clips.reader is None:
         yield clips, _resident_ids(order, steps, device)
         return
-    window = _window(clips, order.share)
+    window = _window(clips, order)
     make = dali_batches if config.data.backend == "dali" else disk_batches
     with contextlib.closing(make(clips.reader, order, steps, config.data, device)) as batches:
         yield window, _fill(window, batches, device)
@@ -84,10 +99,13 @@ def _resident_ids(order: BatchOrder, steps: range, device: torch.device) -> Iter
         yield ids[place]
 
 
-def _window(clips: ResidentClips, share: int) -> ResidentClips:
+def _window(clips: ResidentClips, order: BatchOrder) -> ResidentClips:
     """Clips with room on the device for the longest possible batch, and an offset per id."""
     assert clips.reader is not None
-    longest = int(np.sort(clips.reader.rows_S)[-share:].sum())
+    rows_S = clips.reader.rows_S
+    longest = int(np.sort(rows_S)[-order.share :].sum())
+    if order.mixture is not None and order.mixture.repeats:
+        longest = int(rows_S[order.part].max()) * order.share
     rows = clips.joints_RVC.new_zeros(longest, *clips.joints_RVC.shape[1:])
     offsets = torch.zeros_like(clips.offsets_N)
     return dataclasses.replace(clips, joints_RVC=rows, offsets_N=offsets, reader=None)

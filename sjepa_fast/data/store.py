@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sjepa_fast.data.clip_table import NO_LABEL
 from sjepa_fast.data.safe_arrays import map_npy
 from sjepa_fast.data.safe_files import read_json
-from sjepa_fast.data.store_schema import ARRAYS, check_arrays, check_manifest
+from sjepa_fast.data.store_schema import ARRAYS, PooledSet, check_arrays, check_manifest
 from sjepa_fast.errors import InputError
 from sjepa_fast.names import printable
 from sjepa_fast.opening import Unreadable
@@ -51,6 +51,8 @@ class Store:
         meta: Further (N,) columns such as subject and camera.
         fingerprint: SHA-256 over the file table; names the content of the data set.
         skipped: (clip, reason) of inputs that were left out when the store was made.
+        fps: Frames per second; 0 where it is not known.
+        sets: Of a pool (`prepare merge`) its sets, in the order of their classes.
     """
 
     root: Path
@@ -67,6 +69,8 @@ class Store:
     meta: dict[str, NDArray[Any]]
     fingerprint: str
     skipped: tuple[tuple[str, str], ...]
+    fps: float = 0.0
+    sets: tuple[PooledSet, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,11 +80,32 @@ class Store:
         """Largest M of any clip."""
         return int(self.bodies.max())
 
+    @property
+    def class_sets(self) -> NDArray[np.int64] | None:
+        """Of a pool, the number of the set of each class, (classes,); None for another store."""
+        if not self.sets:
+            return None
+        return np.repeat(np.arange(len(self.sets)), [found.classes for found in self.sets])
+
     def clip(self, index: int) -> NDArray[Any]:
         """Return one clip as (M, T, V, 3)."""
         rows = self.joints[self.offsets[index] : self.offsets[index + 1]]
         shape = (int(self.bodies[index]), int(self.frames[index]), *rows.shape[1:])
         return np.asarray(rows).reshape(shape)
+
+    def usual_split(self) -> str:
+        """Return the split that is meant where none is named.
+
+        `val`, which chooses settings, is not; splits with equal training parts, such as a cleaner
+        test part's, count as the one with the shortest name; of several left it is `xsub`. Empty if
+        that does not say which.
+        """
+        kept: dict[bytes, str] = {}
+        named = sorted((name for name in self.splits if name != "val"), key=lambda x: (len(x), x))
+        for name in named or self.splits:
+            kept.setdefault((self.splits[name] == _PARTS["train"]).tobytes(), name)
+        found = list(kept.values())
+        return found[0] if len(found) == 1 else "xsub" if "xsub" in found else ""
 
     def ids(self, split: str, part: str) -> NDArray[np.int64]:
         """Return the clip indices of one part (train or test) of a split, in rising order.
@@ -188,4 +213,6 @@ def open_store(root: Path, *, verify: bool = True) -> Store:
         meta={k.removeprefix("meta_"): v for k, v in arrays.items() if k.startswith("meta_")},
         fingerprint=fingerprint_of(files),
         skipped=tuple((printable(clip), printable(why)) for clip, why in manifest["skipped"]),
+        fps=float(manifest.get("fps") or 0),
+        sets=tuple(PooledSet(**entry) for entry in manifest.get("sets") or ()),
     )

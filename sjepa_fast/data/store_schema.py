@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,24 @@ FILE = rf"({'|'.join(ARRAYS)}|(split|meta)_{KEY})\.npy"
 MAX_FILES = 300
 # Skipped inputs that a manifest lists; the list beside the store has all.
 MAX_LISTED = 10_000
+# Frames per second.
+MOST_FPS = 10_000
 _DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True)
+class PooledSet:
+    """One of the sets of a pool; its classes follow those of the set before."""
+
+    name: str
+    split: str  # the one of its splits whose parts are in the pool's `train`
+    classes: int  # how many of the pool's classes are its own
+    fingerprint: str  # of its own store
+
+
+def clip_in_pool(name: str, clip: str) -> str:
+    """Return what a clip of a set is called in a pool; so is a class."""
+    return f"{name}/{clip}"
 
 
 def is_store_name(name: object) -> bool:
@@ -68,6 +86,28 @@ def _is_classes(value: Any) -> bool:
     return isinstance(value, list) and len(value) <= MAX_CLASSES and all(map(is_name, value))
 
 
+def _is_sets(value: Any) -> bool:
+    fields = {"name", "split", "classes", "fingerprint"}
+    return value is None or (
+        isinstance(value, list)
+        and all(
+            isinstance(entry, dict)
+            and set(entry) == fields
+            and is_store_name(entry["name"])
+            and re.fullmatch(KEY, str(entry["split"])) is not None
+            and type(entry["classes"]) is int
+            and entry["classes"] > 0
+            and re.fullmatch(r"[0-9a-f]{64}", str(entry["fingerprint"])) is not None
+            for entry in value
+        )
+        and len({entry["name"] for entry in value}) == len(value)
+    )
+
+
+def _is_rate(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and 0 <= value <= MOST_FPS)
+
+
 def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
 
@@ -82,6 +122,8 @@ _ENTRIES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("clips", "a number of clips", _is_count),
     ("dtype", " or ".join(_DTYPES), lambda value: value in _DTYPES),
     ("command", "text", lambda value: isinstance(value, str)),
+    ("sets", "a list of the sets of a pool", _is_sets),
+    ("fps", f"a number of frames per second up to {MOST_FPS}", _is_rate),
 )
 
 
@@ -97,6 +139,9 @@ def check_manifest(manifest: dict[str, Any]) -> SkeletonLayout:
     lacking = [name for name in ARRAYS if f"{name}.npy" not in files]
     if lacking:
         raise Unreadable(f"lists no {', '.join(lacking)}")
+    sets = manifest.get("sets") or []
+    if sets and sum(entry["classes"] for entry in sets) != len(manifest["class_names"]):
+        raise Unreadable("sets do not have the classes of class_names")
     try:
         return SkeletonLayout.from_dict(manifest["layout"])
     except InputError as error:

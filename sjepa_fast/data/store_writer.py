@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,7 +28,7 @@ from sjepa_fast.data.store import (
     fingerprint_of,
     open_store,
 )
-from sjepa_fast.data.store_schema import KEY, MAX_LISTED, is_store_name
+from sjepa_fast.data.store_schema import KEY, MAX_LISTED, PooledSet, is_store_name
 from sjepa_fast.errors import InputError
 from sjepa_fast.runtime.files import sync
 from sjepa_fast.skeletons import SkeletonLayout
@@ -155,12 +156,20 @@ class StoreWriter:
             self.journal.sync()
         self.synced = time.monotonic()
 
-    def finish(self, splits: dict[str, NDArray[np.int8]], command: str = "") -> Store:
+    def finish(
+        self,
+        splits: dict[str, NDArray[np.int8]],
+        command: str = "",
+        *,
+        fps: float = 0.0,
+        sets: tuple[PooledSet, ...] = (),
+    ) -> Store:
         """Write the arrays and the manifest, and move the store to its place.
 
         Each split has (N,) codes: 1 train, 2 test, 0 unused. The manifest says by which `command`
-        the store was made. Returns the store, opened. Raises InputError if no clip was added or a
-        split does not fit the clips.
+        the store was made, how many frames a second has (0: not known), and of which sets a pool
+        is. Returns the store, opened. Raises InputError if no clip was added or a split does not
+        fit the clips.
         """
         table = self.table
         if not table.names:
@@ -206,6 +215,10 @@ class StoreWriter:
             "skipped_count": len(table.skipped),
             "files": files,
         }
+        if fps:
+            manifest["fps"] = fps
+        if sets:
+            manifest["sets"] = [asdict(found) for found in sets]
         # As JSON gives it back, so that the checksum covers what a reader sees.
         manifest = json.loads(json.dumps(manifest))
         manifest["checksum"] = fingerprint_of(manifest)

@@ -42,7 +42,7 @@ def request_fingerprint(subject: Subject, request: ProbeRequest) -> str:
         del asked["pool"]
     config = dataclasses.asdict(subject.config)
     settings = {name: config[name] for name in ("seed", "data", "model", "objective")}
-    for name in ("root", "synthetic", "backend", "workers", "prefetch"):
+    for name in ("root", "synthetic", "backend", "workers", "prefetch", "set_power"):
         del settings["data"][name]
     return fingerprint_of(
         {

@@ -17,6 +17,7 @@ from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.data.feed import open_clips
 from sjepa_fast.data.store import Store, open_store
+from sjepa_fast.data.store_schema import clip_in_pool
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.labelled import labelled_parts
 from sjepa_fast.evaluation.request import Request
@@ -90,26 +91,52 @@ def trained_layout(run: Path, own_root: Path | None) -> SkeletonLayout:
     return open_store(own_root, verify=False).layout
 
 
+def trained_on_pool(run: Path) -> dict[str, str]:
+    """Return the sets that a run was trained on and the split of each; empty without a pool."""
+    record = data_record(run)
+    if "sets" in record:
+        check_fields("run", run / "data.json", record, {"sets": (dict,)})
+    return {str(name): str(split) for name, split in record.get("sets", {}).items()}
+
+
+def own_split(run: Path, store: Store) -> str:
+    """Return the split by which to score a run of a pool on another store.
+
+    It is the one whose training part was in the pool, or of a set that was not, its usual one.
+    Raises InputError if that does not say which.
+    """
+    split = trained_on_pool(run).get(store.name) or store.usual_split()
+    if not split:
+        value = f"not given, and {store.name} has {', '.join(store.splits) or 'none'}"
+        raise InputError("data.split", value, "add --data.split NAME")
+    return split
+
+
 def open_subject(request: Request) -> Subject:
     """Open the run and the data of a request, and join the other processes, if there are any.
 
     Raises InputError if the run, the store or the split does not fit, or clips have no labels.
     """
     trained = read_run(request.run)
+    root = request.data.root or trained.data.root
+    eval_crop = request.data.eval_crop or trained.data.eval_crop
+    if not 0 < eval_crop <= 1:
+        raise InputError("data.eval_crop", eval_crop, "give a share above 0 and up to 1")
+    if root is None:
+        raise InputError("data.root", "not given", "add --data.root STORE")
+    store = open_store(root)
+    split, bodies = request.data.split, request.data.bodies
+    if trained_on_pool(request.run) and not store.sets:
+        split, bodies = split or own_split(request.run, store), bodies or store.max_bodies
     data = dataclasses.replace(
         trained.data,
-        root=request.data.root or trained.data.root,
-        split=request.data.split or trained.data.split,
-        bodies=request.data.bodies or trained.data.bodies,
-        eval_crop=request.data.eval_crop or trained.data.eval_crop,
+        root=root,
+        split=split or trained.data.split,
+        bodies=bodies or trained.data.bodies,
+        eval_crop=eval_crop,
     )
-    if not 0 < data.eval_crop <= 1:
-        raise InputError("data.eval_crop", data.eval_crop, "give a share above 0 and up to 1")
-    if data.root is None:
-        raise InputError("data.root", "not given", "add --data.root STORE")
     runtime = dataclasses.replace(trained.runtime, **dataclasses.asdict(request.runtime))
     config = dataclasses.replace(trained, data=data, runtime=runtime)
-    store = open_store(data.root)
     train_ids, test_ids = labelled_parts(store, data.split)
     trained_encoder = request.encoder in ("target", "view")
     checkpoint = latest_checkpoint(request.run) if trained_encoder else None
@@ -226,11 +253,15 @@ def mapped_weights(
 
 
 def clips_seen_in_training(run: Path, store: Store, ids: np.ndarray) -> int | None:
-    """Count the clips, by name, that the run was pre-trained on; None if it does not know."""
+    """Count the clips, by name, that the run was pre-trained on; None if it does not know.
+
+    In a pool a clip's name has that of its set in front.
+    """
     seen = set(read_text("run", run / "train_ids.txt").splitlines())
     if not seen:
         return None
-    return sum(str(store.names[i]) in seen for i in ids)
+    names = (str(store.names[i]) for i in ids)
+    return sum(name in seen or clip_in_pool(store.name, name) in seen for name in names)
 
 
 def describe(subject: Subject, encoder: str) -> dict[str, object]:

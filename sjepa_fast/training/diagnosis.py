@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sjepa_fast.data.clips import ResidentClips
-from sjepa_fast.data.order import BatchOrder
+from sjepa_fast.data.feed import batch_order
 from sjepa_fast.data.store import Store
 from sjepa_fast.errors import InputError
 from sjepa_fast.objectives.objective import StepInput, make_step_input, mask_again
@@ -63,7 +63,7 @@ def diagnose(
         if world.leads:
             write_json(config.run / "diagnosis.json", facts)
         return f"stopped at step {facts['step']}: {health.broken} is not finite; {kept}"
-    order = BatchOrder(part, config.seed, config.optim.batch_size, world.rank, world.size)
+    order = batch_order(sampled, part, config, world)
     ids = order.ids(health.failed // config.objective.target_every)
     finding = replay(step, sampled, torch.from_numpy(ids).to(step.seed.device), health.failed)
     names = _sample_names(store, sampled)[ids].tolist()

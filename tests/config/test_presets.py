@@ -35,7 +35,7 @@ ANNEAL = {
 def test_every_published_and_small_set_has_its_presets() -> None:
     expected = {f"{method}-{name}" for method in METHODS for name in (*SETS, *SMALL)}
     ours = {f"multiview-{name}" for name in SMALL}
-    assert set(PRESETS) == expected | ours | {"sjepa-demo"}
+    assert set(PRESETS) == expected | ours | {"sjepa-demo", "sjepa-pool", "mamp-pool"}
     for name, found in PRESETS.items():
         assert found.about and "\n" not in found.about, name
     for method in METHODS:

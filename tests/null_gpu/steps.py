@@ -29,6 +29,7 @@ _LAYOUTS = {
     "utkinect": KINECT20,
     "florence3d": KINECT15,
     "small": KINECT20,
+    "pool": KINECT20,
 }
 
 
