@@ -16,6 +16,7 @@ from sjepa_fast.embed import EmbedConfig
 from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.evaluation.protocols import PROTOCOLS
 from sjepa_fast.export import ExportConfig
+from sjepa_fast.merge import MERGE, MergeConfig
 from sjepa_fast.names import say
 from sjepa_fast.prepare import PrepareConfig
 
@@ -26,7 +27,8 @@ def words() -> dict[str, list[str]]:
     """Return what may follow each command, or `evaluate` and a protocol."""
     training = [*FITTED, *PRESETS, "--config", *cli.flags(TrainConfig)]
     found = {
-        "prepare": [*READERS, *cli.flags(PrepareConfig)],
+        "prepare": [*READERS, MERGE, *cli.flags(PrepareConfig)],
+        f"prepare {MERGE}": cli.flags(MergeConfig),
         "train": training,
         "ablate": ["--axis", "--values", "--seeds", *training],
         "evaluate": list(PROTOCOLS),
@@ -49,6 +51,7 @@ def script(shell: str) -> str:
         "_sjepa() {",
         "  local words key=${COMP_WORDS[1]}",
         '  [[ $key == evaluate && $COMP_CWORD -gt 2 ]] && key="evaluate ${COMP_WORDS[2]}"',
+        f'  [[ "$key ${{COMP_WORDS[2]}}" == "prepare {MERGE}" ]] && key="prepare {MERGE}"',
         f"  if [[ $COMP_CWORD == 1 ]]; then words='{' '.join(COMMANDS)}'; else case $key in",
         *cases,
         "  esac; fi",

@@ -3,7 +3,7 @@
 An encoder has one row of its spatial position table per joint. To read another skeleton it needs a
 row for each of that skeleton's joints: the row of the same body part, or of the nearest part that
 it was trained on. A middle part may be the mean of a left and a right joint, such as the pelvis of
-the hips.
+the hips. A pool of stores takes coordinates by the same map (`data/pool`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PARTS = {
 }
 # Parts to use in turn if the other skeleton lacks one; each list ends at a part that all have.
 INSTEAD = {
-    "pelvis": ("spine", "hip"),
+    "pelvis": ("hip", "spine"),  # between the hips, also where there is a spine
     "spine": ("pelvis", "chest", "hip"),
     "chest": ("neck", "spine", "shoulder"),
     "neck": ("chest", "shoulder", "head"),

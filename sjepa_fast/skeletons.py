@@ -237,6 +237,19 @@ KINECT22 = _known(
     spine_top="chest",
 )
 
+# An animation rig of motion capture (Bandai-Namco): as kinect22, without the top of the head.
+RIG21 = _known(
+    "rig21",
+    "pelvis spine chest neck head "
+    "collar_left shoulder_left elbow_left wrist_left "
+    "collar_right shoulder_right elbow_right wrist_right "
+    "hip_left knee_left ankle_left foot_left "
+    "hip_right knee_right ankle_right foot_right",
+    (0, 0, 1, 2, 3, 2, 5, 6, 7, 2, 9, 10, 11, 0, 13, 14, 15, 0, 17, 18, 19),
+    center="pelvis",
+    spine_top="chest",
+)
+
 # OpenNI / NiTE (SBU Interaction, Florence 3D): there is no pelvis, so the torso is the center.
 KINECT15 = _known(
     "kinect15",
@@ -310,7 +323,7 @@ H36M17 = _known(
     spine_top="thorax",
 )
 
-LAYOUTS = (NTU25, KINECT22, KINECT20, KINECT15, COCO17, OPENPOSE18, MEDIAPIPE33, H36M17)
+LAYOUTS = (NTU25, KINECT22, RIG21, KINECT20, KINECT15, COCO17, OPENPOSE18, MEDIAPIPE33, H36M17)
 
 
 def layout_named(name: str) -> SkeletonLayout:

@@ -13,7 +13,9 @@ import pytest
 
 from sjepa_fast.data.readers import READERS
 from sjepa_fast.data.store import open_store
-from sjepa_fast.skeletons import LAYOUTS
+from sjepa_fast.data.synthetic import synthetic_clip
+from sjepa_fast.joint_map import map_joints
+from sjepa_fast.skeletons import KINECT15, KINECT20, KINECT22, LAYOUTS, NTU25, RIG21
 from tests.data.readers.test_mocap import PELVIS, bvh_text, motion, upright, write_c3d
 from tests.tiny import ROOT, SMALL, blocks, flags, run_documented
 
@@ -37,6 +39,17 @@ def write_ntu(folder: Path) -> None:
         Path(f"missing{number}.txt").write_text(f"missing skeletons:\n{names}")
 
 
+def people(name: str, joints: int, v1: list[str]) -> np.ndarray:
+    """Four clips of 12 frames as a file of a small set holds them, (48, 1, joints, 3)."""
+    layout = {20: KINECT20, 15: KINECT15, 22: KINECT22, 21: RIG21}[joints]
+    rows = map_joints(NTU25, layout)
+    whole = np.concatenate([synthetic_clip(i, i, 1, 0)[0, :12] for i in range(4)])
+    found = np.stack([whole[:, list(row)].mean(axis=1) for row in rows], axis=1)[:, None]
+    if name == "msr_action3d":
+        found = found[:, :, [layout.joints.index(joint) for joint in v1]]
+    return found[..., [0, 2, 1]] if name == "florence3d" else found
+
+
 def write_small_sets(folder: Path) -> None:
     folder.mkdir()
     v1 = [
@@ -53,19 +66,23 @@ def write_small_sets(folder: Path) -> None:
         "sbu_interaction": 15,
         "florence3d": 15,
         "ui_prmd_small": 22,
+        "bandai_namco_2": 21,
     }
+    rates = {"ui_prmd_small": 15.0, "bandai_namco_2": 30.0}
     for name, joints in sets.items():
-        columns = ("subject", "subject2", "camera", "trial", "leaked_test", "fold")
+        columns = ("subject", "subject2", "trial", "leaked_test", "fold", "style")
         np.savez(
             folder / f"{name}.npz",
-            joints=RNG.normal(size=(24, 1, joints, 3)).astype(np.float32),
-            offsets=np.arange(0, 25, 6),
-            label=np.arange(4) % 2,
+            joints=people(name, joints, v1),
+            offsets=np.arange(0, 49, 12),
+            label=np.arange(4) // 2,
             name=np.array(["a", "b", "c", "d"]),
             class_names=np.array(["x", "y"]),
             joint_names=np.array(v1 if joints == 20 else [f"j{i}" for i in range(joints)]),
             used_cvpr12=np.ones(4, dtype=bool),
+            camera=1 + 2 * (np.arange(4) % 2),
             **{key: np.arange(4) % 2 for key in columns},
+            **({"fps": rates[name]} if name in rates else {}),
         )
 
 
@@ -161,6 +178,7 @@ def test_commands_run_one_after_another(raw_files: Path) -> None:
     stores = sorted(path.name for path in (raw_files / "stores").iterdir() if path.is_dir())
     sizes = {name: len(open_store(raw_files / "stores" / name)) for name in stores}
     assert sizes == {
+        "bandai_namco": 4,
         "coco": 3,
         "florence3d": 4,
         "mediapipe": 3,
@@ -173,6 +191,7 @@ def test_commands_run_one_after_another(raw_files: Path) -> None:
         "ntu60_pyskl": 2,
         "nucla": 4,
         "openpose": 3,
+        "pool": 24,
         "sbu": 4,
         "stick_clips": 3,
         "ui_prmd": 4,
@@ -180,6 +199,8 @@ def test_commands_run_one_after_another(raw_files: Path) -> None:
         "utkinect": 4,
         **from_readers,
     }
+    (result,) = (raw_files / "runs/pool/results").glob("linear-target-joint-nucla-xview.json")
+    assert json.loads(result.read_text())["trained_on"]["store"] == "pool"
     listed = (raw_files / "stores" / "ntu60.skipped.txt").read_text()
     assert listed == "S001C003P002R001A100\taction 100 is not one of 60\n"
     with np.load(raw_files / "exported_CS.npz") as file:
@@ -201,7 +222,10 @@ def test_commands_of_motion_capture_run(raw_files: Path, kind: str, package: str
 
 def test_every_reader_has_a_command() -> None:
     lines = [shlex.split(line) for block in blocks(DATA, "sh") for line in block.splitlines()]
-    assert {words[3] for words in lines if words[2] == "sjepa_fast.prepare"} == set(READERS)
+    assert {words[3] for words in lines if words[2] == "sjepa_fast.prepare"} == {
+        *READERS,
+        "merge",
+    }
 
 
 def test_the_named_layouts_are_all_there_are() -> None:

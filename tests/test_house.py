@@ -280,6 +280,8 @@ for module in sys.argv[1:]:
     if module == "sjepa_fast.evaluate":
         from sjepa_fast.evaluation.protocols import PROTOCOLS
         calls += [[name] for name in PROTOCOLS]
+    if module == "sjepa_fast.prepare":
+        calls += [["merge"]]
     for words in calls:
         sys.argv = [module, *words, "--help"]
         with contextlib.redirect_stdout(text):

@@ -40,7 +40,7 @@ def test_kinect_v1_and_openni() -> None:
     assert found["torso"] == "spine" and found["neck"] == "shoulder_center"
     assert found["foot_left"] == "foot_left"
     back = named(KINECT15, KINECT20)
-    assert back["hip_center"] == "torso" and back["wrist_left"] == "hand_left"
+    assert back["hip_center"] == "hip_left+hip_right" and back["wrist_left"] == "hand_left"
     assert back["ankle_right"] == "foot_right"
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from sjepa_fast import cli
 from sjepa_fast import prepare as prepare_module
+from sjepa_fast.data import fill
 from sjepa_fast.data.readers import READERS, options_of
 from sjepa_fast.data.readers.record import Record, Source
 from sjepa_fast.data.store import Store, open_store
@@ -190,7 +191,7 @@ def test_another_job_does_not_go_on_from_unfinished_work(
     request = PrepareConfig("ntu60", tmp_path / "raw", tmp_path / "out")
     finish = StoreWriter.finish
 
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(StoreWriter, "finish", stop)
@@ -216,7 +217,7 @@ def test_bad_input_late_in_a_run_leaves_nothing(
 ) -> None:
     write_ntu(tmp_path / "raw")
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise InputError("raw", "bad", "mend it")
 
     monkeypatch.setattr(StoreWriter, "finish", refuse)
@@ -289,7 +290,7 @@ def test_failures_of_the_machine_exit_1_with_one_line(capsys: pytest.CaptureFixt
 def test_a_log_gets_plain_progress_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare_module, "PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(fill, "PLAIN_SECONDS", 0.0)
     write_ntu(tmp_path / "raw")
     prepare(PrepareConfig("ntu60", tmp_path / "raw", tmp_path / "out"))
     assert capsys.readouterr().err.splitlines() == [f"ntu60: {i} of 3" for i in (1, 2, 3)]

@@ -43,13 +43,17 @@ def _unit_of(span: float) -> str:
     return "mm" if span > _MILLIMETRES else "cm"
 
 
-def wrong_units(clip_MTVC: NDArray[Any]) -> tuple[str, str] | None:
-    """Return what is found instead of metres, and the fix; None for what a person can span."""
-    span = body_span(clip_MTVC)
+def not_metres(span: float) -> tuple[str, str] | None:
+    """Return what a span is instead of metres, and the fix; None for what a person can span."""
     unit, factor = IN_A_METRE[_unit_of(span)]
     if factor == 1:
         return None
     return f"spans {span:.5g} in a frame, which are no metres", f"divide {unit} by {factor}"
+
+
+def wrong_units(clip_MTVC: NDArray[Any]) -> tuple[str, str] | None:
+    """Return what is found in a clip instead of metres, and the fix; None for metres."""
+    return not_metres(body_span(clip_MTVC))
 
 
 def settle_units(spans: Sequence[float], asked: Units) -> tuple[int, str]:

@@ -3,15 +3,55 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sjepa_fast.data.clip_table import ClipTable
+from sjepa_fast.data.readers.record import Source, Splits
 from sjepa_fast.errors import InputError
 
 RANDOM = "random"
 _TRAIN, _TEST = 1, 2
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which split to draw of the clips, and how; see `draw_split`."""
+
+    by: str = ""  # empty: only where the raw data have no split, by `default_way`
+    test_share: float = 0.2
+    seed: int = 0
+
+    def check(self, source: Source) -> None:
+        """Raise InputError if none can be drawn so; reads up to the first clip, if it must."""
+        if not 0 <= self.test_share < 1:
+            raise InputError("test_share", self.test_share, "give a share from 0 to below 1")
+        if self.seed < 0:
+            raise InputError("seed", self.seed, "give 0 or more")
+        if self.by not in ("", RANDOM):
+            clips = (record for record in source.records() if record.clip_MTVC is not None)
+            check_way(self.by, sorted(next((clip.meta for clip in clips), {})))
+
+    def splits_of(self, table: ClipTable, source: Source) -> tuple[Splits, str]:
+        """Make the splits of the clips that were kept, with one that is drawn if it is wanted.
+
+        Returns them, and by which flags one was drawn, empty if none was. Raises InputError if none
+        can be drawn as it is wanted.
+        """
+        if not table.names:
+            return {}, ""
+        splits = source.splits(list(table.names), table.columns())
+        if splits and not self.by:
+            return splits, ""
+        by = self.by or default_way(table)
+        if by in splits:
+            fix = "leave --split-by away, or draw it by another column"
+            raise InputError("split_by", f"the raw data have a split {by}", fix)
+        drawn = draw_split(table, by, self.test_share, self.seed)
+        flags = f"--split-by {by} --test-share {self.test_share:g} --seed {self.seed}"
+        return {**splits, by: drawn}, flags
 
 
 def default_way(table: ClipTable) -> str:

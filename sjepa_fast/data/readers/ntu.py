@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from sjepa_fast.data.readers.ntu_denoise import denoise
 from sjepa_fast.data.readers.ntu_splits import ntu60_splits, ntu120_splits, parse_ntu_name
 from sjepa_fast.data.readers.ntu_text import Tracks, parse_all
-from sjepa_fast.data.readers.record import Record, Source, closed_folders, identity_of
+from sjepa_fast.data.readers.record import (
+    KINECT_FPS,
+    Record,
+    Source,
+    closed_folders,
+    identity_of,
+)
 from sjepa_fast.data.safe_files import find_files, read_bytes, read_text
 from sjepa_fast.errors import InputError
 from sjepa_fast.opening import Unreadable
@@ -135,4 +141,5 @@ def open_ntu(name: str, raw: Path, *, missing: Path | None = None) -> Source:
         records=records,
         identity=identity_of([*files, *([missing] if missing else [])]),
         splits=lambda _, columns: splits(columns),
+        fps=KINECT_FPS,
     )

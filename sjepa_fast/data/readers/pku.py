@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from sjepa_fast.data.readers.ntu_text import text_lines
 from sjepa_fast.data.readers.record import (
+    KINECT_FPS,
     MAX_NUMBERS,
     Columns,
     Record,
@@ -257,4 +258,5 @@ def open_pku(name: str, raw: Path) -> Source:
         records=_recordings(cuts, closed) if videos else _cut_clips(clips, closed),
         identity=identity_of([*texts, *clips]),
         splits=splits,
+        fps=KINECT_FPS,
     )

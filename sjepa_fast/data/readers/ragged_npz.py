@@ -1,7 +1,8 @@
 """Small public sets in one ragged `.npz` layout.
 
 `joints` (sum of T, M, V, 3), float32 metres or int16 with `scale`; `offsets` (N + 1); `label`;
-`name`; `class_names`; `joint_names`; id and split columns. T frames, M bodies, V joints.
+`name`; `class_names`; `joint_names`; `fps` where it is known; id and split columns. T frames, M
+bodies, V joints.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from sjepa_fast.data.readers.record import (
 )
 from sjepa_fast.data.safe_arrays import Npz, texts_of
 from sjepa_fast.data.safe_files import is_folder
+from sjepa_fast.data.store_schema import MOST_FPS
 from sjepa_fast.errors import InputError
 from sjepa_fast.opening import Unreadable
-from sjepa_fast.skeletons import KINECT15, KINECT20, KINECT22, SkeletonLayout
+from sjepa_fast.skeletons import KINECT15, KINECT20, KINECT22, RIG21, SkeletonLayout
 
 Array = NDArray[Any]
 
@@ -81,6 +83,17 @@ def _odd_subjects(columns: Columns) -> Splits:
     return {"xsub": two_parts(train), "val": val}
 
 
+def _styles(columns: Columns) -> Splits:
+    """Styles active, feminine, normal and youthful train, the other three test (our choice).
+
+    `val` tests on youthful.
+    """
+    style = columns["style"]
+    train = np.isin(style, (0, 3, 5, 6))
+    val = np.select([train & (style < 6), train], [1, 2], 0).astype(np.int8)
+    return {"xstyle": two_parts(train), "val": val}
+
+
 def _five_folds(columns: Columns) -> Splits:
     return {f"fold{k}": two_parts(columns["fold"] != k) for k in range(5)}
 
@@ -109,6 +122,7 @@ SETS = {
         "florence3d.npz", KINECT15, ("subject",), _odd_subjects, _florence_to_metres
     ),
     "ui_prmd": RaggedSet("ui_prmd_small.npz", KINECT22, ("subject", "trial"), _odd_subjects),
+    "bandai_namco": RaggedSet("bandai_namco_2.npz", RIG21, ("style", "trial"), _styles),
 }
 
 
@@ -123,7 +137,7 @@ def _columns(archive: Npz, path: Path, spec: RaggedSet) -> dict[str, Array]:
     missing = sorted(name for name in needed if name not in archive)
     if missing:
         raise InputError("raw", f"{path} lacks {', '.join(missing)}", "use the documented layout")
-    optional = {"scale"} if "scale" in archive else set()
+    optional = {key for key in ("scale", "fps") if key in archive}
     data = {key: archive.load(key, MOST_COLUMN) for key in {"offsets"} | numbers | texts | optional}
     joints = archive.header("joints")
     wanted = (spec.layout.num_joints, 3)
@@ -136,8 +150,9 @@ def _columns(archive: Npz, path: Path, spec: RaggedSet) -> dict[str, Array]:
     if clips > MOST_CLIPS or data["class_names"].size > MAX_CLASSES:
         raise Unreadable(f"has more than {MOST_CLIPS} clips or {MAX_CLASSES} classes")
     for key, array in data.items():
-        kinds = "U" if key in texts else "fiu" if key == "scale" else "biu"
-        shape = {"offsets": (clips + 1,), "scale": (), "joint_names": wanted[:1]}.get(key, (clips,))
+        kinds = "U" if key in texts else "fiu" if key in optional else "biu"
+        fixed = {**dict.fromkeys(optional, ()), "joint_names": wanted[:1]}
+        shape = {"offsets": (clips + 1,), **fixed}.get(key, (clips,))
         if array.dtype.kind not in kinds or (array.shape != shape and key != "class_names"):
             raise Unreadable(f"{key} is {array.dtype} {array.shape}, which does not fit its arrays")
     offsets = data["offsets"]
@@ -146,6 +161,8 @@ def _columns(archive: Npz, path: Path, spec: RaggedSet) -> dict[str, Array]:
         raise InputError("raw", f"offsets of {path} do not fit its arrays", "fetch it again")
     if not np.isfinite(data.get("scale", 1.0)).all():
         raise Unreadable("scale is not finite")
+    if not 0 <= float(data.get("fps", 0)) <= MOST_FPS:
+        raise Unreadable(f"fps is not a number up to {MOST_FPS}")
     archive.check_ratio("joints")
     return data
 
@@ -209,4 +226,5 @@ def open_ragged(name: str, raw: Path) -> Source:
         records=records,
         identity=identity_of([path]),
         splits=lambda _, columns: spec.splits(columns),
+        fps=float(data.get("fps", 0)),
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sjepa_fast.data.clip_table import MAX_CLASSES
 from sjepa_fast.data.safe_files import state_of
+from sjepa_fast.data.store_schema import PooledSet
 from sjepa_fast.errors import InputError
 from sjepa_fast.names import printable
 from sjepa_fast.opening import Unreadable
@@ -24,6 +25,8 @@ from sjepa_fast.skeletons import SkeletonLayout
 # of one body at 30 frames a second. What a reader holds at once is a small multiple of it.
 MAX_NUMBERS = 2**22
 MAX_SPLITS = 100
+# What Kinect v2 sends in a second (NTU RGB+D, PKU-MMD).
+KINECT_FPS = 30.0
 # Names of splits and columns, which become names of files.
 SPLIT_NAME = r"[\w-]{1,100}"
 
@@ -64,6 +67,8 @@ class Source:
     # Makes the splits from the names and columns of the clips that were kept.
     splits: Callable[[list[str], Columns], Splits]
     note: str = ""  # what was found out of the raw data and should be known
+    fps: float = 0.0  # frames per second; 0 where the raw data do not say it
+    sets: tuple[PooledSet, ...] = ()  # of a pool of stores
 
 
 def numbered_classes(labels: Iterable[int]) -> tuple[str, ...]:

@@ -324,9 +324,25 @@ def test_odd_subjects_train_and_the_last_two_of_them_validate(name: str) -> None
     assert splits["val"].tolist() == [1, 0, 1, 2, 0, 2, 0], "test subjects are never looked at"
 
 
+def test_styles_of_bandai_namco() -> None:
+    splits = SETS["bandai_namco"].splits({"style": np.arange(7)})
+    assert splits["xstyle"].tolist() == [1, 2, 2, 1, 2, 1, 1]
+    assert splits["val"].tolist() == [1, 0, 0, 1, 0, 1, 2], "test styles are never looked at"
+
+
+def test_a_known_rate_comes_into_the_store(tmp_path: Path) -> None:
+    write_nucla(tmp_path / "nucla.npz")
+    assert open_ragged("nucla", tmp_path).fps == 0
+    write_nucla(tmp_path / "nucla.npz", fps=15.0)
+    assert open_ragged("nucla", tmp_path).fps == 15
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"fps": np.array([15.0, 30.0])}, "fps is float64"),
+        ({"fps": np.nan}, "fps is not a number"),
+        ({"fps": -1.0}, "fps is not a number"),
         ({"camera": None}, "camera"),
         ({"joints": np.zeros((18, 1, 25, 3), np.float32)}, "shape"),
         ({"offsets": np.array([0, 4, 7, 12, 99])}, "offsets"),

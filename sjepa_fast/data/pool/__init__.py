@@ -1,0 +1,1 @@
+"""Pools: several stores in one, with the joints, units and axes of all made sure of."""
