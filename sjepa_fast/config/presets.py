@@ -15,6 +15,7 @@ from sjepa_fast.config import presets_pool, schema
 from sjepa_fast.config.presets_small import SMALL, demo, fitted, small
 from sjepa_fast.config.rule import StoreFacts
 from sjepa_fast.errors import InputError, nearest
+from sjepa_fast.names import printable
 
 
 @dataclass(frozen=True)
@@ -196,5 +197,6 @@ def preset(name: str, facts: Callable[[], StoreFacts] | None = None) -> schema.T
         names = [*FITTED, *PRESETS]
         near = nearest(name, names)
         known = "" if near.startswith("known") else f"; known: {', '.join(names)}"
-        raise InputError("preset", name, near + known)
+        # A line with all the names has no room for a long one.
+        raise InputError("preset", printable(name, 100), near + known)
     return PRESETS[name].make()

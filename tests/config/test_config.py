@@ -139,6 +139,10 @@ def test_unknown_preset_names_the_nearest() -> None:
     nearest, _, known = str(error.value).partition("known: ")
     assert "sjepa-nucla" in nearest and "skeleton2vec-ntu120-xset" not in nearest
     assert all(name in known for name in PRESETS)
+    with pytest.raises(InputError) as error:
+        parse_train(["x" * 5000])
+    long = str(error.value)
+    assert len(long) < 2000 and all(name in long for name in PRESETS)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def _record(rng: random.Random, folder: Path) -> Path:
 
 
 class _NoStore:
+    name = "toy"
     names = np.array(["a", "b"])
 
 
