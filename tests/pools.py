@@ -26,16 +26,19 @@ def copied(
     layout: SkeletonLayout = NTU25,
     change: Callable[[np.ndarray], np.ndarray] = np.asarray,
     ids: Sequence[int] | None = None,
+    labelled: bool = True,
     **facts: float,
 ) -> Path:
     """A store of some of another's clips, with its splits."""
     chosen = list(range(len(store))) if ids is None else ids
     rows = map_joints(store.layout, layout)
-    with StoreWriter(out, name or out.name, layout, store.class_names) as writer:
+    classes = store.class_names if labelled else ()
+    with StoreWriter(out, name or out.name, layout, classes) as writer:
         for i in chosen:
             clip = change(store.clip(i)).astype(np.float32)
             clip = np.stack([clip[:, :, list(row)].mean(axis=2) for row in rows], axis=2)
-            writer.add(str(store.names[i]), clip, int(store.labels[i]), {})
+            label = int(store.labels[i]) if labelled else None
+            writer.add(str(store.names[i]), clip, label, {})
         writer.finish({key: codes[chosen] for key, codes in store.splits.items()}, **facts)
     return out
 

@@ -55,8 +55,7 @@ def test_a_pool_has_the_clips_and_splits_of_all(sets: Path, pool: Path) -> None:
             row = place[f"{name}/{store.names[i]}"]
             label = found.class_names[found.labels[row]]
             assert label == f"{name}/{store.class_names[store.labels[i]]}"
-            assert found.class_sets is not None
-            assert found.class_sets[found.labels[row]] == number
+            assert found.sets_N is not None and found.sets_N[row] == number
             clip = np.stack([store.clip(i)[:, :, list(r)].mean(axis=2) for r in rows], axis=2)
             np.testing.assert_array_equal(found.clip(row), clip.astype(np.float32))
         for key, codes in store.splits.items():
@@ -81,8 +80,8 @@ def test_nothing_that_a_set_tests_on_trains(pool: Path) -> None:
 
 def test_every_first_part_has_all_sets_in_proportion(pool: Path) -> None:
     found = open_store(pool)
-    assert found.class_sets is not None
-    number = found.class_sets[found.labels]
+    number = found.sets_N
+    assert number is not None
     whole = np.bincount(number)
     for part in (50, 100, 200):
         share = np.bincount(number[:part], minlength=3)
@@ -223,35 +222,15 @@ def test_a_set_without_the_split_or_with_an_empty_class(sets: Path, tmp_path: Pa
     assert "--split part=NAME" in said and "--allow-empty" in said
     assert merged(tmp_path / "pool", sets / "ntu", part, "--allow-empty").returncode == 0
     with StoreWriter(tmp_path / "none", "none", NTU25, source.class_names) as writer:
-        writer.add("c", source.clip(0), 0, {})
-        writer.finish({"fold0": np.ones(1, np.int8), "fold1": np.zeros(1, np.int8)})
+        for name in "cd":
+            writer.add(name, source.clip(0), 0, {})
+        folds = {"fold0": [1, 2], "fold1": [2, 1], "fold2": [2, 2]}
+        writer.finish({key: np.array(codes, np.int8) for key, codes in folds.items()})
     none = tmp_path / "none"
     said = refused(tmp_path / "b", sets / "ntu", none)
-    assert "split: not given for none, which has fold0, fold1; add --split none=NAME" in said
-    said = refused(tmp_path / "b", sets / "ntu", none, "--split", "none=fold1")
-    assert "fold1 has no training clip" in said
-
-
-@pytest.mark.parametrize(
-    ("splits", "usual"),
-    [
-        ({"default": [1, 2]}, "default"),
-        ({"val": [1, 2]}, "val"),
-        ({"val": [1, 2], "xview": [1, 1], "xview_clean": [1, 1]}, "xview"),
-        ({"xview": [1, 2], "xsub": [2, 1]}, "xsub"),
-        ({"fold0": [1, 2], "fold1": [2, 1]}, ""),
-        ({}, ""),
-    ],
-)
-def test_the_usual_split(
-    store: Path, tmp_path: Path, splits: dict[str, list[int]], usual: str
-) -> None:
-    source = open_store(store)
-    with StoreWriter(tmp_path / "s", "s", NTU25, source.class_names) as writer:
-        for name in "ab":
-            writer.add(name, source.clip(0), 0, {})
-        made = writer.finish({key: np.array(codes, np.int8) for key, codes in splits.items()})
-    assert made.usual_split() == usual
+    assert "split: not given for none, which has fold0, fold1, fold2; add --split none=NAME" in said
+    said = refused(tmp_path / "b", sets / "ntu", none, "--split", "none=fold2")
+    assert "fold2 has no training clip" in said
 
 
 def test_a_damaged_list_of_sets_is_refused(pool: Path, tmp_path: Path) -> None:
@@ -271,6 +250,9 @@ def test_a_damaged_list_of_sets_is_refused(pool: Path, tmp_path: Path) -> None:
         path.write_text(json.dumps({**whole, "sets": sets}))
         with pytest.raises(InputError, match=said):
             open_store(tmp_path / "pool")
+    path.write_text(json.dumps({**whole, "sets": [{**good[0], "name": "other"}, *good[1:]]}))
+    with pytest.raises(InputError, match="a clip of 'ntu', which is none of the sets"):
+        open_store(tmp_path / "pool")
     for fps in (-1, "30", True, 1e9):
         path.write_text(json.dumps({**whole, "fps": fps}))
         with pytest.raises(InputError, match="fps is not a number"):
@@ -297,7 +279,7 @@ def test_real_sets_in_one_pool(data_root: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = open_store(tmp_path / "pool")
     assert found.max_bodies == 2 and len(found) == 6639
-    number = found.class_sets[found.labels]  # type: ignore[index]
-    counts = np.bincount(number[found.ids("train", "train")])
+    assert found.sets_N is not None
+    counts = np.bincount(found.sets_N[found.ids("train", "train")])
     assert counts.tolist() == list(trained.values())
     assert "trust" not in done.stdout, "units, axes and sides of all are told by their bodies"

@@ -9,6 +9,7 @@ import torch
 
 from sjepa_fast.config.files import parse_train
 from sjepa_fast.config.presets import preset
+from sjepa_fast.data.clip_table import NO_LABEL
 from sjepa_fast.data.feed import batch_order, open_clips, open_feed
 from sjepa_fast.data.store import open_store
 from sjepa_fast.data.store_writer import StoreWriter
@@ -16,7 +17,7 @@ from sjepa_fast.evaluate import main as evaluate
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.skeletons import KINECT20
 from sjepa_fast.train import main as train_main
-from tests.pools import copied, pooled, write_sets
+from tests.pools import copied, merged, pooled, write_sets
 from tests.tiny import CPU, SMALL, call, flags, metrics, torchrun, weights
 
 
@@ -63,8 +64,8 @@ def test_sets_are_drawn_by_the_power_of_their_size(pool: Path) -> None:
         clips, part = clips.split_bodies(part)
         order = batch_order(clips, part, config, World())
         assert (order.mixture is not None) == kept
-        assert store.class_sets is not None
-        number = store.class_sets[clips.labels_N.numpy()]
+        assert clips.sets_N is not None
+        number = clips.sets_N
         sizes = np.bincount(number[part])
         drawn = np.bincount(number[order.epoch_ids(3)])
         wanted = len(part) * sizes**power / (sizes**power).sum()
@@ -180,6 +181,27 @@ def test_a_set_that_was_not_in_the_pool(sets: Path, run: Path, tmp_path: Path) -
     done = call(evaluate, "knn", run, "--data.root", tmp_path / "folds", *short)
     assert done.returncode == 2
     assert "data.split: not given, and folds has fold0, fold1; add --data.split" in done.stderr
+
+
+def test_a_set_without_labels_is_drawn_by_its_own_size(sets: Path, tmp_path: Path) -> None:
+    """Its clips are of no class, so it is known by their names."""
+    source = open_store(sets / "ntu")
+    bare = copied(source, tmp_path / "bare", ids=range(40), labelled=False)
+    done = merged(tmp_path / "pool", sets / "ntu", bare, "--allow-empty")
+    assert done.returncode == 0, done.stderr
+    pool = open_store(tmp_path / "pool")
+    names = np.char.startswith(pool.names, "bare/")
+    assert (pool.labels[names] == NO_LABEL).all() and (pool.labels[~names] != NO_LABEL).all()
+    assert [found.classes for found in pool.sets] == [len(source.class_names), 0]
+    config = parse_train(words_of(tmp_path / "pool", tmp_path / "run"))
+    clips, part = open_clips(pool, config.data, CPU).split_bodies(pool.ids("train", "train"))
+    order = batch_order(clips, part, config, World())
+    drawn = np.repeat(names, pool.bodies)[order.epoch_ids(0)]
+    sizes = np.bincount(np.repeat(names, pool.bodies)[part])
+    assert abs(drawn.sum() - len(part) * np.sqrt(sizes[1]) / np.sqrt(sizes).sum()) <= 1
+    done = call(train_main, *words_of(tmp_path / "pool", tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "results" / "knn-before-after.json").exists(), "of the other set"
 
 
 def test_what_a_run_on_a_pool_refuses(sets: Path, pool: Path, tmp_path: Path) -> None:

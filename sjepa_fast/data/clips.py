@@ -49,8 +49,8 @@ class ResidentClips:
     reader: RowReader | None = None
     names: NDArray[np.str_] | None = None
     """Names of the store's clips, for messages about rows that are read later."""
-    class_sets: NDArray[np.int64] | None = None
-    """Of a pool of stores: the number of the set of each class."""
+    sets_N: NDArray[np.int64] | None = None
+    """Of a pool of stores: the number of the set of each clip."""
     most_bodies: int = 0
     """Most bodies that are present in any batch drawn from these clips; 0 is unknown."""
 
@@ -104,6 +104,7 @@ class ResidentClips:
             frames_N=frames,
             bodies_N=torch.ones_like(of_body),
             labels_N=self.labels_N[of_body],
+            sets_N=None if self.sets_N is None else self.sets_N[of_body.cpu().numpy()],
             max_bodies=1,
             reader=self.reader.split_bodies() if self.reader else None,
         )
@@ -296,5 +297,5 @@ def _clips_of(
         labels_N=torch.from_numpy(np.array(store.labels, dtype=np.int64)).to(device),
         layout=store.layout,
         max_bodies=data.bodies,
-        class_sets=store.class_sets,
+        sets_N=store.sets_N,
     )

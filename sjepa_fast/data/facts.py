@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sjepa_fast.config.rule import StoreFacts
+from sjepa_fast.config.schema import POOLED
 from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.errors import InputError
 
@@ -41,10 +42,12 @@ def facts_of(root: Path, split: str | None = None) -> StoreFacts:
 def pick_split(store: Store) -> tuple[str, str]:
     """Return the split that needs no choice, and why it is that.
 
-    The one called `default`; else the only one but `val`; else the first, if all have the same
-    training clips; else InputError with their names.
+    Of a pool, that of all its sets; else the one called `default`; else the only one but `val`;
+    else the first, if all have the same training clips; else InputError with their names.
     """
     names = [name for name, codes in store.splits.items() if (codes == 1).any()]
+    if store.sets and POOLED in names:
+        return POOLED, "the pool's own"
     if DEFAULT in names:
         return DEFAULT, "the store's default"
     usual = [name for name in names if name != VALIDATION] or names
@@ -59,3 +62,14 @@ def pick_split(store: Store) -> tuple[str, str]:
         return first, f"same training clips as {', '.join(usual[1:])}"
     fix = f"{store.name} has several; add --data.split with one of {', '.join(names)}"
     raise InputError("data.split", "not given", fix)
+
+
+def usual_split(store: Store) -> str:
+    """Return the split that is meant where one of many sets has none named; empty if none is.
+
+    It is the one that needs no choice (`pick_split`), else `xsub`.
+    """
+    try:
+        return pick_split(store)[0]
+    except InputError:
+        return "xsub" if "xsub" in store.splits else ""

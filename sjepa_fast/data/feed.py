@@ -54,9 +54,8 @@ def batch_order(
     Those of a pool come by the power of the size of their set (`data.set_power`).
     """
     mixture = None
-    if clips.class_sets is not None and config.data.set_power != 1:
-        labels = clips.labels_N.cpu().numpy()[part]
-        mixture = Mixture(clips.class_sets[labels], config.data.set_power)
+    if clips.sets_N is not None and config.data.set_power != 1:
+        mixture = Mixture(clips.sets_N[part], config.data.set_power)
     batch = config.optim.batch_size
     return BatchOrder(part, config.seed, batch, world.rank, world.size, mixture)
 

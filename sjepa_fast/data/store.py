@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 from sjepa_fast.data.clip_table import NO_LABEL
 from sjepa_fast.data.safe_arrays import map_npy
 from sjepa_fast.data.safe_files import read_json
-from sjepa_fast.data.store_schema import ARRAYS, PooledSet, check_arrays, check_manifest
+from sjepa_fast.data.store_schema import (
+    ARRAYS,
+    PooledSet,
+    check_arrays,
+    check_manifest,
+    sets_of_clips,
+)
 from sjepa_fast.errors import InputError
 from sjepa_fast.names import printable
 from sjepa_fast.opening import Unreadable
@@ -81,31 +87,15 @@ class Store:
         return int(self.bodies.max())
 
     @property
-    def class_sets(self) -> NDArray[np.int64] | None:
-        """Of a pool, the number of the set of each class, (classes,); None for another store."""
-        if not self.sets:
-            return None
-        return np.repeat(np.arange(len(self.sets)), [found.classes for found in self.sets])
+    def sets_N(self) -> NDArray[np.int64] | None:
+        """Of a pool, the number of the set of each clip, (N,); None for another store."""
+        return sets_of_clips(self.names, [own.name for own in self.sets]) if self.sets else None
 
     def clip(self, index: int) -> NDArray[Any]:
         """Return one clip as (M, T, V, 3)."""
         rows = self.joints[self.offsets[index] : self.offsets[index + 1]]
         shape = (int(self.bodies[index]), int(self.frames[index]), *rows.shape[1:])
         return np.asarray(rows).reshape(shape)
-
-    def usual_split(self) -> str:
-        """Return the split that is meant where none is named.
-
-        `val`, which chooses settings, is not; splits with equal training parts, such as a cleaner
-        test part's, count as the one with the shortest name; of several left it is `xsub`. Empty if
-        that does not say which.
-        """
-        kept: dict[bytes, str] = {}
-        named = sorted((name for name in self.splits if name != "val"), key=lambda x: (len(x), x))
-        for name in named or self.splits:
-            kept.setdefault((self.splits[name] == _PARTS["train"]).tobytes(), name)
-        found = list(kept.values())
-        return found[0] if len(found) == 1 else "xsub" if "xsub" in found else ""
 
     def ids(self, split: str, part: str) -> NDArray[np.int64]:
         """Return the clip indices of one part (train or test) of a split, in rising order.

@@ -47,13 +47,26 @@ class PooledSet:
 
     name: str
     split: str  # the one of its splits whose parts are in the pool's `train`
-    classes: int  # how many of the pool's classes are its own
+    classes: int  # how many of the pool's classes are its own; 0 without labels
     fingerprint: str  # of its own store
 
 
 def clip_in_pool(name: str, clip: str) -> str:
     """Return what a clip of a set is called in a pool; so is a class."""
     return f"{name}/{clip}"
+
+
+def sets_of_clips(names: NDArray[np.str_], sets: list[str]) -> NDArray[np.int64]:
+    """Return the number of the set of each clip of a pool, by its name; a set's has no slash.
+
+    Raises Unreadable if a clip is of none of the sets.
+    """
+    number = {name: index for index, name in enumerate(sets)}
+    try:
+        found = [number[name.partition("/")[0]] for name in names.tolist()]
+    except KeyError as error:
+        raise Unreadable(f"names.npy has a clip of {error}, which is none of the sets") from error
+    return np.array(found, dtype=np.int64)
 
 
 def is_store_name(name: object) -> bool:
@@ -96,7 +109,7 @@ def _is_sets(value: Any) -> bool:
             and is_store_name(entry["name"])
             and re.fullmatch(KEY, str(entry["split"])) is not None
             and type(entry["classes"]) is int
-            and entry["classes"] > 0
+            and entry["classes"] >= 0
             and re.fullmatch(r"[0-9a-f]{64}", str(entry["fingerprint"])) is not None
             for entry in value
         )
@@ -174,6 +187,8 @@ def check_arrays(arrays: Arrays, manifest: dict[str, Any], layout: SkeletonLayou
     if labels.min() < NO_LABEL or labels.max() > last:
         raise Unreadable(f"labels.npy has labels beyond 0..{last} and {NO_LABEL}, which is none")
     _check_names(arrays["names"], clips)
+    if manifest.get("sets"):
+        sets_of_clips(arrays["names"], [entry["name"] for entry in manifest["sets"]])
     for key, column in arrays.items():
         if key.startswith("split_"):
             _check(key, column, "iu", (clips,))

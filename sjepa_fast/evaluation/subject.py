@@ -15,6 +15,7 @@ from torch import Tensor
 from sjepa_fast.build import build_model
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.clips import ResidentClips
+from sjepa_fast.data.facts import usual_split
 from sjepa_fast.data.feed import open_clips
 from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.data.store_schema import clip_in_pool
@@ -105,7 +106,7 @@ def own_split(run: Path, store: Store) -> str:
     It is the one whose training part was in the pool, or of a set that was not, its usual one.
     Raises InputError if that does not say which.
     """
-    split = trained_on_pool(run).get(store.name) or store.usual_split()
+    split = trained_on_pool(run).get(store.name) or usual_split(store)
     if not split:
         value = f"not given, and {store.name} has {', '.join(store.splits) or 'none'}"
         raise InputError("data.split", value, "add --data.split NAME")

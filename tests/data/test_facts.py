@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sjepa_fast.config.presets_small import SMALL
-from sjepa_fast.data.facts import facts_of, pick_split
+from sjepa_fast.data.facts import facts_of, pick_split, usual_split
 from sjepa_fast.data.store import Store
 from sjepa_fast.data.store_writer import StoreWriter
 from sjepa_fast.errors import InputError
@@ -43,6 +43,21 @@ def test_the_split_that_needs_no_choice(
 ) -> None:
     found = pick_split(write(tmp_path / "s", splits))
     assert found[0] == chosen and found[1].endswith(why)
+
+
+@pytest.mark.parametrize(
+    ("splits", "usual"),
+    [
+        ({"default": [1, 1, 1, 2, 2], "xsub": [1, 2, 2, 2, 2]}, "default"),
+        ({"val": [1, 2, 2, 2, 2], "xview": [1, 1, 1, 2, 2]}, "xview"),
+        ({"xview": [1, 1, 1, 2, 2], "xsub": [2, 2, 1, 1, 1]}, "xsub"),
+        ({"fold0": [1, 1, 1, 2, 2], "fold1": [2, 2, 1, 1, 1]}, ""),
+        ({}, ""),
+    ],
+    ids=str,
+)
+def test_the_usual_split(splits: Splits, usual: str, tmp_path: Path) -> None:
+    assert usual_split(write(tmp_path / "s", splits)) == usual
 
 
 def test_several_splits_are_named(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sjepa_fast.config.schema import POOLED
+from sjepa_fast.data.clip_table import NO_LABEL
+from sjepa_fast.data.facts import usual_split
 from sjepa_fast.data.pool.fitting import filled_joints, refit_joints, resample
 from sjepa_fast.data.pool.posture import Posture, check, measure
 from sjepa_fast.data.readers.record import Columns, Record, Source, Splits
@@ -60,7 +62,7 @@ def make_member(store: Store, layout: SkeletonLayout, split: str, fps: float) ->
     """
     if store.sets:
         raise InputError("stores", f"{store.root} is a pool", "name the stores that it was made of")
-    used = split or store.usual_split()
+    used = split or usual_split(store)
     known = ", ".join(store.splits) or "none"
     if not used:
         value = f"not given for {store.name}, which has {known}"
@@ -133,9 +135,8 @@ def check_together(members: list[Member], *, fps: float, allow_empty: bool) -> N
 
 def _check_classes(member: Member) -> None:
     store = member.store
-    counts = np.bincount(
-        store.labels[store.ids(member.split, "train")], minlength=len(store.class_names)
-    )
+    labels = store.labels[store.labelled(member.split, "train")]
+    counts = np.bincount(labels, minlength=len(store.class_names))
     empty = [name for name, count in zip(store.class_names, counts, strict=True) if not count]
     if empty:
         more = f" and {len(empty) - _NAMED} more" if len(empty) > _NAMED else ""
@@ -171,11 +172,11 @@ def open_pool(name: str, members: list[Member], layout: SkeletonLayout, fps: flo
     def records(start: int = 0) -> Iterator[Record]:
         for number, clip in order[start:]:
             member = members[number]
-            label = int(first[number] + member.store.labels[clip])
+            label = int(member.store.labels[clip])
             yield Record(
                 clip_in_pool(member.name, member.store.names[clip]),
                 member.clip(clip, fps),
-                label,
+                None if label == NO_LABEL else int(first[number]) + label,
                 {},
             )
 
