@@ -14,11 +14,13 @@ import json
 import math
 import shlex
 import statistics
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.accuracy import FOLDERS, RESULTS, deviation, execute
+from benchmarks.accuracy import FOLDERS, RESULTS, deviation
+from benchmarks.executor import Job, run_jobs
 
 SETS = {"nucla": "N-UCLA", "msr_action3d": "MSR Action3D"}
 SPLIT, SEEDS = "val", (0, 1, 2)
@@ -77,16 +79,18 @@ def cells(work: Path, seeds: tuple[int, ...] = SEEDS) -> Iterator[Cell]:
                 yield Cell(store, row, seed, work / "recipe" / name)
 
 
-def commands(data: Path, work: Path, seeds: tuple[int, ...]) -> dict[str, list[list[str]]]:
-    """Return the arguments of the commands that are left, by module and in order."""
+def jobs(data: Path, work: Path, seeds: tuple[int, ...]) -> list[Job]:
+    """List all jobs: the stores, and the trainings in their order."""
     stores = work / "stores"
-    prepare = [
-        [store, "--raw", str(data / FOLDERS.get(store, store)), "--out", str(stores / store)]
-        for store in SETS
-        if not (stores / store).exists()
-    ]
-    score = [cell.words(work) for cell in cells(work, seeds) if not cell.file.exists()]
-    return {"sjepa_fast.prepare": prepare, "sjepa_fast.evaluate": score}
+    found = []
+    for store in SETS:
+        out, raw = stores / store, data / FOLDERS.get(store, store)
+        words = (store, "--raw", str(raw), "--out", str(out))
+        found.append(Job(f"prepare-{store}", "sjepa_fast.prepare", words, out / "store.json"))
+    for cell in cells(work, seeds):
+        words, needs = tuple(cell.words(work)), (f"prepare-{cell.store}",)
+        found.append(Job(cell.run.name, "sjepa_fast.evaluate", words, cell.file, needs))
+    return found
 
 
 def verdict(differences: list[float]) -> str:
@@ -161,21 +165,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of JSON and table")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    parser.add_argument("--minutes", type=float, help="begin nothing after so long")
+    parser.add_argument("--grace", type=float, default=30.0, help="seconds that what runs then has")
     parser.add_argument("--dry-run", action="store_true", help="list the commands that are left")
     asked = parser.parse_args()
     seeds = tuple(asked.seeds)
-    for module, wanted in commands(asked.data, asked.work, seeds).items():
-        if asked.dry_run:
-            for words in wanted:
-                print(shlex.join(["python", "-m", module, *words]))
-        else:
-            execute(module, wanted, asked.jobs)
-    if not asked.dry_run:
-        content = collect(asked.work, seeds)
-        asked.out.mkdir(parents=True, exist_ok=True)
-        (asked.out / "recipe.json").write_text(json.dumps(content, indent=1) + "\n")
-        (asked.out / "recipe.md").write_text(page(content))
-        print(table(content))
+    every = jobs(asked.data, asked.work, seeds)
+    if asked.dry_run:
+        for job in every:
+            if not job.file.exists():
+                print(shlex.join(["python", "-m", job.module, *job.words]))
+        return
+    folder = asked.work / "recipe"
+    ended = run_jobs(every, folder, asked.jobs, minutes=asked.minutes, grace=asked.grace)
+    content = collect(asked.work, seeds)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    (asked.out / "recipe.json").write_text(json.dumps(content, indent=1) + "\n")
+    (asked.out / "recipe.md").write_text(page(content))
+    print(table(content))
+    sys.exit(int(any(outcome.state == "failed" for outcome in ended)))
 
 
 if __name__ == "__main__":

@@ -268,7 +268,8 @@ def documented_commands() -> list[tuple[str, list[str]]]:
 
 
 def module_file(module: str) -> Path:
-    return ROOT / (module.replace(".", "/") + ".py")
+    path = ROOT / module.replace(".", "/")
+    return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 # Prints the help of each module named on the command line, as JSON: one process start for all.

@@ -17,7 +17,7 @@ from benchmarks.ablate_recipe import (
     Cell,
     cells,
     collect,
-    commands,
+    jobs,
     table,
     verdict,
 )
@@ -83,9 +83,13 @@ def test_what_is_left_is_listed_and_tabulated(tmp_path: Path) -> None:
         cell.file.parent.mkdir(parents=True)
         values = kept | {"top1": top1 + cell.seed * (1 if cell.row != "without scale" else -2)}
         cell.file.write_text(json.dumps(values))
-    left = commands(tmp_path / "data", tmp_path, (0, 1, 2))
-    assert [words[0] for words in left["sjepa_fast.prepare"]] == list(SETS)
-    assert len(left["sjepa_fast.evaluate"]) == len(every) - 2 * len(SETS) * 3
+    listed = jobs(tmp_path / "data", tmp_path, (0, 1, 2))
+    left = [job for job in listed if not job.file.exists()]
+    assert [job.words[0] for job in left if job.module == "sjepa_fast.prepare"] == list(SETS)
+    trainings = [job for job in left if job.module == "sjepa_fast.evaluate"]
+    assert len(trainings) == len(every) - 2 * len(SETS) * 3
+    assert all(set(job.needs) <= {job.name for job in listed} for job in trainings)
+    assert len({job.name for job in listed}) == len(listed)
     content = collect(tmp_path, (0, 1, 2))
     lines = table(content).splitlines()
     assert "| N-UCLA | strong | 80.5 ± 0.7 |  |  |" in lines

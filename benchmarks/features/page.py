@@ -1,0 +1,109 @@
+"""The tables of `docs/results.md`, from the committed rows."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.features.plan import COLUMNS, RAW, ROWS, SETS, Set
+from benchmarks.tables import between, markdown
+
+Row = dict[str, Any]
+BEGIN, END = "<!-- features: begin -->", "<!-- features: end -->"
+NONE = "No machine has run it yet."
+
+
+def mean_and_error(values: list[float], seeds: int) -> str:
+    """Mean over seeds, its standard error, and how many they are where they are not `seeds`."""
+    if not values:
+        return ""
+    text = f"{statistics.mean(values):.1f}"
+    if len(values) > 1:
+        text += f" ± {statistics.stdev(values) / math.sqrt(len(values)):.1f}"
+    return text if len(values) == seeds else f"{text} ({len(values)})"
+
+
+def seed_scores(rows: list[Row], kind: Set, part: bool) -> dict[tuple[str, str], list[float]]:
+    """Return a score for each seed by row and column, the mean over folds where all are there."""
+    found: dict[tuple[str, str], dict[int, dict[str, float]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for row in rows:
+        score = row["part"]["top1"] if part else row["top1"]
+        found[row["row"], row["column"]][row["seed"]][row["split"]] = score
+    return {
+        place: [
+            statistics.mean(folds.values())
+            for _, folds in sorted(seeds.items())
+            if folds.keys() == set(kind.splits)
+        ]
+        for place, seeds in found.items()
+    }
+
+
+def set_table(rows: list[Row], kind: Set, part: bool = False) -> str:
+    """Heading, clips and widths, and the table of a set, or of a part of its test clips."""
+    scores = seed_scores(rows, kind, part)
+    tests = [row["part"]["test_clips"] if part else row["test_clips"] for row in rows]
+    trains = [row["train_clips"] for row in rows]
+    widths = {
+        "raw" if row["row"] == RAW else row["column"]: row["features"]
+        for row in rows
+        if row["features"] and row["column"] != "knn"
+    }
+    count = max((len(values) for values in scores.values()), default=0)
+    seeds = f"{count} {'seed' if count == 1 else 'seeds'}"
+    facts = f"{_range(trains)} training and {_range(tests)} test clips; {seeds}"
+    if widths:
+        facts += "; numbers per clip: " + ", ".join(f"{k} {v:,}" for k, v in sorted(widths.items()))
+    cells = []
+    for name, title in ROWS.items():
+        values = [scores.get((name, column), []) for column in COLUMNS]
+        if any(values):
+            # Coordinates have no seed.
+            due = 1 if name == RAW else count
+            cells.append([title, *(mean_and_error(found, due) for found in values)])
+    header = ["top-1 %", *(column.title for column in COLUMNS.values())]
+    title = kind.part_title if part else kind.title
+    return f"### {title}\n\n{facts}.\n\n{markdown(header, cells)}"
+
+
+def _range(counts: list[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def machine_tables(content: dict[str, Any], folder: str) -> str:
+    """All tables of one machine."""
+    machine = content["machine"]
+    torch = sorted({row["torch"] for row in content["rows"]})
+    dtypes = sorted({row["dtype"] for row in content["rows"]})
+    where = machine["gpu"] or "a CPU, one thread for each run"
+    parts = [
+        f"On {where}, {' and '.join(dtypes)}, torch {' and '.join(torch)}, sjepa_fast "
+        f"{machine['sjepa_fast']} (`benchmarks/results/{folder}/features.json`; "
+        f"`{content['command']}`)."
+    ]
+    for store, kind in SETS.items():
+        rows = [row for row in content["rows"] if row["set"] == store]
+        if rows:
+            parts.append(set_table(rows, kind))
+        if rows and kind.part:
+            parts.append(set_table(rows, kind, part=True))
+    return "\n\n".join(parts)
+
+
+def tables(results: Path) -> str:
+    """All tables, from the `features.json` of every machine."""
+    files = sorted(results.glob("*/features.json"))
+    parts = [machine_tables(json.loads(file.read_text()), file.parent.name) for file in files]
+    return "\n\n".join(parts) or NONE
+
+
+def with_tables(text: str, results: Path) -> str:
+    """Return the document's text with its tables made anew."""
+    return between(text, BEGIN, END, tables(results))

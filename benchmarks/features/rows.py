@@ -1,0 +1,155 @@
+"""From result files to rows: one for each cell, with all that its score depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.executor import Job
+from benchmarks.features.plan import SETS, Cell, Plan, Set
+from sjepa_fast.data.store import Store, open_store
+from sjepa_fast.errors import InputError
+from sjepa_fast.evaluation.metrics import standard_error
+from sjepa_fast.opening import read_json
+from sjepa_fast.runtime.files import write_json
+
+Row = dict[str, Any]
+# Of a result file.
+KEPT = ("train_clips", "test_clips", "features", "device", "dtype", "threads", "torch")
+# Of a run's `env.json`.
+MACHINE = ("sjepa_fast", "git", "python", "platform", "gpu")
+
+
+def key_of(row: Row) -> tuple[str, str, str, str, int]:
+    """Name a row as its cell is named."""
+    return row["set"], row["split"], row["row"], row["column"], row["seed"]
+
+
+def command_of(job: Job, work: Path) -> str:
+    """Return a job's command, with WORK and DATA in place of the machine's own paths."""
+    words = [word.replace(str(work), "WORK") for word in job.words]
+    return shlex.join([job.module, *words])
+
+
+def _commands(cell: Cell, plan: Plan, work: Path) -> list[str]:
+    jobs = [plan.before[need] for need in cell.job.needs if not need.startswith("prepare-")]
+    return [command_of(job, work) for job in [*jobs, cell.job]]
+
+
+def collect(plan: Plan, work: Path, sets: dict[str, Set] = SETS) -> dict[str, Any]:
+    """Return rows, recipes by name, stores and the machine of what a work folder has.
+
+    Raises InputError if a result is of another store than the one that is there, or its headline is
+    not what its predictions give.
+    """
+    rows, recipes, fingerprints = [], {}, {}
+    machine: dict[str, Any] = {}
+    stores: dict[str, Store] = {}
+    times = _times(work)
+    for cell in plan.cells:
+        if not cell.job.file.exists():
+            continue
+        result = read_json("result", cell.job.file, 2**26)
+        if cell.store not in stores:
+            stores[cell.store] = open_store(work / "stores" / cell.store)
+            fingerprints[cell.store] = stores[cell.store].fingerprint
+        scores = _scores(cell, result, stores[cell.store], sets[cell.store])
+        recipe = hashlib.sha256(json.dumps(result["recipe"], sort_keys=True).encode()).hexdigest()
+        recipes[recipe[:12]] = result["recipe"]
+        ran = [times[name] for name in [*cell.job.needs, cell.job.name] if name in times]
+        rows.append(
+            {
+                **dict(zip(("set", "split", "row", "column", "seed"), cell.key, strict=True)),
+                **scores,
+                **{key: result[key] for key in KEPT},
+                "recipe": recipe[:12],
+                "commands": _commands(cell, plan, work),
+                "seconds": [round(seconds, 1) for seconds in ran],
+            }
+        )
+        environment = cell.job.file.parent.parent / "env.json"
+        if not machine and environment.exists():
+            machine = {key: read_json("run", environment)[key] for key in MACHINE}
+    return {"machine": machine, "stores": fingerprints, "recipes": recipes, "rows": rows}
+
+
+def _times(work: Path) -> dict[str, float]:
+    path = work / "jobs.jsonl"
+    ended = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return {end["name"]: end["seconds"] for end in ended if end["state"] == "done"}
+
+
+def _scores(cell: Cell, result: Row, store: Store, kind: Set) -> Row:
+    """Return the headline, and that on the set's part of the test clips, with standard errors."""
+    if result["store_fingerprint"] != store.fingerprint:
+        fix = "prepare the store that it was made from, or delete it"
+        raise InputError("result", f"{cell.job.file} is of other clips than {store.root}", fix)
+    test = store.ids(cell.split, "test")
+    labels = np.asarray(store.labels)
+    right_SQ = np.asarray(result["predicted"]) == labels[test]
+    top1 = 100 * float(right_SQ.mean())
+    if abs(top1 - result["headline"]) > 1e-3:
+        value = f"{cell.job.file} says {result['headline']}, its predictions {top1}"
+        raise InputError("result", value, "delete it and run again")
+    scores: Row = {"top1": top1, "standard_error": result["standard_error"]}
+    if kind.part:
+        same = np.array_equal(store.ids(cell.split, "train"), store.ids(kind.part, "train"))
+        inside = np.isin(test, store.ids(kind.part, "test"))
+        if not same or inside.sum() != len(store.ids(kind.part, "test")):
+            fix = "prepare the store anew"
+            raise InputError("store", f"{kind.part} is no part of {cell.split}", fix)
+        top1 = 100 * float(right_SQ[:, inside].mean())
+        count = int(inside.sum())
+        scores["part"] = {
+            "split": kind.part,
+            "top1": top1,
+            "standard_error": standard_error(top1, count),
+            "test_clips": count,
+        }
+    return scores
+
+
+def known(path: Path, plan: Plan, work: Path) -> dict[str, Any]:
+    """Read an earlier collection, with those of its rows whose commands are still the plan's."""
+    if not path.exists():
+        return {"machine": {}, "stores": {}, "recipes": {}, "rows": []}
+    content = read_json("results", path, 2**28)
+    commands = {cell.key: _commands(cell, plan, work) for cell in plan.cells}
+    content["rows"] = [
+        row
+        for row in content["rows"]
+        if row["commands"] == commands.get(key_of(row), row["commands"])
+    ]
+    return content
+
+
+def merge(before: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Add a work folder's rows to those of an earlier collection, in place of the same cells'.
+
+    Raises InputError if they are of different stores.
+    """
+    for store, fingerprint in new["stores"].items():
+        if before["stores"].get(store, fingerprint) != fingerprint:
+            fix = "collect into another folder"
+            raise InputError("results", f"the earlier rows are of another {store}", fix)
+    rows = {key_of(row): row for row in [*before["rows"], *new["rows"]]}
+    recipes = before["recipes"] | new["recipes"]
+    used = {row["recipe"] for row in rows.values()}
+    return {
+        "command": "python -m benchmarks.features run --data DATA",
+        "machine": new["machine"] or before["machine"],
+        "stores": before["stores"] | new["stores"],
+        "recipes": {name: recipes[name] for name in sorted(used)},
+        "rows": [rows[key] for key in sorted(rows)],
+    }
+
+
+def write_rows(path: Path, content: dict[str, Any]) -> None:
+    """Write a collection as JSON, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, content)
