@@ -68,8 +68,8 @@ def run_jobs(
 ) -> list[Ended]:
     """Run the jobs whose file is not there, the first ones first, and return what became of them.
 
-    `folder` gets a log for each job, and in `jobs.jsonl` a line for each that has ended. A job that
-    fails stops none but those that need it. After `minutes` none is begun; what runs has `grace`
+    `folder` gets a log for each job, and in `jobs.jsonl` its words and what became of it. A failing
+    job stops none but those that need it. After `minutes` none is begun; what runs has `grace`
     seconds to end and is then stopped, training as by SIGTERM: it saves what it has.
     """
     begin = reported = time.monotonic()
@@ -78,6 +78,7 @@ def run_jobs(
     # What is to be there before others begin; a job that is not among these is not waited for.
     missing = {job.name for job in waiting}
     ended: list[Ended] = []
+    words = {job.name: job.words for job in jobs}
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     with (folder / "jobs.jsonl").open("a") as record, _Crew(folder, workers) as crew:
         while True:
@@ -94,7 +95,8 @@ def run_jobs(
                 found += crew.stop()
             for outcome in found:
                 ended.append(outcome)
-                record.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
+                line = dataclasses.asdict(outcome) | {"words": words[outcome.name]}
+                record.write(json.dumps(line) + "\n")
                 record.flush()
                 if outcome.state == "done":
                     missing.remove(outcome.name)

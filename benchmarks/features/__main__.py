@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--columns", nargs="+", choices=plan.COLUMNS)
     found.add_argument("--seeds", type=int, nargs="+", default=list(plan.SEEDS))
     found.add_argument("--train", default="", help="further flags of every pre-training")
+    found.add_argument("--frozen", default="", help="the same of every score of frozen features")
     return found
 
 
@@ -67,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         columns=chosen(plan.COLUMNS, asked.columns),
         seeds=tuple(asked.seeds),
         more=asked.train,
+        frozen=asked.frozen,
     )
     file = (asked.out or asked.work) / "features.json"
     before = rows.known(file, wanted, asked.work)
@@ -78,6 +80,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     failed = False
     if asked.action == "run":
+        # Before any time is spent.
+        rows.check_commands(wanted, asked.work)
         ended = run_jobs(jobs, asked.work, asked.jobs, minutes=asked.minutes, grace=asked.grace)
         failed = any(outcome.state == "failed" for outcome in ended)
     content = rows.merge(before, rows.collect(wanted, asked.work))

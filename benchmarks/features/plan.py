@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.executor import Job
@@ -144,13 +144,18 @@ def make_plan(
     columns: dict[str, Column] = COLUMNS,
     seeds: tuple[int, ...] = SEEDS,
     more: str = "",
+    frozen: str = "",
 ) -> Plan:
     """List everything, seed by seed, so that an early end leaves whole rows of fewer seeds.
 
-    `more` are flags of every pre-training.
+    `more` are flags of every pre-training, `frozen` of every score of frozen features.
     """
     before: dict[str, Job] = {}
     cells: list[Cell] = []
+    columns = {
+        name: column if column.trains else replace(column, words=f"{column.words} {frozen}")
+        for name, column in columns.items()
+    }
     for seed in seeds:
         for store, kind in sets.items():
             prepare = _prepare(store, kind, data, work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,13 @@ def _commands(cell: Cell, plan: Plan, work: Path) -> list[str]:
 def collect(plan: Plan, work: Path, sets: dict[str, Set] = SETS) -> dict[str, Any]:
     """Return rows, recipes by name, stores and the machine of what a work folder has.
 
-    Raises InputError if a result is of another store than the one that is there, or its headline is
-    not what its predictions give.
+    Raises InputError if a result is of another store than the one that is there, another command
+    has made it, or its headline is not what its predictions give.
     """
     rows, recipes, fingerprints = [], {}, {}
     machine: dict[str, Any] = {}
     stores: dict[str, Store] = {}
-    times = _times(work)
+    times = check_commands(plan, work)
     for cell in plan.cells:
         if not cell.job.file.exists():
             continue
@@ -78,10 +79,20 @@ def collect(plan: Plan, work: Path, sets: dict[str, Set] = SETS) -> dict[str, An
     return {"machine": machine, "stores": fingerprints, "recipes": recipes, "rows": rows}
 
 
-def _times(work: Path) -> dict[str, float]:
+def check_commands(plan: Plan, work: Path) -> dict[str, float]:
+    """Compare what the work folder's results were made by with the plan; return seconds by job.
+
+    Raises InputError if a result is there that another command has made.
+    """
     path = work / "jobs.jsonl"
-    ended = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return {end["name"]: end["seconds"] for end in ended if end["state"] == "done"}
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = {line["name"]: line for line in lines if line["state"] == "done"}
+    for job in [*plan.before.values(), *(cell.job for cell in plan.cells)]:
+        made = done.get(job.name)
+        if made and job.file.exists() and made["words"] != list(job.words):
+            value = f"{job.file} was made by other flags: {shlex.join(made['words'])}"
+            raise InputError("work", value, "give those flags again, or another --work")
+    return {name: line["seconds"] for name, line in done.items()}
 
 
 def _scores(cell: Cell, result: Row, store: Store, kind: Set) -> Row:
@@ -120,11 +131,12 @@ def known(path: Path, plan: Plan, work: Path) -> dict[str, Any]:
         return {"machine": {}, "stores": {}, "recipes": {}, "rows": []}
     content = read_json("results", path, 2**28)
     commands = {cell.key: _commands(cell, plan, work) for cell in plan.cells}
+    rows = content["rows"]
     content["rows"] = [
-        row
-        for row in content["rows"]
-        if row["commands"] == commands.get(key_of(row), row["commands"])
+        row for row in rows if row["commands"] == commands.get(key_of(row), row["commands"])
     ]
+    if dropped := len(rows) - len(content["rows"]):
+        print(f"{dropped} rows of {path} are of other commands, and left out", file=sys.stderr)
     return content
 
 

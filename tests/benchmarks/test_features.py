@@ -96,13 +96,14 @@ def with_part(source: Store, out: Path) -> Store:
 SET = Set("Synthetic", "none", ("xview",), "nucla", "", "half", "Synthetic, half")
 
 
-def tiny_plan(work: Path, **more: Any) -> Plan:
+def tiny_plan(work: Path, knn: str = "") -> Plan:
     """The columns of each kind; what is trained takes two steps."""
     columns = {
         name: replace(COLUMNS[name], words=f"{COLUMNS[name].words} {SHORT * trains}")
         for name, trains in (("knn", False), ("full", False), ("finetune", True), ("semi", True))
     }
-    options = {"columns": columns, "methods": {"sjepa": ""}, "seeds": (0,)} | more
+    columns["knn"] = replace(columns["knn"], words=columns["knn"].words + knn)
+    options = {"columns": columns, "methods": {"sjepa": ""}, "seeds": (0,)}
     return make_plan(work, work, sets={"synthetic": SET}, more=TINY, **options)
 
 
@@ -157,10 +158,12 @@ def test_a_plan_is_run_and_collected(work: Path, tmp_path: Path) -> None:
     rows.write_rows(file, content)
     again = rows.known(file, plan, work)
     assert plan.jobs({rows.key_of(row) for row in again["rows"]}) == []
-    changed = tiny_plan(work, columns={"knn": replace(COLUMNS["knn"], words="--pool full")})
+    changed = tiny_plan(work, knn=" --k 3")
     assert ("sjepa", "knn") not in {
         (row["row"], row["column"]) for row in rows.known(file, changed, work)["rows"]
     }, "a row of another command is made again"
+    with pytest.raises(InputError, match=r"made by other flags: .*--scaling pca"):
+        rows.collect(changed, work, {"synthetic": SET})
 
 
 def test_rows_of_other_stores_or_changed_results_are_refused(work: Path) -> None:
