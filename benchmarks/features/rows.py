@@ -45,8 +45,9 @@ def _commands(cell: Cell, plan: Plan, work: Path) -> list[str]:
 def collect(plan: Plan, work: Path, sets: dict[str, Set] = SETS) -> dict[str, Any]:
     """Return rows, recipes by name, stores and the machine of what a work folder has.
 
-    Raises InputError if a result is of another store than the one that is there, another command
-    has made it, or its headline is not what its predictions give.
+    A result that is damaged, of another store than the one that is there, or whose headline is not
+    what its predictions give is left out, and named on stderr. Raises InputError if another command
+    has made a result, or a store is damaged.
     """
     rows, recipes, fingerprints = [], {}, {}
     machine: dict[str, Any] = {}
@@ -55,11 +56,15 @@ def collect(plan: Plan, work: Path, sets: dict[str, Set] = SETS) -> dict[str, An
     for cell in plan.cells:
         if not cell.job.file.exists():
             continue
-        result = read_json("result", cell.job.file, 2**26)
         if cell.store not in stores:
             stores[cell.store] = open_store(work / "stores" / cell.store)
             fingerprints[cell.store] = stores[cell.store].fingerprint
-        scores = _scores(cell, result, stores[cell.store], sets[cell.store])
+        try:
+            result = read_json("result", cell.job.file, 2**26)
+            scores = _scores(cell, result, stores[cell.store], sets[cell.store])
+        except InputError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
         recipe = hashlib.sha256(json.dumps(result["recipe"], sort_keys=True).encode()).hexdigest()
         recipes[recipe[:12]] = result["recipe"]
         ran = [times[name] for name in [*cell.job.needs, cell.job.name] if name in times]
