@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.features.plan import COLUMNS, RAW, ROWS, SETS, Set
+from benchmarks.report.page import wrapped
 from benchmarks.tables import between, markdown
 
 Row = dict[str, Any]
@@ -101,7 +102,7 @@ def tables(results: Path) -> str:
     """All tables, from the `features.json` of every machine."""
     files = sorted(results.glob("*/features.json"))
     parts = [machine_tables(json.loads(file.read_text()), file.parent.name) for file in files]
-    return "\n\n".join(parts) or NONE
+    return wrapped("\n\n".join(parts)) or NONE
 
 
 def with_tables(text: str, results: Path) -> str:

@@ -205,6 +205,20 @@ def test_a_table_has_means_and_standard_errors_over_seeds() -> None:
     assert ROWS["scratch"] not in text, "a row without scores is left out"
 
 
+def test_a_machine_s_rows_become_a_page(tmp_path: Path) -> None:
+    facts = {"torch": "2.11", "dtype": "bfloat16"}
+    content = {
+        "command": "python -m benchmarks.features run --data DATA",
+        "machine": {"gpu": "NVIDIA H100 80GB HBM3", "sjepa_fast": "0.1.0"},
+        "rows": [row("sjepa", "joint", 0, 70.0) | facts],
+    }
+    rows.write_rows(tmp_path / "gpu-nvidia-h100-80gb-hbm3" / "features.json", content)
+    text = page.tables(tmp_path)
+    assert text.startswith("On NVIDIA H100 80GB HBM3, bfloat16, torch 2.11")
+    assert text.count("### ") == 2 and SETS["nucla"].part_title in text
+    assert all(len(line) <= 120 for line in text.splitlines() if not line.startswith("|"))
+
+
 def test_a_seed_counts_when_all_its_folds_are_there() -> None:
     folds = SETS["sbu"].splits
     found = [row("mamp", "knn", 0, 60.0 + i, fold) for i, fold in enumerate(folds)]
