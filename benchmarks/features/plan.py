@@ -14,17 +14,13 @@ SEEDS = (0, 1, 2)
 
 @dataclass(frozen=True)
 class Set:
-    """A set, and how it is trained on."""
+    """A set, and what is scored of it."""
 
     title: str
     folder: str
     """Of the raw data, in the folder of all."""
     splits: tuple[str, ...]
     """Several are folds, over which a seed's scores are averaged."""
-    preset: str
-    """What follows the method in a preset's name."""
-    words: str = ""
-    """Further flags of pre-training."""
     part: str = ""
     """A split of the same training clips and some of the test clips, which has a table too."""
     part_title: str = ""
@@ -32,18 +28,18 @@ class Set:
 
 # The sets that tell methods apart come first (README of the data).
 SETS = {
-    "nucla": Set("N-UCLA, camera 3", "nucla", ("xview",), "nucla", "", "xview_clean",
+    "nucla": Set("N-UCLA, camera 3", "nucla", ("xview",), "xview_clean",
                  "N-UCLA, camera 3, without copies of training clips"),
-    "msr_action3d": Set("MSR Action3D, cross-subject", "msr_action3d", ("xsub",), "msr_action3d"),
+    "msr_action3d": Set("MSR Action3D, cross-subject", "msr_action3d", ("xsub",)),
     "sbu": Set("SBU, mean of 5 folds, two persons", "sbu_interaction",
-               tuple(f"fold{fold}" for fold in range(5)), "nucla",
-               "--data.bodies 2 --optim.length 600"),
-    "bandai_namco": Set("Bandai-Namco 2, across styles", "bandai_namco", ("style",), "nucla"),
-    "utkinect": Set("UTKinect, cross-subject", "utkinect", ("xsub",), "utkinect"),
-    "florence3d": Set("Florence 3D, cross-subject", "florence3d", ("xsub",), "florence3d"),
-    "ui_prmd": Set("UI-PRMD, cross-subject", "ui_prmd", ("xsub",), "nucla", "--optim.length 600"),
+               tuple(f"fold{fold}" for fold in range(5))),
+    "bandai_namco": Set("Bandai-Namco 2, across styles", "bandai_namco", ("style",)),
+    "utkinect": Set("UTKinect, cross-subject", "utkinect", ("xsub",)),
+    "florence3d": Set("Florence 3D, cross-subject", "florence3d", ("xsub",)),
+    "ui_prmd": Set("UI-PRMD, cross-subject", "ui_prmd", ("xsub",)),
 }  # fmt: skip
-# What is pre-trained, by the beginning of its preset's name, with its row's title.
+# What is pre-trained, with its row's title, by a preset that fits itself to the store.
+PRESET = "{}-small"
 METHODS = {
     "sjepa": "S-JEPA",
     "multiview": "Multi-view (SIGReg)",
@@ -164,13 +160,13 @@ def make_plan(
                 place = ("--data.root", str(work / "stores" / store), "--data.split", split)
                 found: list[Cell] = []
                 for method in methods:
-                    train = _pretrain(method, store, split, seed, kind, work, place, more)
+                    train = _pretrain(method, store, split, seed, work, place, more)
                     before[train.name] = train
                     found += _scores(method, "target", store, split, seed, train, place, columns)
                     if method == FIRST:
                         for row in (RANDOM, RAW)[: 2 if seed == seeds[0] else 1]:
                             found += _scores(row, row, store, split, seed, train, place, columns)
-                        scratch = _scratch(store, split, seed, kind, work, place, columns)
+                        scratch = _scratch(store, split, seed, work, place, columns)
                         before[scratch.name] = scratch
                         found += _scores(
                             SCRATCH, RANDOM, store, split, seed, scratch, place, columns
@@ -195,14 +191,13 @@ def _pretrain(
     store: str,
     split: str,
     seed: int,
-    kind: Set,
     work: Path,
     place: tuple[str, ...],
     more: str,
 ) -> Job:
     run = _run(method, store, split, seed, work)
-    flags = (*shlex.split(kind.words), *shlex.split(TRAIN), *shlex.split(more))
-    words = (f"{method}-{kind.preset}", *place, "--run", str(run), "--seed", str(seed), *flags)
+    flags = (*shlex.split(TRAIN), *shlex.split(more))
+    words = (PRESET.format(method), *place, "--run", str(run), "--seed", str(seed), *flags)
     end = run / "results" / "knn-before-after.json"
     return Job(run.name, "sjepa_fast.train", words, end, (f"prepare-{store}",))
 
@@ -211,13 +206,12 @@ def _scratch(
     store: str,
     split: str,
     seed: int,
-    kind: Set,
     work: Path,
     place: tuple[str, ...],
     columns: dict[str, Column],
 ) -> Job:
     run = _run(SCRATCH, store, split, seed, work)
-    preset = ("--preset", f"{FIRST}-{kind.preset}", "--seeds", str(seed))
+    preset = ("--preset", PRESET.format(FIRST), "--seeds", str(seed))
     recipe = columns["finetune"].words if "finetune" in columns else ""
     words = ("supervised", str(run), *place, *preset, *shlex.split(recipe))
     end = run / "results" / f"supervised-{store}-{split}.json"
