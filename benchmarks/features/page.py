@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.features.plan import COLUMNS, RAW, ROWS, SETS, Set
+from benchmarks.features.plan import COLUMNS, POOLED, RAW, ROWS, SETS, Set
 from benchmarks.report.page import wrapped
 from benchmarks.tables import between, markdown
 
@@ -29,7 +29,10 @@ def mean_and_error(values: list[float], seeds: int) -> str:
 
 
 def seed_scores(rows: list[Row], kind: Set, part: bool) -> dict[tuple[str, str], list[float]]:
-    """Return a score for each seed by row and column, the mean over folds where all are there."""
+    """Return a score for each seed by row and column, the mean over folds where all are there.
+
+    A pool trains on one fold's training part of a set, and is scored on that fold alone.
+    """
     found: dict[tuple[str, str], dict[int, dict[str, float]]] = defaultdict(
         lambda: defaultdict(dict)
     )
@@ -40,7 +43,7 @@ def seed_scores(rows: list[Row], kind: Set, part: bool) -> dict[tuple[str, str],
         place: [
             statistics.mean(folds.values())
             for _, folds in sorted(seeds.items())
-            if folds.keys() == set(kind.splits)
+            if folds.keys() == set(kind.splits[:1] if place[0] == POOLED else kind.splits)
         ]
         for place, seeds in found.items()
     }
@@ -67,6 +70,8 @@ def set_table(rows: list[Row], kind: Set, part: bool = False) -> str:
         if any(values):
             # Coordinates have no seed.
             due = 1 if name == RAW else count
+            if name == POOLED and len(kind.splits) > 1:
+                title += f" ({kind.splits[0]} alone)"
             cells.append([title, *(mean_and_error(found, due) for found in values)])
     header = ["top-1 %", *(column.title for column in COLUMNS.values())]
     title = kind.part_title if part else kind.title

@@ -33,7 +33,7 @@ SETS = {
     "msr_action3d": Set("MSR Action3D, cross-subject", "msr_action3d", ("xsub",)),
     "sbu": Set("SBU, mean of 5 folds, two persons", "sbu_interaction",
                tuple(f"fold{fold}" for fold in range(5))),
-    "bandai_namco": Set("Bandai-Namco 2, across styles", "bandai_namco", ("style",)),
+    "bandai_namco": Set("Bandai-Namco 2, across styles", "bandai_namco", ("xstyle",)),
     "utkinect": Set("UTKinect, cross-subject", "utkinect", ("xsub",)),
     "florence3d": Set("Florence 3D, cross-subject", "florence3d", ("xsub",)),
     "ui_prmd": Set("UI-PRMD, cross-subject", "ui_prmd", ("xsub",)),
@@ -46,7 +46,13 @@ METHODS = {
     "mamp": "MAMP",
     "skeletonmae": "SkeletonMAE",
     "skeleton2vec": "Skeleton2vec",
+    "pooled": "MAMP, on all sets at once",
 }
+# Pre-trained on a pool of the first split of every set, whichever are scored, and so on that alone.
+POOLED = "pooled"
+POOL = "pool"
+# Joints that all sets have or can fill, and the faster of the two frame rates that are known.
+POOL_WORDS = "--layout kinect20 --resample 30"
 RAW, RANDOM, SCRATCH = "raw", "random", "scratch"
 ROWS = {
     RAW: "raw coordinates",
@@ -160,7 +166,13 @@ def make_plan(
                 place = ("--data.root", str(work / "stores" / store), "--data.split", split)
                 found: list[Cell] = []
                 for method in methods:
-                    train = _pretrain(method, store, split, seed, work, place, more)
+                    if method == POOLED and split != kind.splits[0]:
+                        continue
+                    if method == POOLED:
+                        before |= {job.name: job for job in _pool(data, work)}
+                        train = _pretrain_pooled(seed, work, more)
+                    else:
+                        train = _pretrain(method, store, split, seed, work, place, more)
                     before[train.name] = train
                     found += _scores(method, "target", store, split, seed, train, place, columns)
                     if method == FIRST:
@@ -180,6 +192,25 @@ def _prepare(store: str, kind: Set, data: Path, work: Path) -> Job:
     out = work / "stores" / store
     words = (store, "--raw", str(data / kind.folder), "--out", str(out))
     return Job(f"prepare-{store}", "sjepa_fast.prepare", words, out / "store.json")
+
+
+def _pool(data: Path, work: Path) -> list[Job]:
+    """List the jobs that make the pool: every set's store, and their merge."""
+    stores = [_prepare(store, kind, data, work) for store, kind in SETS.items()]
+    out = work / "stores" / POOL
+    paths = (str(work / "stores" / store) for store in SETS)
+    splits = (f"{store}={kind.splits[0]}" for store, kind in SETS.items())
+    words = ("merge", *paths, *shlex.split(POOL_WORDS), "--split", *splits, "--out", str(out))
+    needs = tuple(job.name for job in stores)
+    return [*stores, Job(POOL, "sjepa_fast.prepare", words, out / "store.json", needs)]
+
+
+def _pretrain_pooled(seed: int, work: Path, more: str) -> Job:
+    run = work / "runs" / f"{POOLED}-s{seed}"
+    place = ("--data.root", str(work / "stores" / POOL), "--run", str(run), "--seed", str(seed))
+    words = ("mamp-pool", *place, *shlex.split(TRAIN), *shlex.split(more))
+    end = run / "results" / "knn-before-after.json"
+    return Job(run.name, "sjepa_fast.train", words, end, (POOL,))
 
 
 def _run(method: str, store: str, split: str, seed: int, work: Path) -> Path:

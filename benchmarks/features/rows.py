@@ -38,8 +38,17 @@ def command_of(job: Job, work: Path) -> str:
 
 
 def _commands(cell: Cell, plan: Plan, work: Path) -> list[str]:
-    jobs = [plan.before[need] for need in cell.job.needs if not need.startswith("prepare-")]
-    return [command_of(job, work) for job in [*jobs, cell.job]]
+    # The preparations have the machine's folder of raw data, and the stores their fingerprints.
+    found: list[Job] = []
+
+    def add(job: Job) -> None:
+        for need in job.needs:
+            if not need.startswith("prepare-"):
+                add(plan.before[need])
+        found.append(job)
+
+    add(cell.job)
+    return [command_of(job, work) for job in found]
 
 
 def collect(plan: Plan, work: Path, sets: dict[str, Set] = SETS) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from sjepa_fast.data.store_writer import StoreWriter
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.protocols import PROTOCOLS
+from sjepa_fast.merge import MERGE, MergeConfig
 from tests.tiny import ROOT, SMALL, blocks, flags
 
 # Of any set: what the rule chooses does not matter here.
@@ -46,7 +47,9 @@ def test_the_plan_has_every_cell_once_and_each_after_what_it_needs(tmp_path: Pat
     assert len(set(keys)) == len(keys)
     splits = sum(len(kind.splits) for kind in SETS.values())
     # Two columns of raw coordinates, once; four frozen ones; two from scratch; six of each method.
-    assert len(keys) == splits * (len(RAW_RESULTS) + 3 * (4 + 2 + 6 * len(METHODS)))
+    # The pool has one split of each set.
+    methods = len(METHODS) - 1
+    assert len(keys) == splits * (len(RAW_RESULTS) + 3 * (4 + 2 + 6 * methods)) + 3 * 6 * len(SETS)
     assert [key[4] for key in keys] == sorted(key[4] for key in keys), "seed by seed"
     jobs = plan.jobs(set())
     place = {job.name: at for at, job in enumerate(jobs)}
@@ -54,7 +57,7 @@ def test_the_plan_has_every_cell_once_and_each_after_what_it_needs(tmp_path: Pat
     for at, job in enumerate(jobs):
         assert all(place[need] < at for need in job.needs)
     trainings = [job for job in jobs if job.module == "sjepa_fast.train"]
-    assert len(trainings) == splits * 3 * len(METHODS)
+    assert len(trainings) == splits * 3 * methods + 3
 
 
 def test_only_what_the_missing_cells_need_is_made(tmp_path: Path) -> None:
@@ -66,6 +69,34 @@ def test_only_what_the_missing_cells_need_is_made(tmp_path: Path) -> None:
         "prepare-sbu",
         "mamp-sbu-fold3-s1",
         "mamp-sbu-fold3-s1-joint",
+    ]
+    left = plan.jobs(every - {("nucla", "xview", "pooled", "joint", 1)})
+    stores = [f"prepare-{name}" for name in SETS]
+    assert [job.name for job in left] == [
+        *stores,
+        "pool",
+        "pooled-s1",
+        "pooled-nucla-xview-s1-joint",
+    ]
+
+
+def test_the_pool_is_one_of_all_sets_whichever_are_scored(tmp_path: Path) -> None:
+    alone = make_plan(tmp_path, tmp_path, sets={"sbu": SETS["sbu"]}, methods={"pooled": ""})
+    whole = make_plan(tmp_path, tmp_path)
+    for name in ("pool", "pooled-s0", "prepare-nucla"):
+        assert alone.before[name] == whole.before[name]
+    pooled = [cell for cell in alone.cells if cell.row == "pooled"]
+    assert {cell.split for cell in pooled} == {"fold0"} and len(pooled) == 3 * len(COLUMNS)
+    word, *words = alone.before["pool"].words
+    assert word == MERGE
+    request = cli.parse(MergeConfig, words, prog="merge")
+    assert [store.name for store in request.stores] == list(SETS)
+    assert "bandai_namco=xstyle" in request.split and request.out == tmp_path / "stores" / "pool"
+    texts = rows._commands(pooled[0], alone, tmp_path)
+    assert [text.split()[:2] for text in texts] == [
+        ["sjepa_fast.prepare", "merge"],
+        ["sjepa_fast.train", "mamp-pool"],
+        ["sjepa_fast.evaluate", "knn"],
     ]
 
 
@@ -227,6 +258,9 @@ def test_a_seed_counts_when_all_its_folds_are_there() -> None:
     found = [row("mamp", "knn", 0, 60.0 + i, fold) for i, fold in enumerate(folds)]
     found += [row("mamp", "knn", 1, 10.0, fold) for fold in folds[:4]]
     assert page.seed_scores(found, SETS["sbu"], part=False) == {("mamp", "knn"): [62.0]}
+    found.append(row("pooled", "knn", 0, 50.0, folds[0]))
+    assert page.seed_scores(found, SETS["sbu"], part=False)["pooled", "knn"] == [50.0]
+    assert "on all sets at once (fold0 alone) | 50.0 |" in page.set_table(found, SETS["sbu"])
 
 
 def test_the_document_has_the_tables_of_the_committed_rows() -> None:
