@@ -31,7 +31,7 @@ REHEARSE := tests/null_gpu
 # Changed files of every kind, and how many of each: make fuzz INPUTS=1000 FUZZ_FLAGS="--seed 1"
 INPUTS ?= 5000
 
-.PHONY: env demo test torture fuzz bench lint pydoclint audit lock cuda rehearse hub clean
+.PHONY: env demo test test-all torture fuzz bench lint pydoclint audit lock cuda rehearse hub clean
 
 env: $(STAMP)
 
@@ -49,6 +49,10 @@ demo: env
 # its tests share; the order is that of the tree, where the longest file comes early.
 test: env
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
+# With every case of the interpreted kernels; `make test` has half of those of which there are many.
+test-all: env
+	SJEPA_ALL_CASES=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 # A thousand SIGKILLs take about as long as the tests, so they are not among them; a few are.
 torture: env

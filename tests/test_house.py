@@ -246,7 +246,7 @@ def test_hooks_run_the_pinned_tools() -> None:
 
 
 def make_targets() -> set[str]:
-    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
 
 def documented_commands() -> list[tuple[str, list[str]]]:
