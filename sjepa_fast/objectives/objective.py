@@ -183,6 +183,14 @@ class Objective(nn.Module):
         """Run the target encoder, where there is one, on the batch."""
         raise NotImplementedError
 
+    def token_losses(self, batch: StepInput) -> Tensor:
+        """Loss of each token that is predicted, whose mean is a step's without regularizer.
+
+        Returns (B, R*Q) float32 in the order of `batch.ids_by_sequence()`. For pictures; only
+        objectives with a predictor have it.
+        """
+        raise NotImplementedError
+
     def forward(self, batch: StepInput) -> StepOutput:
         """Loss of one step."""
         raise NotImplementedError

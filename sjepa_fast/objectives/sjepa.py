@@ -46,18 +46,36 @@ class SJEPA(Objective):
         Returns the loss; the target features; and the sum of R_t over the masked tokens
         of this process, for the center.
         """
+        visible, prediction, targets, rows = self._compared(batch)
+        loss, center_sum = self._cross_entropy(prediction.flatten(0, 1), targets, rows)
+        loss = self.regularized(loss, visible, batch)
+        return StepOutput(loss, targets.encoded, center_sum, len(rows))
+
+    def token_losses(self, batch: StepInput) -> Tensor:
+        """Cross-entropy of each predicted token."""
+        _, prediction, targets, rows = self._compared(batch)
+        each = zip(prediction.flatten(0, 1).split(1), rows.split(1), strict=True)
+        losses = [self._cross_entropy(row, targets, at)[0] for row, at in each]
+        return torch.stack(losses).view(len(batch.view_BNP), -1)
+
+    def _compared(self, batch: StepInput) -> tuple[Tensor, Tensor, Targets, Tensor]:
+        """Features of the visible tokens, the prediction, the targets, and which rows of them."""
         # First, so that its memory is free before the others keep activations for the backward.
         targets = batch.targets or self.make_targets(batch)
         rows = batch.target_rows()
         visible = self.encode_visible(batch)
         prediction = self.network("predictor")(visible, batch.ids_keep_BK, batch.ids_mask_BQ)
-        loss, center_sum = centered_softmax_cross_entropy(
-            prediction.flatten(0, 1),
+        return visible, prediction, targets, rows
+
+    def _cross_entropy(
+        self, prediction_RD: Tensor, targets: Targets, rows_R: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mean over predicted tokens, and the sum of their targets."""
+        return centered_softmax_cross_entropy(
+            prediction_RD,
             targets.tokens_UND.flatten(0, 1),
             self.center,
             temp_student=self.objective.temp_student,
             temp_target=self.objective.temp_target,
-            teacher_index_R=rows,
+            teacher_index_R=rows_R,
         )
-        loss = self.regularized(loss, visible, batch)
-        return StepOutput(loss, targets.encoded, center_sum, len(rows))

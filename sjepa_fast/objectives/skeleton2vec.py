@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.models.encoder import SkeletonTransformer
-from sjepa_fast.objectives.coordinates import mean_squared_error, rows_at
+from sjepa_fast.objectives.coordinates import mean_squared_error, rows_at, squared_errors
 from sjepa_fast.objectives.distinct import Encoded
 from sjepa_fast.objectives.objective import Objective, StepInput, StepOutput, Targets
 from sjepa_fast.skeletons import SkeletonLayout
@@ -54,6 +54,17 @@ class Skeleton2vec(Objective):
 
         Returns the loss and the target encoder's features, as they are used downstream.
         """
+        visible, prediction, y, encoded = self._compared(batch)
+        loss = self.regularized(mean_squared_error(prediction, y), visible, batch)
+        return StepOutput(loss, encoded)
+
+    def token_losses(self, batch: StepInput) -> Tensor:
+        """Mean squared error of each predicted token's channels."""
+        _, prediction, y, _ = self._compared(batch)
+        return squared_errors(prediction, y).view(len(batch.view_BNP), -1)
+
+    def _compared(self, batch: StepInput) -> tuple[Tensor, Tensor, Tensor, Encoded]:
+        """Features of the visible tokens, the prediction, its target, the target's features."""
         # First, so that its memory is free before the others keep activations for the backward.
         targets = batch.targets or self.make_targets(batch)
         y = targets.tokens_UND.flatten(0, 1).index_select(0, batch.target_rows())
@@ -61,8 +72,7 @@ class Skeleton2vec(Objective):
         del targets
         visible = self.encode_visible(batch)
         prediction = self._predict(visible, batch.ids_keep_BK, batch.ids_mask_BQ)
-        loss = self.regularized(mean_squared_error(prediction, y), visible, batch)
-        return StepOutput(loss, encoded)
+        return visible, prediction, y, encoded
 
     def _predict(self, visible_BKD: Tensor, ids_keep_BK: Tensor, ids_mask_BQ: Tensor) -> Tensor:
         if not self.objective.legacy_tube_layout:

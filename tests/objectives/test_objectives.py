@@ -1,11 +1,14 @@
 """MAMP, SkeletonMAE and Skeleton2vec against NumPy derivations, and what all four share."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from sjepa_fast.config.schema import TrainConfig, replace
 from sjepa_fast.models.residual import Residual
+from sjepa_fast.objectives.coordinates import denormalized, normalized
 from sjepa_fast.objectives.objective import Objective, StepInput
 from sjepa_fast.objectives.skeleton2vec import Skeleton2vec, legacy_places
 from sjepa_fast.skeletons import NTU25
@@ -262,3 +265,29 @@ def test_skeleton2vec_starts_as_the_authors_do() -> None:
     others = objective(config_of("mamp"))
     assert others.view_encoder.norm.eps == 1e-5
     assert not any("gamma" in name for name, _ in others.named_parameters())
+
+
+@pytest.mark.parametrize("kind", PREDICTING)
+@pytest.mark.parametrize("views", [1, 2])
+def test_losses_of_tokens_have_the_mean_of_the_step(kind: str, views: int) -> None:
+    config = config_of(kind, mask={"num_masked_views": views, "predict_ratio": 0.5})
+    model, batch = objective(config), inputs(config)
+    with torch.no_grad():
+        losses, loss = model.token_losses(batch), model(batch).loss
+    assert losses.shape == batch.ids_by_sequence().shape
+    torch.testing.assert_close(losses.mean(), loss)
+    # A wrong prediction at one place changes the loss there alone, in the order of the ids.
+    assert losses.std() > 0
+    with torch.no_grad():
+        order = torch.arange(len(batch.ids_mask_BQ[0])).flip(0)
+        turned = dataclasses.replace(batch, ids_mask_BQ=batch.ids_mask_BQ[:, order])
+        found = model.token_losses(turned).unflatten(1, (views, -1))
+    torch.testing.assert_close(found.flip(2).flatten(1), losses, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["patch", "temporal", "none"])
+def test_normalised_numbers_can_be_restored(norm: str) -> None:
+    torch.manual_seed(0)
+    numbers = torch.randn(2, SEGMENTS * JOINTS, LENGTH * 3) * 3 + 1
+    there = normalized(numbers, JOINTS, norm)
+    torch.testing.assert_close(denormalized(there, numbers, JOINTS, norm), numbers)
