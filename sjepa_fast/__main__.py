@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "score a run's encoder by a protocol",
     "embed": "write the features of clips",
     "results": "show all scores of one run or several in one table",
+    "plot": "draw clips, masks, predictions, attention, curves, maps, confusion, neighbours",
     "doctor": "say what is wrong with a run, and the flag to try",
     "ablate": "train a run with each of several values of a flag, and compare",
     "convert": "read weights of other projects' codes",

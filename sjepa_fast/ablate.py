@@ -38,7 +38,8 @@ from sjepa_fast.runtime.checkpoint import latest_checkpoint
 from sjepa_fast.runtime.files import write_json, write_text
 from sjepa_fast.runtime.logging import read_metrics
 from sjepa_fast.train import train
-from sjepa_fast.viz.ablation import plot_ablation
+from sjepa_fast.viz.ablation import ablation_figure
+from sjepa_fast.viz.figure import save_figure
 
 _USAGE = """usage: {command} [PRESET] --axis KEY --values A B ... --run DIR
 
@@ -261,7 +262,7 @@ def ablate(ablation: Ablation) -> int:
         "environment": read_json("run", one / "env.json"),
     }
     write_json(folder / "ablation.json", {**conditions, "values": cells})
-    plot_ablation(ablation.axis, cells, folder / "ablation.png")
+    save_figure(ablation_figure(ablation.axis, cells), folder / "ablation.png")
     say(text.rstrip("\n"))
     say(f"written: {folder}/ablation.md, {folder}/ablation.json, {folder}/ablation.png")
     return 0

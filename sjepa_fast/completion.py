@@ -18,13 +18,14 @@ from sjepa_fast.evaluation.protocols import PROTOCOLS
 from sjepa_fast.export import ExportConfig
 from sjepa_fast.merge import MERGE, MergeConfig
 from sjepa_fast.names import say
+from sjepa_fast.pictures import KINDS
 from sjepa_fast.prepare import PrepareConfig
 
 SHELLS = ["bash", "zsh"]
 
 
 def words() -> dict[str, list[str]]:
-    """Return what may follow each command, or `evaluate` and a protocol."""
+    """Return what may follow each command, `evaluate` and a protocol, or `plot` and a kind."""
     training = [*FITTED, *PRESETS, "--config", *cli.flags(TrainConfig)]
     found = {
         "prepare": [*READERS, MERGE, *cli.flags(PrepareConfig)],
@@ -35,12 +36,15 @@ def words() -> dict[str, list[str]]:
         "convert": cli.flags(ConvertConfig),
         "results": [],
         "doctor": [],
+        "plot": list(KINDS),
         "embed": ["tiny", *cli.flags(EmbedConfig)],
         "export": ["ctrgcn", *cli.flags(ExportConfig)],
         "completion": SHELLS,
     }
     for name, protocol in PROTOCOLS.items():
         found[f"evaluate {name}"] = cli.flags(protocol.request)
+    for name, kind in KINDS.items():
+        found[f"plot {name}"] = cli.flags(kind.request)
     return found
 
 
@@ -50,7 +54,7 @@ def script(shell: str) -> str:
     lines = [
         "_sjepa() {",
         "  local words key=${COMP_WORDS[1]}",
-        '  [[ $key == evaluate && $COMP_CWORD -gt 2 ]] && key="evaluate ${COMP_WORDS[2]}"',
+        '  [[ $key =~ ^(evaluate|plot)$ && $COMP_CWORD -gt 2 ]] && key+=" ${COMP_WORDS[2]}"',
         f'  [[ "$key ${{COMP_WORDS[2]}}" == "prepare {MERGE}" ]] && key="prepare {MERGE}"',
         f"  if [[ $COMP_CWORD == 1 ]]; then words='{' '.join(COMMANDS)}'; else case $key in",
         *cases,

@@ -25,7 +25,8 @@ from sjepa_fast.evaluation.request import RecipeRequest
 from sjepa_fast.names import say
 from sjepa_fast.runtime.dist import disconnect, environment_world
 from sjepa_fast.runtime.files import new_file, write_json, write_text
-from sjepa_fast.viz.confusion import plot_confusion
+from sjepa_fast.viz.confusion import confusion_figure
+from sjepa_fast.viz.figure import save_figure
 
 PROG = "sjepa_fast.evaluate"
 
@@ -62,8 +63,8 @@ def _write(result: Result, protocol: str, *, picture: bool = False) -> dict[str,
     headline = accuracy(guess, labels_Q)
     error = standard_error(headline, len(labels_Q))
     if picture:
-        title = f"{name}: {headline:.1f} %"
-        plot_confusion(matrix, class_names, folder / f"{name}.png", title=title)
+        title = f"{name}: {headline:.1f} % right"
+        save_figure(confusion_figure(matrix, class_names, title), folder / f"{name}.png")
     if outcome.scores_SQC is not None:
         scores = outcome.scores_SQC.cpu().numpy().astype(np.float32)
         with new_file(folder / f"{name}.scores.npz") as path, path.open("wb") as file:

@@ -77,6 +77,12 @@ def words_and_side(joint: str) -> tuple[list[str], str]:
     return [word for word in words if word not in ("", side)], side
 
 
+def spoken(joint: str) -> str:
+    """Return a joint's name as one would say it: left hand tip for hand_tip_left."""
+    words, side = words_and_side(joint)
+    return " ".join([side, *words] if side else words) or joint
+
+
 def body_part(joint: str) -> tuple[str, str]:
     """Tell body part and side by a joint's name (`words_and_side`); numbers behind it do not count.
 

@@ -172,7 +172,7 @@ def train(config: TrainConfig) -> int:
     knn_part = store.labelled(config.data.split, "train")[: config.eval.knn_clips]
     test_part = store.labelled(config.data.split, "test")
     unscored = lacking(store, config.data.split)
-    knn_every = config.log.knn_every if unscored is None else 0
+    knn_every = config.log.knn_every
     clips = open_clips(store, config.data, device)
     sampled, sampled_part = clips, train_part
     if config.data.skip_empty_bodies:
@@ -190,21 +190,22 @@ def train(config: TrainConfig) -> int:
         model = build_model(config, clips, train_ids, device)
         optimizer = build_optimizer(model, config)
 
-        def score() -> float:
+        def neighbours() -> tuple[Tensor, float]:
             guess = nearest_neighbour(model.eval_encoder, clips, knn_ids, test_ids, config, dtype)
-            return accuracy(guess, clips.labels_N[test_ids])
+            return guess, accuracy(guess, clips.labels_N[test_ids])
 
         start, before = 0, math.nan
         resumed = resume(config.run, model, optimizer, world)
         if resumed is not None:
             start = resumed.step
         elif world.leads and unscored is None:
-            before = score()
+            _, before = neighbours()
             write_json(config.run / "results" / "knn-before.json", {"top1": before})
         schedule = tabulate(config, total, warmup, device)
 
         together = config.objective.target_every
         panel: dict[str, float] = {}
+        last_guess: Tensor | None = None
         # What only the loop needs, and the report after it no more.
         stack = owned.enter_context(contextlib.ExitStack())
         signals = stack.enter_context(StopSignals(lambda: what_is_kept(config.run)))
@@ -269,7 +270,9 @@ def train(config: TrainConfig) -> int:
             if world.size == 1:
                 signals.agree(world, device)
             panel_due = step % config.log.panel_every == 0 or step == total
-            knn_due = knn_every > 0 and step % knn_every == 0
+            # A curve of scores has its beginning (step 0) and its end, whatever the interval.
+            knn_due = step == total or (knn_every > 0 and step % knn_every == 0)
+            knn_due = knn_due and unscored is None
             save_due = step % config.checkpoint.every == 0 or step == total
             row_due = step % config.log.every == 0 or panel_due or knn_due or save_due
             if row_due or signals.stop is not None:
@@ -290,7 +293,8 @@ def train(config: TrainConfig) -> int:
                     )
                     values |= panel
                 if log is not None and knn_due:
-                    values["knn"] = score()
+                    guess, values["knn"] = neighbours()
+                    last_guess = guess if step == total else None
                 if log is not None and saver is not None:
                     values |= saver.last_stall()
                     for warning in warned:
@@ -324,7 +328,7 @@ def train(config: TrainConfig) -> int:
                 say(why, to_stderr=True)
         elif step == total and world.leads:
             try:
-                for line in write_report(config, store, clips, model, dtype):
+                for line in write_report(config, store, clips, model, dtype, last_guess):
                     say(line)
             except OSError as error:
                 raise failed_to_write(config.run, "the report", error) from error

@@ -76,6 +76,8 @@ def test_flags_are_those_that_are_typed() -> None:
         (["train", "--optim.bat"], "--optim.batch-size"),
         (["evaluate", "fine"], "finetune"),
         (["evaluate", "linear", "--data.ro"], "--data.root"),
+        (["plot", "conf"], "confusion"),
+        (["plot", "attention", "--he"], "--head"),
         (["prepare", "--dr"], "--dry-run"),
         (["completion", "z"], "zsh"),
     ],

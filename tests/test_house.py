@@ -28,7 +28,8 @@ UPPER = {"models", "objectives", "evaluation", "train", "evaluate", "training", 
 MAY_NOT_IMPORT = {
     "data": UPPER | {"viz", "prepare"},
     "config": UPPER | {"data", "runtime", "viz", "prepare"},
-    "viz": UPPER | {"prepare"},
+    "viz": UPPER | {"prepare", "pictures"},
+    "pictures": {"train", "evaluate", "training", "prepare"},
     "runtime": UPPER | {"viz", "prepare"},
     "models": UPPER - {"models"} | {"viz"},
     "objectives": {"train", "evaluate", "training", "build", "evaluation", "viz"},
@@ -283,6 +284,9 @@ for module in sys.argv[1:]:
         calls += [[name] for name in PROTOCOLS]
     if module == "sjepa_fast.prepare":
         calls += [["merge"]]
+    if module == "sjepa_fast.plot":
+        from sjepa_fast.pictures import KINDS
+        calls += [[name] for name in KINDS]
     for words in calls:
         sys.argv = [module, *words, "--help"]
         with contextlib.redirect_stdout(text):

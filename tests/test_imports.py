@@ -2,7 +2,7 @@
 
 from tests.tiny import run_python
 
-COMMANDS = ("train", "evaluate", "prepare", "ablate", "convert", "export", "embed")
+COMMANDS = ("train", "evaluate", "prepare", "ablate", "convert", "export", "embed", "plot")
 
 
 def test_no_command_loads_the_compiler() -> None:

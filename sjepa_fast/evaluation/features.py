@@ -27,6 +27,8 @@ from sjepa_kernels.tubelets import to_tubelets
 # Clips that are encoded at a time. Sums depend on it in their last bits, so several processes share
 # whole chunks.
 CHUNK = 256
+# A run of a large set does not wait for a score that training has no part in.
+RAW_BYTES = 2**30
 ALONE = World()
 
 
@@ -121,6 +123,21 @@ def scale_features(
     if pool in ("full", "raw"):
         return center_features(train, test)
     return standardize_features(train, test)
+
+
+def raw_nearest_neighbour(
+    clips: ResidentClips, train_ids: Tensor, test_ids: Tensor, config: TrainConfig
+) -> Tensor | None:
+    """Predict the labels of test clips as `nearest_neighbour`, by their coordinates.
+
+    Returns None where the coordinates take more than `RAW_BYTES`.
+    """
+    numbers = clips.max_bodies * config.data.frames * clips.layout.num_joints * 3
+    if 4 * numbers * (len(train_ids) + len(test_ids)) > RAW_BYTES:
+        return None
+    train, test = (raw_features(clips, ids, config) for ids in (train_ids, test_ids))
+    train, test = scale_features(train, test, config.eval.knn_scaling, "raw")
+    return knn_predict(train, clips.labels_N[train_ids], test)[1]
 
 
 def nearest_neighbour(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sjepa_fast.build import build_model
-from sjepa_fast.config.schema import TrainConfig
+from sjepa_fast.config.schema import DataConfig, TrainConfig
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.data.facts import usual_split
 from sjepa_fast.data.feed import open_clips
@@ -21,7 +21,7 @@ from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.data.store_schema import clip_in_pool
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.labelled import labelled_parts
-from sjepa_fast.evaluation.request import Request
+from sjepa_fast.evaluation.request import EvalData, Request
 from sjepa_fast.joint_map import map_joints
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.opening import check_fields, read_json, read_text
@@ -50,8 +50,8 @@ class Subject:
     config: TrainConfig  # the run's configuration with the requested data
     store: Store
     clips: ResidentClips  # the data on the device
-    train_ids: Tensor  # clips of the training part that have a label, int64 on the device
-    test_ids: Tensor  # clips of the test part that have a label
+    train_ids: Tensor  # scored clips of the training part (with a label), int64 on the device
+    test_ids: Tensor  # scored clips of the test part
     fit_ids: Tensor  # all of the training part: what a fresh encoder's whitening is fitted on
     dtype: torch.dtype
     checkpoint: Checkpoint | None  # the weights; None for random and raw
@@ -113,32 +113,48 @@ def own_split(run: Path, store: Store) -> str:
     return split
 
 
-def open_subject(request: Request) -> Subject:
-    """Open the run and the data of a request, and join the other processes, if there are any.
+def asked_data(
+    run: Path, trained: DataConfig, asked: EvalData, *, verify: bool = True
+) -> tuple[Store, DataConfig]:
+    """Open the store that is asked for, and return the run's data with what else is asked for.
 
-    Raises InputError if the run, the store or the split does not fit, or clips have no labels.
+    Raises InputError if there is no store, or nothing says by which split to go. `verify` is that
+    of `open_store`.
     """
-    trained = read_run(request.run)
-    root = request.data.root or trained.data.root
-    eval_crop = request.data.eval_crop or trained.data.eval_crop
+    root = asked.root or trained.root
+    eval_crop = asked.eval_crop or trained.eval_crop
     if not 0 < eval_crop <= 1:
         raise InputError("data.eval_crop", eval_crop, "give a share above 0 and up to 1")
     if root is None:
         raise InputError("data.root", "not given", "add --data.root STORE")
-    store = open_store(root)
-    split, bodies = request.data.split, request.data.bodies
-    if trained_on_pool(request.run) and not store.sets:
-        split, bodies = split or own_split(request.run, store), bodies or store.max_bodies
+    store = open_store(root, verify=verify)
+    split, bodies = asked.split, asked.bodies
+    if trained_on_pool(run) and not store.sets:
+        split, bodies = split or own_split(run, store), bodies or store.max_bodies
     data = dataclasses.replace(
-        trained.data,
+        trained,
         root=root,
-        split=split or trained.data.split,
-        bodies=bodies or trained.data.bodies,
+        split=split or trained.split,
+        bodies=bodies or trained.bodies,
         eval_crop=eval_crop,
     )
+    return store, data
+
+
+def open_subject(request: Request, *, labels: bool = True) -> Subject:
+    """Open the run and the data of a request, and join the other processes, if there are any.
+
+    Without `labels` its clips are all of the two parts. Raises InputError if the run, the store or
+    the split does not fit, or clips have no labels and are to have some.
+    """
+    trained = read_run(request.run)
+    store, data = asked_data(request.run, trained.data, request.data)
     runtime = dataclasses.replace(trained.runtime, **dataclasses.asdict(request.runtime))
     config = dataclasses.replace(trained, data=data, runtime=runtime)
-    train_ids, test_ids = labelled_parts(store, data.split)
+    if labels:
+        train_ids, test_ids = labelled_parts(store, data.split)
+    else:
+        train_ids, test_ids = (store.ids(data.split, part) for part in ("train", "test"))
     trained_encoder = request.encoder in ("target", "view")
     checkpoint = latest_checkpoint(request.run) if trained_encoder else None
     layout = store.layout

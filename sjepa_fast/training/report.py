@@ -3,47 +3,23 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from sjepa_fast.config.schema import TrainConfig, replace
+from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.data.store import Store
-from sjepa_fast.evaluation.features import nearest_neighbour
+from sjepa_fast.evaluation.features import nearest_neighbour, raw_nearest_neighbour
 from sjepa_fast.evaluation.labelled import labelled_parts, lacking
-from sjepa_fast.evaluation.metrics import accuracy, confusion_matrix
-from sjepa_fast.objectives.objective import Objective, make_step_input
+from sjepa_fast.evaluation.metrics import accuracy
+from sjepa_fast.objectives.objective import Objective
 from sjepa_fast.opening import check_fields, read_json
+from sjepa_fast.pictures.confusion import knn_figure
+from sjepa_fast.pictures.curves import SCORES, run_curves
+from sjepa_fast.pictures.mask import clip_mask
 from sjepa_fast.runtime.files import write_json
-from sjepa_fast.runtime.logging import read_metrics
-from sjepa_fast.viz.confusion import plot_confusion
-from sjepa_fast.viz.curves import plot_curves
-from sjepa_fast.viz.skeleton import plot_clip_mask
-from sjepa_kernels.tubelets import to_frames
-
-
-def picture_mask(config: TrainConfig, store: Store, clips: ResidentClips) -> None:
-    """Draw the crop and the mask of the first training clip at step 0."""
-    device = clips.joints_RVC.device
-    ids = torch.from_numpy(store.ids(config.data.split, "train")[:1]).to(device)
-    seed = torch.tensor(config.seed, device=device)
-    inputs = make_step_input(clips, ids, seed, torch.zeros_like(seed), config)
-    masked = torch.ones(inputs.clip_BNP.shape[:2], dtype=torch.bool, device=device)
-    # The first of a body's masks, where it has several.
-    seen = inputs.ids_keep_BK.view(len(masked), -1, inputs.ids_keep_BK.shape[1])[:, 0]
-    masked.scatter_(1, seen.long(), False)
-    bodies = int(clips.bodies_N[ids[0]])
-    length, joints = config.model.segment_length, store.layout.num_joints
-    # The same crop as coordinates, whatever stream the mask was drawn from.
-    joint_config = replace(config, data={"stream": "joint"})
-    shown = make_step_input(clips, ids, seed, torch.zeros_like(seed), joint_config)
-    clip = to_frames(shown.clip_BNP[:bodies], joints)
-    plot_clip_mask(
-        clip.cpu().numpy(),
-        store.layout,
-        masked[:bodies].view(bodies, -1, joints).cpu().numpy(),
-        config.run / "mask.png",
-        title=f"{store.names[int(ids[0])]}: {100 * masked.float().mean():.0f} % of tokens masked",
-        segment_length=length,
-    )
+from sjepa_fast.viz.curves import curves_figure
+from sjepa_fast.viz.figure import save_figure
+from sjepa_fast.viz.tokens import token_figure
 
 
 def _score_before(config: TrainConfig) -> float:
@@ -54,33 +30,42 @@ def _score_before(config: TrainConfig) -> float:
 
 
 def write_report(
-    config: TrainConfig, store: Store, clips: ResidentClips, model: Objective, dtype: torch.dtype
+    config: TrainConfig,
+    store: Store,
+    clips: ResidentClips,
+    model: Objective,
+    dtype: torch.dtype,
+    guess: Tensor | None,
 ) -> list[str]:
     """Score the encoder that is used downstream and write the run's pictures.
 
-    Returns lines to print: where the pictures are, and the scores before and after, where there
-    are labels.
+    `guess` are the labels that its nearest neighbours predict, if that is known already. Returns
+    lines to print: where the pictures are, and the scores before and after, where there are labels.
     """
-    device = clips.joints_RVC.device
-    plot_curves(read_metrics(config.run), config.run / "curves.png")
-    picture_mask(config, store, clips)
-    lines = [f"pictures: {config.run}/curves.png, {config.run}/mask.png"]
+    run, device = config.run, clips.joints_RVC.device
+    first = int(store.ids(config.data.split, "train")[0])
+    save_figure(token_figure(clip_mask(config, store, clips, first, step=0)), run / "mask.png")
+    lines = [f"pictures: {run}/curves.png, {run}/mask.png"]
     if lacking(store, config.data.split) is not None:
+        save_figure(curves_figure([run_curves(run)]), run / "curves.png")
         return lines
     parts = labelled_parts(store, config.data.split)
     train, test = (torch.from_numpy(ids).to(device) for ids in parts)
     train = train[: config.eval.knn_clips]
     labels = clips.labels_N[test]
-    guess = nearest_neighbour(model.eval_encoder, clips, train, test, config, dtype)
+    if guess is None:
+        guess = nearest_neighbour(model.eval_encoder, clips, train, test, config, dtype)
     after = accuracy(guess, labels)
     before = _score_before(config)
-    matrix = confusion_matrix(guess, labels, len(store.class_names))
-    picture = config.run / "confusion.png"
-    plot_confusion(matrix, store.class_names, picture, title=f"1-NN, {after:.1f} %")
-    result = {"pool": config.eval.online_pool, "before": before, "after": after}
-    write_json(config.run / "results" / "knn-before-after.json", result)
+    raw_guess = raw_nearest_neighbour(clips, train, test, config)
+    raw = None if raw_guess is None else accuracy(raw_guess, labels)
+    scores = {"pool": config.eval.online_pool, "before": before, "after": after, "raw": raw}
+    save_figure(curves_figure([run_curves(run, scores)]), run / "curves.png")
+    save_figure(knn_figure(guess, labels, store.class_names), run / "confusion.png")
+    write_json(run / SCORES, scores)
+    beside = "" if raw is None else f", {raw:.1f} % by raw coordinates"
     return [
         f"kNN ({config.eval.online_pool} pooling, {config.data.split}): {before:.1f} % with the "
-        f"random initialisation, {after:.1f} % after training",
-        lines[0] + f", {config.run}/confusion.png",
+        f"random initialisation, {after:.1f} % after training{beside}",
+        lines[0] + f", {run}/confusion.png",
     ]

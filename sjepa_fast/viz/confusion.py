@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib import colormaps
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from sjepa_fast.viz.figure import new_figure, plotted, save_figure
+from sjepa_fast.viz.figure import new_figure, plotted
 
 
-def plot_confusion(matrix_CC: Tensor, class_names: Sequence[str], out: Path, title: str) -> None:
+def confusion_figure(matrix_CC: Tensor, class_names: Sequence[str], title: str) -> Figure:
     """Draw row-normalised percentages; numbers are written where there are few classes.
 
     Rows are true classes; those without a test clip are grey.
@@ -30,8 +30,8 @@ def plot_confusion(matrix_CC: Tensor, class_names: Sequence[str], out: Path, tit
         shown = [plotted(name) for name in class_names]
         axes.set_xticks(range(classes), shown, rotation=60, ha="right", fontsize=size)
         axes.set_yticks(range(classes), shown, fontsize=size)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
     axes.set_title(plotted(title, 120), fontsize=10)
     if classes <= 20:
         for row in range(classes):
@@ -40,5 +40,5 @@ def plot_confusion(matrix_CC: Tensor, class_names: Sequence[str], out: Path, tit
                     color = "white" if share[row, column] > 55 else "black"
                     text = f"{share[row, column]:.0f}"
                     axes.text(column, row, text, ha="center", va="center", color=color, fontsize=7)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="% of true class")
-    save_figure(figure, out)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class (%)")
+    return figure

@@ -28,9 +28,9 @@ from sjepa_fast.evaluation.saved import RESULT_BYTES
 from sjepa_fast.evaluation.subject import clips_seen_in_training, data_record
 from sjepa_fast.run_folder import read_run
 from sjepa_fast.skeletons import NTU25
-from sjepa_fast.viz.confusion import plot_confusion
-from sjepa_fast.viz.figure import plotted
-from sjepa_fast.viz.skeleton import plot_clip_mask
+from sjepa_fast.viz.confusion import confusion_figure
+from sjepa_fast.viz.figure import plotted, save_figure
+from sjepa_fast.viz.tokens import masked_tokens, token_figure
 from tests.fuzz.mutate import ODD, put_odd
 
 NAMES = ("/../../../OWNED", "..", "a/b", "\x1b[2J\x1b]0;OWNED\x07", "a\nb", "\u202egnp", "$x^$")
@@ -58,12 +58,13 @@ def test_a_result_stays_in_its_run_whatever_the_names(
 
 def test_pictures_take_any_name_and_no_formula(tmp_path: Path) -> None:
     names = ["$\\frac{$", "$a^$", "\x1b[1m", "x" * 5000]
-    plot_confusion(torch.eye(4).long(), names, tmp_path / "c.png", title="$\\frac{$ \x1b")
+    picture = confusion_figure(torch.eye(4).long(), names, title="$\\frac{$ \x1b")
+    save_figure(picture, tmp_path / "c.png")
     assert imread(tmp_path / "c.png").shape[1] < 2000
     assert plotted("$a$\x1b") == r"\$a\$\x1b"
     clip = synthetic_clip(13, 0, 1, 1)[:, :32]
     masked = np.zeros((len(clip), 8, 25), dtype=bool)
-    plot_clip_mask(clip, NTU25, masked, tmp_path / "m.png", "$\\frac{$", 4)
+    save_figure(token_figure(masked_tokens(clip, masked, NTU25, "$\\frac{$")), tmp_path / "m.png")
 
 
 def test_the_most_classes_that_a_store_may_have_can_be_scored(tmp_path: Path) -> None:
@@ -71,7 +72,8 @@ def test_the_most_classes_that_a_store_may_have_can_be_scored(tmp_path: Path) ->
     matrix = confusion_matrix(labels, labels.flip(0), MAX_CLASSES)
     assert matrix.numel() * len("0, ") < RESULT_BYTES, "and their result be read"
     assert matrix.nbytes <= 2**27 and matrix.sum() == MAX_CLASSES
-    plot_confusion(matrix, [f"class {i}" for i in range(MAX_CLASSES)], tmp_path / "c.png", "t")
+    names = [f"class {i}" for i in range(MAX_CLASSES)]
+    save_figure(confusion_figure(matrix, names, "t"), tmp_path / "c.png")
     assert max(imread(tmp_path / "c.png").shape) < 3000
 
 
