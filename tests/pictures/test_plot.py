@@ -294,6 +294,8 @@ def test_pca_finds_the_plane_that_holds_the_points() -> None:
     assert 99 <= sum(shares) <= 101 and shares[0] > shares[1]
 
 
+# The libraries' own warnings, such as that umap-learn misses Tensorflow for what nobody asked for.
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("method", "module"), [("tsne", "sklearn"), ("umap", "umap")])
 def test_maps_of_the_extra(folder: Path, tmp_path: Path, method: str, module: str) -> None:
     out = tmp_path / "m.png"
