@@ -62,7 +62,12 @@ def write_report(
     scores = {"pool": config.eval.online_pool, "before": before, "after": after, "raw": raw}
     save_figure(curves_figure([run_curves(run, scores)]), run / "curves.png")
     save_figure(knn_figure(guess, labels, store.class_names), run / "confusion.png")
-    write_json(run / SCORES, scores)
+    matrix = confusion_matrix(guess, labels, len(store.class_names))
+    cells = matrix.nonzero()
+    pairs = torch.cat([cells, matrix[cells.T[0], cells.T[1]][:, None]], dim=1)
+    # True class, predicted class, clips.
+    confused = {"classes": list(store.class_names), "confusion": pairs.tolist()}
+    write_json(run / SCORES, {**scores, **confused})
     beside = "" if raw is None else f", {raw:.1f} % by raw coordinates"
     return [
         f"kNN ({config.eval.online_pool} pooling, {config.data.split}): {before:.1f} % with the "
