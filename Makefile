@@ -20,6 +20,10 @@ CUDA_STAMP := $(CUDA_VENV)/.installed
 CUDA_PINS := $(CUDA_VENV)/constraints.txt
 REHEARSED := cattrs matplotlib numpy packaging pytest pytest-benchmark pytest-timeout pyyaml rich safetensors tensorboard tyro
 
+# Of the page of a report.
+THREE := 0.187.0
+ESBUILD := 0.28.2
+
 # How many SIGKILLs `make torture` sends.
 KILLS ?= 1000
 # Where `make torture` writes its table; empty for no record.
@@ -31,7 +35,7 @@ REHEARSE := tests/null_gpu
 # Changed files of every kind, and how many of each: make fuzz INPUTS=1000 FUZZ_FLAGS="--seed 1"
 INPUTS ?= 5000
 
-.PHONY: env demo test test-all torture fuzz bench lint pydoclint audit lock cuda rehearse hub clean
+.PHONY: env demo test test-all torture fuzz bench lint pydoclint audit lock cuda rehearse three hub clean
 
 env: $(STAMP)
 
@@ -110,6 +114,17 @@ lock: $(AUDIT)/pip-audit
 	echo pydoclint | $(LOCK) .ci/requirements-lint.txt -
 	sed -i -E '/^(torch|sjepa-kernels)==/,/[^\\]$$/d' .ci/requirements.txt
 	sed -i '1i # What continuous integration installs, with the hash of every file that pip may take.\n# Made by `make lock` out of pyproject.toml and constraints.txt.' .ci/requirements*.txt
+
+# The part of three.js that the report's page has inside, with its licence; needs npm and its
+# registry, and nobody but who changes three.entry.js or the version.
+three:
+	mkdir -p build/three
+	cp sjepa_fast/reporting/three.entry.js build/three/
+	cd build/three && npm install --silent --no-save --ignore-scripts --prefix . three@$(THREE) esbuild@$(ESBUILD)
+	build/three/node_modules/.bin/esbuild build/three/three.entry.js --bundle --minify --format=iife \
+		--global-name=THREE --charset=ascii --legal-comments=none --log-level=warning \
+		"--banner:js=/* three.js $(THREE), bundled by make three.$$(echo; echo; cat build/three/node_modules/three/LICENSE) */" \
+		--outfile=sjepa_fast/reporting/page/three.bundle.js
 
 # sjepa_kernels as Hugging Face's Kernel Hub wants it.
 hub:

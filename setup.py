@@ -15,7 +15,11 @@ setup(
     # Not {"": "."}: an editable install would put the whole folder on the path.
     package_dir={"sjepa_fast": "sjepa_fast"},
     packages=find_packages(include=["sjepa_fast", "sjepa_fast.*"]),
-    package_data={"sjepa_fast": ["py.typed"], "sjepa_fast.embedding": ["tiny/*"]},
+    package_data={
+        "sjepa_fast": ["py.typed"],
+        "sjepa_fast.embedding": ["tiny/*"],
+        "sjepa_fast.reporting": ["page/*"],
+    },
     include_package_data=False,
     ext_modules=[library("sjepa_fast.data.readers._skeleton_text", PARSER)],
     cmdclass=COMMANDS,

@@ -20,6 +20,7 @@ COMMANDS = {
     "embed": "write the features of clips",
     "results": "show all scores of one run or several in one table",
     "plot": "draw clips, masks, predictions, attention, curves, maps, confusion, neighbours",
+    "report": "write one page of one run or several, to look at in a browser",
     "doctor": "say what is wrong with a run, and the flag to try",
     "ablate": "train a run with each of several values of a flag, and compare",
     "convert": "read weights of other projects' codes",

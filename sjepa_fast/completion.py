@@ -20,6 +20,7 @@ from sjepa_fast.merge import MERGE, MergeConfig
 from sjepa_fast.names import say
 from sjepa_fast.pictures import KINDS
 from sjepa_fast.prepare import PrepareConfig
+from sjepa_fast.report import ReportConfig
 
 SHELLS = ["bash", "zsh"]
 
@@ -35,6 +36,7 @@ def words() -> dict[str, list[str]]:
         "evaluate": list(PROTOCOLS),
         "convert": cli.flags(ConvertConfig),
         "results": [],
+        "report": cli.flags(ReportConfig),
         "doctor": [],
         "plot": list(KINDS),
         "embed": ["tiny", *cli.flags(EmbedConfig)],

@@ -29,6 +29,7 @@ from sjepa_fast.evaluation.labelled import lacking
 from sjepa_fast.evaluation.metrics import accuracy
 from sjepa_fast.names import say
 from sjepa_fast.opening import read_json
+from sjepa_fast.reporting.write import try_page
 from sjepa_fast.run_folder import describe_run
 from sjepa_fast.runtime.checkpoint import list_checkpoints, resume
 from sjepa_fast.runtime.compile_cache import cache_file, load_compiled, save_compiled
@@ -94,7 +95,7 @@ def prepare_run(config: TrainConfig, store: Store) -> None:
         if begun != store.fingerprint:
             value = f"{config.data.root} holds other clips or splits than when the run began"
             raise InputError("data.root", value, "restore that store, or choose another --run")
-    remove_leftovers(config.run, "*.yaml", "*.json", "*.jsonl", "*.txt", "*.png")
+    remove_leftovers(config.run, "*.yaml", "*.json", "*.jsonl", "*.txt", "*.png", "*.html")
     remove_leftovers(config.run / "results", "knn-before.json", "knn-before-after.json")
     remove_leftovers(config.run / "checkpoints", "step-*")
     describe_run(config, store)
@@ -332,6 +333,7 @@ def train(config: TrainConfig) -> int:
                     say(line)
             except OSError as error:
                 raise failed_to_write(config.run, "the report", error) from error
+            say(try_page(config.run, store, clips, model))
         world.barrier()
         disconnect(world)
     if health.stops:

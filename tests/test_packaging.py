@@ -164,6 +164,8 @@ def test_sdist_has_what_building_and_testing_need(built: dict[str, tuple[Path, P
         "pyproject.toml",
         "kernels/pyproject.toml",
         "kernels/LICENSE",
+        "sjepa_fast/reporting/three.entry.js",
+        *(path.relative_to(ROOT).as_posix() for path in (ROOT / "sjepa_fast").rglob("page/*")),
         "constraints.txt",
         "Makefile",
         "LICENSE",
@@ -198,11 +200,14 @@ def test_wheel_has_one_package_for_every_python(
         about = next(name for name in names if name.endswith(".dist-info/METADATA"))
         head = archive.read(about).decode()
         licence = archive.read(about.replace("METADATA", "licenses/LICENSE"))
-    assert "\nLicense-Expression: Apache-2.0\n" in head
+    # three.js is in the one that writes pages.
+    stated = {"sjepa_fast": "Apache-2.0 AND MIT", "sjepa_kernels": "Apache-2.0"}[package]
+    assert f"\nLicense-Expression: {stated}\n" in head
     assert licence == (ROOT / "LICENSE").read_bytes()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {package}
     kinds = ("*.py", "*.json", "*.safetensors", "py.typed")
     wanted = {path.relative_to(folder).as_posix() for kind in kinds for path in folder.rglob(kind)}
+    wanted |= {path.relative_to(folder).as_posix() for path in folder.glob("reporting/page/*")}
     assert {f"{package}/{name}" for name in wanted} <= names
     libraries = {name for name in names if name.endswith((".so", ".dylib", ".dll", ".pyd"))}
     assert libraries == ({LIBRARIES[package]} if compiles else set())

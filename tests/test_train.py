@@ -77,6 +77,7 @@ def test_run_folder_is_complete(finished: Path) -> None:
         "curves.png",
         "confusion.png",
         "mask.png",
+        "report.html",
         "results/knn-before-after.json",
     ):
         assert (finished / name).stat().st_size > 0, name

@@ -179,7 +179,7 @@ def test_what_killed_writers_left_is_removed_at_the_next_start(
     shutil.copytree(whole, run)
     left = [".metrics.jsonl.abcdefg8", "checkpoints/.step-00000007.dropped/model.safetensors"]
     left += ["checkpoints/.step-00000005.a_b2c3d4/state.safetensors", ".curves.png.12345678"]
-    left += ["results/.knn-before.json.abcdefgh"]
+    left += ["results/.knn-before.json.abcdefgh", ".report.html.12345678"]
     kept = [".note", "checkpoints/.mine", ".notes.txt.mine", "results/.knn-target.json.abcdefgh"]
     for name in (*left, *kept):
         (run / name).parent.mkdir(exist_ok=True)

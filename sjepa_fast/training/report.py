@@ -10,7 +10,7 @@ from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.data.store import Store
 from sjepa_fast.evaluation.features import nearest_neighbour, raw_nearest_neighbour
 from sjepa_fast.evaluation.labelled import labelled_parts, lacking
-from sjepa_fast.evaluation.metrics import accuracy
+from sjepa_fast.evaluation.metrics import accuracy, confusion_matrix
 from sjepa_fast.objectives.objective import Objective
 from sjepa_fast.opening import check_fields, read_json
 from sjepa_fast.pictures.confusion import knn_figure

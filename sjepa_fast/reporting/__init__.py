@@ -1,0 +1,1 @@
+"""The report of runs: one page that works from a file, without a network."""
