@@ -19,10 +19,10 @@ function rgb(color) {
   return `rgb(${color.map(Math.round).join(",")})`;
 }
 
-// One of so many classes or runs: hues a golden angle apart, so that neighbours differ.
+// One of so many classes or runs: hues a golden angle apart, in three shades, so that those of near
+// hues differ.
 function hue(index) {
-  const light = 46 + 12 * (Math.floor(index / 9) % 2);
-  return `hsl(${(212 + index * 137.508) % 360}, 62%, ${light}%)`;
+  return `hsl(${(212 + index * 137.508) % 360}, 62%, ${[50, 38, 66][index % 3]}%)`;
 }
 
 const MODES = {
