@@ -54,9 +54,10 @@ class SJEPA(Objective):
     def token_losses(self, batch: StepInput) -> Tensor:
         """Cross-entropy of each predicted token."""
         _, prediction, targets, rows = self._compared(batch)
-        each = zip(prediction.flatten(0, 1).split(1), rows.split(1), strict=True)
-        losses = [self._cross_entropy(row, targets, at)[0] for row, at in each]
-        return torch.stack(losses).view(len(batch.view_BNP), -1)
+        target = targets.tokens_UND.flatten(0, 1).index_select(0, rows).float()
+        wanted = ((target - self.center) / self.objective.temp_target).softmax(-1)
+        said = (prediction.flatten(0, 1).float() / self.objective.temp_student).log_softmax(-1)
+        return -(wanted * said).sum(-1).view(len(batch.view_BNP), -1)
 
     def _compared(self, batch: StepInput) -> tuple[Tensor, Tensor, Targets, Tensor]:
         """Features of the visible tokens, the prediction, the targets, and which rows of them."""

@@ -44,11 +44,12 @@ class AttentionRequest(ClipRequest):
 @torch.no_grad()
 def attention_weights(
     encoder: SkeletonTransformer, tubelets_BNP: Tensor, layer: int
-) -> tuple[Tensor, Tensor]:
-    """Return the weights of a block's attention, counted from 0, and its values.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the weights of a block's attention, counted from 0, its values, and the features.
 
     Weights (B, H, N, N): each row, of the token that looks, has the sum 1. Values (B, H, N, D / H)
-    are what they mix. The blocks themselves never write the weights down.
+    are what they mix. The blocks themselves never write the weights down. Features (B, N, D) are
+    what the encoder returns.
     """
     block = encoder.blocks[layer]
     assert isinstance(block, Block)
@@ -59,13 +60,13 @@ def attention_weights(
 
     hook = block.register_forward_pre_hook(keep)
     try:
-        encoder(tubelets_BNP)
+        features = encoder(tubelets_BNP)
     finally:
         hook.remove()
     qkv_BN3HD = block.qkv(block.norm1(found[0])).unflatten(2, (3, block.heads, -1))
     q_BHND, k_BHND, v_BHND = qkv_BN3HD.permute(2, 0, 3, 1, 4).unbind(0)
     scores = q_BHND @ k_BHND.transpose(2, 3) / q_BHND.shape[-1] ** 0.5
-    return scores.softmax(dim=-1), v_BHND
+    return scores.softmax(dim=-1), v_BHND, features
 
 
 def _count(argument: str, value: int, most: int) -> int | None:
@@ -101,7 +102,7 @@ def draw_attention(request: AttentionRequest, moving: bool) -> Figure | Movie:
     bodies = int(scene.clips.bodies_N[index])
     x = scene.clips.eval_crop(torch.tensor([index]), config.data)[0, :bodies]
     place = len(encoder.blocks) - 1 if layer is None else layer
-    weights_BHNN, _ = attention_weights(encoder, to_tubelets(x, length), place)
+    weights_BHNN, _, _ = attention_weights(encoder, to_tubelets(x, length), place)
     chosen_BNN = weights_BHNN.mean(dim=1) if head is None else weights_BHNN[:, head]
     share_BN = chosen_BNN[:, looks_N].mean(dim=1) * chosen_BNN.shape[-1]
     heads = "mean of the heads" if head is None else f"head {head + 1}"

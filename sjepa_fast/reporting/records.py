@@ -18,6 +18,7 @@ from sjepa_fast.doctor import Records, findings, read_records
 from sjepa_fast.errors import InputError
 from sjepa_fast.names import printable
 from sjepa_fast.opening import check_fields, read_json
+from sjepa_fast.pictures.curves import SCORES
 from sjepa_fast.results import Score, read_scores
 from sjepa_fast.training.flops import step_flops
 from sjepa_fast.viz.curves import PANELS
@@ -32,7 +33,6 @@ MORE_PANELS = (
 )
 # Of a curve; a phone has some four hundred pixels across.
 MOST_POINTS = 300
-SCORES = Path("results/knn-before-after.json")
 Confusion = tuple[list[str], list[list[int]]]
 
 
@@ -46,6 +46,8 @@ class Run:
     environment: dict[str, Any]
     profile: dict[str, Any] | None
     scores: list[Score]
+    raw: float | None
+    """1-NN of raw coordinates, in percent."""
     confusion: Confusion | None
     """Class names, and (true class, predicted class, clips) for all pairs that occur."""
 
@@ -77,6 +79,7 @@ def read_run_records(folder: Path) -> Run:
         environment=_optional(folder / "env.json") or {},
         profile=_profile(folder / "profile" / "profile.json"),
         scores=scores,
+        raw=_raw(folder / SCORES),
         confusion=_confusion(folder / SCORES),
     )
 
@@ -91,6 +94,14 @@ def _profile(path: Path) -> dict[str, Any] | None:
         check_fields("run", path, profile, {"seconds": (dict,), "peak_mib": (float,)})
         check_fields("run", path, profile["seconds"], dict.fromkeys(profile["seconds"], (float,)))
     return profile
+
+
+def _raw(path: Path) -> float | None:
+    found = _optional(path)
+    if found is None or found.get("raw") is None:
+        return None
+    check_fields("run", path, found, {"raw": (float,)})
+    return float(found["raw"])
 
 
 def _confusion(path: Path) -> Confusion | None:
@@ -179,6 +190,7 @@ def _folded_knn(group: Sequence[Run]) -> dict[str, Any] | None:
         "pool": group[0].config.eval.online_pool,
         "before": mean_and_error(before),
         "after": mean_and_error(after),
+        "raw": group[0].raw,
         "runs": len(pairs),
     }
 

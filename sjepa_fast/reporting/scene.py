@@ -22,12 +22,13 @@ from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.data.store import Store
 from sjepa_fast.evaluation.features import pool_tokens, scale_features
 from sjepa_fast.names import printable
+from sjepa_fast.objectives.coordinates import CoordinateObjective
 from sjepa_fast.objectives.masking import draw_mask
 from sjepa_fast.objectives.objective import Objective, StepInput
+from sjepa_fast.pictures.projection import pca
 from sjepa_fast.reporting.tokens import (
     features_and_attention,
     predicted_frames,
-    predictions,
     predicts_coordinates,
 )
 from sjepa_fast.training.flops import block_flops
@@ -125,14 +126,12 @@ def _look(networks: Networks, clips: ResidentClips, ids_B: Tensor) -> Tokens:
     batch = StepInput(x, x, keep, hide)
     keys = key_frames(data.frames)
     loss = predicted = None
-    found = predictions(model, batch)
-    if found is not None:
-        prediction, loss_RQ = found
-        whole = torch.full(x.shape[:2], torch.nan, device=x.device)
-        loss = _array(whole.scatter(1, hide.long(), loss_RQ.float()))
-        if predicts_coordinates(config):
-            numbers: Any = model
-            predicted = _array(predicted_frames(numbers, batch, prediction)[:, keys])
+    if model.predictor is not None:
+        none = torch.full(x.shape[:2], torch.nan, device=x.device)
+        loss = _array(none.scatter(1, hide.long(), model.token_losses(batch)))
+    if predicts_coordinates(config):
+        assert isinstance(model, CoordinateObjective)
+        predicted = _array(predicted_frames(model, batch)[:, keys])
     # One absent body stands for all of them.
     seen = torch.cat([x, torch.zeros_like(x[:1])])
     features, attention = features_and_attention(model.eval_encoder, seen)
@@ -159,15 +158,10 @@ def key_frames(frames: int) -> list[int]:
 
 
 def flat_map(features_BF: Tensor) -> NDArray[np.float32]:
-    """Return the first two principal axes of features, each scaled alike, (B, 2)."""
-    x = (features_BF - features_BF.mean(0)).double().nan_to_num(0.0)
-    values, vectors = torch.linalg.eigh(x @ x.T)
-    axes = vectors[:, -2:].flip(1) * values[-2:].flip(0).clamp_min(0).sqrt()
-    if axes.shape[1] < 2:
-        axes = torch.nn.functional.pad(axes, (0, 2 - axes.shape[1]))
-    # The sign of an axis is arbitrary; without a rule it would differ between machines.
-    signs = axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    return _array(axes * torch.where(signs == 0, 1.0, signs))
+    """Return the first two principal axes of features, (B, 2)."""
+    if len(features_BF) < 2:
+        return np.zeros((len(features_BF), 2), np.float32)
+    return pca(_array(features_BF.nan_to_num(0.0)), 0)[0]
 
 
 def packed(values: NDArray[Any]) -> str:

@@ -230,7 +230,7 @@ def test_attention_is_what_the_block_mixes_by(folder: Path) -> None:
     )
     torch.manual_seed(0)
     tubelets = torch.randn(2, 4 * 25, 12)
-    weights, values = attention_weights(encoder, tubelets, 0)
+    weights, values, _ = attention_weights(encoder, tubelets, 0)
     torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
     with torch.no_grad():
         block, x = encoder.blocks[0], encoder.embed(tubelets)

@@ -74,6 +74,8 @@ def test_one_run_has_curves_without_errors_and_measured_passes(sjepa_run: Path) 
     assert not any("error" in curve for curve in found["curves"])
     assert {curve["key"] for curve in found["curves"]} >= {"loss", "knn", "effective_rank", "lr"}
     assert [name for name, _ in found["speed"]][:2] == ["ms per step", "clips per second"]
+    score = json.loads((sjepa_run / "results" / "knn-before-after.json").read_text())
+    assert found["knn"]["raw"] == score["raw"] > 0
     assert "optim:\n" in found["config"]
     assert found["environment"]["device"] == "cpu"
 

@@ -31,15 +31,19 @@ function tiles(group) {
 }
 
 function scoresOf(groups) {
+  const beside = (group, label) => group.scores.some((score) => label in score.beside)
+    || (label !== "scratch" && group.knn && typeof group.knn.raw === "number");
   const labels = ["raw", "random", "scratch"].filter((label) =>
-    groups.some((group) => group.scores.some((score) => label in score.beside)));
+    groups.some((group) => beside(group, label)));
   const setting = groups.length > 1 ? ["setting"] : [];
   const rows = [];
   for (const group of groups) {
     const own = setting.length ? [group.name] : [];
     const { knn } = group;
     if (knn) {
-      const dashes = labels.map((label) => (label === "random" ? percent([knn.before[0], null]) : "–"));
+      const others = { raw: knn.raw, random: knn.before[0] };
+      const dashes = labels.map((label) =>
+        percent(typeof others[label] === "number" ? [others[label], null] : null));
       rows.push([...own, `1-NN at the end, ${knn.pool} pooling`, percent(knn.after), knn.runs, ...dashes]);
     }
     for (const score of group.scores) {
