@@ -24,7 +24,7 @@ COMMANDS = {
     "doctor": "say what is wrong with a run, and the flag to try",
     "ablate": "train a run with each of several values of a flag, and compare",
     "convert": "read weights of other projects' codes",
-    "export": "write a store in a format that other code reads",
+    "export": "write a model for other runtimes, or a store for other code",
     "completion": "print what makes bash or zsh complete these commands",
 }
 

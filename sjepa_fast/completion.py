@@ -15,7 +15,7 @@ from sjepa_fast.data.readers import READERS
 from sjepa_fast.embed import EmbedConfig
 from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.evaluation.protocols import PROTOCOLS
-from sjepa_fast.export import ExportConfig
+from sjepa_fast.export import FORMATS, ExportConfig
 from sjepa_fast.merge import MERGE, MergeConfig
 from sjepa_fast.names import say
 from sjepa_fast.pictures import KINDS
@@ -40,7 +40,7 @@ def words() -> dict[str, list[str]]:
         "doctor": [],
         "plot": list(KINDS),
         "embed": ["tiny", *cli.flags(EmbedConfig)],
-        "export": ["ctrgcn", *cli.flags(ExportConfig)],
+        "export": ["tiny", *cli.flags(ExportConfig), *FORMATS],
         "completion": SHELLS,
     }
     for name, protocol in PROTOCOLS.items():

@@ -44,7 +44,7 @@ finally:
 
 
 def test_arguments_are_handed_over(capsys: pytest.CaptureFixture[str]) -> None:
-    assert ended(["export", "ctrgcm", "--store", "s", "--out", "o.npz"]) == 2
+    assert ended(["export", "s", "--format", "ctrgcm", "--out", "o.npz"]) == 2
     assert capsys.readouterr().err == "format: ctrgcm; nearest: ctrgcn\n"
 
 

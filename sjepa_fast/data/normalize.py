@@ -59,6 +59,17 @@ def rotation_between(start: NDArray[np.float64], end: NDArray[np.float64]) -> ND
     return np.asarray(np.eye(3) + cross + cross @ cross / (1 + cosine))
 
 
+def joint_above_root(layout: SkeletonLayout) -> int:
+    """The joint next to the root on the way up the spine."""
+    # Roots differ between layouts: NTU's tree hangs from mid-shoulder, and joint 1 is below it.
+    if layout.parents[layout.center] != layout.center:
+        return layout.parents[layout.center]
+    above = layout.spine_top
+    while layout.parents[above] not in (above, layout.center):
+        above = layout.parents[above]
+    return above
+
+
 def align_spine(clip_MTVC: Clip, layout: SkeletonLayout) -> Clip:
     """Turn all bodies: in the first body's first frame the spine points up, the shoulders to +x.
 
@@ -67,12 +78,7 @@ def align_spine(clip_MTVC: Clip, layout: SkeletonLayout) -> Clip:
     are turned last, which may tilt the spine a little.
     """
     first = clip_MTVC[0, 0].astype(np.float64)
-    above = layout.spine_top
-    while layout.parents[above] not in (above, layout.center):
-        above = layout.parents[above]
-    # Roots differ between layouts: NTU's tree hangs from mid-shoulder, and joint 1 is below it.
-    if layout.parents[layout.center] != layout.center:
-        above = layout.parents[layout.center]
+    above = joint_above_root(layout)
     left, right = layout.shoulders
     up = rotation_between(first[above] - first[layout.center], np.array([0.0, 1.0, 0.0]))
     side = rotation_between(up @ (first[right] - first[left]), np.array([1.0, 0.0, 0.0]))

@@ -28,6 +28,7 @@ from sjepa_fast.embedding.arrays import (
 )
 from sjepa_fast.embedding.content import Content, fitting_encoder
 from sjepa_fast.embedding.hub import push_folder
+from sjepa_fast.embedding.portable import write_portable
 from sjepa_fast.embedding.saved import write_model
 from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.evaluation.features import encode_tokens, pool_tokens
@@ -138,8 +139,7 @@ class Model:
         batch_size: int = BATCH,
     ) -> Features:
         """Do what `embed` does for pairs of name and clip; messages call a clip by its name."""
-        if pool not in get_args(Pool):
-            raise InputError("pool", pool, nearest(str(pool), list(get_args(Pool))))
+        _check_pool(pool)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise InputError("batch_size", batch_size, "give a whole number of clips, at least 1")
         skeleton = chosen_layout(layout, self.layout)
@@ -223,6 +223,52 @@ class Model:
         """
         write_model(self.content, Path(folder))
 
+    def export(
+        self,
+        file: str | Path,
+        pool: Pool = "mean",
+        layout: str | SkeletonLayout | None = None,
+        *,
+        bodies: int | None = None,
+    ) -> float:
+        """Write the model as one file that needs no `sjepa_fast`: raw clips in, features out.
+
+        >>> import sjepa_fast
+        >>> largest_difference = sjepa_fast.load("tiny").export("tiny.onnx")  # doctest: +SKIP
+
+        Normalisation, crop and resizing are inside, but no check of the input. The input is `clips`
+        (N, bodies, T, V, 3) in float32, with N and T free and absent bodies zero; the outputs are
+        `features`, as `embed` returns them, and `tokens` (N, bodies, S, V, D). It computes in
+        float32. The file says all this, in JSON under the name `sjepa_fast`.
+
+        Args:
+            file: A `.pt2` file, which `torch.export.load` reads, or an `.onnx` file, which needs
+                the extra `export`; an existing one is replaced.
+            pool: As in `embed`.
+            layout: As in `embed`.
+            bodies: As in `embed`.
+
+        Returns:
+            The largest difference of its features from those of `embed` in float32, on clips of
+            noise, as a share of the largest feature.
+
+        Raises:
+            InputError: An argument cannot be used, a package is missing, or the file cannot be
+                written.
+            RunStopped: The file's features are not the model's; then none is written.
+        """
+        _check_pool(pool)
+        skeleton, config = chosen_layout(layout, self.layout), self._config(bodies)
+        exact = Model(self.content, device="cpu", dtype="float32")
+        return write_portable(
+            self.content,
+            Path(file),
+            lambda clips: exact.embed(clips, pool, skeleton, bodies=bodies),
+            layout=skeleton,
+            pool=pool,
+            bodies=config.data.bodies,
+        )
+
     def push_to_hub(
         self,
         repo_id: str,
@@ -269,3 +315,8 @@ class Model:
             needed = feature_bytes(config, layout, len(arrays) * most)
             check_fits("batch_size", needed, self.device, "encode fewer clips at a time")
             yield pack_clips(arrays, layout, config.data, self.device)
+
+
+def _check_pool(pool: str) -> None:
+    if pool not in get_args(Pool):
+        raise InputError("pool", pool, nearest(str(pool), list(get_args(Pool))))
