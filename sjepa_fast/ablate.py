@@ -38,6 +38,7 @@ from sjepa_fast.runtime.checkpoint import latest_checkpoint
 from sjepa_fast.runtime.files import write_json, write_text
 from sjepa_fast.runtime.logging import read_metrics
 from sjepa_fast.train import train
+from sjepa_fast.training.continuing import origin_of
 from sjepa_fast.viz.ablation import ablation_figure
 from sjepa_fast.viz.figure import save_figure
 
@@ -118,7 +119,7 @@ def parse_ablation(argv: list[str]) -> Ablation:
         say(_USAGE.format(command=cli.command("sjepa_fast.ablate")))
     axes, values = _take_list(args, "--axis"), _take_list(args, "--values")
     seeds = _take_list(args, "--seeds")
-    base = parse_train(args, facts_of)
+    base = parse_train(args, facts_of, origin_of)
     if len(axes) != 1 or not values:
         raise InputError("axis", " ".join(axes) or "not given", "add --axis KEY --values A B")
     if not any(arg == "--run" or arg.startswith("--run=") for arg in args):

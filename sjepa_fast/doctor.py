@@ -110,6 +110,12 @@ def below_initialisation(of: Records) -> str | None:
     """Features that were better before training."""
     if of.scores is None or of.scores[1] > of.scores[0]:
         return None
+    if of.config.continue_from:
+        return (
+            f"1-NN is {of.scores[1]:.1f} % after training and was {of.scores[0]:.1f} % with the "
+            f"weights of {of.config.continue_from}: --optim.lr {of.config.optim.lr / 10:g}, or use "
+            "those as they are"
+        )
     whiten = of.config.data.whiten
     softer = " --data.whiten 0.5" if whiten > 0.5 else ""
     return (

@@ -10,7 +10,12 @@ from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.config.validation import validate
 from sjepa_fast.data.store import Store
 from sjepa_fast.errors import InputError
+from sjepa_fast.opening import read_text
 from sjepa_fast.runtime.files import write_json, write_text
+
+# What the weights that a run began with are, and the clips that those have seen.
+CONTINUED, EARLIER_IDS = "continued_from.json", "earlier_train_ids.txt"
+_TRAIN_IDS = "train_ids.txt"
 
 
 def describe_run(config: TrainConfig, store: Store) -> None:
@@ -25,6 +30,28 @@ def describe_run(config: TrainConfig, store: Store) -> None:
     if store.sets:
         data["sets"] = {found.name: found.split for found in store.sets}
     write_json(config.run / "data.json", data)
+
+
+def describe_origin(config: TrainConfig, record: dict[str, Any]) -> None:
+    """Write down which model a run continues, and the clips that it has seen, where they are known.
+
+    They are if it is a run folder; a saved model does not say.
+    """
+    write_json(config.run / CONTINUED, record)
+    source = Path(config.continue_from)
+    if (source / _TRAIN_IDS).is_file():
+        write_text(config.run / EARLIER_IDS, "\n".join(sorted(clips_seen(source))) + "\n")
+
+
+def clips_seen(run: Path) -> set[str]:
+    """Return the names of all clips that a run's encoder was trained on; empty if not known.
+
+    Raises InputError if the run has no list of them that can be read.
+    """
+    names = read_text("run", run / _TRAIN_IDS).splitlines()
+    if (run / EARLIER_IDS).is_file():
+        names += read_text("run", run / EARLIER_IDS).splitlines()
+    return {name for name in names if name}
 
 
 def read_run(run: Path) -> TrainConfig:

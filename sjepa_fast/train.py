@@ -43,6 +43,7 @@ from sjepa_fast.runtime.preflight import preflight
 from sjepa_fast.runtime.saving import Saver, failed_to_write, what_is_kept
 from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.runtime.signals import StopSignals
+from sjepa_fast.training.continuing import open_start, origin_of, start_from
 from sjepa_fast.training.diagnosis import diagnose
 from sjepa_fast.training.flops import step_flops
 from sjepa_fast.training.health import Health
@@ -169,6 +170,7 @@ def train(config: TrainConfig) -> int:
     validate_tokens(config, store.layout.num_joints)
     check_shares(config, world)
     check_sets(config, store)
+    begins_with = open_start(config, store.layout)
     train_part = store.ids(config.data.split, "train")
     knn_part = store.labelled(config.data.split, "train")[: config.eval.knn_clips]
     test_part = store.labelled(config.data.split, "test")
@@ -199,9 +201,12 @@ def train(config: TrainConfig) -> int:
         resumed = resume(config.run, model, optimizer, world)
         if resumed is not None:
             start = resumed.step
-        elif world.leads and unscored is None:
-            _, before = neighbours()
-            write_json(config.run / "results" / "knn-before.json", {"top1": before})
+        else:
+            if begins_with is not None:
+                start_from(begins_with, model, config, world)
+            if world.leads and unscored is None:
+                _, before = neighbours()
+                write_json(config.run / "results" / "knn-before.json", {"top1": before})
         schedule = tabulate(config, total, warmup, device)
 
         together = config.objective.target_every
@@ -343,7 +348,7 @@ def train(config: TrainConfig) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     """Console entry: parse, train, exit with 0, 1, 2 (usage), 129, 130 or 143 (stopped, saved)."""
-    cli.run_main(lambda: train(parse_train(cli.arguments(argv), facts_of)))
+    cli.run_main(lambda: train(parse_train(cli.arguments(argv), facts_of, origin_of)))
 
 
 if __name__ == "__main__":

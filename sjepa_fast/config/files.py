@@ -16,6 +16,7 @@ from cattrs.gen import make_dict_structure_fn
 from cattrs.v import format_exception
 
 from sjepa_fast import cli
+from sjepa_fast.config.continued import Origin, OriginOf, describe, taken
 from sjepa_fast.config.plain_yaml import plain_yaml
 from sjepa_fast.config.presets import FITTED, PRESETS, preset
 from sjepa_fast.config.presets_small import fitted, unfitted
@@ -270,20 +271,24 @@ _USAGE = """usage: {command} [PRESET] [--config FILE] [--section.key value ...]
 
 Values come from the preset, then the YAML file, then the flags; the later wins. Presets:
 {presets}
-Without a preset it is {by_store} where a store is given (--data.root), else {by_itself}.
+Without a preset it is {by_store} where a store is given (--data.root), else {by_itself}; with
+--continue-from MODEL the one of {by_store} and its like that has the model's objective.
 
 --config FILE       YAML with the same sections and keys, such as a run's config.yaml
 --print-config      print the resolved configuration and stop
 """
 
 
-def parse_train(argv: list[str], facts_of: FactsOf | None = None) -> TrainConfig:
+def parse_train(
+    argv: list[str], facts_of: FactsOf | None = None, origin_of: OriginOf | None = None
+) -> TrainConfig:
     """Resolve `[PRESET] [--config FILE] [--section.key value ...]`: preset < YAML < flags.
 
     Without preset and file, `--run DIR --resume auto` uses the run's own configuration.
     Without `--run`, the preset's folder is used, with a number appended if it exists.
     A preset that fits itself to the store is told of it by `facts_of` (`data.facts.facts_of`), and
-    what it chose is printed; without `facts_of` such presets are refused.
+    what it chose is printed; without `facts_of` such presets are refused. A model that is continued
+    is opened by `origin_of` (`training.continuing.origin_of`), and what is taken over is printed.
 
     Returns the resolved configuration, not yet validated. Raises SystemExit with code 0 after
     `--help` or `--print-config`.
@@ -302,7 +307,7 @@ def parse_train(argv: list[str], facts_of: FactsOf | None = None) -> TrainConfig
     if show:
         args.remove("--print-config")
     values = {} if file is None else _load(Path(file))
-    base, lines = _base(name, values, file or "", args, facts_of)
+    base, lines = _base(name, values, file or "", args, facts_of, origin_of)
     config = cli.parse(TrainConfig, args, default=base, prog=_PROG)
     if show:
         say("\n".join([*(f"# {line}" for line in lines), to_yaml(config).rstrip("\n")]))
@@ -329,18 +334,56 @@ def _base(
     source: str,
     args: list[str],
     facts_of: FactsOf | None,
+    origin_of: OriginOf | None,
 ) -> tuple[TrainConfig, list[str]]:
-    """Return the configuration that the flags change, and lines on what was fitted to the store."""
+    """Return the configuration that the flags change, and lines on what was chosen."""
     if name is None and not source and ("auto" in args or "--resume=auto" in args):
         own = _own_config(cli.parse(TrainConfig, args, default=preset(BY_ITSELF), prog=_PROG))
         if own is not None:
             return apply_yaml(preset(BY_ITSELF), own), []
+    origin = None
+    if values.get("continue_from") or _names(args, "continue_from"):
+        origin = _origin(values, source, args, origin_of)
+    if name is None and origin is not None:
+        name = f"{origin.config.objective.kind}-small"
     if name is None:
         rooted = leaves(values).get("data.root") is not None or _names(args, "data.root")
         name = BY_STORE if rooted else BY_ITSELF
+    start = unfitted(FITTED[name][1]) if name in FITTED else preset(name)
+    start = apply_values(start, values, source)
+    if origin is None and name not in FITTED:
+        return start, []
+    asked = cli.parse(TrainConfig, args, default=start, prog=_PROG)
+    in_file = leaves(with_new_names(values)[0])
+    now = leaves(to_dict(asked))
+    given = {key: value for key, value in now.items() if key in in_file or _names(args, key)}
+    lines: list[str] = []
+    settled: dict[str, Any] = {}
+    if origin is not None:
+        choices = taken(origin, start, given)
+        settled = {choice.key: choice.value for choice in choices}
+        start, lines = with_values(start, settled), describe(origin, choices)
     if name in FITTED:
-        return _fitted(name, values, source, args, facts_of)
-    return apply_values(preset(name), values, source), []
+        start, found = _fitted(name, start, asked, given | settled, facts_of)
+        lines += [line for key, line in found if key not in settled]
+    return start, lines
+
+
+def _origin(
+    values: dict[str, Any], source: str, args: list[str], origin_of: OriginOf | None
+) -> Origin | None:
+    """Open the model that a run continues, if there is one."""
+    start = apply_values(TrainConfig(), values, source)
+    asked = cli.parse(TrainConfig, args, default=start, prog=_PROG)
+    if not asked.continue_from:
+        return None
+    own = _own_config(asked)
+    if own is not None:
+        # It was opened when the run began, and need not be there any more.
+        return Origin(asked.continue_from, read_config(own), str(asked.run), begun=True)
+    if origin_of is None:
+        raise InputError("continue_from", asked.continue_from, "models are not opened here")
+    return origin_of(asked.continue_from)
 
 
 def _own_config(asked: TrainConfig) -> Path | None:
@@ -351,21 +394,18 @@ def _own_config(asked: TrainConfig) -> Path | None:
 
 def _fitted(
     name: str,
-    values: dict[str, Any],
-    source: str,
-    args: list[str],
+    start: TrainConfig,
+    asked: TrainConfig,
+    given: dict[str, Any],
     facts_of: FactsOf | None,
-) -> tuple[TrainConfig, list[str]]:
-    """Fit a preset to the store; what YAML, flags or a run that goes on have is not chosen."""
-    method = FITTED[name][1]
-    start = apply_values(unfitted(method), values, source)
-    asked = cli.parse(TrainConfig, args, default=start, prog=_PROG)
+) -> tuple[TrainConfig, list[tuple[str, str]]]:
+    """Fit a preset to the store; what is `given`, or what a run that goes on has, is not chosen.
+
+    Returns lines too, with the keys that they are about.
+    """
     if asked.data.root is None:
         fix = f"{name} fits itself to a store: add --data.root STORE (made by sjepa_fast.prepare)"
         raise InputError("data.root", "not given", fix)
-    in_file = leaves(with_new_names(values)[0])
-    now = leaves(to_dict(asked))
-    given = {key: value for key, value in now.items() if key in in_file or _names(args, key)}
     own = _own_config(asked)
     if own is not None:
         begun = leaves(to_dict(read_config(own)))
@@ -375,9 +415,9 @@ def _fitted(
     if facts_of is None:
         raise InputError("preset", name, "it fits itself to a store, which is not read here")
     facts = facts_of(asked.data.root, given.get("data.split"))
-    choices = fitted(method, facts, given)[1]
+    choices = fitted(FITTED[name][1], facts, given)[1]
     chosen = with_values(start, {choice.key: choice.value for choice in choices})
-    return chosen, [f"{name} for {facts}:", *(f"  {choice}" for choice in choices)]
+    return chosen, [("", f"{name} for {facts}:"), *((c.key, f"  {c}") for c in choices)]
 
 
 def _free_folder(run: Path) -> Path:

@@ -306,6 +306,10 @@ class TrainConfig:
     """Seed of initialisation, sampling, views and masks."""
     resume: Literal["never", "auto"] = "never"
     """auto continues from the newest whole checkpoint of the run folder, if there is one."""
+    continue_from: str = ""
+    """Model whose weights view and target encoder begin with: run folder, saved model, owner/name
+    on the Hugging Face Hub, or tiny. Its sizes and normalisation are taken over, at a tenth of the
+    rate; predictor, center and optimiser start anew."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)

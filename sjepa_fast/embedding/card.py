@@ -37,6 +37,8 @@ def model_card(content: Content) -> str:
     chosen = ", ".join(name for name, on in steps if on) or "as they are"
     store, split = (_cell(content.trained_on.get(key)) for key in ("store", "split"))
     objective = config.objective.kind
+    earlier = content.trained_on.get("continued_from")
+    before = f", from the weights of {_cell(earlier.get('model'))}" if earlier else ""
     kind = content.encoder if TRAITS[objective].target_encoder else "view"
     lines = [
         "---",
@@ -48,7 +50,7 @@ def model_card(content: Content) -> str:
         "",
         *_prose(
             f"The {kind} encoder of `{objective}`, pre-trained without labels for {content.step} "
-            f"steps on {store} (split {split}). Made by `sjepa_fast` {__version__}."
+            f"steps on {store} (split {split}){before}. Made by `sjepa_fast` {__version__}."
         ),
         "",
         _USE.format(joints=layout.num_joints),

@@ -25,6 +25,8 @@ from sjepa_fast.runtime.logging import recorded_dtype
 from sjepa_fast.runtime.manifest import WEIGHTS, read_manifest
 from sjepa_fast.skeletons import SkeletonLayout
 
+_TRAINED_ON = ("store", "fingerprint", "split", "continued_from")
+
 
 @dataclass(frozen=True)
 class Content:
@@ -38,7 +40,7 @@ class Content:
     encoder: str  # target or view
     step: int
     dtype: str  # precision of the training, float32 or bfloat16
-    trained_on: dict[str, Any]  # store, fingerprint and split
+    trained_on: dict[str, Any]  # store, fingerprint and split, and the model that was continued
     results: list[dict[str, Any]] = field(default_factory=list)  # scores with their conditions
 
 
@@ -75,6 +77,6 @@ def run_content(run: Path, encoder: str) -> Content:
         encoder=encoder,
         step=manifest.step,
         dtype="bfloat16" if dtype == torch.bfloat16 else "float32",
-        trained_on={key: record[key] for key in ("store", "fingerprint", "split")},
+        trained_on={key: record[key] for key in _TRAINED_ON if key in record},
         results=run_results(run, encoder, manifest.files[WEIGHTS].sha256),
     )

@@ -49,10 +49,13 @@ def load(
     """
     if encoder not in get_args(Encoder):
         raise InputError("encoder", encoder, nearest(str(encoder), list(get_args(Encoder))))
-    return Model(_content(source, encoder, revision), device=device, dtype=dtype)
+    return Model(open_content(source, encoder, revision), device=device, dtype=dtype)
 
 
-def _content(source: str | Path, encoder: Encoder, revision: str | None) -> Content:
+def open_content(
+    source: str | Path, encoder: Encoder = "target", revision: str | None = None
+) -> Content:
+    """Open what `load` takes, with the same arguments and errors, without making a model of it."""
     path = Path(source)
     if path.is_dir():
         if (path / CONFIG).exists():

@@ -47,6 +47,7 @@ def write_model(content: Content, folder: Path) -> None:
     config = dataclasses.replace(
         content.config,
         run=TrainConfig().run,
+        continue_from="",
         data=dataclasses.replace(content.config.data, root=None),
     )
     try:

@@ -24,8 +24,8 @@ from sjepa_fast.evaluation.labelled import labelled_parts
 from sjepa_fast.evaluation.request import EvalData, Request
 from sjepa_fast.joint_map import map_joints
 from sjepa_fast.models.encoder import SkeletonTransformer
-from sjepa_fast.opening import check_fields, read_json, read_text
-from sjepa_fast.run_folder import read_run
+from sjepa_fast.opening import check_fields, read_json
+from sjepa_fast.run_folder import CONTINUED, clips_seen, read_run
 from sjepa_fast.runtime.checkpoint import Checkpoint, latest_checkpoint
 from sjepa_fast.runtime.device import pick_device, settled_dtype, wants_compile
 from sjepa_fast.runtime.dist import World, connect, environment_world
@@ -74,10 +74,15 @@ class Subject:
 
 
 def data_record(run: Path) -> dict[str, Any]:
-    """Read what a run folder says of its data; raises InputError if it does not say it."""
+    """Read what a run folder says of its data, and of the model that it continues.
+
+    Raises InputError if it does not say it.
+    """
     path = run / "data.json"
     record = read_json("run", path)
     check_fields("run", path, record, _RECORD)
+    if (run / CONTINUED).is_file():
+        record["continued_from"] = read_json("run", run / CONTINUED)
     return record
 
 
@@ -274,7 +279,7 @@ def clips_seen_in_training(run: Path, store: Store, ids: np.ndarray) -> int | No
 
     In a pool a clip's name has that of its set in front.
     """
-    seen = set(read_text("run", run / "train_ids.txt").splitlines())
+    seen = clips_seen(run)
     if not seen:
         return None
     names = (str(store.names[i]) for i in ids)

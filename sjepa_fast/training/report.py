@@ -69,8 +69,10 @@ def write_report(
     confused = {"classes": list(store.class_names), "confusion": pairs.tolist()}
     write_json(run / SCORES, {**scores, **confused})
     beside = "" if raw is None else f", {raw:.1f} % by raw coordinates"
+    origin = config.continue_from
+    begun = f"weights of {origin}" if origin else "random initialisation"
     return [
         f"kNN ({config.eval.online_pool} pooling, {config.data.split}): {before:.1f} % with the "
-        f"random initialisation, {after:.1f} % after training{beside}",
+        f"{begun}, {after:.1f} % after training{beside}",
         lines[0] + f", {run}/confusion.png",
     ]

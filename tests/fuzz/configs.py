@@ -147,7 +147,7 @@ def written_and_read(config: TrainConfig) -> TrainConfig:
 
 def _grid_setup(folder: Path) -> None:
     # Parsing flags takes a tenth of a second, and is a target of its own.
-    ablate.parse_train = lambda args, _: _base(args[args.index("--run") + 1])
+    ablate.parse_train = lambda args, *_: _base(args[args.index("--run") + 1])
     _ablation(["--axis", "ratio", "--values", "0.5", "--run", str(folder)])
 
 
