@@ -80,7 +80,7 @@ def measured() -> str:
         ]
     if not any(path.parent.name.startswith("gpu") for path in paths):
         parts.append(
-            "On a GPU the step and its attention are measured (../README.md), single ops not yet."
+            "On a GPU the step and its attention are measured (docs/speed.md), single ops not yet."
         )
     return wrapped("\n\n".join(parts))
 

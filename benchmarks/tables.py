@@ -1,10 +1,10 @@
-"""From measurements to the README: condense a pytest-benchmark JSON, and print the tables.
+"""From measurements to the documents: condense a pytest-benchmark JSON, and print the tables.
 
 python -m benchmarks.tables condense RAW.json OUT.json [FILES]   keep what identifies no machine;
                                                                  FILES is what pytest was given
 python -m benchmarks.tables keep RAW.json NAME [FILES]           the same into the folder of the CPU
                                                                  it was measured on, as NAME.json
-python -m benchmarks.tables readme                               rewrite the README's tables
+python -m benchmarks.tables pages                                rewrite the documents' tables
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def gpu_tables(folder: Path) -> str:
     return "\n\n".join([counted_table(not parts), *parts])
 
 
-# Rows of `ledger.json` that the README compares, with names for its columns.
+# Rows of `ledger.json` that the page compares, with names for its columns.
 COUNTED = {
     "ours": "sjepa-ntu60-xsub bf16 default",
     "ours, own attention": "sjepa-ntu60-xsub bf16 triton",
@@ -191,12 +191,10 @@ def demo_table(result: dict[str, Any]) -> str:
     return markdown(["demo", "1-NN before", "1-NN after", "wall s"], cells)
 
 
-def tables() -> str:
-    """All tables of the README, from the committed results."""
+def speed_tables() -> str:
+    """Return all tables of speed and memory, from the committed results."""
     folder = RESULTS / "cpu-2-cores"
     step = json.loads((folder / "step.json").read_text())
-    demo = json.loads((folder / "demo.json").read_text())
-    subjects = json.loads((folder / "demo_subjects.json").read_text())
     facts = step["rows"][0]
     return "\n\n".join(
         [
@@ -209,6 +207,17 @@ def tables() -> str:
             *other_cpu_tables(RESULTS, folder.name),
             gpu_tables(RESULTS),
             *optional_tables(folder),
+        ]
+    )
+
+
+def score_tables() -> str:
+    """Return what the demo and the small sets give, from the committed results."""
+    folder = RESULTS / "cpu-2-cores"
+    demo = json.loads((folder / "demo.json").read_text())
+    subjects = json.loads((folder / "demo_subjects.json").read_text())
+    return "\n\n".join(
+        [
             "**Demo**: top-1 % across views, mean-pooled, cold compiler cache, peak "
             f"{demo['peak_rss_mib']} MiB (`python -m benchmarks.demo OUT`).",
             demo_table(demo),
@@ -226,15 +235,19 @@ def tables() -> str:
     )
 
 
+# The one place that says which document holds which tables.
+PAGES = {"docs/speed.md": speed_tables, "docs/quickstart.md": score_tables}
+
+
 def between(text: str, begin: str, end: str, new: str) -> str:
     """Return the text with what stands between two markers made anew."""
     head, _, rest = text.partition(begin)
     return f"{head}{begin}\n{new}\n{end}{rest.partition(end)[2]}"
 
 
-def with_tables(readme: str) -> str:
-    """Return the README's text with its tables made anew."""
-    return between(readme, BEGIN, END, page.wrapped(tables()))
+def with_tables(name: str) -> str:
+    """Return the text of a document of `PAGES` with its tables made anew."""
+    return between((ROOT / name).read_text(), BEGIN, END, page.wrapped(PAGES[name]()))
 
 
 def main() -> None:
@@ -245,8 +258,8 @@ def main() -> None:
         raw = json.loads(Path(sys.argv[2]).read_text())
         Path(sys.argv[3]).write_text(json.dumps(condense(raw, *sys.argv[4:]), indent=1) + "\n")
     else:
-        path = ROOT / "README.md"
-        path.write_text(with_tables(path.read_text()))
+        for name in PAGES:
+            (ROOT / name).write_text(with_tables(name))
 
 
 if __name__ == "__main__":

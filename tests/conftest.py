@@ -51,7 +51,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def nucla(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder where the README's first N-UCLA command made stores/nucla.
+    """Folder where the quickstart's first N-UCLA command made stores/nucla.
 
     Tests may add runs of their own names.
     """
@@ -62,16 +62,16 @@ def nucla(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nucla")
     with pytest.MonkeyPatch.context() as here:
         here.chdir(folder)
-        run_documented(nucla_lines("README.md", data_root)[0])
+        run_documented(nucla_lines("docs/quickstart.md", data_root)[0])
     return folder
 
 
 @pytest.fixture(scope="session")
 def nucla_run(nucla: Path, data_root: Path) -> Path:
-    """Folder of the run of the README's second N-UCLA command, shortened; results may be added."""
+    """Folder of the run of the quickstart's second command, shortened; results may be added."""
     from tests.tiny import nucla_lines, run_python
 
-    words = nucla_lines("README.md", data_root)[1]
+    words = nucla_lines("docs/quickstart.md", data_root)[1]
     short = ["--optim.length=3", "--optim.warmup=1", "--optim.batch-size=16", "--log.knn-every=0"]
     done = run_python(*words[1:], *short, cwd=nucla)
     assert done.returncode == 0, done.stderr

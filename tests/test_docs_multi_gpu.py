@@ -46,6 +46,6 @@ def test_commands_work_one_after_another(tmp_path: Path) -> None:
     assert json.loads(file.read_text())["top1_k1"] == after
 
 
-def test_the_readmes_line_is_one_of_them() -> None:
-    lines = commands("README.md")
+def test_the_quickstarts_line_is_one_of_them() -> None:
+    lines = commands("docs/quickstart.md")
     assert lines and all(words in commands(DOCUMENT) for words in lines)

@@ -40,7 +40,7 @@ def test_commands_run_one_after_another(
     data_root: Path, nucla: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare, *grids = nucla_lines("docs/predictor.md", data_root)
-    assert prepare == nucla_lines("README.md", data_root)[0], "it ran already"
+    assert prepare == nucla_lines("docs/quickstart.md", data_root)[0], "it ran already"
     assert [words[2] for words in grids] == ["sjepa_fast.ablate"] * 2
     monkeypatch.chdir(nucla)
     for words in grids:

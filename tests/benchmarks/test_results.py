@@ -1,4 +1,4 @@
-"""The README's tables are those of the committed result files, and nothing else is in them."""
+"""The documents' tables are those of the committed result files, and nothing else is in them."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from benchmarks import tables
 from benchmarks.conftest import bfloat16_by
 from benchmarks.tables import (
+    PAGES,
     RESULTS,
     ROOT,
     cold_start_line,
@@ -23,9 +24,11 @@ from benchmarks.tables import (
 )
 
 
-def test_readme_tables_are_generated() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert with_tables(text) == text, "run: python -m benchmarks.tables readme"
+@pytest.mark.parametrize("name", PAGES)
+def test_tables_are_generated(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert text.count("\n| ") > 15
+    assert with_tables(name) == text, "run: python -m benchmarks.tables pages"
 
 
 def test_results_name_command_and_hardware_and_no_machine() -> None:
