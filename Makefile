@@ -8,6 +8,12 @@ INSTALLED_FROM := constraints.txt pyproject.toml setup.py kernels/pyproject.toml
 
 PYDOCLINT := $(VENV)/pydoclint/bin/pydoclint
 
+# The site's tools; scikit-learn is for an example that the tests of the tree do without.
+DOCS := $(VENV)/docs/bin
+DOCS_TOOLS := furo myst-parser scikit-learn sphinx
+# Its python, with this tree and the packages of the other environment before its own.
+IN_DOCS = PYTHONPATH=.:kernels:$$($(BIN)/python -c 'import torch, pathlib; print(pathlib.Path(torch.__file__).parents[1])') $(DOCS)/python
+
 AUDIT := $(VENV)/audit/bin
 LOCK := $(AUDIT)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras -c constraints.txt \
 	--no-annotate --no-header --no-emit-index-url --no-emit-find-links --output-file
@@ -35,7 +41,7 @@ REHEARSE := tests/null_gpu
 # Changed files of every kind, and how many of each: make fuzz INPUTS=1000 FUZZ_FLAGS="--seed 1"
 INPUTS ?= 5000
 
-.PHONY: env demo test test-all torture fuzz bench lint pydoclint audit lock cuda rehearse three hub clean
+.PHONY: env demo test test-all torture fuzz bench lint pydoclint docs pictures audit lock cuda rehearse three hub clean
 
 env: $(STAMP)
 
@@ -96,6 +102,22 @@ $(PYDOCLINT): constraints.txt | env
 pydoclint: $(PYDOCLINT)
 	$(PYDOCLINT) --quiet --config pyproject.toml sjepa_fast kernels/sjepa_kernels
 
+$(DOCS)/sphinx-build: constraints.txt | env
+	$(BIN)/python -m venv $(VENV)/docs
+	$(DOCS)/python -m pip install --quiet -c constraints.txt $(DOCS_TOOLS)
+	touch $@
+
+# The site, in build/site: a warning is an error, and so is a link to what is not there. What is
+# written as a session of Python is run, and so is the example that needs scikit-learn.
+docs: $(DOCS)/sphinx-build
+	$(IN_DOCS) -m pytest -q tests/examples/test_classify_folder.py
+	$(IN_DOCS) -m sphinx -q -W --keep-going -b doctest docs build/doctest
+	$(IN_DOCS) -m sphinx -q -W --keep-going -b html docs build/site
+
+# The pictures of README and site, from embedded data and committed results.
+pictures: env
+	$(BIN)/python -m benchmarks.pictures
+
 # Tools that look at packages and are needed by hand alone: the newest.
 $(AUDIT)/pip-audit: | env
 	$(BIN)/python -m venv $(VENV)/audit
@@ -112,6 +134,7 @@ lock: $(AUDIT)/pip-audit
 	$(AUDIT)/python -m pip wheel --quiet --no-deps --wheel-dir build/lock ./kernels
 	$(LOCK) .ci/requirements.txt --find-links build/lock --extra dev pyproject.toml kernels/pyproject.toml
 	echo pydoclint | $(LOCK) .ci/requirements-lint.txt -
+	printf '%s\n' $(DOCS_TOOLS) | $(LOCK) .ci/requirements-docs.txt -
 	sed -i -E '/^(torch|sjepa-kernels)==/,/[^\\]$$/d' .ci/requirements.txt
 	sed -i '1i # What continuous integration installs, with the hash of every file that pip may take.\n# Made by `make lock` out of pyproject.toml and constraints.txt.' .ci/requirements*.txt
 

@@ -14,8 +14,43 @@ import pytest
 from tests.test_house import ROOT, asked_of_others, needed_now, pins
 
 DOCUMENT = ROOT / "docs" / "licences.md"
-# Of pydoclint's own environment, which is not the one that the tests run in; see the Makefile.
-ELSEWHERE = {"click": "BSD-3-Clause", "docstring-parser-fork": "MIT", "pydoclint": "MIT"}
+# Of environments of their own, which are not the one that the tests run in; see the Makefile.
+ELSEWHERE = {
+    "make lint": {"click": "BSD-3-Clause", "docstring-parser-fork": "MIT", "pydoclint": "MIT"},
+    "make docs": {
+        "accessible-pygments": "BSD License",
+        "alabaster": "BSD License",
+        "babel": "BSD-3-Clause",
+        "beautifulsoup4": "MIT License",
+        "certifi": "Mozilla Public License 2.0 (MPL 2.0)",
+        "charset-normalizer": "MIT",
+        "cloudpickle": "BSD-3-Clause",
+        "docutils": "BSD License; GNU General Public License (GPL)",
+        "furo": "MIT License",
+        "idna": "BSD-3-Clause",
+        "imagesize": "MIT",
+        "joblib": "BSD-3-Clause",
+        "mdit-py-plugins": "MIT License",
+        "myst-parser": "MIT License",
+        "narwhals": "MIT",
+        "requests": "Apache Software License",
+        "roman-numerals": "0BSD OR CC0-1.0",
+        "scikit-learn": "BSD-3-Clause",
+        "scipy": "BSD License",
+        "snowballstemmer": "BSD-3-Clause",
+        "soupsieve": "MIT",
+        "sphinx": "BSD-2-Clause",
+        "sphinx-basic-ng": "MIT License",
+        "sphinxcontrib-applehelp": "BSD License",
+        "sphinxcontrib-devhelp": "BSD License",
+        "sphinxcontrib-htmlhelp": "BSD License",
+        "sphinxcontrib-jsmath": "BSD License",
+        "sphinxcontrib-qthelp": "BSD License",
+        "sphinxcontrib-serializinghtml": "BSD License",
+        "threadpoolctl": "BSD-3-Clause",
+        "urllib3": "MIT",
+    },
+}
 
 
 def licence_of(name: str) -> str:
@@ -47,7 +82,7 @@ def table() -> str:
     development = closure(asked_of_others("dev")) - runtime
     rows = [(name, licence_of(name), "the library") for name in sorted(runtime)]
     rows += [(name, licence_of(name), "development") for name in sorted(development)]
-    rows += [(name, text, "`make lint`") for name, text in ELSEWHERE.items()]
+    rows += [(n, text, f"`{make}`") for make, all_ in ELSEWHERE.items() for n, text in all_.items()]
     lines = ["| package | licence | needed for |", "| --- | --- | --- |"]
     return "\n".join([*lines, *(f"| {name} | {text} | {use} |" for name, text, use in rows)]) + "\n"
 

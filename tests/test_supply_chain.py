@@ -8,7 +8,7 @@ import pytest
 
 from tests.test_house import ROOT, normal, pins
 
-LOCKS = (".ci/requirements.txt", ".ci/requirements-lint.txt")
+LOCKS = (".ci/requirements.txt", ".ci/requirements-lint.txt", ".ci/requirements-docs.txt")
 
 
 def locked(name: str) -> dict[str, tuple[str, list[str]]]:
