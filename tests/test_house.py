@@ -198,6 +198,9 @@ def test_one_version_stands_everywhere() -> None:
     assert pin == f"sjepa-kernels=={__version__}"
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == __version__ == sjepa_kernels.__version__
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## (\d+\.\d+\.\d+)", changes, re.M)
+    assert versions[0] == __version__, "a section of its own in CHANGELOG.md"
     assert "version" in project()["dynamic"] and "version" in project("kernels")["dynamic"]
 
 

@@ -1,3 +1,3 @@
 """The version of both distributions; builds and sjepa_fast read it without importing torch."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
