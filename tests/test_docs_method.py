@@ -239,6 +239,9 @@ def test_index_names_every_document() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     links = set(re.findall(r"\]\(([^)#]+)\)", index))
     assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md", "index.md"} <= links
+    site = (ROOT / "docs" / "index.md").read_text()
+    listed = set(re.findall(r"^(?:.* <)?([\w/-]+)>?$", site, re.M))
+    assert {Path(link).stem for link in links if link.endswith(".md") and "/" not in link} <= listed
     local = [link for link in links if "://" not in link]
     assert [link for link in local if not (ROOT / "docs" / link).exists()] == []
     assert "(docs/README.md)" in (ROOT / "README.md").read_text()
