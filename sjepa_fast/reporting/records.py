@@ -200,7 +200,8 @@ def _curves(group: Sequence[Run]) -> list[dict[str, Any]]:
     for key, title in (*PANELS, *MORE_PANELS):
         columns = [dict(run.records.column(key)) for run in group]
         steps = sorted(set.intersection(*map(set, columns)))
-        if not steps:
+        if len(steps) < 2:
+            # A dot is no curve; the scores at the end are in their table.
             continue
         if len(steps) > MOST_POINTS:
             kept = np.linspace(0, len(steps) - 1, MOST_POINTS).round().astype(int)

@@ -94,6 +94,16 @@ def test_passes_are_counted_where_none_were_measured(sjepa_run: Path, tmp_path: 
     assert shares["backward"] > shares["student"] > 0
 
 
+def test_one_value_is_no_curve(sjepa_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(sjepa_run, copy)
+    (copy / "metrics.jsonl").write_text(
+        '{"step": 1, "loss": 2.0, "knn": 0.5}\n{"step": 2, "loss": 1.0}\n'
+    )
+    found = described([read_run_records(copy)], "run")["curves"]
+    assert [curve["key"] for curve in found] == ["loss"]
+
+
 def test_long_curves_are_thinned_with_both_ends(sjepa_run: Path, tmp_path: Path) -> None:
     copy = another(sjepa_run, tmp_path / "long", 0)
     rows = [{"step": step, "loss": 1 / step} for step in range(1, 5001)]
