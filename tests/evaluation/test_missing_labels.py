@@ -149,8 +149,8 @@ def test_a_part_without_labels_is_named(stores: Path, tmp_path: Path) -> None:
 
 
 def test_a_format_with_a_label_for_every_clip_is_not_written(stores: Path, tmp_path: Path) -> None:
-    arguments = ["--store", str(stores / "some"), "--split", "xsub", "--out"]
-    done = call(export.main, "ctrgcn", *arguments, str(tmp_path / "out.npz"))
+    arguments = ["--format", "ctrgcn", "--split", "xsub", "--out", str(tmp_path / "out.npz")]
+    done = call(export.main, str(stores / "some"), *arguments)
     assert done.returncode == 2 and "has no label; the format needs one" in done.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -132,9 +132,10 @@ def test_flat_and_peaked_weights(place: Place, tokens: int, scale: float) -> Non
     plain, truth = by_sdpa(leaves[0], 0), by_definition(exact[0], 0)
     # A fused multiply-add leaves the largest weight a little beside 1: it is rounded as all are.
     extra = torch.finfo(torch.float16).eps / 2
-    if scale > 50 and place.device == "cuda":
+    if scale > 50 and place.impl == "triton":
         # Weights that are made again from the logarithm of a sum are off by its last bit, which at
-        # 20,000 is 1e-3; of a gradient that is a difference of such weights nothing is left.
+        # 20,000 is 1e-3; of a gradient that is a difference of such weights nothing is left. In the
+        # interpreter it depends on the processor, whose NumPy may round both sides alike.
         assert_within_budget(ours, plain, truth, "output", extra)
         (grad,) = torch.autograd.grad(ours.sum(), leaves)
         assert torch.isfinite(grad).all()
