@@ -75,7 +75,7 @@ def set_table(rows: list[Row], kind: Set, part: bool = False) -> str:
             cells.append([title, *(mean_and_error(found, due) for found in values)])
     header = ["top-1 %", *(column.title for column in COLUMNS.values())]
     title = kind.part_title if part else kind.title
-    return f"### {title}\n\n{facts}.\n\n{markdown(header, cells)}"
+    return f"## {title}\n\n{facts}.\n\n{markdown(header, cells)}"
 
 
 def _range(counts: list[int]) -> str:

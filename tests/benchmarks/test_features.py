@@ -249,7 +249,7 @@ def test_a_machine_s_rows_become_a_page(tmp_path: Path) -> None:
     rows.write_rows(tmp_path / "gpu-nvidia-h100-80gb-hbm3" / "features.json", content)
     text = page.tables(tmp_path)
     assert text.startswith("On NVIDIA H100 80GB HBM3, bfloat16, torch 2.11")
-    assert text.count("### ") == 2 and SETS["nucla"].part_title in text
+    assert text.count("## ") == 2 and SETS["nucla"].part_title in text
     assert all(len(line) <= 120 for line in text.splitlines() if not line.startswith("|"))
 
 
