@@ -53,7 +53,7 @@ def table(result: dict[str, Any]) -> str:
         for row in rows:
             if row in others:
                 continue
-            which = row["variant"].removeprefix("ours").strip()
+            which = row["variant"].removeprefix("ours").strip(" ,")
             ratios = [f"{o['variant']} {o['median'] / row['median']:.2f}x" for o in others]
             speed = f"{row['GB/s']:.1f}" if "GB/s" in row else "-"
             # A round of the regime `graph` has several calls.

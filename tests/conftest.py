@@ -50,6 +50,22 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def sets(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of stores of several layouts, to be read only."""
+    from tests.pools import write_sets
+
+    return write_sets(store, tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture(scope="session")
+def pool(sets: Path) -> Path:
+    """A pool of these stores, to be read only."""
+    from tests.pools import pooled
+
+    return pooled(sets)
+
+
+@pytest.fixture(scope="session")
 def nucla(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder where the quickstart's first N-UCLA command made stores/nucla.
 

@@ -15,18 +15,8 @@ from sjepa_fast.data.store_writer import StoreWriter
 from sjepa_fast.errors import InputError
 from sjepa_fast.joint_map import map_joints
 from sjepa_fast.skeletons import KINECT20, NTU25
-from tests.pools import CHOSEN, copied, merged, pooled, stores_of, write_sets
+from tests.pools import CHOSEN, copied, merged, stores_of
 from tests.tiny import call
-
-
-@pytest.fixture(scope="module")
-def sets(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_sets(store, tmp_path_factory.mktemp("sets"))
-
-
-@pytest.fixture(scope="module")
-def pool(sets: Path) -> Path:
-    return pooled(sets)
 
 
 def refused(out: Path, *words: str | Path) -> str:

@@ -17,18 +17,8 @@ from sjepa_fast.evaluate import main as evaluate
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.skeletons import KINECT20
 from sjepa_fast.train import main as train_main
-from tests.pools import copied, merged, pooled, write_sets
+from tests.pools import copied, merged
 from tests.tiny import CPU, SMALL, call, flags, metrics, torchrun, weights
-
-
-@pytest.fixture(scope="module")
-def sets(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_sets(store, tmp_path_factory.mktemp("sets"))
-
-
-@pytest.fixture(scope="module")
-def pool(sets: Path) -> Path:
-    return pooled(sets)
 
 
 def words_of(pool: Path, run: Path, *more: str) -> list[str]:
