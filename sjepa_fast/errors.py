@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 
 from sjepa_fast.names import printable
 
 # Characters of the argument, of the value and of the fix: a value may be a whole file, and a fix
-# may name all presets.
-_LONGEST = (160, 900, 1600)
+# may name all presets. Together they stay below 2,000.
+_LONGEST = (160, 600, 1100)
+_MOST_NAMED = 1000  # characters of known names
 
 
 class InputError(ValueError):
@@ -33,6 +35,11 @@ class RunStopped(RuntimeError):
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """Return a phrase that names the closest known names, or all of them."""
+    """Return a phrase that names the closest known names, or as many of all as have room."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(known)}"
+    if close:
+        return f"nearest: {', '.join(close)}"
+    ends = itertools.accumulate(len(text) + 2 for text in known)
+    fits = sum(end <= _MOST_NAMED for end in ends)
+    more = f" and {len(known) - fits} more" if fits < len(known) else ""
+    return f"known: {', '.join(known[:fits])}{more}"

@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from sjepa_fast.errors import InputError
+from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.names import file_name, printable
 from sjepa_fast.runtime.logging import RunLog
 
@@ -80,10 +80,22 @@ def test_printable_says_what_was_there() -> None:
 def test_errors_are_one_printable_line_of_bounded_length() -> None:
     error = InputError("a\x1bb", "v\u202e\n" * 5000, "f" * 5000)
     assert str(error).isprintable()
-    assert len(str(error)) < 2750
+    assert len(str(error)) < 2000
     assert str(error).startswith("a\\x1bb: v\\u202e v\\u202e ")
     assert "(15000 characters)" in str(error) and "(5000 characters)" in str(error)
     assert str(InputError("data.root", "x", "y")) == "data.root: x; y"
+
+
+def test_an_error_that_names_all_that_is_known_stays_below_2000_characters() -> None:
+    """All keys of a run were named behind a long value; the fuzzer allows 2,000."""
+    names = [f"section.name_{number}" for number in range(500)]
+    phrase = nearest("?" * 3000, names)
+    assert phrase.startswith("known: section.name_0, section.name_1, ")
+    shown = phrase.removeprefix("known: ").partition(" and ")[0].split(", ")
+    assert phrase.endswith(f" and {500 - len(shown)} more")
+    assert shown == names[: len(shown)] and len(shown) > 20
+    assert len(str(InputError("a" * 500, "?" * 3000, "f" * 3000))) < 2000
+    assert nearest("?", ["one", "two"]) == "known: one, two"
 
 
 PACKAGE = Path(__file__).resolve().parents[1] / "sjepa_fast"
