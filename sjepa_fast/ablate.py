@@ -13,7 +13,7 @@ import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -39,8 +39,10 @@ from sjepa_fast.runtime.files import write_json, write_text
 from sjepa_fast.runtime.logging import read_metrics
 from sjepa_fast.train import train
 from sjepa_fast.training.continuing import origin_of
-from sjepa_fast.viz.ablation import ablation_figure
-from sjepa_fast.viz.figure import save_figure
+from sjepa_fast.viz.saving import save_pictures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _USAGE = """usage: {command} [PRESET] --axis KEY --values A B ... --run DIR
 
@@ -263,9 +265,15 @@ def ablate(ablation: Ablation) -> int:
         "environment": read_json("run", one / "env.json"),
     }
     write_json(folder / "ablation.json", {**conditions, "values": cells})
-    save_figure(ablation_figure(ablation.axis, cells), folder / "ablation.png")
+
+    def figure() -> Figure:
+        from sjepa_fast.viz.ablation import ablation_figure
+
+        return ablation_figure(ablation.axis, cells)
+
+    pictures = save_pictures(folder, {"ablation.png": figure})
     say(text.rstrip("\n"))
-    say(f"written: {folder}/ablation.md, {folder}/ablation.json, {folder}/ablation.png")
+    say(f"written: {folder}/ablation.md, {folder}/ablation.json; {pictures}")
     return 0
 
 

@@ -16,9 +16,9 @@ from sjepa_fast.embed import EmbedConfig
 from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.evaluation.protocols import PROTOCOLS
 from sjepa_fast.export import FORMATS, ExportConfig
+from sjepa_fast.extras import DRAWING, how_to_install
 from sjepa_fast.merge import MERGE, MergeConfig
 from sjepa_fast.names import say
-from sjepa_fast.pictures import KINDS
 from sjepa_fast.prepare import PrepareConfig
 from sjepa_fast.report import ReportConfig
 
@@ -38,15 +38,19 @@ def words() -> dict[str, list[str]]:
         "results": [],
         "report": cli.flags(ReportConfig),
         "doctor": [],
-        "plot": list(KINDS),
+        "plot": [],
         "embed": ["tiny", *cli.flags(EmbedConfig)],
         "export": ["tiny", *cli.flags(ExportConfig), *FORMATS],
         "completion": SHELLS,
     }
     for name, protocol in PROTOCOLS.items():
         found[f"evaluate {name}"] = cli.flags(protocol.request)
-    for name, kind in KINDS.items():
-        found[f"plot {name}"] = cli.flags(kind.request)
+    if not how_to_install(*DRAWING):
+        from sjepa_fast.pictures import KINDS
+
+        found["plot"] = list(KINDS)
+        for name, kind in KINDS.items():
+            found[f"plot {name}"] = cli.flags(kind.request)
     return found
 
 

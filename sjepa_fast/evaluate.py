@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,8 +25,10 @@ from sjepa_fast.evaluation.request import RecipeRequest
 from sjepa_fast.names import say
 from sjepa_fast.runtime.dist import disconnect, environment_world
 from sjepa_fast.runtime.files import new_file, write_json, write_text
-from sjepa_fast.viz.confusion import confusion_figure
-from sjepa_fast.viz.figure import save_figure
+from sjepa_fast.viz.saving import save_pictures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PROG = "sjepa_fast.evaluate"
 
@@ -63,8 +65,13 @@ def _write(result: Result, protocol: str, *, picture: bool = False) -> dict[str,
     headline = accuracy(guess, labels_Q)
     error = standard_error(headline, len(labels_Q))
     if picture:
-        title = f"{name}: {headline:.1f} % right"
-        save_figure(confusion_figure(matrix, class_names, title), folder / f"{name}.png")
+
+        def confusion() -> Figure:
+            from sjepa_fast.viz.confusion import confusion_figure
+
+            return confusion_figure(matrix, class_names, f"{name}: {headline:.1f} % right")
+
+        save_pictures(folder, {f"{name}.png": confusion})
     if outcome.scores_SQC is not None:
         scores = outcome.scores_SQC.cpu().numpy().astype(np.float32)
         with new_file(folder / f"{name}.scores.npz") as path, path.open("wb") as file:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sjepa_fast import cli
 from sjepa_fast.build import build_model, build_optimizer
-from sjepa_fast.config.files import check_resumable, parse_train, read_config
+from sjepa_fast.config.files import check_resumable, parse_train, read_config, to_dict
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.config.validation import LARGEST, validate, validate_tokens
 from sjepa_fast.data.facts import facts_of
@@ -31,6 +31,7 @@ from sjepa_fast.names import say
 from sjepa_fast.opening import read_json
 from sjepa_fast.reporting.write import try_page
 from sjepa_fast.run_folder import describe_run
+from sjepa_fast.runtime.boards import check_boards
 from sjepa_fast.runtime.checkpoint import list_checkpoints, resume
 from sjepa_fast.runtime.compile_cache import cache_file, load_compiled, save_compiled
 from sjepa_fast.runtime.device import pick_device
@@ -163,6 +164,7 @@ def train(config: TrainConfig) -> int:
     """
     validate(config)
     check_backend(config.data)
+    check_boards(config.log.to)
     world = environment_world()
     device = pick_device(config.runtime, world.local_rank)
     connect(world, device)
@@ -251,7 +253,7 @@ def train(config: TrainConfig) -> int:
         log: RunLog | None = None
         saver: Saver | None = None
         if world.leads:
-            log = stack.enter_context(RunLog(config.run, start, config.log.tensorboard))
+            log = stack.enter_context(RunLog(config.run, start, config.log.to, to_dict(config)))
             saver = stack.enter_context(Saver(config.run, config.checkpoint.keep, model, optimizer))
             write_json(config.run / "env.json", environment(device, dtype, reason))
             names = "\n".join(str(store.names[i]) for i in train_part)

@@ -23,8 +23,10 @@ def test_every_row_is_a_column_of_a_run_and_the_command_reads_it(
     logged = {key for row in metrics(Path("runs/demo")) for key in row}
     named = re.findall(r"^\| `(\w+)`", TEXT, re.M)
     assert len(named) >= 8 and set(named) <= logged
-    (command,) = blocks("docs/curves.md", "sh")
-    assert "first weights" in run_documented(shlex.split(command)).stdout
+    doctor, board = blocks("docs/curves.md", "sh")
+    assert "first weights" in run_documented(shlex.split(doctor)).stdout
+    run_documented([*shlex.split(board), *short, "--optim.warmup=1"])
+    assert list(Path("runs/seen/tensorboard").iterdir())
 
 
 def test_limits_are_those_of_the_code() -> None:

@@ -46,7 +46,6 @@ KNOWN_PROGRAMS = {
     "torchrun",
     "sbatch",
     "export",
-    "tensorboard",
 }
 
 

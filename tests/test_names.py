@@ -231,7 +231,7 @@ def test_nothing_is_printed_raw() -> None:
 def test_the_log_of_a_run_shows_what_a_terminal_would_obey(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with RunLog(tmp_path, 0, tensorboard=False) as log:
+    with RunLog(tmp_path, 0) as log:
         log.note("store \x1b[2J")
         log.line("step \u202e")
         log.live = Mock()

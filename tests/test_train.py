@@ -38,7 +38,7 @@ LONGER = {
     "log.every": 2,
     "log.panel-every": 4,
     "log.knn-every": 5,
-    "log.tensorboard": True,
+    "log.to": "tensorboard",
     "checkpoint.every": 4,
 }
 

@@ -291,7 +291,7 @@ def test_a_damaged_record_of_the_precision_is_refused(tmp_path: Path, content: s
 
 
 def test_metrics_are_json_whatever_the_values_are(tmp_path: Path) -> None:
-    with RunLog(tmp_path, 0, tensorboard=False) as log:
+    with RunLog(tmp_path, 0) as log:
         log.row(1, {"loss": float("nan"), "lr": 0.5, "norm": float("inf"), "low": -float("inf")})
     text = (tmp_path / "metrics.jsonl").read_text()
 
@@ -304,7 +304,7 @@ def test_metrics_are_json_whatever_the_values_are(tmp_path: Path) -> None:
     old = '{"step": 1, "loss": NaN, "lr": -Infinity, "norm": 1e999}\n{"step": 2, "lr": 0.1}\n\0\0'
     (tmp_path / "metrics.jsonl").write_text(old)
     assert read_metrics(tmp_path) == [{"step": 1}, {"step": 2, "lr": 0.1}]
-    with RunLog(tmp_path, 2, tensorboard=False):
+    with RunLog(tmp_path, 2):
         pass
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line, parse_constant=refuse)["step"] for line in lines] == [1, 2]
@@ -315,7 +315,7 @@ def test_paths_need_not_be_utf_8(store: Path, tmp_path: Path) -> None:
     """Run folder and data root with bytes that are no text, in a process with a narrow pipe."""
     own, run = (tmp_path / os.fsdecode(name) for name in (b"st\xffre", b"r\xffn"))
     shutil.copytree(store, own)
-    words = words_of_run(own, run, *flags(LENGTHS), "--log.tensorboard", "--optim.length=6")
+    words = words_of_run(own, run, *flags(LENGTHS), "--log.to", "tensorboard", "--optim.length=6")
     for more in ((), ("--resume", "auto")):
         done = run_python("-m", "sjepa_fast.train", *words, *more)
         assert done.returncode == 0, done.stderr

@@ -58,7 +58,6 @@ SMALL = {
     "optim.warmup": 1,
     "log.every": 1,
     "log.knn-every": 0,
-    "log.tensorboard": False,
     "runtime.device": "cpu",
     # Not auto: a trial may decide otherwise in another process.
     "runtime.dtype": "bfloat16",

@@ -93,7 +93,7 @@ RAW_RESULTS = {"knn": "knn-raw-pca", "full": "linear-raw"}
 # Nothing of the training but its last weights is used. Compiling takes longer than these runs.
 TRAIN = (
     "--resume auto --compile off --log.knn-every 0 --log.every 100 --log.panel-every 1000000 "
-    "--log.no-tensorboard --checkpoint.every 1000000"
+    "--checkpoint.every 1000000"
 )
 
 

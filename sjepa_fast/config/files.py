@@ -49,13 +49,15 @@ class Renamed:
     """The present name of a key of older versions, and new names of its values, if any."""
 
     key: str
-    values: dict[str, str]
+    values: dict[Any, Any]
+    """Of a flag that was on or off, by True and False."""
 
 
 # By section and key. Old names are read in run folders and YAML; an old flag gets a hint.
 RENAMED = {
     ("eval", "linear"): Renamed("recipe", {"sgd": "paper", "logistic": "small"}),
     ("data", "backend"): Renamed("backend", {"stream": "disk"}),
+    ("log", "tensorboard"): Renamed("to", {True: ["tensorboard"], False: []}),
 }
 
 
@@ -76,6 +78,9 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(str, lambda value, _: _text(value))
     for kind, accepted, what in _PLAIN:
         converter.register_structure_hook(kind, _strict(kind, accepted, what))
+    converter.register_structure_hook_func(
+        _is_tuple, lambda value, kind: _each(converter, value, get_args(kind)[0])
+    )
     converter.register_structure_hook_func(
         _is_choice, lambda value, kind: _one_of(value, get_args(kind))
     )
@@ -108,6 +113,17 @@ def _text(value: object) -> str:
     # What the system takes as a name, any bytes of a path included.
     os.fsencode(value)
     return value
+
+
+def _is_tuple(kind: Any) -> bool:
+    origin: Any = get_origin(kind)
+    return origin is tuple
+
+
+def _each(converter: cattrs.Converter, value: object, kind: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{value!r} is not a list")
+    return tuple(converter.structure(part, kind) for part in value)
 
 
 def _is_choice(kind: Any) -> bool:
@@ -157,7 +173,7 @@ def with_new_names(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if not isinstance(part, dict) or old not in part or (new.key != old and new.key in part):
             continue
         before = part.pop(old)
-        now = new.values.get(before, before) if isinstance(before, str) else before
+        now = new.values.get(before, before) if isinstance(before, str | bool) else before
         part[new.key] = now
         if (new.key, now) != (old, before):
             changes.append(f"{section}.{old} {before} is now {section}.{new.key} {now}")
@@ -174,6 +190,10 @@ def _flags_with_new_names(args: list[str]) -> list[str]:
     for (section, old), new in RENAMED.items():
         for i, arg in enumerate(args):
             flag, joined, value = arg.partition("=")
+            if True in new.values and flag in (f"--{section}.{old}", f"--{section}.no-{old}"):
+                now = " ".join(new.values[flag == f"--{section}.{old}"])
+                fix = f"it is now --{section}.{new.key} {now}" if now else "leave it out"
+                raise InputError(flag, "no such flag", fix)
             if flag.replace("_", "-") != f"--{section}.{old}".replace("_", "-"):
                 continue
             at = i if joined else i + 1

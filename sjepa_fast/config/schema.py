@@ -249,8 +249,8 @@ class LogConfig:
     """Steps between collapse panels."""
     knn_every: int = 0
     """Steps between online kNN scores; 0 is off."""
-    tensorboard: bool = True
-    """Also write TensorBoard events."""
+    to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Also write the rows of metrics.jsonl to these boards (extra log)."""
     profile: Annotated[bool, _flag("profile")] = False
     """Profile a few steps after warm-up; trace and summary go to the run's folder `profile`."""
 

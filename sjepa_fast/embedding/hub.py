@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sjepa_fast.errors import InputError
+from sjepa_fast.extras import require
 from sjepa_fast.runtime.manifest import WEIGHTS
 
 FILES = ("config.json", WEIGHTS)
@@ -19,13 +19,6 @@ _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 def is_hub_id(text: str) -> bool:
     """Whether text can be the name of a repository, owner/name."""
     return _ID.fullmatch(text) is not None
-
-
-def require_hub(argument: str, wanted: str) -> None:
-    """Raise InputError with the command that installs huggingface_hub, if it is not there."""
-    if importlib.util.find_spec("huggingface_hub") is None:
-        fix = "run: pip install huggingface_hub (or: pip install 'sjepa-fast[hub]')"
-        raise InputError(argument, f"{wanted} needs huggingface_hub, not installed here", fix)
 
 
 @contextmanager
@@ -47,7 +40,7 @@ def fetch_model(repo_id: str, revision: str | None) -> Path:
     Only the weights and their configuration are fetched. Raises InputError if huggingface_hub is
     not installed or the Hub has no such model.
     """
-    require_hub("model", f"{repo_id} is no folder here; as a name on the Hub it")
+    require("model", f"{repo_id} is no folder here; as a name on the Hub it", "huggingface_hub")
     from huggingface_hub import snapshot_download
 
     with _asking("model", repo_id):
@@ -64,7 +57,7 @@ def push_folder(
     """
     if not is_hub_id(repo_id):
         raise InputError("repo_id", repo_id, "give owner/name")
-    require_hub("repo_id", f"push_to_hub({repo_id!r})")
+    require("repo_id", f"push_to_hub({repo_id!r})", "huggingface_hub")
     from huggingface_hub import HfApi
 
     with tempfile.TemporaryDirectory() as temporary:

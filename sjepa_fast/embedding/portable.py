@@ -7,7 +7,6 @@ R rows (all bodies' frames packed).
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import io
 import json
 import logging
@@ -29,6 +28,7 @@ from sjepa_fast.embedding.content import Content, fitting_encoder
 from sjepa_fast.embedding.normalizing import normalize_batch
 from sjepa_fast.errors import InputError, RunStopped
 from sjepa_fast.evaluation.features import encode_tokens, pool_tokens
+from sjepa_fast.extras import require
 from sjepa_fast.runtime.files import new_file
 from sjepa_fast.skeletons import SkeletonLayout
 from sjepa_kernels import use
@@ -158,7 +158,7 @@ def write_portable(
     if kind not in FORMATS:
         raise InputError("out", path, f"name a .{' or .'.join(FORMATS)} file")
     form = FORMATS[kind]
-    require_packages(form.packages, kind)
+    require("format", kind, *form.packages)
     try:
         # Made before the work: a folder that cannot be written is found at once.
         with new_file(path) as temporary:
@@ -173,14 +173,6 @@ def write_portable(
         value = f"{path} cannot be written ({error.strerror or error})"
         raise InputError("out", value, "name a file in a folder that can be written") from error
     return apart
-
-
-def require_packages(packages: Sequence[str], kind: str) -> None:
-    """Raise InputError, with the command that installs them, if packages are missing."""
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        value = f"{kind} needs {', '.join(missing)}, not installed here"
-        raise InputError("format", value, "run: pip install 'sjepa-fast[export]'")
 
 
 def trace(embedding: Embedding) -> ExportedProgram:

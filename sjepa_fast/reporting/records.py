@@ -18,10 +18,9 @@ from sjepa_fast.doctor import Records, findings, read_records
 from sjepa_fast.errors import InputError
 from sjepa_fast.names import printable
 from sjepa_fast.opening import check_fields, read_json
-from sjepa_fast.pictures.curves import SCORES
+from sjepa_fast.reporting.curves import PANELS, SCORES
 from sjepa_fast.results import Score, read_scores
 from sjepa_fast.training.flops import step_flops
-from sjepa_fast.viz.curves import PANELS
 
 # Keys that name a run or say how it began.
 NOT_A_SETTING = ("run", "resume", "seed")

@@ -21,11 +21,11 @@ from sjepa_fast.data.clip_table import NO_LABEL
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.data.store import Store
 from sjepa_fast.evaluation.features import pool_tokens, scale_features
+from sjepa_fast.evaluation.plane import pca
 from sjepa_fast.names import printable
 from sjepa_fast.objectives.coordinates import CoordinateObjective
 from sjepa_fast.objectives.masking import draw_mask
 from sjepa_fast.objectives.objective import Objective, StepInput
-from sjepa_fast.pictures.projection import pca
 from sjepa_fast.reporting.tokens import (
     features_and_attention,
     predicted_frames,

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.config.traits import TRAITS
+from sjepa_fast.models.attention_weights import attention_weights
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.objectives.coordinates import CoordinateObjective
 from sjepa_fast.objectives.mamp import MAMP
 from sjepa_fast.objectives.objective import StepInput
-from sjepa_fast.pictures.attention import attention_weights
 from sjepa_kernels.tubelets import to_frames
 
 

@@ -1,4 +1,4 @@
-"""The log of a run while it trains: a live line, `metrics.jsonl` and TensorBoard."""
+"""The log of a run while it trains: a live line, `metrics.jsonl` and boards."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from sjepa_fast._version import __version__
 from sjepa_fast.errors import InputError
 from sjepa_fast.names import hush, printable, say
 from sjepa_fast.opening import read_json, read_regular
+from sjepa_fast.runtime.boards import Boards
 from sjepa_fast.runtime.files import write_text
 from sjepa_fast.runtime.saving import failed_to_write
 
@@ -115,18 +116,19 @@ def recorded_dtype(run: Path) -> torch.dtype | None:
         raise InputError("run", f"{path} names no precision", fix) from error
 
 
-def _is_utf8(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 class RunLog:
-    """Writes a run's metric rows; a resumed run drops the rows of steps that it repeats."""
+    """Writes a run's metric rows; a resumed run drops the rows of steps that it repeats.
 
-    def __init__(self, run: Path, start_step: int, tensorboard: bool) -> None:
+    The boards named, which get each row too, show `config` with the run.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        start_step: int,
+        boards: tuple[str, ...] = (),
+        config: dict[str, Any] | None = None,
+    ) -> None:
         # A fresh start keeps no row, not even step 0 of a run that never reached a checkpoint.
         kept = [row for row in _read_rows(run) if row["step"] <= start_step] if start_step else []
         self.run, path = run, run / "metrics.jsonl"
@@ -135,14 +137,8 @@ class RunLog:
             self.file = path.open("a", encoding="utf-8")
         self.console = Console(stderr=False)
         self.live: Live | None = None
-        self.board = None
-        if tensorboard and not _is_utf8(run):
-            say("note: TensorBoard needs a folder whose name is UTF-8", to_stderr=True)
-        elif tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # slow import, only when wanted
-
-            with self._writing():
-                self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step)
+        with self._writing():
+            self.boards = Boards(boards, run, start_step, config or {})
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -167,8 +163,7 @@ class RunLog:
             try:
                 self.file.flush()
                 os.fsync(self.file.fileno())
-                if self.board is not None:
-                    self.board.close()
+                self.boards.close()
             finally:
                 self.file.close()
 
@@ -183,9 +178,7 @@ class RunLog:
             self.file.flush()
             if os.fstat(self.file.fileno()).st_nlink == 0:
                 raise FileNotFoundError("metrics.jsonl was deleted")
-            if self.board is not None:
-                for name, value in values.items():
-                    self.board.add_scalar(name, value, step)
+            self.boards.add(step, values)
 
     def line(self, text: str) -> None:
         """Show the current state: in place on a terminal, one line each elsewhere."""

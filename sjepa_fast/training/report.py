@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor
 
@@ -13,13 +16,12 @@ from sjepa_fast.evaluation.labelled import labelled_parts, lacking
 from sjepa_fast.evaluation.metrics import accuracy, confusion_matrix
 from sjepa_fast.objectives.objective import Objective
 from sjepa_fast.opening import check_fields, read_json
-from sjepa_fast.pictures.confusion import knn_figure
-from sjepa_fast.pictures.curves import SCORES, run_curves
-from sjepa_fast.pictures.mask import clip_mask
+from sjepa_fast.reporting.curves import SCORES, run_curves
 from sjepa_fast.runtime.files import write_json
-from sjepa_fast.viz.curves import curves_figure
-from sjepa_fast.viz.figure import save_figure
-from sjepa_fast.viz.tokens import token_figure
+from sjepa_fast.viz.saving import save_pictures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def _score_before(config: TrainConfig) -> float:
@@ -44,11 +46,20 @@ def write_report(
     """
     run, device = config.run, clips.joints_RVC.device
     first = int(store.ids(config.data.split, "train")[0])
-    save_figure(token_figure(clip_mask(config, store, clips, first, step=0)), run / "mask.png")
-    lines = [f"pictures: {run}/curves.png, {run}/mask.png"]
+
+    def mask() -> Figure:
+        from sjepa_fast.pictures.mask import clip_mask
+        from sjepa_fast.viz.tokens import token_figure
+
+        return token_figure(clip_mask(config, store, clips, first, step=0))
+
+    def curves(scores: dict[str, Any] | None = None) -> Figure:
+        from sjepa_fast.viz.curves import curves_figure
+
+        return curves_figure([run_curves(run, scores)])
+
     if lacking(store, config.data.split) is not None:
-        save_figure(curves_figure([run_curves(run)]), run / "curves.png")
-        return lines
+        return [save_pictures(run, {"curves.png": curves, "mask.png": mask})]
     parts = labelled_parts(store, config.data.split)
     train, test = (torch.from_numpy(ids).to(device) for ids in parts)
     train = train[: config.eval.knn_clips]
@@ -60,8 +71,15 @@ def write_report(
     raw_guess = raw_nearest_neighbour(clips, train, test, config)
     raw = None if raw_guess is None else accuracy(raw_guess, labels)
     scores = {"pool": config.eval.online_pool, "before": before, "after": after, "raw": raw}
-    save_figure(curves_figure([run_curves(run, scores)]), run / "curves.png")
-    save_figure(knn_figure(guess, labels, store.class_names), run / "confusion.png")
+
+    def confusion() -> Figure:
+        from sjepa_fast.pictures.confusion import knn_figure
+
+        return knn_figure(guess, labels, store.class_names)
+
+    pictures = save_pictures(
+        run, {"curves.png": partial(curves, scores), "mask.png": mask, "confusion.png": confusion}
+    )
     matrix = confusion_matrix(guess, labels, len(store.class_names))
     cells = matrix.nonzero()
     pairs = torch.cat([cells, matrix[cells.T[0], cells.T[1]][:, None]], dim=1)
@@ -74,5 +92,5 @@ def write_report(
     return [
         f"kNN ({config.eval.online_pool} pooling, {config.data.split}): {before:.1f} % with the "
         f"{begun}, {after:.1f} % after training{beside}",
-        lines[0] + f", {run}/confusion.png",
+        pictures,
     ]

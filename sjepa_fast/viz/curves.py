@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from sjepa_fast.reporting.curves import PANELS, RunCurves
 from sjepa_fast.viz.figure import new_figure, plotted
 
-PANELS = (
-    ("loss", "Training loss"),
-    ("knn", "Nearest-neighbour accuracy (%)"),
-    ("effective_rank", "Effective rank of the features"),
-    ("channel_std", "Mean deviation of a feature"),
-    ("lr", "Learning rate"),
-    ("momentum", "Momentum of the target encoder"),
-)
 COLORS = ("#1f5fa8", "#d95f02", "#1b7837", "#762a83", "#b2182b", "#4d4d4d")
-
-
-@dataclass(frozen=True)
-class RunCurves:
-    """What one run has logged: rows with a `step`, and scores to compare its kNN score with."""
-
-    name: str
-    rows: Sequence[dict[str, float]]
-    baselines: dict[str, float]
-    """Accuracy in percent by what it is of, such as raw coordinates."""
-
-    def points(self, key: str) -> list[tuple[float, float]]:
-        """Return (step, value) of the rows that have a value; a metric may be missing or None."""
-        return [(row["step"], row[key]) for row in self.rows if row.get(key) is not None]
 
 
 def curves_figure(runs: Sequence[RunCurves]) -> Figure:

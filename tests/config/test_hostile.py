@@ -88,7 +88,7 @@ def test_a_configuration_is_a_regular_file(tmp_path: Path, kind: str) -> None:
         ("seed: 1.5", "is not a whole number"),
         ("seed: true", "is not a whole number"),
         ("seed: .nan", "is not a whole number"),
-        ("log: {tensorboard: 1}", "is not true or false"),
+        ("log: {profile: 1}", "is not true or false"),
         ("mask: 3", "give a mapping"),
         ("mask: [ratio]", "give a mapping"),
         ("mask: {1: 2}", "no such key"),

@@ -101,7 +101,7 @@ _KEYS += (
     "model.segment-length",
     "compile",
     "config",
-    "log.no-tensorboard",
+    "log.to",
     "axis",
     "values",
     "x",

@@ -20,15 +20,15 @@ from sjepa_fast.data.store import open_store
 from sjepa_fast.data.store_writer import StoreWriter
 from sjepa_fast.embedding.loading import load
 from sjepa_fast.errors import InputError
+from sjepa_fast.evaluation.plane import pca
+from sjepa_fast.models.attention_weights import attention_weights
 from sjepa_fast.models.residual import Residual
 from sjepa_fast.objectives.objective import make_step_input
 from sjepa_fast.pictures import KINDS
-from sjepa_fast.pictures.attention import attention_weights
 from sjepa_fast.pictures.clip import ClipPictureRequest
 from sjepa_fast.pictures.curves import run_curves
 from sjepa_fast.pictures.mask import clip_mask
 from sjepa_fast.pictures.prediction import PredictionRequest, draw_prediction, trained_objective
-from sjepa_fast.pictures.projection import pca
 from sjepa_fast.pictures.retrieval import RetrievalPictureRequest, draw_retrieval
 from sjepa_fast.pictures.scene import ClipRequest, open_scene
 from sjepa_fast.run_folder import read_run

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from sjepa_fast.config.schema import TrainConfig, replace
+from sjepa_fast.models.attention_weights import attention_weights
 from sjepa_fast.objectives.coordinates import CoordinateObjective, normalized
 from sjepa_fast.objectives.objective import StepInput
-from sjepa_fast.pictures.attention import attention_weights
 from sjepa_fast.reporting.tokens import features_and_attention, predicted_frames
 from sjepa_fast.skeletons import NTU25
 from sjepa_kernels.tubelets import to_frames

@@ -31,7 +31,6 @@ SHORT = {
     "optim.length": 2,
     "optim.warmup": 1,
     "log.every": 1,
-    "log.tensorboard": False,
     "runtime.device": "cpu",
     "runtime.dtype": "bfloat16",
 }

@@ -11,7 +11,6 @@ T frames, V joints, 3 coordinates.
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import warnings
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from sjepa_fast.data.readers.record import MAX_NUMBERS
 from sjepa_fast.data.safe_files import read_bytes
 from sjepa_fast.data.units import IN_A_METRE
 from sjepa_fast.errors import InputError
+from sjepa_fast.extras import require
 from sjepa_fast.joint_map import body_part, words_and_side
 from sjepa_fast.opening import Unreadable
 from sjepa_fast.skeletons import MAX_JOINTS, SkeletonLayout
@@ -55,9 +55,8 @@ class Motion:
 def require_packages(suffixes: set[str], raw: Path) -> None:
     """Raise InputError with the command that installs what reads these files, if it is absent."""
     for suffix, package in PACKAGES.items():
-        if suffix in suffixes and importlib.util.find_spec(package) is None:
-            value = f"{raw} has {suffix} files, and {package}, which reads them, is not installed"
-            raise InputError("raw", value, "run: pip install 'sjepa-fast[mocap]'")
+        if suffix in suffixes:
+            require("raw", f"{raw} has {suffix} files; reading them", package)
 
 
 def read_motion(path: Path) -> Motion:

@@ -175,7 +175,7 @@ def _train(
     place = f"{name}-{subject.store.name}-{subject.config.data.split}-s{seed}"
     folder = subject.run / "finetune" / file_name(place)
     folder.mkdir(parents=True, exist_ok=True)
-    with RunLog(folder, 0, tensorboard=False) as log:
+    with RunLog(folder, 0) as log:
         log.note(f"{place}: {len(ids)} labelled clips, recipe {recipe.name}")
         result = train_classifier(
             model,
