@@ -25,6 +25,7 @@ COMMANDS = {
     "ablate": "train a run with each of several values of a flag, and compare",
     "convert": "read weights of other projects' codes",
     "export": "write a model for other runtimes, or a store for other code",
+    "bench": "measure a training step on this machine",
     "completion": "print what makes bash or zsh complete these commands",
 }
 

@@ -40,6 +40,12 @@ def _flags(config_type: Any, prefix: str) -> Iterator[str]:
             yield f"--{'' if short else prefix}{name}".replace("_", "-")
 
 
+def _positionals(config_type: Any) -> Iterator[str]:
+    for name, hint in get_type_hints(config_type, include_extras=True).items():
+        if tyro.conf.Positional in getattr(hint, "__metadata__", ()):
+            yield name
+
+
 def command(prog: str) -> str:
     """Return what the user has typed to call a module of this package: `sjepa train`."""
     if Path(sys.argv[0]).stem == "sjepa":
@@ -76,6 +82,13 @@ def parse(
     wrong = re.search(r"Error parsing (\S+): (.*?)(?: Argument helptext| For full|$)", text)
     if wrong:
         raise InputError(wrong[1], wrong[2], "see --help")
+    if "(required)" in text:
+        missing = re.findall(r"(?:: |\(required\) )--(\S+) [A-Z]", text)
+        named = " and ".join(f"--{name}" for name in missing)
+        if re.search(r"Missing from [^:]*: [A-Z]", text):
+            missing = [next(_positionals(config_type)), *missing]
+            named = f"{missing[0]} first" + (f", and {named}" if named else "")
+        raise InputError(", ".join(missing), "not given", f"give {named}; see --help")
     raise InputError("arguments", text.split(" For full")[0] or " ".join(args), "see --help")
 
 
@@ -92,7 +105,7 @@ def _spell_out(args: list[str]) -> list[str]:
 
 def _plain(text: str) -> str:
     # tyro draws its messages in boxes, several lines high.
-    return re.sub(r"[─│╭╮╰╯\s]+", " ", text).strip()
+    return re.sub(r"(?:[─│╭╮╰╯\s]|-{5,})+", " ", text).strip()
 
 
 def arguments(argv: list[str] | None) -> list[str]:

@@ -41,6 +41,7 @@ def words() -> dict[str, list[str]]:
         "plot": [],
         "embed": ["tiny", *cli.flags(EmbedConfig)],
         "export": ["tiny", *cli.flags(ExportConfig), *FORMATS],
+        "bench": training,
         "completion": SHELLS,
     }
     for name, protocol in PROTOCOLS.items():

@@ -99,3 +99,21 @@ def test_zsh_borrows_bashs(capsys: pytest.CaptureFixture[str]) -> None:
     assert completion.script("zsh").startswith("autoload -U +X bashcompinit")
     assert ended(["completion", "fish"]) == 2
     assert capsys.readouterr().err == "shell: fish; nearest: zsh, bash\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["export"], "source, format, out: not given; give source first, and --format and --out"),
+        (["export", "tiny"], "format, out: not given; give --format and --out; see --help"),
+        (["embed", "tiny", "clips"], "out: not given; give --out; see --help"),
+        (["prepare", "generic"], "raw"),
+        (["evaluate", "knn"], "run: not given; give run first; see --help"),
+    ],
+)
+def test_what_is_missing_is_named(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(words) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(said) and printed.count("\n") == 1, printed
