@@ -38,6 +38,9 @@ def test_the_table_is_the_rule() -> None:
         "of 64 x 160 tokens"
     )
     assert rule.TOKENS_IN_A_STEP == 64 * 160
+    steps = unfitted("mamp").optim.warmup
+    assert rows["optim.warmup"] == f"{steps} steps, a twelfth of the run at most"
+    assert rule.WARMUP_SHARE == 12
     assert (rows["data.whiten"], rows["model.layer_scale"]) == ("0.5", "1e-4")
     assert (rule.WHITEN, rule.LAYER_SCALE) == (0.5, 1e-4)
     assert f"Fewer than {rule.LEAST_CLIPS} training clips" in PLAIN

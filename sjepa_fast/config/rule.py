@@ -17,7 +17,7 @@ from sjepa_fast.errors import InputError
 # What is chosen, in this order.
 KEYS = (
     *("data.split", "data.bodies", "data.frames", "mask.ratio", "optim.batch_size"),
-    *("optim.length", "data.whiten", "model.layer_scale"),
+    *("optim.length", "optim.warmup", "data.whiten", "model.layer_scale"),
 )
 
 LEAST_CLIPS = 16
@@ -29,6 +29,7 @@ PASSES = 150
 STEPS = (600, 3600)
 # No more work than the most steps of this many tokens each: N-UCLA's batch of 64 clips.
 TOKENS_IN_A_STEP = 64 * 160
+WARMUP_SHARE = 12  # of the length, at most one part in so many
 LEAST_VISIBLE, LEAST_MASKED = 24, 0.3
 WHITEN, LAYER_SCALE = 0.5, 1e-4
 
@@ -94,8 +95,8 @@ def choose(
 
     Args:
         facts: What the store holds.
-        config: The recipe that is fitted; has the segment's length, and the share of tokens to mask
-            where a clip has enough of them.
+        config: The recipe that is fitted; has the segment's length, the share of tokens to mask
+            where a clip has enough of them, and the steps of warm-up where there are enough.
         given: Values by dotted key that the user has set. They win, and what depends on them
             follows them.
 
@@ -132,9 +133,13 @@ def choose(
     settle("optim.batch_size", *_batch(facts))
     batch = _sane("optim.batch_size", given, chosen[-1].value)
     steps, why = _steps(facts, batch, batch * tokens)
+    warmup = config.optim.warmup
     if given.get("optim.unit") == "epochs":
         steps = max(1, round(steps * batch / facts.sequences))
+        warmup = round(warmup * batch / facts.sequences)
     settle("optim.length", steps, why)
+    length = _sane("optim.length", given, steps)
+    settle("optim.warmup", min(warmup, length // WARMUP_SHARE), "a twelfth of the run at most")
     why = "full strength blows up the noise of coordinates"
     settle("data.whiten", WHITEN, why)
     settle("model.layer_scale", LAYER_SCALE, "the encoder starts close to the coordinates")

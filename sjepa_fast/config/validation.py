@@ -120,7 +120,8 @@ def validate(config: TrainConfig) -> None:
         raise InputError("objective.ema_start", f"{start} .. {end}", fix)
     if not 0 <= optim.warmup < optim.length:
         value = f"{optim.warmup} of {optim.length} {optim.unit}"
-        raise InputError("optim.warmup", value, "make the warm-up shorter than the run")
+        fix = f"make the warm-up shorter than the run: --optim.warmup {max(optim.length // 12, 0)}"
+        raise InputError("optim.warmup", value, fix)
 
 
 def validate_pool(argument: str, pool: Pool, config: TrainConfig) -> None:

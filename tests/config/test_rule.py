@@ -68,6 +68,7 @@ def test_what_is_chosen(
 def test_what_is_chosen_can_be_trained(method: str, found: StoreFacts) -> None:
     config = preset(f"{method}-small", lambda: found)
     validate(config)
+    validate(fitted(method, found, {"optim.length": 2})[0])
     validate_tokens(config, found.joints)
     assert config.objective.kind == method and config.run.name == f"{method}-small"
     tokens = config.data.frames // config.model.segment_length * found.joints
@@ -100,6 +101,16 @@ def test_given_values_win_and_the_rest_follows_them() -> None:
     assert chosen(facts(frames=90), model__segment_length=8)[0] == 64
     assert chosen(MANY, mask__ratio=0.9)[1] == 0.9
     assert chosen(MANY, optim__unit="epochs")[3] == 151
+    for given, warmup in (
+        ({}, 50),
+        ({"optim.length": 20}, 1),
+        ({"optim.length": 1}, 0),
+        ({"optim.unit": "epochs"}, 3),
+        ({"optim.unit": "epochs", "optim.length": 12}, 1),
+        ({"optim.length": 20, "optim.warmup": 7}, 7),
+    ):
+        optim = fitted("sjepa", MANY, given)[0].optim
+        assert (optim.warmup, optim.lr) == (warmup, 1e-3), given
     lines = map(str, fitted("sjepa", MANY, {"data.frames": 64, "data.bodies": 1})[1])
     said = [line for line in lines if "given" in line]
     assert said == ["data.bodies 1: given", "data.frames 64: given; the rule says 32"]
