@@ -21,6 +21,7 @@ from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.data.store import open_store
 from sjepa_fast.data.units import wrong_units
 from sjepa_fast.errors import InputError
+from sjepa_fast.evaluation.collapse import describe_collapse
 from sjepa_fast.evaluation.subject import trained_layout
 from sjepa_fast.names import say
 from sjepa_fast.opening import check_fields, read_json
@@ -29,8 +30,6 @@ from sjepa_fast.runtime.logging import read_metrics
 
 # Fewer visible tokens than this can hardly show a movement.
 LEAST_TOKENS = 8
-# A rank that has fallen to this share of its best is a collapse that came late.
-FALLEN = 0.5
 # Less than this share of the first weights should be left in the target encoder at the end.
 MOST_LEFT = 0.05
 # Skipped steps or spikes beyond this share are no accident.
@@ -145,19 +144,15 @@ def collapsed(of: Records) -> str | None:
     ranks = of.column("effective_rank")
     if not ranks:
         return None
-    best, (step, last) = max(ranks, key=lambda pair: pair[1]), ranks[-1]
+    flags = of.column("collapsed")
+    now = bool(flags and flags[-1][1])
+    found = describe_collapse(ranks, now)
+    if found is None:
+        return None
     cure = "--optim.lr 5e-4"
     if TRAITS[of.config.objective.kind].target_encoder:
         cure += " --objective.ema-start 0.999"
-    flags = of.column("collapsed")
-    if flags and flags[-1][1]:
-        return f"the features have collapsed, effective rank {last:.1f} at step {step}: {cure}"
-    if last < FALLEN * best[1]:
-        return (
-            f"the effective rank has fallen from {best[1]:.1f} at step {best[0]} to {last:.1f} at "
-            f"step {step}, a collapse that comes late: {cure}, or stop there"
-        )
-    return None
+    return f"{found}: {cure}{'' if now else ', or stop there'}"
 
 
 def rough(of: Records) -> str | None:

@@ -300,6 +300,7 @@ def train(config: TrainConfig) -> int:
                         result.features, model.center, config.objective.temp_target
                     )
                     values |= panel
+                    warned += health.judge(step, panel)
                 if log is not None and knn_due:
                     guess, values["knn"] = neighbours()
                     last_guess = guess if step == total else None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sjepa_fast.doctor import FALLEN
+from sjepa_fast.evaluation.collapse import FALLEN
 from tests.tiny import ROOT, blocks, metrics, run_documented, trained
 
 TEXT = (ROOT / "docs" / "curves.md").read_text()

@@ -8,11 +8,14 @@ Shapes: R rows (tokens), D features.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 MAX_ROWS = 4096
+# A rank that has fallen to this share of its best is a collapse that came late.
+FALLEN = 0.5
 
 
 def effective_rank(x_RD: Tensor) -> Tensor:
@@ -89,3 +92,20 @@ def is_collapsed(panel: dict[str, float]) -> bool:
     A high cosine alone may come from a constant offset, which centering removes.
     """
     return panel["effective_rank"] < 2.0 or panel["channel_std"] < 1e-3
+
+
+def describe_collapse(ranks: Sequence[tuple[int, float]], collapsed: bool) -> str | None:
+    """Say how the features of a run have collapsed, or begin to; None where they do not.
+
+    `ranks` are its (step, effective rank) so far, oldest first, at least one; `collapsed` is the
+    last panel's verdict.
+    """
+    best, (step, last) = max(ranks, key=lambda pair: pair[1]), ranks[-1]
+    if collapsed:
+        return f"the features have collapsed, effective rank {last:.1f} at step {step}"
+    if last < FALLEN * best[1]:
+        return (
+            f"the effective rank has fallen from {best[1]:.1f} at step {best[0]} to {last:.1f} at "
+            f"step {step}, a collapse that comes late"
+        )
+    return None

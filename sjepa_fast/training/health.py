@@ -1,4 +1,4 @@
-"""Whether a run is healthy: skipped steps, spikes of loss and gradient, weights that are finite.
+"""Whether a run is healthy: skipped steps, spikes, features that collapse, weights that are finite.
 
 Everything is judged where the log reads the device anyway, so up to `log.every` steps late; what a
 step that is not finite would do to the weights is prevented in the step itself. All processes judge
@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from sjepa_fast.config.schema import TrainConfig
+from sjepa_fast.evaluation.collapse import describe_collapse
 from sjepa_fast.objectives.objective import Objective
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.logging import read_metrics
@@ -47,15 +48,20 @@ class Health:
         self.last: list[float] = []
         self._windows: list[deque[float]] = [deque(maxlen=WINDOW) for _ in _WATCHED]
         self._silent_until = 0
+        self._ranks: list[tuple[int, float]] = []
+        self._collapses = False
 
     @staticmethod
     def of(config: TrainConfig, start: int) -> Health:
         """Begin, or go on with the counts that the run's metrics had at step `start`."""
         counted = {"skipped": 0, "spikes": 0}
-        for row in read_metrics(config.run) if start else []:
-            if row["step"] <= start:
-                counted |= {name: int(row[name]) for name in counted if name in row}
-        return Health(config.runtime.max_skipped, **counted)
+        rows = [row for row in read_metrics(config.run) if row["step"] <= start] if start else []
+        for row in rows:
+            counted |= {name: int(row[name]) for name in counted if name in row}
+        health = Health(config.runtime.max_skipped, **counted)
+        for row in rows:
+            health.judge(int(row["step"]), row)
+        return health
 
     @property
     def stops(self) -> bool:
@@ -87,6 +93,21 @@ class Health:
         values["grad_norm"] = rows[-1][1]
         counts = {"skipped": self.skipped, "spikes": self.spikes}
         return values | {name: count for name, count in counts.items() if count}, warnings
+
+    def judge(self, step: int, panel: Mapping[str, float]) -> list[str]:
+        """Read a row with a collapse panel; returns a warning when features begin to collapse.
+
+        A row without a panel, or whose rank is NaN as that of a skipped step, says nothing.
+        """
+        rank = panel.get("effective_rank", math.nan)
+        if math.isnan(rank):
+            return []
+        self._ranks.append((step, rank))
+        found = describe_collapse(self._ranks, bool(panel.get("collapsed")))
+        begins = found is not None and not self._collapses
+        self._collapses = found is not None
+        hint = "python -m sjepa_fast.doctor RUN names a flag to try"
+        return [f"warning: {found}; {hint}"] if begins else []
 
     def _spikes(self, step: int, row: Sequence[float]) -> list[str]:
         found = []

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sjepa_fast.config.files import read_config
 from sjepa_fast.config.schema import replace
 from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.data.order import BatchOrder
@@ -295,6 +296,29 @@ def test_so_many_in_a_row_stop_a_run_and_fewer_do_not(every: int) -> None:
     read_all(health, [bad, bad, good, good], every)
     read_all(health, [good, bad, bad, bad], every)
     assert health.failed == 3 and health.stops
+
+
+def test_a_collapse_is_warned_of_when_it_begins() -> None:
+    health, said = Health(10), []
+    for step, rank in enumerate((20.0, 26.0, math.nan, 14.0, 12.0, 11.0, 25.0, 1.5, 1.2), start=1):
+        panel = {"effective_rank": rank, "collapsed": float(rank < 2)}
+        said += [(step, line) for line in health.judge(step, panel)]
+    assert [step for step, _ in said] == [5, 8]
+    assert "fallen from 26.0 at step 2 to 12.0 at step 5" in said[0][1]
+    assert "have collapsed, effective rank 1.5 at step 8" in said[1][1]
+    assert all("sjepa_fast.doctor" in line for _, line in said)
+
+
+def test_a_run_warns_of_a_collapse_once_also_when_it_is_resumed(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = {"effective_rank": 1.5, "channel_std": 1.0, "collapsed": 1.0}
+    monkeypatch.setattr("sjepa_fast.train.collapse_panel", lambda *_: dict(panel))
+    often, run = {"log.panel-every": 1}, tmp_path / "run"
+    done = call(main, *words(store, run, {**often, "optim.length": 2}))
+    assert done.stdout.count("warning: the features have collapsed") == 1, done.stderr
+    assert Health(10).judge(3, panel)
+    assert not Health.of(read_config(run / "config.yaml"), 2).judge(3, panel)
 
 
 def test_the_logged_loss_is_of_the_steps_that_count() -> None:
