@@ -89,6 +89,7 @@ def test_bad_clips_end_with_one_line_that_names_the_file(clips: Path, tmp_path: 
         "shape (22, 3)": np.zeros((22, 3)),
         "shape (0, 22, 3)": np.zeros((0, 22, 3)),
         "2 coordinates": np.ones((9, 22, 2)),
+        "12 joints, kinect22 has 22; pass its SkeletonLayout, or make a store": np.ones((9, 12, 3)),
     }
     for words, array in bad.items():
         change(clips, d=array)

@@ -157,7 +157,7 @@ def fill(
     if request.out is None or request.dry_run:
         table = ClipTable(source.layout, source.class_names, request.dtype)
         copy_records(table, source)
-        (splits, drawn), where = draw.splits_of(table, source), "dry run, nothing written"
+        (splits, drawn), where = draw.splits_of(table, source), "(dry run, nothing written)"
         size = table.joint_bytes()
     else:
         store, table, drawn = write_store(source, request, request.out, command, draw)

@@ -52,7 +52,8 @@ def checked_clip(name: str, values: ArrayLike, layout: SkeletonLayout) -> NDArra
         raise InputError("clips", value, fix if full.shape[3] == 2 else _axes(layout))
     if full.shape[2] != layout.num_joints:
         known = [other.name for other in LAYOUTS if other.num_joints == full.shape[2]]
-        fix = f"name its layout: {' or '.join(known)}" if known else "pass its SkeletonLayout"
+        own = "pass its SkeletonLayout, or make a store with it (sjepa_fast.prepare generic)"
+        fix = f"name its layout: {' or '.join(known)}" if known else own
         value = f"{name} has {full.shape[2]} joints, {layout.name} has {layout.num_joints}"
         raise InputError("layout", value, fix)
     if not np.isfinite(full).all():
