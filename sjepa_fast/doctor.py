@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -92,16 +93,21 @@ def too_few_tokens(of: Records) -> str | None:
 
 def slow_average(of: Records) -> str | None:
     """A target encoder that has hardly left its first weights: it teaches what it began with."""
-    momenta = [value for _, value in of.column("momentum")]
-    if not momenta:
+    logged = of.column("momentum")
+    if not logged:
         return None
-    moved = of.steps * sum(1 - m for m in momenta) / len(momenta)
-    left = math.exp(-moved)
-    if left < MOST_LEFT:
+    # Rows are few in a short run, and the momentum rises between them.
+    points = [(0, of.config.objective.ema_start), *logged]
+    moved = max(0.0, sum((t - s) * (2 - m - n) / 2 for (s, m), (t, n) in pairwise(points)))
+    if math.exp(-moved) < MOST_LEFT:
         return None
+    cure = "--objective.ema-start 0.99, or a longer run"
+    if moved > 0.01 and of.config.objective.ema_start <= 0.99:
+        enough = math.ceil(-math.log(MOST_LEFT) / moved * of.steps / 100) * 100
+        cure = f"a longer run, such as --optim.length {enough} --optim.unit steps"
     return (
-        f"after {of.steps} steps {100 * left:.0f} % of the target encoder are its first weights, "
-        f"the average is too slow for so short a run: --objective.ema-start 0.99, or a longer run"
+        f"after {of.steps} steps {100 * math.exp(-moved):.0f} % of the target encoder are its "
+        f"first weights, the average is too slow for so short a run: {cure}"
     )
 
 

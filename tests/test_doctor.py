@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -55,8 +56,12 @@ def test_a_run_that_went_well_has_no_finding() -> None:
         ),
         (replace(WELL, rows=rows(knn=[60.0, 75.0, 70.0])), "75.0 % at step 200 and is 70.0 % now"),
         (
-            replace(WELL, rows=rows(momentum=[0.9999] * 5)),
-            "after 500 steps 95 % of the target encoder are its first weights",
+            replace(
+                WELL,
+                config=changed(CONFIG, objective={"ema_start": 0.9999}),
+                rows=rows(momentum=[0.9999] * 5),
+            ),
+            "after 500 steps 95 % of the target encoder are its first weights.*--objective.ema-st",
         ),
         (
             replace(WELL, config=changed(CONFIG, mask={"ratio": 0.98})),
@@ -98,6 +103,15 @@ def test_no_advice_about_a_teacher_where_there_is_none() -> None:
     mamp = replace(WELL, config=preset("mamp-nucla"), rows=rows(effective_rank=[20.0, 5.0]))
     (found,) = findings(mamp)
     assert "ema" not in found
+
+
+def test_a_slow_average_is_told_from_few_rows_and_the_advice_holds() -> None:
+    """From 0.99 on a cosine to 1, and one row at the end: 20 steps leave 90 %."""
+    text = doctor.slow_average(replace(WELL, rows=[{"step": 20, "momentum": 1.0}]))
+    assert text is not None and "after 20 steps 90 %" in text and "ema-start" not in text
+    length = int(re.findall(r"--optim\.length (\d+) --optim\.unit steps", text)[0])
+    cosine = [1 - 0.005 * (1 + math.cos(math.pi * k / length)) for k in range(length)]
+    assert 0.04 < math.prod(cosine) < doctor.MOST_LEFT
 
 
 def test_millimetres_are_found_in_the_store(tmp_path: Path) -> None:
