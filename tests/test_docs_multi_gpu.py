@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import parse_args
 
+from sjepa_fast.config.presets import PRESETS, preset
 from sjepa_fast.data.synthetic import write_synthetic_store
-from tests.tiny import SMALL, blocks, flags, run_python
+from tests.tiny import ROOT, SMALL, blocks, flags, objective, run_python
 
 DOCUMENT = "docs/multi_gpu.md"
 TRAIN = {**SMALL, "optim.length": 2, "optim.unit": "steps", "optim.batch-size": 16}
@@ -49,3 +50,15 @@ def test_commands_work_one_after_another(tmp_path: Path) -> None:
 def test_the_quickstarts_line_is_one_of_them() -> None:
     lines = commands("docs/quickstart.md")
     assert lines and all(words in commands(DOCUMENT) for words in lines)
+
+
+def test_the_memory_of_a_process_is_computed() -> None:
+    largest = 0.0
+    for name in (name for name in PRESETS if "-ntu" in name or "-pku" in name):
+        model = objective(preset(name))
+        trained = sum(x.numel() for x in model.parameters() if x.requires_grad)
+        # Float32: all weights; of those that are trained also the gradient and two moments.
+        taken = 4 * sum(x.numel() for x in model.parameters()) + 12 * trained
+        largest = max(largest, taken / 1e9)
+    text = " ".join((ROOT / "docs" / "multi_gpu.md").read_text().split())
+    assert f"the largest published preset take {largest:.1f} GB of each GPU" in text

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import json
-import re
 
 from tests.fuzz.target import GOOD
-from tests.tiny import ROOT
+from tests.tiny import ROOT, no_tests
 from tests.torture.__main__ import BEGIN, END, WRONG, table
 
 TEXT = (ROOT / "docs/reliability.md").read_text()
@@ -17,14 +15,7 @@ RECORD = ROOT / "benchmarks/results/cpu-2-cores/torture.json"
 def test_every_fault_has_a_test_that_exists() -> None:
     faults = TEXT.partition("| --- |")[2].partition("\n\n")[0].splitlines()[1:]
     assert len(faults) > 10
-    for line in faults:
-        named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", line.split("|")[-2])
-        assert named, line
-        for file, name in named:
-            tree = ast.parse((ROOT / file).read_text())
-            found = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-            # A file without a name is all of its tests.
-            assert name in found or (not name and "test_" in "".join(found)), f"{file}::{name}"
+    assert [wrong for line in faults for wrong in no_tests(line.split("|")[-2])] == []
 
 
 def test_the_table_of_kills_is_the_recorded_one() -> None:

@@ -253,14 +253,19 @@ def make_targets() -> set[str]:
 
 
 def documented_commands() -> list[tuple[str, list[str]]]:
-    """Commands in the shell blocks of the documents, comments and line breaks taken out."""
+    """Commands in the shell blocks of the documents, comments and line breaks taken out.
+
+    Those of ours that stand within a line, too.
+    """
     found = []
     for path in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md")]:
         if not path.exists():
             continue
-        for block in re.findall(
-            r"^```(?:sh|bash|console)\n(.*?)^```", path.read_text(), re.M | re.S
-        ):
+        text = path.read_text()
+        ours = re.findall(r"`(python -m sjepa_fast\.[a-z][^`]*)`", text)
+        inline = [" ".join(command.split()) for command in ours]
+        shell = re.findall(r"^```(?:sh|bash|console)\n(.*?)^```", text, re.M | re.S)
+        for block in [*inline, *shell]:
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line.removeprefix("$ "), comments=True)
                 while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):

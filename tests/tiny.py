@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import io
@@ -220,6 +221,23 @@ def blocks(document: str, language: str) -> list[str]:
     """Code blocks of a document of this repository; lines that a backslash continues are one."""
     text = re.sub(r" *\\\n *", " ", (ROOT / document).read_text())
     return re.findall(rf"^ *```{language}\n(.*?)^ *```", text, re.M | re.S)
+
+
+def no_tests(cell: str) -> list[str]:
+    """What a table of a document names as its tests, `FILE` or `FILE::NAME`, and is none.
+
+    A file without a name is all of its tests. A cell that names nothing is wrong as a whole.
+    """
+    named = re.findall(r"`(tests/[^`:]+)(?:::([^`]+))?`", cell)
+    wrong = [] if named else [cell]
+    for file, name in named:
+        path = ROOT / file
+        tree = ast.parse(path.read_text() if path.name.startswith("test_") else "")
+        found = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        tests = {test for test in found if test.startswith("test_")}
+        if not tests or (name and name not in tests):
+            wrong.append(f"{file}::{name}")
+    return wrong
 
 
 def nucla_lines(document: str, data_root: Path) -> list[list[str]]:
