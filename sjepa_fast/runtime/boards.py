@@ -105,9 +105,11 @@ class Boards:
     def _reporting(self, name: str) -> Any:
         try:
             yield
-        except OSError:
-            raise  # a full disk, which the metrics' own file will meet, too
         except Exception as error:
+            # A full disk, which the metrics' own file will meet, too. Of a tracker an OSError is
+            # mostly its network.
+            if name == "tensorboard" and isinstance(error, OSError):
+                raise
             self.open.pop(name, None)
             reason = printable(" ".join(f"{type(error).__name__}: {error}".split()), 300)
             say(f"warning: nothing more goes to {name} ({reason})", to_stderr=True)

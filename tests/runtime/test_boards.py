@@ -79,6 +79,8 @@ def test_a_run_that_trains_hands_over_all_rows(
         assert trackers[name].calls[0][1]["config"]["log"]["to"] == list(TRACKERS)
 
 
+# A network that is away is an OSError, as a full disk is.
+@pytest.mark.parametrize("kind", [RuntimeError, ConnectionError])
 @pytest.mark.parametrize("when", ["init", "log", "finish"])
 def test_a_board_that_fails_is_said_once_and_does_not_end_the_run(
     trackers: dict[str, Tracker],
@@ -86,16 +88,18 @@ def test_a_board_that_fails_is_said_once_and_does_not_end_the_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     when: str,
+    kind: type[Exception],
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise RuntimeError("no\nnetwork\x1b")
+        raise kind("no\nnetwork\x1b")
 
     monkeypatch.setattr(trackers["wandb"], when, refuse)
     with RunLog(tmp_path, 0, TRACKERS) as log:
         for step in (1, 2):
             log.row(step, {"loss": 1.0})
     said = capsys.readouterr().err.splitlines()
-    assert said == ["warning: nothing more goes to wandb (RuntimeError: no network\\x1b)"]
+    reason = f"{kind.__name__}: no network\\x1b"
+    assert said == [f"warning: nothing more goes to wandb ({reason})"]
     assert [what for what, _ in trackers["trackio"].calls] == ["init", "log", "log", "finish"]
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
