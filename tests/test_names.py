@@ -114,7 +114,7 @@ KNOWN = {
     "checkpoint.path.name": "a checkpoint's folder, which is called by its step",
     "old.path.name": "the same",
     "evaluate.py: result.name": "made by `file_name`",
-    "plot.py: name": "one of the kinds of pictures",
+    "pictures/drawing.py: name": "one of the kinds of pictures",
     "pictures/confusion.py: name": "read, never written: a result that the user names",
     "reporting/page.py: name": "a file of our own package",
     "evaluation/saved.py: name": "the same",

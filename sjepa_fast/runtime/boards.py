@@ -8,8 +8,8 @@ to configure, by their own commands and environment variables.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from sjepa_fast.errors import InputError
 from sjepa_fast.extras import require
 from sjepa_fast.names import printable, say
+from sjepa_fast.runtime.files import write_text
 
 PROJECT = "sjepa_fast"
 
@@ -49,11 +50,9 @@ class _TensorBoard:
 class _Tracker:
     """W&B, or what has its calls."""
 
-    def __init__(self, module: str, run: Path, config: dict[str, Any], **more: object) -> None:
+    def __init__(self, module: str, **words: object) -> None:
         self.module = importlib.import_module(module)
-        self.module.init(
-            project=PROJECT, name=run.resolve().name, config=config, resume="allow", **more
-        )
+        self.module.init(project=PROJECT, resume="allow", **words)
 
     def add(self, step: int, values: dict[str, float]) -> None:
         self.module.log(values, step=step)
@@ -62,14 +61,23 @@ class _Tracker:
         self.module.finish()
 
 
-def _wandb(run: Path, _start_step: int, config: dict[str, Any]) -> Board:
-    # The same folder is the same run there, which drops the rows that come again.
-    name = hashlib.sha256(str(run.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
-    return _Tracker("wandb", run, config, id=name, dir=str(run))
+def _identity(run: Path, start_step: int) -> str:
+    """Return what tells a run from others of its name: drawn when it begins, kept in its folder."""
+    file = run / "board_id.txt"
+    if start_step == 0 or not file.is_file():
+        write_text(file, secrets.token_hex(4))
+    return file.read_text()[:8]
 
 
-def _trackio(run: Path, _start_step: int, config: dict[str, Any]) -> Board:
-    return _Tracker("trackio", run, config, embed=False)
+def _wandb(run: Path, start_step: int, config: dict[str, Any]) -> Board:
+    name, identity = run.resolve().name, _identity(run, start_step)
+    return _Tracker("wandb", name=name, id=identity, dir=str(run), config=config)
+
+
+def _trackio(run: Path, start_step: int, config: dict[str, Any]) -> Board:
+    # Runs have no id there but their name.
+    name = f"{run.resolve().name} {_identity(run, start_step)}"
+    return _Tracker("trackio", name=name, embed=False, config=config)
 
 
 BOARDS: dict[str, Callable[[Path, int, dict[str, Any]], Board]] = {

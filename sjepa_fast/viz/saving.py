@@ -24,6 +24,6 @@ def save_pictures(folder: Path, drawn: Mapping[str, Callable[[], Figure]]) -> st
         return f"no pictures: {command}"
     from sjepa_fast.viz.figure import save_figure
 
-    for name, draw in drawn.items():
-        save_figure(draw(), folder / name)
-    return "pictures: " + ", ".join(str(folder / name) for name in drawn)
+    for file, draw in drawn.items():
+        save_figure(draw(), folder / file)
+    return "pictures: " + ", ".join(str(folder / file) for file in drawn)

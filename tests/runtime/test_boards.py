@@ -56,16 +56,19 @@ def test_a_tracker_gets_the_rows_and_the_settings(
     trackers: dict[str, Tracker], tmp_path: Path, name: str
 ) -> None:
     run = tmp_path / "mine"
-    for start, step in ((0, 5), (5, 10)):
+    for start, step in ((0, 5), (5, 10), (0, 5)):
         run.mkdir(exist_ok=True)
         with RunLog(run, start, (name,), {"optim": {"lr": 0.1}}) as log:
             log.row(step, {"loss": 2.0})
     (_, begun), *rest = trackers[name].calls
-    assert begun["name"] == "mine" and begun["config"] == {"optim": {"lr": 0.1}}
+    assert begun["name"].startswith("mine") and begun["config"] == {"optim": {"lr": 0.1}}
     assert begun["resume"] == "allow", "a resumed run goes on in the same place"
     assert rest[0] == ("log", {"step": 5, "loss": 2.0}) and rest[1] == ("finish", None)
     assert rest[2] == ("init", begun), "under the same name and id"
-    assert rest[3:] == [("log", {"step": 10, "loss": 2.0}), ("finish", None)]
+    assert rest[3:5] == [("log", {"step": 10, "loss": 2.0}), ("finish", None)]
+    _, again = rest[5]
+    unique = {"wandb": "id", "trackio": "name"}[name]
+    assert again[unique] != begun[unique], "a fresh start in the same folder is another run"
 
 
 def test_a_run_that_trains_hands_over_all_rows(
