@@ -23,6 +23,7 @@ from sjepa_fast.evaluation.outcome import Result
 from sjepa_fast.evaluation.protocols import PROTOCOLS
 from sjepa_fast.evaluation.request import RecipeRequest
 from sjepa_fast.names import say
+from sjepa_fast.results import read_scores, table_of
 from sjepa_fast.runtime.dist import disconnect, environment_world
 from sjepa_fast.runtime.files import new_file, write_json, write_text
 from sjepa_fast.viz.saving import save_pictures
@@ -52,6 +53,10 @@ def write_result(result: Result, protocol: str) -> None:
         say(checkpoints.table(outcome.figures["checkpoints"]))
     if content["beside"]:
         say(beside.table(content))
+    named = {result.name, *(row["result"] for row in content["beside"].values())}
+    every = read_scores(result.run)
+    if any(score.name not in named for score in every):
+        say(f"all results of {result.run}:\n{table_of(every)}")
 
 
 def _write(result: Result, protocol: str, *, picture: bool = False) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from sjepa_fast.names import printable, say
 from sjepa_fast.opening import read_json
 
 BESIDE = ("raw", "random", "scratch")
+LEGEND = "score in %; s.e.: for the number of test clips; raw, random, scratch: the same protocol"
 HEAD = ("result", "numbers per clip", "score", "s.e.", *BESIDE)
 
 
@@ -108,6 +109,15 @@ def table(rows: list[list[str]]) -> str:
     )
 
 
+def table_of(scores: list[Score]) -> str:
+    """Return the table of scores, of which those of one name are seeds, and its legend."""
+    by_name: dict[str, list[Score]] = {}
+    for score in scores:
+        by_name.setdefault(score.name, []).append(score)
+    rows = table([_cells(name, seeds) for name, seeds in by_name.items()])
+    return f"{rows}\n{LEGEND}"
+
+
 def results(request: ResultsConfig) -> int:
     """Print the table of the runs; return 0.
 
@@ -115,12 +125,7 @@ def results(request: ResultsConfig) -> int:
     """
     if not request.runs:
         raise InputError("run", "not given", "name one or more run folders")
-    by_name: dict[str, list[Score]] = {}
-    for run in request.runs:
-        for score in read_scores(run):
-            by_name.setdefault(score.name, []).append(score)
-    say(table([_cells(name, scores) for name, scores in by_name.items()]))
-    say("score in %; s.e.: for the number of test clips; raw, random, scratch: the same protocol")
+    say(table_of([score for run in request.runs for score in read_scores(run)]))
     if len(request.runs) > 1:
         say("±: standard deviation over runs, in brackets how many have this result")
     return 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sjepa_fast import evaluate
+from sjepa_fast import evaluate, results
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.beside import compare, table
@@ -209,3 +209,20 @@ def test_a_saved_result_is_checked(tmp_path: Path, key: str, value: object, reas
     with pytest.raises(InputError, match=reason):
         read_saved(tmp_path, "a")
     assert read_saved(tmp_path, "b") is None
+
+
+def test_the_table_of_all_results_follows_where_there_are_others(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.run(["linear", str(run)]) == 0
+    assert "all results" not in capsys.readouterr().out, "its own table has them all"
+    assert evaluate.run(["linear", str(run), "--pool", "joint"]) == 0
+    said = capsys.readouterr().out
+    _, _, table = said.partition(f"all results of {run}:\n")
+    assert results.results(results.ResultsConfig((run,))) == 0
+    assert table == capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines()}
+    for pool in ("mean", "joint"):
+        raw, random = rows[f"linear-target-{pool}-{DATA}"][3:5]
+        assert raw == rows[f"linear-raw-{DATA}"][1]
+        assert random == rows[f"linear-random-{pool}-{DATA}"][1]
