@@ -113,10 +113,11 @@ def arguments(argv: list[str] | None) -> list[str]:
     return sys.argv[1:] if argv is None else argv
 
 
-def run_main(body: Callable[[], int]) -> None:
+def run_main(body: Callable[[], int], interrupted: str = "interrupted") -> None:
     """Run a command and exit: its code, 2 for bad input, 130 for Ctrl-C, 1 for a failure.
 
-    `body` returns its exit code. Always raises SystemExit.
+    `body` returns its exit code. After a Ctrl-C that has no message of its own, `interrupted` is
+    said. Always raises SystemExit.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A pipe may have a narrower encoding than the names that are printed.
@@ -128,7 +129,7 @@ def run_main(body: Callable[[], int]) -> None:
         say(error, to_stderr=True)
         code = 2
     except KeyboardInterrupt as interrupt:
-        say(str(interrupt) or "interrupted", to_stderr=True)
+        say(str(interrupt) or interrupted, to_stderr=True)
         code = 130
     except BrokenPipeError:
         hush()

@@ -125,7 +125,8 @@ def embed(request: EmbedConfig) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     """Console entry: exit with 0, 1, 2 (usage) or 130 (interrupted, nothing left behind)."""
-    cli.run_main(lambda: embed(cli.parse(EmbedConfig, argv, prog="sjepa_fast.embed")))
+    again = "interrupted; no file is written, and the same command begins anew"
+    cli.run_main(lambda: embed(cli.parse(EmbedConfig, argv, prog="sjepa_fast.embed")), again)
 
 
 if __name__ == "__main__":

@@ -174,7 +174,8 @@ def run(arguments: list[str]) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     """Console entry: exit with 0, 1, 2 (usage) or 130 (interrupted, no result written)."""
-    cli.run_main(lambda: run(cli.arguments(argv)))
+    again = "interrupted; no result is written, and the same command begins anew"
+    cli.run_main(lambda: run(cli.arguments(argv)), again)
 
 
 if __name__ == "__main__":

@@ -160,12 +160,19 @@ def train(config: TrainConfig) -> int:
 
     Returns 0 when the run is complete; 1 when its steps or weights were not finite; when a signal
     stopped it and it is saved, 128 and the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 129
-    for SIGHUP.
+    for SIGHUP. A Ctrl-C beside the steps raises KeyboardInterrupt, which says what is saved.
     """
     validate(config)
     check_backend(config.data)
     check_boards(config.log.to)
     world = environment_world()
+    try:
+        return _train(config, world)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(str(interrupt) or what_is_kept(config.run)) from None
+
+
+def _train(config: TrainConfig, world: World) -> int:
     device = pick_device(config.runtime, world.local_rank)
     connect(world, device)
     config, store = open_data(config, world)

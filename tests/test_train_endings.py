@@ -158,6 +158,26 @@ def test_a_second_ctrl_c_leaves_at_once_and_says_what_is_saved(
     assert left.returncode == 130 and left.stderr.strip() == "no step is saved"
 
 
+def test_ctrl_c_beside_the_steps_says_what_is_saved(
+    store: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While data are loaded, and while the report of a finished run is written."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("sjepa_fast.train.open_clips", interrupt)
+        left = call_train(store, run)
+    assert (left.returncode, left.stderr) == (130, "no step is saved\n")
+    shutil.copytree(whole, run, dirs_exist_ok=True)
+    monkeypatch.setattr("sjepa_fast.train.write_report", interrupt)
+    left = call_train(store, run, "--resume", "auto")
+    assert left.returncode == 130
+    assert left.stderr.startswith("step 12 is saved; python -m sjepa_fast.train --run ")
+
+
 def test_a_run_has_one_owner(store: Path, tmp_path: Path, during_step: Act) -> None:
     run = tmp_path / "run"
     run.mkdir()

@@ -7,6 +7,7 @@ to pinned memory. Only the thread that writes waits for it.
 
 from __future__ import annotations
 
+import os
 import shlex
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sjepa_fast import cli
 from sjepa_fast.names import say
 from sjepa_fast.runtime.checkpoint import (
     Contents,
@@ -35,8 +37,12 @@ def what_is_kept(run: Path) -> str:
     found = list_checkpoints(run)
     if not found:
         return "no step is saved"
-    command = f"python -m sjepa_fast.train --run {shlex.quote(str(run))} --resume auto"
-    return f"step {found[-1].step} is saved; {command} goes on"
+    command = cli.command("sjepa_fast.train")
+    here = os.environ.get("LOCAL_WORLD_SIZE")
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE") == here:
+        command = f"torchrun --nproc-per-node={here} -m -- sjepa_fast.train"
+    resumed = f"{command} --run {shlex.quote(str(run))} --resume auto"
+    return f"step {found[-1].step} is saved; {resumed} goes on"
 
 
 def failed_to_write(run: Path, what: str, error: OSError) -> OSError:

@@ -298,7 +298,8 @@ def test_ctrl_c_leaves_no_result(run: Path, tmp_path: Path) -> None:
         time.sleep(0.05)
     started.send_signal(signal.SIGINT)
     _, said = started.communicate(timeout=60)
-    assert started.returncode == 130 and said.strip() == "interrupted"
+    assert started.returncode == 130
+    assert said.strip() == "interrupted; no result is written, and the same command begins anew"
     assert not (own / "results").exists()
     assert all(json.loads(line)["step"] for line in metrics.read_text().splitlines())
     assert [p.name for p in metrics.parent.iterdir()] == ["metrics.jsonl"]

@@ -159,6 +159,41 @@ def test_what_is_kept_names_the_newest_step_and_the_command(tmp_path: Path) -> N
     assert what_is_kept(run) == f"step 7 is saved; {command} goes on"
 
 
+@pytest.mark.parametrize(
+    ("variables", "called", "command"),
+    [
+        ({}, "/usr/bin/sjepa", "sjepa train"),
+        ({}, "train.py", "python -m sjepa_fast.train"),
+        (
+            {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"},
+            "train.py",
+            "torchrun --nproc-per-node=4 -m -- sjepa_fast.train",
+        ),
+        (
+            {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"},
+            "train.py",
+            "python -m sjepa_fast.train",
+        ),
+    ],
+    ids=["sjepa", "module", "torchrun", "several hosts"],
+)
+def test_the_command_that_goes_on_is_called_as_the_run_was(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    called: str,
+    command: str,
+) -> None:
+    for name in ("TORCHELASTIC_RUN_ID", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.argv", [called])
+    with threaded(tmp_path) as saver:
+        saver.save(7)
+    assert f"; {command} --run {tmp_path} --resume auto goes on" in what_is_kept(tmp_path)
+
+
 def test_contents_are_not_copied() -> None:
     model = nn.Linear(2, 2)
     whole = contents(1, model, torch.optim.AdamW(model.parameters()))
