@@ -22,6 +22,7 @@ from sjepa_fast.errors import InputError
 from sjepa_fast.names import say
 from sjepa_fast.opening import Unreadable
 from sjepa_fast.runtime.files import new_file
+from sjepa_fast.runtime.progress import Display
 from sjepa_fast.skeletons import SkeletonLayout
 
 
@@ -81,10 +82,12 @@ def _of_files(files: list[Path]) -> Iterator[tuple[str, NDArray[Any]]]:
             raise InputError("clips", f"{file} {error}", "name a .npy file of joints") from error
 
 
-def _features(model: Model, request: EmbedConfig) -> tuple[list[str], Features]:
+def _features(model: Model, request: EmbedConfig, display: Display) -> tuple[list[str], Features]:
     names: list[str] = []
     parts: list[Features] = []
-    for source in list(_sources(request.clips)):
+    sources = list(_sources(request.clips))
+    display.count("embedding", sum(map(len, sources)))
+    for source in sources:
         layout: str | SkeletonLayout | None
         if isinstance(source, Store):
             clips, layout = _of_store(source), source.layout
@@ -93,7 +96,11 @@ def _features(model: Model, request: EmbedConfig) -> tuple[list[str], Features]:
             clips, layout = _of_files(source), request.layout or None
             names += [file.stem for file in source]
         part = model.embed_named(
-            clips, request.pool, layout, bodies=request.bodies, batch_size=request.batch_size
+            display.each(clips, request.batch_size),
+            request.pool,
+            layout,
+            bodies=request.bodies,
+            batch_size=request.batch_size,
         )
         if parts and part.shape[1] != parts[0].shape[1]:
             fix = "give clips of one layout, or --pool mean"
@@ -110,15 +117,20 @@ def embed(request: EmbedConfig) -> int:
     """
     if request.out.suffix != ".npz":
         raise InputError("out", request.out, "name a .npz file")
-    model = load(request.model, encoder=request.encoder, device=request.device, dtype=request.dtype)
-    try:
-        # Made before the work: a folder that cannot be written is found at once.
-        with new_file(request.out) as path, path.open("wb") as file:
-            names, features = _features(model, request)
-            np.savez(file, features=features, names=np.array(names))
-    except OSError as error:
-        value = f"{request.out} cannot be written ({error.strerror or error})"
-        raise InputError("out", value, "name a file in a folder that can be written") from error
+    with Display() as display:
+        display.phase("loading")
+        model = load(
+            request.model, encoder=request.encoder, device=request.device, dtype=request.dtype
+        )
+        try:
+            # Made before the work: a folder that cannot be written is found at once.
+            with new_file(request.out) as path, path.open("wb") as file:
+                names, features = _features(model, request, display)
+                np.savez(file, features=features, names=np.array(names))
+        except OSError as error:
+            value = f"{request.out} cannot be written ({error.strerror or error})"
+            fix = "name a file in a folder that can be written"
+            raise InputError("out", value, fix) from error
     say(f"{len(names)} clips, {features.shape[1]} numbers each ({request.pool}) -> {request.out}")
     return 0
 

@@ -26,6 +26,7 @@ from sjepa_fast.names import say
 from sjepa_fast.results import read_scores, table_of
 from sjepa_fast.runtime.dist import disconnect, environment_world
 from sjepa_fast.runtime.files import new_file, write_json, write_text
+from sjepa_fast.runtime.progress import Display
 from sjepa_fast.viz.saving import save_pictures
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def evaluate(request: Any, protocol: str) -> int:
         if not world.leads:
             nowhere = stack.enter_context(Path(os.devnull).open("w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
-        result = PROTOCOLS[protocol].run(request)
+        result = PROTOCOLS[protocol].run(request, stack.enter_context(Display()))
     disconnect(world)
     if not world.leads:
         return 0

@@ -21,6 +21,7 @@ from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.data.store_schema import MOST_FPS, is_store_name
 from sjepa_fast.errors import InputError
 from sjepa_fast.names import say
+from sjepa_fast.runtime.progress import Display
 from sjepa_fast.skeletons import SkeletonLayout, layout_named
 
 # The word that stands where `prepare` has the name of a reader.
@@ -135,5 +136,6 @@ def merge(request: MergeConfig) -> int:
     rate = f" --resample {request.resample:g}" if request.resample else ""
     command = f"prepare {MERGE} --layout {layout.name} --split {chosen}{rate}"
     # A pool has the splits of its sets, so that none is drawn.
-    fill(source, request, f"{command} --dtype {request.dtype}", Draw())
+    with Display() as display:
+        fill(source, request, f"{command} --dtype {request.dtype}", Draw(), display)
     return 0

@@ -1,7 +1,7 @@
 """Names that strangers chose (of stores, clips, classes, files): as file names, and as text.
 
-Nothing else makes a file name of a name, and nothing but `say` and the log of a run prints. Errors
-are printable by themselves (`InputError`).
+Nothing else makes a file name of a name, and nothing but `say` and a display
+(`runtime/progress.py`) prints. Errors are printable by themselves (`InputError`).
 """
 
 from __future__ import annotations

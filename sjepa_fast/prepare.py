@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,7 +24,9 @@ from sjepa_fast.data.units import Units
 from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.merge import MERGE, MergeConfig, merge
 from sjepa_fast.names import say
+from sjepa_fast.runtime.progress import Display
 
+PROG = "sjepa_fast.prepare"
 _NAMES = f"What the raw data are, see docs/data.md: {', '.join(READERS)}; or {MERGE}."
 
 
@@ -84,15 +87,21 @@ def prepare(request: PrepareConfig) -> int:
     if request.name not in READERS:
         raise InputError("name", request.name, nearest(request.name, [*READERS, MERGE]))
     check_out(request)
+    with Display() as display:
+        display.phase("loading")
+        return _prepare(request, display)
+
+
+def _prepare(request: PrepareConfig, display: Display) -> int:
     source = open_source(request)
     draw = Draw(request.split_by, request.test_share, request.seed)
     draw.check(source)
     if source.note:
-        say(f"note: {source.note}")
+        display.note(f"note: {source.note}")
     command = " ".join(["prepare", request.name, "--dtype", request.dtype])
     for flag, value in (("--units", request.units), ("--up", request.up)):
         command += f" {flag} {value}" if value != "auto" else ""
-    table, splits, drawn = fill(source, request, command, draw)
+    table, splits, drawn = fill(source, request, command, draw, display)
     if drawn and not request.split_by:
         say(f"note: the raw data have no split; one was drawn: {drawn}")
     if not drawn and (draw.test_share, draw.seed) != (Draw.test_share, Draw.seed):
@@ -105,13 +114,19 @@ def prepare(request: PrepareConfig) -> int:
 
 def run(arguments: list[str]) -> int:
     """Read raw data by the reader that is named first, or merge stores."""
-    if arguments[:1] == [MERGE]:
-        return merge(cli.parse(MergeConfig, arguments[1:], prog=f"sjepa_fast.prepare {MERGE}"))
-    return prepare(cli.parse(PrepareConfig, arguments, prog="sjepa_fast.prepare"))
+    try:
+        if arguments[:1] == [MERGE]:
+            return merge(cli.parse(MergeConfig, arguments[1:], prog=f"{PROG} {MERGE}"))
+        return prepare(cli.parse(PrepareConfig, arguments, prog=PROG))
+    except KeyboardInterrupt as interrupt:
+        said = "interrupted; nothing is kept"
+        if str(interrupt):
+            said = f"{interrupt}; {cli.command(PROG)} {shlex.join(arguments)} goes on"
+        raise KeyboardInterrupt(said) from None
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Console entry: exit with 0, 1, 2 (usage) or 130 (interrupted, nothing left behind)."""
+    """Console entry: exit with 0, 1, 2 (usage) or 130 (interrupted, says what is kept)."""
     cli.run_main(lambda: run(cli.arguments(argv)))
 
 

@@ -39,8 +39,9 @@ from sjepa_fast.runtime.dist import World, connect, disconnect, environment_worl
 from sjepa_fast.runtime.files import remove_leftovers, write_json, write_text
 from sjepa_fast.runtime.guard import GuardedStep
 from sjepa_fast.runtime.lock import lock_run
-from sjepa_fast.runtime.logging import RunLog, environment, progress_line
+from sjepa_fast.runtime.logging import RunLog, environment
 from sjepa_fast.runtime.preflight import preflight
+from sjepa_fast.runtime.progress import Display
 from sjepa_fast.runtime.saving import Saver, failed_to_write, what_is_kept
 from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.runtime.signals import StopSignals
@@ -166,13 +167,16 @@ def train(config: TrainConfig) -> int:
     check_backend(config.data)
     check_boards(config.log.to)
     world = environment_world()
-    try:
-        return _train(config, world)
-    except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(str(interrupt) or what_is_kept(config.run)) from None
+    with Display(world.leads) as display:
+        try:
+            return _train(config, world, display)
+        except KeyboardInterrupt as interrupt:
+            raise KeyboardInterrupt(str(interrupt) or what_is_kept(config.run)) from None
 
 
-def _train(config: TrainConfig, world: World) -> int:
+def _train(config: TrainConfig, world: World, display: Display) -> int:
+    display.note(f"run folder: {config.run}")
+    display.phase("loading")
     device = pick_device(config.runtime, world.local_rank)
     connect(world, device)
     config, store = open_data(config, world)
@@ -219,7 +223,6 @@ def _train(config: TrainConfig, world: World) -> int:
         schedule = tabulate(config, total, warmup, device)
 
         together = config.objective.target_every
-        panel: dict[str, float] = {}
         last_guess: Tensor | None = None
         # What only the loop needs, and the report after it no more.
         stack = owned.enter_context(contextlib.ExitStack())
@@ -249,6 +252,7 @@ def _train(config: TrainConfig, world: World) -> int:
             compiled=train_step.compiles,
             compares=config.objective.regularizer != "none",
         )
+        first, warm = train_step.beginning
         if config.log.profile and world.leads:
             distinct = parts * fed.distinct_sequences(config.optim.batch_size // parts)
             counted = step_flops(config, store.layout.num_joints, target_sequences=distinct)
@@ -265,22 +269,26 @@ def _train(config: TrainConfig, world: World) -> int:
             write_json(config.run / "env.json", environment(device, dtype, reason))
             names = "\n".join(str(store.names[i]) for i in train_part)
             write_text(config.run / "train_ids.txt", names + "\n")
-            log.note(
+            display.note(
                 f"{store.name}: {len(train_part)} training clips, {total} steps of "
                 f"{config.optim.batch_size}; {device}, {str(dtype)[6:]} ({reason})"
             )
             if unscored is not None:
-                log.note(f"no kNN scores: {unscored.value}")
+                display.note(f"no kNN scores: {unscored.value}")
             if start:
-                log.note(f"resumed at step {start}")
+                display.note(f"resumed at step {start}")
             elif math.isfinite(before):
                 log.row(0, {"knn": before})
+        warm *= together
+        display.count("step", total, start, now=lambda: step, first=first, warm=warm)
         began = clock = time.perf_counter()
         while step < total and signals.stop is None and not health.stops:
             result = take_step(next(batches))
             step += together
             if compiled is not None and step == start + together and world.leads:
                 save_compiled(compiled)
+            if step == start + warm:
+                display.at(step)
 
             if world.size == 1:
                 signals.agree(world, device)
@@ -314,8 +322,8 @@ def _train(config: TrainConfig, world: World) -> int:
                 if log is not None and saver is not None:
                     values |= saver.last_stall()
                     for warning in warned:
-                        log.note(warning)
-                    log.line(progress_line(step, total, panel | values, seconds * (total - step)))
+                        display.note(warning)
+                    display.at(step, values)
                     # A run that was stopped has the rows of one that was not.
                     if row_due:
                         log.row(step, values)
@@ -332,17 +340,19 @@ def _train(config: TrainConfig, world: World) -> int:
                 saver.save(step, train_step.recent(step, step - logged_step))
         if log is not None and saver is not None:
             saver.finish()
-            log.note(
+            display.leave()
+            display.note(
                 f"{step - start} steps in {time.perf_counter() - began:.1f} s{saver.stalled()}"
             )
             if step < total and signals.stop is not None:
-                log.note(f"stopped by {signals.stop.name}: {what_is_kept(config.run)}")
+                display.note(f"stopped by {signals.stop.name}: {what_is_kept(config.run)}")
         stack.close()
         if health.stops:
             why = diagnose(train_step, health, store, sampled, sampled_part)
             if world.leads:
                 say(why, to_stderr=True)
         elif step == total and world.leads:
+            display.phase("report")
             try:
                 for line in write_report(config, store, clips, model, dtype, last_guess):
                     say(line)

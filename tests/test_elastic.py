@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from tests.hosts import Host, kill_all, two_hosts
-from tests.tiny import flags, metrics, start_python, torchrun, trained, weights, words_of_run
+from tests.tiny import (
+    flags,
+    metrics,
+    start_python,
+    torchrun,
+    trained,
+    wait_for_row,
+    weights,
+    words_of_run,
+)
 
 # Sums are added in another order; 4.8e-7 was seen. Losses are between 3 and 17.
 LOSS = 5e-6
@@ -89,11 +98,8 @@ def test_a_launcher_that_is_told_to_end_lets_the_run_save_where_it_is(
     words = words_of_run(store, run, *flags(SIZES), *rarely)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     process = start_python(*launcher, "-m", "--", "sjepa_fast.train", *words)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("step 5/"):
-            process.send_signal(signal.SIGTERM)
-            break
+    wait_for_row(run, 5, process)
+    process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
     (saved,) = (run / "checkpoints").glob("step-*")

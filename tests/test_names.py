@@ -11,7 +11,7 @@ import pytest
 
 from sjepa_fast.errors import InputError, nearest
 from sjepa_fast.names import file_name, printable
-from sjepa_fast.runtime.logging import RunLog
+from sjepa_fast.runtime.progress import Display
 
 HOSTILE = (
     "/../../../OWNED",
@@ -221,24 +221,20 @@ def printing(source: str) -> list[int]:
 
 
 def test_nothing_is_printed_raw() -> None:
-    """Only `say` prints, and the live line of a run, whose texts are made printable first."""
+    """Only `say` prints, and the line of a display, whose texts are made printable first."""
     assert printing("print(1)\nsys.stderr.write('x')\nsay(2)") == [1, 2]
     found = {path.name: printing(path.read_text()) for path in SOURCES}
     assert found.pop("names.py")
     assert {name: lines for name, lines in found.items() if lines} == {}
 
 
-def test_the_log_of_a_run_shows_what_a_terminal_would_obey(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with RunLog(tmp_path, 0) as log:
-        log.note("store \x1b[2J")
-        log.line("step \u202e")
-        log.live = Mock()
-        log.console = Mock()
-        log.note("store \x1b[2J")
-        log.line("step \u202e")
-        assert log.console.print.call_args.args == ("store \\x1b[2J",)
-        assert log.live.update.call_args.args[0].plain == "step \\u202e"
-        log.live = None
+def test_a_display_shows_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:
+    with Display() as display:
+        display.note("store \x1b[2J")
+        display.phase("step \u202e")
+        display.count("clips of \x1b[2J", 3)
+        assert display.texts(100)[0] == "clips of \\x1b[2J 0/3"
+        display.line = Mock()
+        display.note("store \x1b[2J")
+        assert display.line.console.print.call_args.args[0].plain == "store \\x1b[2J"
     assert capsys.readouterr().out == "store \\x1b[2J\nstep \\u202e\n"

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,13 +16,13 @@ import pytest
 
 from sjepa_fast import cli
 from sjepa_fast import prepare as prepare_module
-from sjepa_fast.data import fill
 from sjepa_fast.data.readers import READERS, options_of
 from sjepa_fast.data.readers.record import Record, Source
 from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.data.store_writer import StoreWriter
 from sjepa_fast.errors import InputError
 from sjepa_fast.prepare import PrepareConfig, prepare
+from sjepa_fast.runtime import progress
 from sjepa_fast.skeletons import NTU25
 from tests.tiny import Done, call, run_python, start_python
 
@@ -167,7 +168,14 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_never_stopped(
     running.send_signal(end)
     _, said = running.communicate(timeout=60)
     assert running.returncode == (130 if end == signal.SIGINT else -9)
-    assert said == ("interrupted\n" if end == signal.SIGINT else "")
+    if end == signal.SIGINT:
+        kept = re.fullmatch(r"(\d+) of 401 inputs are kept; (.*) goes on\n", said)
+        assert kept and int(kept[1]) >= 20, said
+        words = shlex.split(kept[2])
+        assert words[:3] == ["python", "-m", "sjepa_fast.prepare"]
+        assert words[3:] == ["ntu60", "--raw", f"{tmp_path}/raw", "--out", f"{tmp_path}/out"]
+    else:
+        assert said == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.partial", "raw"], "no store"
     request = PrepareConfig("ntu60", tmp_path / "raw", tmp_path / "out")
     prepare(request)
@@ -290,10 +298,13 @@ def test_failures_of_the_machine_exit_1_with_one_line(capsys: pytest.CaptureFixt
 def test_a_log_gets_plain_progress_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fill, "PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
     write_ntu(tmp_path / "raw")
     prepare(PrepareConfig("ntu60", tmp_path / "raw", tmp_path / "out"))
-    assert capsys.readouterr().err.splitlines() == [f"ntu60: {i} of 3" for i in (1, 2, 3)]
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in said if "/3" in line] == [
+        f"ntu60 {i}/3" for i in (1, 2, 3)
+    ]
 
 
 def test_existing_store_is_kept_unless_told(

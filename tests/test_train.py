@@ -27,6 +27,7 @@ from tests.tiny import (
     metrics,
     run_python,
     start_python,
+    wait_for_row,
     weights,
     words_of_run,
 )
@@ -102,11 +103,8 @@ def test_resumed_run_has_the_same_weights_as_an_uninterrupted_one(
 ) -> None:
     run = tmp_path / "parts"
     process = start_python("-m", "sjepa_fast.train", *words(store, run, "--log.every", "1"))
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("step 5/"):
-            process.send_signal(signal.SIGINT)
-            break
+    wait_for_row(run, 5, process)
+    process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     stopped = sorted((run / "checkpoints").glob("step-*"))[-1]

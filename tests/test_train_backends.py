@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from sjepa_fast.data.store import open_store
-from tests.tiny import blocks, flags, metrics, start_python, trained, weights, words_of_run
+from tests.tiny import (
+    blocks,
+    flags,
+    metrics,
+    start_python,
+    trained,
+    wait_for_row,
+    weights,
+    words_of_run,
+)
 
 DALI = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
 BACKENDS = [
@@ -26,11 +35,6 @@ def start(store: Path, run: Path, *more: str) -> subprocess.Popen[str]:
     """Start a run as the first process of a group of its own."""
     words = words_of_run(store, run, *FLAGS, *more)
     return start_python("-m", "sjepa_fast.train", *words, start_new_session=True)
-
-
-def wait_for(process: subprocess.Popen[str], line: str) -> None:
-    assert process.stdout is not None
-    assert any(said.startswith(line) for said in process.stdout)
 
 
 def end(process: subprocess.Popen[str]) -> str:
@@ -58,7 +62,7 @@ def test_an_interrupted_run_ends_with_the_resident_weights(
 ) -> None:
     arguments = (store, tmp_path / "run", "--data.backend", backend, "--optim.length", "8")
     process = start(*arguments)
-    wait_for(process, "step 2/")
+    wait_for_row(tmp_path / "run", 2, process)
     # As a terminal does; the workers are of the same group.
     os.killpg(process.pid, signal.SIGINT)
     errors = end(process)
@@ -96,7 +100,7 @@ def test_the_documented_commands_run(store: Path, tmp_path: Path) -> None:
 def test_sigterm_to_the_whole_group_saves_and_stops(store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(store, run, "--data.backend", "disk", "--optim.length", "5000")
-    wait_for(process, "step 2/")
+    wait_for_row(run, 2, process)
     os.killpg(process.pid, signal.SIGTERM)
     errors = end(process)
     assert process.returncode == 143, errors
@@ -108,7 +112,7 @@ def test_a_store_shortened_during_the_run_is_one_line(store: Path, tmp_path: Pat
     shutil.copytree(store, tmp_path / "store")
     more = ("--data.backend", "disk", "--optim.length", "5000", "--checkpoint.every", "2")
     process = start(tmp_path / "store", tmp_path / "run", *more)
-    wait_for(process, "step 3/")
+    wait_for_row(tmp_path / "run", 3, process)
     rows = open_store(store).joints.nbytes
     os.truncate(tmp_path / "store" / "joints.npy", rows // 2)
     (line,) = end(process).splitlines()

@@ -13,6 +13,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,14 @@ def weights(run: Path, step: int | None = None) -> dict[str, Tensor]:
 def metrics(run: Path) -> list[dict[str, Any]]:
     """What a run logged."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def wait_for_row(run: Path, step: int, process: subprocess.Popen[str], seconds: int = 120) -> None:
+    """Wait until a run in a child process has logged a step; its output is not read."""
+    rows, limit = run / "metrics.jsonl", time.monotonic() + seconds
+    while not (rows.exists() and f'"step": {step},' in rows.read_text()):
+        assert process.poll() is None and time.monotonic() < limit, "the run did not get there"
+        time.sleep(0.005)
 
 
 def packed(clips: Sequence[Tensor], layout: SkeletonLayout) -> ResidentClips:

@@ -1,30 +1,27 @@
-"""Fills a store from a source of records, with progress, and says what has become of them."""
+"""Fills a store from a source of records, shows how far it is, and says what has become of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from rich.progress import Progress
 
 from sjepa_fast._version import __version__
 from sjepa_fast.data.clip_table import NO_LABEL, ClipTable
 from sjepa_fast.data.readers.drawn_split import Draw
 from sjepa_fast.data.readers.published import split_sizes
-from sjepa_fast.data.readers.record import Record, Source, Splits
+from sjepa_fast.data.readers.record import Source, Splits
 from sjepa_fast.data.store import Store
 from sjepa_fast.data.store_writer import StoreWriter
 from sjepa_fast.errors import InputError
 from sjepa_fast.names import say
 from sjepa_fast.runtime.files import write_text
+from sjepa_fast.runtime.progress import Display
 
-PLAIN_SECONDS = 10.0
 # How many skipped inputs are printed; the written list has all.
 SHOWN = 20
 
@@ -51,36 +48,18 @@ class Request(Protocol):
         """Write nothing."""
 
 
-def _plain_progress(records: Iterable[Record], source: Source, done: int) -> Iterator[Record]:
-    # A log file gets one line every `PLAIN_SECONDS` instead of a bar.
-    printed = time.monotonic()
-    for count, record in enumerate(records, done + 1):
-        if time.monotonic() - printed >= PLAIN_SECONDS:
-            printed = time.monotonic()
-            say(f"{source.name}: {count} of {source.count}", to_stderr=True)
-        yield record
-
-
-def copy_records(sink: StoreWriter | ClipTable, source: Source, done: int = 0) -> None:
-    """Copy all records but the first `done`, with a bar on a terminal and lines elsewhere.
+def copy_records(
+    sink: StoreWriter | ClipTable, source: Source, display: Display, done: int = 0
+) -> None:
+    """Copy all records but the first `done`, and show how far that is.
 
     A clip that the sink refuses (a name that occurs twice, a label out of range, a number too large
     for the stored precision) is skipped with the reason, like an unreadable file.
     """
-    on_terminal = sys.stdout.isatty()
-    with (
-        Progress(disable=not on_terminal, transient=True) as progress,
-        # What overflows becomes infinite, and is refused by name.
-        np.errstate(over="ignore", invalid="ignore"),
-    ):
-        records: Iterable[Record] = source.records(done)
-        if on_terminal:
-            records = progress.track(
-                records, total=source.count, completed=done, description=source.name
-            )
-        else:
-            records = _plain_progress(records, source, done)
-        for record in records:
+    display.count(source.name, source.count, done)
+    # What overflows becomes infinite, and is refused by name.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for record in display.each(source.records(done)):
             if record.clip_MTVC is None:
                 sink.skip(record.name, record.reason)
                 continue
@@ -91,16 +70,16 @@ def copy_records(sink: StoreWriter | ClipTable, source: Source, done: int = 0) -
 
 
 def write_store(
-    source: Source, request: Request, out: Path, command: str, draw: Draw
+    source: Source, request: Request, out: Path, command: str, draw: Draw, display: Display
 ) -> tuple[Store, ClipTable, str]:
     """Copy all records into a store.
 
     Returns the finished store, the table of its clips and skipped inputs, and by which flags a
-    split was drawn.
+    split was drawn. A KeyboardInterrupt says what is kept.
     """
     settings = {**dataclasses.asdict(request), "out": "", "overwrite": False}
     job = json.dumps([__version__, source.identity, settings], default=str, sort_keys=True)
-    with StoreWriter(
+    writer = StoreWriter(
         out,
         source.name,
         source.layout,
@@ -108,14 +87,21 @@ def write_store(
         dtype=request.dtype,
         overwrite=request.overwrite,
         job=job,
-    ) as writer:
-        if writer.done:
-            say(f"{source.name}: resuming after {writer.done} of {source.count}")
-        copy_records(writer, source, writer.done)
-        splits, drawn = draw.splits_of(writer.table, source)
-        command = f"{command} {drawn}".rstrip()
-        store = writer.finish(splits, command, fps=source.fps, sets=source.sets)
-        return store, writer.table, drawn
+    )
+    table = writer.table
+    try:
+        with writer:
+            if writer.done:
+                say(f"{source.name}: resuming after {writer.done} of {source.count}")
+            copy_records(writer, source, display, writer.done)
+            display.phase("writing")
+            splits, drawn = draw.splits_of(table, source)
+            command = f"{command} {drawn}".rstrip()
+            store = writer.finish(splits, command, fps=source.fps, sets=source.sets)
+    except KeyboardInterrupt:
+        kept = len(table.names) + len(table.skipped)
+        raise KeyboardInterrupt(f"{kept} of {source.count} inputs are kept") from None
+    return store, table, drawn
 
 
 def _report_skipped(table: ClipTable, out: Path | None) -> None:
@@ -144,7 +130,7 @@ def check_out(request: Request) -> None:
 
 
 def fill(
-    source: Source, request: Request, command: str, draw: Draw
+    source: Source, request: Request, command: str, draw: Draw, display: Display
 ) -> tuple[ClipTable, Splits, str]:
     """Write the store that `request` asks for, or count for a dry run; print a summary.
 
@@ -156,11 +142,11 @@ def fill(
     began = time.perf_counter()
     if request.out is None or request.dry_run:
         table = ClipTable(source.layout, source.class_names, request.dtype)
-        copy_records(table, source)
+        copy_records(table, source, display)
         (splits, drawn), where = draw.splits_of(table, source), "(dry run, nothing written)"
         size = table.joint_bytes()
     else:
-        store, table, drawn = write_store(source, request, request.out, command, draw)
+        store, table, drawn = write_store(source, request, request.out, command, draw, display)
         splits, where = store.splits, f"-> {store.root}"
         size = sum(file.stat().st_size for file in store.root.iterdir())
     _report_skipped(table, None if request.dry_run else request.out)

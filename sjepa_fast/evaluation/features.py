@@ -22,6 +22,7 @@ from sjepa_fast.evaluation.probes.neighbours import (
 from sjepa_fast.models.heads import PARTS, time_means
 from sjepa_fast.runtime.device import autocast
 from sjepa_fast.runtime.dist import World
+from sjepa_fast.runtime.progress import SILENT, Display
 from sjepa_kernels.tubelets import to_tubelets
 
 # Clips that are encoded at a time. Sums depend on it in their last bits, so several processes share
@@ -60,6 +61,7 @@ def clip_features(
     dtype: torch.dtype,
     pool: Pool,
     world: World = ALONE,
+    display: Display = SILENT,
 ) -> Tensor:
     """Encode clips (centered evaluation crop, no augmentation, no mask) and pool the tokens.
 
@@ -71,7 +73,9 @@ def clip_features(
         features = encode_tokens(encoder, clips, chunk, config, dtype)
         return pool_tokens(features, pool, clips.layout.num_joints)
 
-    return world.map_rows(encode, ids.split(CHUNK))
+    chunks = ids.split(CHUNK)
+    display.count("features", sum(map(len, world.shares(chunks)[world.rank])))
+    return world.map_rows(display.counted(encode), chunks)
 
 
 @torch.no_grad()

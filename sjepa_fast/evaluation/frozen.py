@@ -26,7 +26,7 @@ def frozen_features(subject: Subject, encoder: str, pool: Pool) -> tuple[Tensor,
 def encoded(subject: Subject, network: nn.Module, ids: Tensor, pool: Pool) -> Tensor:
     """Return what `clip_features` makes of a subject's clips, by all processes."""
     clips, config, dtype = subject.clips, subject.config, subject.dtype
-    return clip_features(network, clips, ids, config, dtype, pool, subject.world)
+    return clip_features(network, clips, ids, config, dtype, pool, subject.world, subject.display)
 
 
 def cosine_features(

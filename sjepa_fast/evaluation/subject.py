@@ -32,6 +32,7 @@ from sjepa_fast.runtime.dist import World, connect, environment_world
 from sjepa_fast.runtime.fitting import OTHER, check_tensors
 from sjepa_fast.runtime.logging import recorded_dtype
 from sjepa_fast.runtime.manifest import WEIGHTS, read_manifest, read_tensors, refusal
+from sjepa_fast.runtime.progress import SILENT, Display
 from sjepa_fast.skeletons import SkeletonLayout
 
 # One process may still fine-tune a seed when the others have finished theirs.
@@ -57,6 +58,7 @@ class Subject:
     checkpoint: Checkpoint | None  # the weights; None for random and raw
     layout: SkeletonLayout  # joints that the run was trained on
     world: World  # the processes that score it together
+    display: Display = SILENT  # where it is shown how far they are
 
     @property
     def device(self) -> torch.device:
@@ -146,7 +148,7 @@ def asked_data(
     return store, data
 
 
-def open_subject(request: Request, *, labels: bool = True) -> Subject:
+def open_subject(request: Request, *, labels: bool = True, display: Display = SILENT) -> Subject:
     """Open the run and the data of a request, and join the other processes, if there are any.
 
     Without `labels` its clips are all of the two parts. Raises InputError if the run, the store or
@@ -181,6 +183,7 @@ def open_subject(request: Request, *, labels: bool = True) -> Subject:
         checkpoint=checkpoint,
         layout=layout,
         world=world,
+        display=display,
     )
 
 

@@ -1,4 +1,4 @@
-"""The log of a run while it trains: a live line, `metrics.jsonl` and boards."""
+"""The log of a run while it trains: `metrics.jsonl` and boards."""
 
 from __future__ import annotations
 
@@ -9,19 +9,14 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
 from sjepa_fast._version import __version__
 from sjepa_fast.errors import InputError
-from sjepa_fast.names import hush, printable, say
 from sjepa_fast.opening import read_json, read_regular
 from sjepa_fast.runtime.boards import Boards
 from sjepa_fast.runtime.files import write_text
@@ -135,8 +130,6 @@ class RunLog:
         with self._writing():
             write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
             self.file = path.open("a", encoding="utf-8")
-        self.console = Console(stderr=False)
-        self.live: Live | None = None
         with self._writing():
             self.boards = Boards(boards, run, start_step, config or {})
 
@@ -148,16 +141,11 @@ class RunLog:
             raise failed_to_write(self.run, "its metrics", error) from error
 
     def __enter__(self) -> RunLog:
-        """Start the live line where the output is a terminal."""
-        if self.console.is_terminal:
-            self.live = Live(Text(""), console=self.console, refresh_per_second=4)
-            self.live.start()
+        """Begin."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
-        """Stop the live line and close the files."""
-        if self.live is not None:
-            self.live.stop()
+        """Close the files."""
         # Where the block has failed, its own error is the one to be raised.
         with contextlib.suppress(*() if kind is None else (OSError,)), self._writing():
             try:
@@ -179,49 +167,3 @@ class RunLog:
             if os.fstat(self.file.fileno()).st_nlink == 0:
                 raise FileNotFoundError("metrics.jsonl was deleted")
             self.boards.add(step, values)
-
-    def line(self, text: str) -> None:
-        """Show the current state: in place on a terminal, one line each elsewhere."""
-        if self.live is not None:
-            self._show(partial(self.live.update, Text(printable(text))))
-        else:
-            self._show(partial(say, text))
-
-    def note(self, text: str) -> None:
-        """Print a permanent line."""
-        if self.live is not None:
-            show = partial(self.console.print, markup=False, highlight=False)
-            self._show(partial(show, printable(text)))
-        else:
-            self._show(partial(say, text))
-
-    def _show(self, show: Callable[[], object]) -> None:
-        try:
-            show()
-        except OSError:
-            # Who read the output is gone, perhaps by the signal that we got too: there is a run to
-            # be saved.
-            hush()
-
-
-def progress_line(step: int, total: int, values: dict[str, float], left_seconds: float) -> str:
-    """Format the live line from the newest metrics; figures not yet measured are left out."""
-    parts = [f"step {step}/{total}"]
-    for key, label, form in (
-        ("loss", "loss", ".3f"),
-        ("skipped", "skipped", ".0f"),
-        ("lr", "lr", ".2e"),
-        ("momentum", "ema", ".5f"),
-        ("effective_rank", "rank", ".1f"),
-        ("target_entropy", "H(target)", ".2f"),
-        ("knn", "kNN", ".1f"),
-        ("top1", "top-1", ".1f"),
-        ("clips_per_second", "clips/s", ".0f"),
-        ("ms_per_step", "ms/step", ".1f"),
-        ("gpu_mb", "GPU MB", ".0f"),
-    ):
-        if key in values:
-            parts.append(f"{label} {values[key]:{form}}")
-    minutes, seconds = divmod(round(left_seconds), 60)
-    eta = f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}"
-    return " | ".join([*parts, f"ETA {eta}"])

@@ -122,6 +122,14 @@ class TrainStep:
                 warmup=WARMUP_OF_SEVERAL if several else WARMUP,
             )
 
+    @property
+    def beginning(self) -> tuple[str, int]:
+        """What the first calls do besides a step, in a word, and how many calls these are."""
+        calls = 1 if self.graph is None else self.graph.warmup + 1
+        if self.compiles:
+            return "compiling", calls
+        return ("first step" if self.graph is None else "capturing"), calls
+
     def __call__(self, ids_B: Tensor) -> StepResult:
         """Train on the clips `ids_B`, int64 on the device; the next call overwrites the result."""
         return self.eager(ids_B) if self.graph is None else self.graph(ids_B)

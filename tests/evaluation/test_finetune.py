@@ -28,6 +28,7 @@ from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.heads import ActionClassifier, ActionHead
 from sjepa_fast.models.residual import Residual
 from sjepa_fast.models.transformer import Block, set_drop_path
+from sjepa_fast.runtime.progress import SILENT
 
 
 def test_head_has_the_papers_size() -> None:
@@ -194,9 +195,6 @@ class Silent:
     def row(self, step: int, values: dict[str, float]) -> None:
         self.rows.append({"step": step, **values})
 
-    def line(self, text: str) -> None:
-        pass
-
 
 def test_training_equals_a_plain_loop(tmp_path: Path) -> None:
     """Schedule, smoothing, layer decay, weight decay and clipping against a loop written anew."""
@@ -215,7 +213,7 @@ def test_training_equals_a_plain_loop(tmp_path: Path) -> None:
     )
     recipe = dataclasses.replace(recipe, clip_grad=0.5)
     log = Silent()
-    train_classifier(model, clips, train, train, base, recipe, torch.float32, 3, log)
+    train_classifier(model, clips, train, train, base, recipe, torch.float32, 3, log, SILENT)
 
     depth_of = {"encoder.embed": 0, "encoder.blocks.0": 1, "encoder.blocks.1": 2}
     groups = []

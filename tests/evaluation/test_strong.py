@@ -31,6 +31,7 @@ from sjepa_fast.evaluation.probes.weight_ema import WeightEma
 from sjepa_fast.evaluation.recipes import FinetuneRecipe, Views, finetune_recipe
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.heads import ActionClassifier, time_means
+from sjepa_fast.runtime.progress import SILENT
 from sjepa_kernels import random_mask
 from sjepa_kernels.purposes import MASK
 from sjepa_kernels.tubelets import split_streams, to_stream, to_tubelets
@@ -239,9 +240,6 @@ class Silent:
     def row(self, step: int, values: dict[str, float]) -> None:
         pass
 
-    def line(self, text: str) -> None:
-        pass
-
 
 def test_strong_training_equals_a_plain_loop(
     clips: ResidentClips, store: Store, config: TrainConfig
@@ -259,7 +257,7 @@ def test_strong_training_equals_a_plain_loop(
     torch.manual_seed(5)
     log: Any = Silent()
     result = classifier.train_classifier(
-        model, clips, train, train, config, recipe, torch.float32, 3, log
+        model, clips, train, train, config, recipe, torch.float32, 3, log, SILENT
     )
 
     torch.manual_seed(5)

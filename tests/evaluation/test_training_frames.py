@@ -21,6 +21,7 @@ from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.heads import ActionClassifier
 from sjepa_fast.objectives.objective import make_step_input
 from sjepa_fast.runtime.dist import World
+from sjepa_fast.runtime.progress import SILENT
 
 FRAMES, LENGTH = 10, 2
 STILL = Views(rotation=0.0)
@@ -38,8 +39,8 @@ def finetune(
 ) -> None:
     recipe = FinetuneRecipe(length=1, warmup=0, unit="steps", batch_size=len(ids), views=STILL)
     model = ActionClassifier(encoder, clips.layout.num_joints, classes=14, hidden=4, dropout=0.0)
-    log: Any = SimpleNamespace(row=lambda *_: None, line=lambda *_: None)
-    train_classifier(model, clips, ids, ids, config, recipe, torch.float32, 0, log)
+    log: Any = SimpleNamespace(row=lambda *_: None)
+    train_classifier(model, clips, ids, ids, config, recipe, torch.float32, 0, log, SILENT)
 
 
 def probe(

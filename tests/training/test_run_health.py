@@ -87,7 +87,7 @@ def test_broken_gradients_reach_no_checkpoint(kind: str, store: Path, tmp_path: 
     with poisoned(lambda at: at in (3, 5)):
         done = call(main, *words(store, run, own))
     assert done.returncode == 0, done.stderr
-    assert "| skipped 1 |" in done.stdout and "| skipped 2 |" in done.stdout
+    assert "| skipped 2 |" in done.stdout
     assert finite(run, 4) and finite(run, 6)
     counts = [row.get("skipped") for row in strict_rows(run) if row["step"] > 0]
     assert counts == [None, None, None, 1, 1, 2]

@@ -12,6 +12,7 @@ from sjepa_fast.config.schema import replace
 from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.objectives.objective import make_step_input
 from sjepa_fast.runtime.dist import World
+from sjepa_fast.runtime.graph import StepGraph
 from sjepa_fast.runtime.schedule import Schedule
 from sjepa_fast.training.step import TrainStep
 from tests.tiny import CPU, STEP_CONFIG, step_clips
@@ -241,3 +242,15 @@ def test_a_resumed_step_remembers_those_that_were_not_logged_yet() -> None:
     assert oftener.remember(recent, 3) == 1
     assert torch.equal(oftener.recent(3, 1), recent[2:])
     assert resumed.remember(recent[:0], 3) == 0
+
+
+def test_what_the_first_calls_do_is_named_and_counted() -> None:
+    """The time that is left is reckoned without them."""
+    step = make_step()
+    assert step.beginning == ("first step", 1)
+    step.graph = StepGraph(step.eager, required=False, warmup=3)
+    assert step.beginning == ("capturing", 4), "three eagerly, and the one that is captured"
+    step.compiles = True
+    assert step.beginning == ("compiling", 4)
+    step.graph = None
+    assert step.beginning == ("compiling", 1)

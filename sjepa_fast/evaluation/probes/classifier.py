@@ -27,8 +27,9 @@ from sjepa_fast.evaluation.probes.scoring import classify
 from sjepa_fast.evaluation.probes.weight_ema import WeightEma
 from sjepa_fast.evaluation.recipes import FinetuneRecipe
 from sjepa_fast.models.heads import ActionClassifier
-from sjepa_fast.runtime.device import autocast
-from sjepa_fast.runtime.logging import RunLog, progress_line
+from sjepa_fast.runtime.device import autocast, wants_compile
+from sjepa_fast.runtime.logging import RunLog
+from sjepa_fast.runtime.progress import Display
 from sjepa_fast.runtime.schedule import learning_rate
 from sjepa_kernels import Augmentation, random_mask
 from sjepa_kernels.purposes import MASK
@@ -159,12 +160,13 @@ def train_classifier(
     dtype: torch.dtype,
     seed: int,
     log: RunLog,
+    display: Display,
 ) -> Finetuned:
     """Train encoder and head in place by the recipe, and score the test part every `score_every`.
 
     The test clips are used for the scores alone. `seed` is that of order and views; dropout follows
-    torch's own generator. The log gets a row and a line at every score. Raises FloatingPointError
-    if the loss is not finite.
+    torch's own generator. The log gets a row, and the display its figures, at every score. Raises
+    FloatingPointError if the loss is not finite.
     """
     device = train_ids.device
     views = finetune_views(recipe, config, clips.max_bodies)
@@ -177,6 +179,9 @@ def train_classifier(
     # On the device, because they seed the draws of the views.
     key, done = torch.tensor(seed, device=device), torch.tensor(0, device=device)
     loss_sum, best, scores = torch.zeros((), device=device), (0.0, 0), torch.empty(0)
+    step, compiles = 1, wants_compile(config.runtime.compile, device)
+    first = "compiling" if compiles else "first step"
+    display.count("step", lengths.total, now=lambda: step - 1, first=first)
     clock, logged = time.perf_counter(), 0
     batches = _batches(train_ids, batch, lengths.per_epoch, seed)
     for step in range(1, lengths.total + 1):
@@ -199,6 +204,8 @@ def train_classifier(
         average.update()
         loss_sum += loss.detach()
         done += 1
+        if step == 1:
+            display.at(step)
         if step % lengths.score_every == 0 or step == lengths.total:
             mean = (loss_sum / (step - logged)).item()
             if not math.isfinite(mean):
@@ -212,11 +219,11 @@ def train_classifier(
             values = {"loss": mean, "lr": rate, "top1": top1, "ms_per_step": 1000 * seconds}
             values["clips_per_second"] = batch / seconds
             log.row(step, values)
-            left = seconds * (lengths.total - step)
-            log.line(progress_line(step, lengths.total, values, left))
+            display.at(step, values)
             loss_sum.zero_()
             clock, logged = time.perf_counter(), step
     average.keep()
+    display.leave()
     return Finetuned(accuracy(scores.argmax(dim=1), test_labels), best[0], -best[1], scores)
 
 

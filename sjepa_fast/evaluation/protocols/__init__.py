@@ -32,6 +32,7 @@ from sjepa_fast.evaluation.protocols.retrieval import RetrievalRequest, run_retr
 from sjepa_fast.evaluation.protocols.supervised import SupervisedRequest, run_supervised
 from sjepa_fast.evaluation.request import ProbeRequest
 from sjepa_fast.evaluation.subject import Subject, describe, open_subject
+from sjepa_fast.runtime.progress import Display
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Protocol:
     """A protocol: its request, a dataclass that the command line fills, and its function."""
 
     request: type[Any]
-    run: Callable[[Any], Result]
+    run: Callable[[Any, Display], Result]
 
 
 def of_one_run(
@@ -80,8 +81,10 @@ def of_one_run(
             result = dataclasses.replace(result, request=asked)
         return dataclasses.replace(result, beside=others, made=made)
 
-    def opened(request: Any) -> Result:
-        subject = open_subject(request)
+    def opened(request: Any, display: Display) -> Result:
+        display.note(f"run folder: {request.run}")
+        display.phase("loading")
+        subject = open_subject(request, display=display)
         opened_by = probed if isinstance(request, ProbeRequest) else score
         result = opened_by(subject, request)
         if not subject.world.leads:
@@ -95,9 +98,9 @@ def of_one_run(
 def of_new_run(protocol: Protocol) -> Protocol:
     """Make a protocol of one that needs a run folder, whose request makes that folder."""
 
-    def begun(request: Any) -> Result:
+    def begun(request: Any, display: Display) -> Result:
         request.begin()
-        return protocol.run(request)
+        return protocol.run(request, display)
 
     return Protocol(protocol.request, begun)
 
@@ -110,5 +113,5 @@ PROTOCOLS: dict[str, Protocol] = {
     "supervised": of_new_run(of_one_run(SupervisedRequest, run_supervised, FLOORS)),
     "semi": of_one_run(SemiRequest, run_semi, TRAINED),
     "transfer": of_one_run(TransferRequest, run_transfer, TRAINED | FLOORS),
-    "ensemble": Protocol(EnsembleRequest, run_ensemble),
+    "ensemble": Protocol(EnsembleRequest, lambda request, _: run_ensemble(request)),
 }

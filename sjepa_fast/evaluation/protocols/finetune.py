@@ -175,8 +175,8 @@ def _train(
     place = f"{name}-{subject.store.name}-{subject.config.data.split}-s{seed}"
     folder = subject.run / "finetune" / file_name(place)
     folder.mkdir(parents=True, exist_ok=True)
+    subject.display.note(f"{place}: {len(ids)} labelled clips, recipe {recipe.name}")
     with RunLog(folder, 0) as log:
-        log.note(f"{place}: {len(ids)} labelled clips, recipe {recipe.name}")
         result = train_classifier(
             model,
             subject.clips,
@@ -187,6 +187,7 @@ def _train(
             subject.dtype,
             seed,
             log,
+            subject.display,
         )
         # For the other processes.
         result = dataclasses.replace(result, scores_QC=result.scores_QC.cpu())

@@ -107,6 +107,7 @@ def _logistic(subject: Subject, request: LinearRequest) -> Outcome:
     train, test = standardize_features(*frozen_features(subject, request.encoder, request.pool))
     # Our choice for small sets: strength by feature count, fixed beforehand.
     wide = request.pool != "mean" or request.encoder == "raw"
+    subject.display.phase("linear probe")
     c = request.recipe.c or (0.01 if wide else 0.1)
     fitted = fit_logistic(train, subject.labels(subject.train_ids), subject.classes, c)
     scores = fitted.scores(test)
@@ -130,9 +131,11 @@ def _sgd(subject: Subject, request: LinearRequest) -> Outcome:
     else:
         train, test = frozen_features(subject, request.encoder, request.pool)
     runs = []
-    for seed in request.seeds:
+    subject.display.count("linear probe: epoch", recipe.epochs * len(request.seeds))
+    for number, seed in enumerate(request.seeds):
 
-        def features(epoch: int, seed: int = seed) -> Tensor:
+        def features(epoch: int, seed: int = seed, before: int = number * recipe.epochs) -> Tensor:
+            subject.display.at(before + epoch)
             if request.augment:
                 return _epoch_features(subject, request, encoder, seed, epoch)
             return train
