@@ -82,7 +82,7 @@ def _mean(row: dict[str, Any], key: str) -> float:
 
 
 def run(data: Path, seeds: Sequence[int]) -> int:
-    """Time the recipe and add it to the record; return 1, and add nothing, if it misses the goal."""
+    """Time the recipe and record it; return 1, and record nothing, if it misses the goal."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         cwd=ROOT,
