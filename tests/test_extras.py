@@ -29,14 +29,14 @@ DRIVER = """
 import contextlib, importlib, io, json, sys
 ended = []
 for module, *words in json.loads(sys.stdin.read()):
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    said, wrong = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(wrong):
         try:
             importlib.import_module(module).main(words)
             code = 0
         except SystemExit as end:
             code = end.code or 0
-    ended.append([code, said.getvalue()])
+    ended.append([code, said.getvalue(), wrong.getvalue()])
 print(json.dumps(ended))
 """
 SHORT = ("--optim.length=4", "--optim.warmup=1", "--optim.unit=steps")
@@ -98,12 +98,12 @@ def test_all_but_the_extras_works_without_them(bare: Path, tmp_path: Path) -> No
         timeout=900,
     )
     assert done.returncode == 0, done.stderr
-    for (words, needs), (code, said) in zip(COMMANDS, json.loads(done.stdout), strict=True):
+    for (words, needs), (code, _, wrong) in zip(COMMANDS, json.loads(done.stdout), strict=True):
         if needs is None:
-            assert code == 0, (words, said)
+            assert code == 0, (words, wrong)
         else:
-            assert code == 2 and said.endswith(INSTALL.format(*needs)), (words, said)
-            assert said.count("\n") == 1, "one line"
+            assert code == 2 and wrong.endswith(INSTALL.format(*needs)), (words, wrong)
+            assert wrong.count("\n") == 1, "one line"
     assert (tmp_path / "run" / "report.html").stat().st_size > 100_000
     assert not list((tmp_path / "run").rglob("*.png")), "there is nothing that draws"
     trained = json.loads(done.stdout)[0][1]

@@ -57,7 +57,7 @@ def set_table(rows: list[Row], kind: Set, part: bool = False) -> str:
     widths = {
         "raw" if row["row"] == RAW else row["column"]: row["features"]
         for row in rows
-        if row["features"] and row["column"] != "knn"
+        if row["features"] and not row["column"].startswith("knn")
     }
     count = max((len(values) for values in scores.values()), default=0)
     seeds = f"{count} {'seed' if count == 1 else 'seeds'}"

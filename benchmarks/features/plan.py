@@ -46,7 +46,7 @@ METHODS = {
     "mamp": "MAMP",
     "skeletonmae": "SkeletonMAE",
     "skeleton2vec": "Skeleton2vec",
-    "pooled": "MAMP, on all sets at once",
+    "pooled": "S-JEPA, on all sets at once",
 }
 # Pre-trained on a pool of the first split of every set, whichever are scored, and so on that alone.
 POOLED = "pooled"
@@ -79,7 +79,9 @@ class Column:
 
 # The quick ones first.
 COLUMNS = {
-    "knn": Column("1-NN", "knn", "--pool full --scaling pca", "knn-{encoder}-full-pca"),
+    "knn": Column("1-NN, full", "knn", "--pool full --scaling pca", "knn-{encoder}-full-pca"),
+    "knn_pyramid": Column("1-NN, pyramid", "knn", "--pool pyramid --scaling pca",
+                          "knn-{encoder}-pyramid-pca"),
     **{
         pool: Column(f"linear, {pool}", "linear", f"--pool {pool}", f"linear-{{encoder}}-{pool}")
         for pool in ("joint", "pyramid", "full")
@@ -208,7 +210,7 @@ def _pool(data: Path, work: Path) -> list[Job]:
 def _pretrain_pooled(seed: int, work: Path, more: str) -> Job:
     run = work / "runs" / f"{POOLED}-s{seed}"
     place = ("--data.root", str(work / "stores" / POOL), "--run", str(run), "--seed", str(seed))
-    words = ("mamp-pool", *place, *shlex.split(TRAIN), *shlex.split(more))
+    words = ("sjepa-pool", *place, *shlex.split(TRAIN), *shlex.split(more))
     end = run / "results" / "knn-before-after.json"
     return Job(run.name, "sjepa_fast.train", words, end, (POOL,))
 
