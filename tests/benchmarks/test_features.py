@@ -46,10 +46,10 @@ def test_the_plan_has_every_cell_once_and_each_after_what_it_needs(tmp_path: Pat
     keys = [cell.key for cell in plan.cells]
     assert len(set(keys)) == len(keys)
     splits = sum(len(kind.splits) for kind in SETS.values())
-    # Two columns of raw coordinates, once; four frozen ones; two from scratch; six of each method.
+    # Two columns of raw coordinates, once; five frozen ones; two from scratch; seven of each method.
     # The pool has one split of each set.
     methods = len(METHODS) - 1
-    assert len(keys) == splits * (len(RAW_RESULTS) + 3 * (4 + 2 + 6 * methods)) + 3 * 6 * len(SETS)
+    assert len(keys) == splits * (len(RAW_RESULTS) + 3 * (5 + 2 + 7 * methods)) + 3 * 7 * len(SETS)
     assert [key[4] for key in keys] == sorted(key[4] for key in keys), "seed by seed"
     jobs = plan.jobs(set())
     place = {job.name: at for at, job in enumerate(jobs)}
@@ -95,7 +95,7 @@ def test_the_pool_is_one_of_all_sets_whichever_are_scored(tmp_path: Path) -> Non
     texts = rows._commands(pooled[0], alone, tmp_path)
     assert [text.split()[:2] for text in texts] == [
         ["sjepa_fast.prepare", "merge"],
-        ["sjepa_fast.train", "mamp-pool"],
+        ["sjepa_fast.train", "sjepa-pool"],
         ["sjepa_fast.evaluate", "knn"],
     ]
 
