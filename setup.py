@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """sjepa-fast: its package and its optional C++ library. Metadata is in pyproject.toml.
 
 `kernels/` is a distribution of its own, sjepa-kernels, with a setup.py beside its package.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // AdamW of many float32 tensors, and in the same pass the moving average of the new weights and
 // bfloat16 copies of both:
 //   m <- m + (1 - beta1)(g - m),  v <- beta2 v + (1 - beta2) g^2,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One step of AdamW of a stretch of memory, for the vector width simd.h was included with.
 
 struct Moved {

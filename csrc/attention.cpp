@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Softmax attention, forward and backward, bfloat16 in and out, sums in float32:
 //   O = softmax(Q K^T / sqrt(d)) V, one (sequence, head) at a time.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Softmax attention in float32, forward and backward, for processors with AVX-512 or AVX2:
 //   O = softmax(Q K^T / sqrt(d)) V, one (sequence, head) at a time.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Softmax attention of one head in float32, for the vector width simd.h was included with.
 //
 // Keys are taken kKeys at a time, so that a panel of them stays in the first-level cache while all

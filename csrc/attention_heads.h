@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the two attentions share: sizes, strides, and the cut of the heads among threads.
 
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Building blocks of attention.cpp: bfloat16 packing, products of tiles and the exponential, for
 // processors with AVX-512 and its bfloat16 dot product. D is a head's width in vectors of 16.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Crops of resident clips, and views of the crops, as tokens: what `augment_clips` does on a CPU
 // once the few numbers of each clip (bounds, matrix, pivot, shift) are drawn. float32.
 //

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How setuptools builds these sources: plain shared libraries behind a C ABI, loaded with ctypes.
 
 Both distributions build a part of them: `setup.py` at the root the parser of sjepa-fast,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Centered softmax cross-entropy, forward and gradient in one pass over the rows, float32.
 //
 //   p_t = softmax((t - c) / temp_target), p_s = softmax(s / temp_student)

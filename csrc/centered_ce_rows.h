@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A block of rows of the cross-entropies, for the vector width simd.h was included with.
 //
 // A row is read for its maxima and, from the first-level cache, again for its exponentials, which

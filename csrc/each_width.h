@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One algorithm compiled once per vector width, and the choice among the widths when it runs.
 //
 // Include once in a source file, inside its unnamed namespace, after platform.h, the standard

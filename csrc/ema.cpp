@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Exponential moving average over tables of pointers, float32, with optional bfloat16 shadows:
 // t <- t + weight (s - t), weight = 1 - momentum.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The moving average of one stretch of memory, for the vector width simd.h was included with.
 
 template <bool kShadow>

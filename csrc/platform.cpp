@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The version of the C interface, and which vector width runs.
 
 #include "platform.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What differs between compilers and processors: exported symbols, threads, vector width.
 
 #pragma once

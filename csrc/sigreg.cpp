@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // SIGReg of LeJEPA, float32: random unit directions, the sums of cosines and sines of projections
 // at 16 knots, the statistic, and the gradient of the projections.
 //

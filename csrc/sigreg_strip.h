@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A strip of projections for the vector width simd.h was included with: the sums of cosines and
 // sines at all knots, or the gradient. A vector holds columns of one row; four rows go together,
 // because each knot needs the one before it.

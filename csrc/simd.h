@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One set of names for 16, 8 or 1 floats: include after defining SJEPA_LANES and SJEPA_TARGET.
 // Included once per width, inside a namespace of its own, so that one algorithm serves AVX-512,
 // AVX2 and every other processor.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A step of Sinkhorn-Knopp over teacher logits t (rows, width) as scalings of the prototypes,
 // float32: the columns' sums of probabilities, which no matrix holds.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A block of rows of a Sinkhorn step, for the vector width simd.h was included with.
 //
 // A row is read for its maximum and, from a cache, again for its exponentials, which wait in `exps`

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Reads NTU RGB+D `.skeleton` text: frame count; per frame a body count; per body a header line
 // whose first field is the body's id, a joint count, and one line per joint that begins with x y z.
 //

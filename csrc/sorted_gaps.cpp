@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What VISReg asks of projections, float32: each row's numbers in rising order, less the quantiles
 // of the normal at those ranks, and the sum of their squares.
 //

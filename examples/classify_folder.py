@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Your own `.npy` clips: features of a pre-trained encoder, then any classifier of scikit-learn.
 
     pip install scikit-learn

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A data2vec step (Baevski et al. 2022): regress averaged layers of a moving-average teacher.
 
 `ContextualizedTargets` adds up the normalised layers one at a time, so that the mean needs no copy

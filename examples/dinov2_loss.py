@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The losses of DINOv2 and DINOv3 with Sinkhorn-Knopp: DINO's over crops, iBOT's over patches.
 
 Sinkhorn's probabilities are a softmax of the teacher's logits less a center, so nothing of their

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The losses of DINO (Caron et al. 2021) and iBOT (Zhou et al. 2022).
 
 DINO's loss over global and local crops is the module `CenteredCropCrossEntropy` itself: it takes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """I-JEPA (Assran et al. 2023) with fused masks, packed predictor and EMA, on toy images.
 
     python -m examples.ijepa_loop [STEPS]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The predictor of I-JEPA and V-JEPA without repeat, cat and gather.
 
 Paste `PackedPredictor` where a predictor repeats its context and its mask token, adds two gathered

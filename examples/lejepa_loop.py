@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LeJEPA's minimal step (Balestriero and LeCun 2025): agreeing views whose features are normal.
 
 No teacher, no stop-gradient, no schedule but the learning rate's. `SigReg` draws its directions on

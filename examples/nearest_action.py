@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a pose estimator's output to the most similar labelled action, without any training.
 
     python examples/nearest_action.py LABELLED QUERY.json [MODEL]

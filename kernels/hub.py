@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python kernels/hub.py OUT`: sjepa_kernels as a repository of Hugging Face's Kernel Hub.
 
 OUT/build/torch-cuda and OUT/build/torch-cpu get the package as a kernel of Python and Triton alone

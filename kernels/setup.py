@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """sjepa-kernels: its package and its optional C++ library. Metadata is in pyproject.toml.
 
 `kernels/` is a plain folder that holds the import package `sjepa_kernels`; it never gets an

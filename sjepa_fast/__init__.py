@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fast training of skeleton joint-embedding predictive architectures (S-JEPA)."""
 
 from __future__ import annotations

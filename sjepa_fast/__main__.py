@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`sjepa COMMAND ...`, or `python -m sjepa_fast COMMAND ...`: all commands under one name.
 
 A command is the module of its name, which `python -m sjepa_fast.COMMAND` runs too. It is imported

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The version: that of sjepa_kernels, which is read and not imported, because it imports torch."""
 
 from importlib.util import find_spec

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the threads of the tensor operations wait for each other, said before torch loads OpenMP."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m sjepa_fast.ablate PRESET --axis KEY --values A B --run DIR`: runs and their table.
 
 Every value and seed is trained as `sjepa_fast.train` trains it, in a run folder of its own under

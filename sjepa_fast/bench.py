@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m sjepa_fast.bench [PRESET] [--flag value ...]`: how fast a training step is here.
 
 It trains for a few steps in a folder that is gone afterwards, on the embedded data if no store is

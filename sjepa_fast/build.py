@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds networks and optimiser from a configuration, for training and for evaluation."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What all commands share: typed flags, one-line errors, exit codes 0, 1, 2 and 130.
 
 A training run that a signal stopped ends with 128 and its number (`runtime/signals.py`).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`sjepa completion bash | zsh`: a script that completes the commands of `sjepa` and their flags.
 
 `eval "$(sjepa completion bash)"` in ~/.bashrc, or with zsh in ~/.zshrc. It registers for `sjepa`

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m sjepa_fast.convert mamp FILE.pth OUT`: makes a run folder from a MAMP checkpoint.
 
 Reads MAMP's PyTorch pre-training checkpoints. From checkpoints of its fine-tuning or linear

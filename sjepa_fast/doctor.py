@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m sjepa_fast.doctor RUN`: what a run's own records say is wrong, and the flag to try.
 
 Every finding is a rule over the configuration, `metrics.jsonl`, the scores before and after, and

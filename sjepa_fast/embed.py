@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m sjepa_fast.embed MODEL CLIPS... --out FILE.npz`: features of clips."""
 
 from __future__ import annotations

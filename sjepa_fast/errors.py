@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exceptions that a command prints as one line: bad input, and a run that must stop."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m sjepa_fast.evaluate PROTOCOL RUN`: score a run's encoder on a store."""
 
 from __future__ import annotations

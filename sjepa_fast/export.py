@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m sjepa_fast.export SOURCE --format FORMAT --out FILE`: models and stores for others.
 
 A model (`pt2`, `onnx`) becomes a file that other runtimes run, a store (`ctrgcn`) one that other

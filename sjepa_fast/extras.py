@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is not installed with the package: which extra has it, and the command that installs it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Maps the joints of one skeleton to those of another, by the body part in their names.
 
 An encoder has one row of its spatial position table per joint. To read another skeleton it needs a

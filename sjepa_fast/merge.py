@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m sjepa_fast.prepare merge STORE... --layout NAME --out POOL`: one store of several."""
 
 from __future__ import annotations

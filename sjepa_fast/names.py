@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names that strangers chose (of stores, clips, classes, files): as file names, and as text.
 
 Nothing else makes a file name of a name, and nothing but `say` and a display

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Opens small files of strangers: regular files of bounded size, JSON that is JSON.
 
 A FIFO would wait for ever, a device never end, and a few megabytes of brackets become gigabytes of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m sjepa_fast.plot KIND RUN [--out FILE]`: a picture of a run or of its clips."""
 
 from __future__ import annotations

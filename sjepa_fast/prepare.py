@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m sjepa_fast.prepare NAME --raw PATH --out STORE`: makes a store from raw files.
 
 `python -m sjepa_fast.prepare merge STORE... --layout NAME --out POOL` makes one of several.

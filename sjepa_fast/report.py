@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m sjepa_fast.report RUN...`: one page of one run or several, which needs no network.
 
 Training writes the page of its run by itself, `RUN/report.html`. Runs that differ in the seed alone

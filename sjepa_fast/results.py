@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m sjepa_fast.results RUN...`: all scores of one run or several in one table.
 
 A score stands beside what it means little without: the same probe on raw coordinates, on the run's

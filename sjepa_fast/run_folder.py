@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run folder says of itself from its first moment on: its configuration and its data."""
 
 from __future__ import annotations

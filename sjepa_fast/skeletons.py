@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The class of skeleton layouts, and the known layouts.
 
 Kinect data are metric and have a joint at or near the pelvis. The image-based sets (coco17,

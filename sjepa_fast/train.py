@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m sjepa_fast.train`: pre-trains an encoder, in one loop from data to scored run."""
 
 from __future__ import annotations

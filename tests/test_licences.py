@@ -93,6 +93,22 @@ def test_every_installed_package_is_listed_with_its_licence() -> None:
     assert table() in DOCUMENT.read_text(), "run python -m tests.test_licences --update"
 
 
+def test_every_source_that_is_passed_on_names_its_licence() -> None:
+    tops = (ROOT / top for top in ("sjepa_fast", "kernels", "csrc", "examples"))
+    found = [
+        path for top in tops for path in top.rglob("*") if path.suffix in (".py", ".cpp", ".h")
+    ]
+    marks = {".py": "# ", ".cpp": "// ", ".h": "// "}
+    bare = [
+        str(path.relative_to(ROOT))
+        for path in found
+        if "build" not in path.relative_to(ROOT).parts
+        and path.read_text().partition("\n")[0]
+        != f"{marks[path.suffix]}SPDX-License-Identifier: Apache-2.0"
+    ]
+    assert bare == [] and len(found) > 250
+
+
 def test_both_distributions_have_the_whole_licence() -> None:
     """A build in kernels/ cannot take the file of the folder above."""
     assert (ROOT / "kernels" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()

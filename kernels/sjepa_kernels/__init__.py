@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fused operations for joint-embedding predictive training: Triton, C++ and plain PyTorch."""
 
 from sjepa_kernels._dispatch import use

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors that name the argument, the value found and the fix, and the checks ops share."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which implementation runs: "triton" (CUDA), "cpu" (C++ SIMD), "torch" (the reference) or "auto".
 
 Order of precedence: the op's `impl` argument, then `use(...)`, then the variable `SJEPA_IMPL`.

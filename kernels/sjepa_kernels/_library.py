@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Registers fused ops with torch, and bypasses the dispatcher in eager mode.
 
 A registered op is `torch.library.custom_op` with a fake and an autograd formula, which is what

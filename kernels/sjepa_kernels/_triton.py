@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Triton where it is installed; elsewhere stand-ins that let the kernels' files import.
 
 The interpreter (`TRITON_INTERPRET=1`) is read when a kernel is decorated, so it must be set before

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loads the optional C++ library that lies beside this file (see csrc/README.md)."""
 
 import ctypes

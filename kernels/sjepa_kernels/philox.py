@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counter-based random numbers: Philox4x32-10 (Salmon et al., SC'11) in plain torch and in Triton.
 
 The same (seed, counters) give the same bits on every device and in every implementation.

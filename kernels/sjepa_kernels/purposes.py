@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Purposes of random numbers: the last Philox counter, which keeps the draws of a clip apart.
 
 All purposes are listed here, so that no two uses share random numbers. Further masks of a clip have

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Running mean of normalised hidden states: the targets of Skeleton2vec and data2vec.
 
 Shapes: B sequences, N tokens, Q masked, D width.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tubelets and frames, and the streams: what a token holds, and in which order.
 
 Shapes: B sequences, T frames, V joints, C coordinates, l frames per segment, S = T/l segments,

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Configurations: the schema, presets, files and the command line."""

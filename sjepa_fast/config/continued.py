@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run takes over from the model whose weights it starts from (`continue_from`).
 
 Its encoder was made for a size and for clips of a kind, and its weights are trained: the sizes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads configurations from preset, YAML and command line (in that order), and writes YAML."""
 
 from __future__ import annotations

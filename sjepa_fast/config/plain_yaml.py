@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """YAML as configurations need it: mappings, lists and plain values, and nothing that expands.
 
 An alias stands for all that its anchor names, so a few hundred bytes of them are gigabytes. No

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Named configurations: every published pre-training setting, and recipes for small sets.
 
 A preset named after a paper's data set follows the paper; what the papers leave open, and so is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recipes for a pool of small sets (`prepare merge`); all of it our choice."""
 
 from __future__ import annotations

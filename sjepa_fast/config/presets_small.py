@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One recipe for small sets on two CPU cores, fitted to a store by `rule.py`; all our choice."""
 
 from __future__ import annotations

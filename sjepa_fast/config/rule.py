@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings chosen from what a store holds, so that one recipe fits any small set; all our choice.
 
 Where the numbers come from is in docs/small-sets.md.

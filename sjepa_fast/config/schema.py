@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The configuration tree: frozen dataclasses with the S-JEPA paper's values as defaults.
 
 A value that only some objectives read names them. Values that the papers do not state are marked

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What each objective consists of, for code that must know it without building the networks.
 
 Configuration, data path, validation and FLOP count all read this one table, so that none of them

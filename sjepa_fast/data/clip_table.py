@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of a store's clips (names, sizes, labels), and the checks of a new clip."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clips on the device, cropped there without a data loader; their rows may stay on disk.
 
 Shapes: R rows (all bodies' frames packed), N clips, B clips of a batch, M bodies, T frames,

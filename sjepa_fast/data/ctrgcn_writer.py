@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes a store as the `.npz` that CTR-GCN and MAMP read (method 1.3), one clip at a time.
 
 `x_train`, `y_train`, `x_test`, `y_test`: x is (N, frames, 150) float32, two bodies of 25 joints

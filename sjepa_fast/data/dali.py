@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Batches read ahead by the worker processes of an NVIDIA DALI pipeline (optional dependency).
 
 DALI has no operator for a ragged crop of joint sequences, so the reader is an external source: DALI

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Batches read ahead by the worker processes of torch's DataLoader, into pinned memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a store says of itself to the presets that fit themselves to it."""
 
 from __future__ import annotations

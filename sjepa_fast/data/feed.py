@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the training step reads: clips at fixed addresses, and the ids of each step's batch.
 
 All three backends yield clips and ids. For `resident` the clips are the whole store; for `disk` and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fills a store from a source of records, shows how far it is, and says what has become of them."""
 
 from __future__ import annotations

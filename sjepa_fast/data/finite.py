@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clips whose coordinates are not finite, named before they reach a network or a probe."""
 
 from __future__ import annotations

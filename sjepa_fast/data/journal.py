@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The journal of an unfinished store: its inputs so far, so that a killed run can be resumed.
 
 One JSON line for the job (any other job starts afresh), then one for each clip or skipped input,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clip normalisations applied once when a store is loaded: centring, heading and body size.
 
 All are options, off in the papers' presets; with them small sets can be learned in minutes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which samples each step trains on: a pure function of the seed and the step.
 
 Shapes: P samples of the training part, S sets of a pool.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows of chosen clips, read from a store's file into one packed array, in any process.
 
 Positional reads, not memory mapping: no process's memory grows with the store, and a truncated file

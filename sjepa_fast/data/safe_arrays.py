@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads `.npy` and `.npz` of strangers: what a header claims is checked before it is allocated.
 
 No pickles, no structured types. Zip members are stored or deflated, have the size that their array

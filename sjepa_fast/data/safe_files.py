@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Opens strangers' files: regular ones of bounded size, and one exception for all that is not.
 
 A FIFO would wait for ever, a device never ends, and a few megabytes of brackets become gigabytes of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The packed ragged store: one folder of memory-mapped arrays and a manifest.
 
 Rows of clip i are `offsets[i]:offsets[i+1]` of `joints` (R, V, 3), body-major: body m of frame t

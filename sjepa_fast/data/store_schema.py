@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a store must be before anything uses it: the manifest's entries, and every array.
 
 A store may come from anybody, with checksums that fit. All that is wrong raises `Unreadable` with

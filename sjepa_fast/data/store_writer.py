@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes a store clip by clip, with bounded memory; an interrupted writer can be resumed."""
 
 from __future__ import annotations

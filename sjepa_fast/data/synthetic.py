@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Synthetic skeletons: 3-D motion of action classes for demo, tests and benchmarks.
 
 Forward kinematics on the 25-joint NTU tree: subjects have their own limb lengths, tempo, range and

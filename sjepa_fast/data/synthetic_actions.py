@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Joint angles of the synthetic actions as functions of time.
 
 Angles are radians about a joint's own x, y, z axes (the body stands facing -z, y up, its own left

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Units of length, told by how far a person's joints reach.
 
 Shapes: M bodies, T frames, V joints, 3 coordinates.

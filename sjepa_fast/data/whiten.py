@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PCA whitening of tubelets, fitted once on the training clips.
 
 A raw tubelet is nearly all static position; whitening brings its motion content to the same

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Arrays of users as clips: every one is checked before it is encoded.
 
 Shapes: M bodies, T frames, V joints, 3 coordinates in metres, y up.

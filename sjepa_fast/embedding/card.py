@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The card of a saved model: what it takes and gives, and its scores with their conditions."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a model is, wherever it comes from: configuration, joints, weights and their record."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Hugging Face Hub, through huggingface_hub where it is installed (extra `hub`)."""
 
 from __future__ import annotations

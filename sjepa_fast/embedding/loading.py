@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`sjepa_fast.load`: a model from a run, a saved folder, the Hub, or the package itself."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model that a user holds: NumPy clips in, NumPy features out.
 
 Shapes: N clips, M bodies, T frames, V joints, S segments, D width.

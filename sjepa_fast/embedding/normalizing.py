@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The normalisations of `data/normalize.py` for batches, in operations that a graph can hold.
 
 `normalize_clip` takes one clip at a time and branches on its numbers; here every branch is a

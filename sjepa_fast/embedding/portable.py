@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model as one file for other runtimes: raw clips in, features out, without this library.
 
 Shapes: N clips, M bodies, T frames, V joints, 3 coordinates (metres, y up), S segments, D width,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scores in a run's folder, without what only a plot needs, for the model's card."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A saved model: `model.safetensors`, `config.json` and a card, in one folder.
 
 `config.json` has size and SHA-256 of the weights, so a byte that has changed is found; nothing in

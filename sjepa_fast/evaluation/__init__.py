@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores of an encoder: protocols, probes, features, metrics, and the collapse panel."""

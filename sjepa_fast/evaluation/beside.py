@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a score means little without: scores of the same test clips by encoders without training.
 
 A probe's score stands beside those of raw coordinates and of the run's own initialisation by the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which of a run's saved checkpoints is best: chosen on validation clips, never on test clips."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The collapse panel (method 3.7): is the representation still varied?
 
 A falling loss is no evidence of learning, and a low target entropy is no sign of collapse (near

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Features of whole clips from a frozen encoder, pooled in the ways the protocols use.
 
 Shapes: B clips, M bodies, S segments, V joints, N = S*V tokens, D width.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frozen features of the training and test part."""
 
 from __future__ import annotations

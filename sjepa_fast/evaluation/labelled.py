@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a split can be scored: its training and its test part both need clips with labels."""
 
 from __future__ import annotations

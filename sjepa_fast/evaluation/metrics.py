@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores of predicted labels."""
 
 from __future__ import annotations

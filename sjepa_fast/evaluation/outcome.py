@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a protocol returns: predictions and scores of each seed, and their mean over seeds.
 
 Shapes: S seeds, Q test clips, C classes.

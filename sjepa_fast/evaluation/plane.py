@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Features of clips as points on a plane: by PCA, t-SNE or UMAP.
 
 Shapes: N clips, D numbers of each.

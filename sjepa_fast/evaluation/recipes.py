@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recipes of the protocols that train: linear probe and fine-tuning.
 
 A recipe's defaults are the papers' values (method 6). `small` and `strong` ones are our choice for

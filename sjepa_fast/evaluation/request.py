@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options that all protocols of `sjepa_fast.evaluate` share; further ones are in their files."""
 
 from __future__ import annotations

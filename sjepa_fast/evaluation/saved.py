@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Results of a run's folder, read so that other scores of the same clips can be paired with them.
 
 Shapes: S seeds, Q test clips.

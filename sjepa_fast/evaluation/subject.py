@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is scored: a run's encoder, and the clips of a store on the device."""
 
 from __future__ import annotations

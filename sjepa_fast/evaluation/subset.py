@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The labelled subsets of the semi-supervised protocol (method 6.3).
 
 The official code draws a different subset in every process, and the same ones in every repetition.

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tubelet embedding, the vanilla transformer encoder and the packed predictor."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a block's attention weighs, which the blocks themselves never write down.
 
 Shapes: B sequences (bodies), H heads, N tokens, D width, P numbers of a token.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tubelet embedding: a clip cut into (segment x joint) tokens, plus factored positions.
 
 Shapes: B sequences, T frames, V joints, C coordinates, S segments, N = S*V tokens (index

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The skeleton transformer: view encoder on visible tokens, target encoder on all of them.
 
 Shapes: B sequences (clips x bodies), N = S*V tokens, P numbers per token, K kept tokens,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The classifier that fine-tuning trains: the encoder and the papers' action head.
 
 Shapes: B clips, M bodies, S segments, V joints, N = S*V tokens, K kept ones, P numbers per token, D

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The predictor: features of the masked tokens from the visible ones.
 
 Shapes: B sequences, K visible and Q masked tokens, S segments, V joints, D width.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The projector: what a regularizer sees of the features of a batch's clips.
 
 Shapes: D width, H hidden width, P numbers of the result.

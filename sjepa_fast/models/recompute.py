@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Linear layers of a CPU that do not keep their input for the backward but compute it again.
 
 A GPU's blocks use `residual.py` instead: there memory is no limit and passes over it are.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The residual stream between blocks, and how a GPU adds to it in the pass of the next norm.
 
 On a GPU a step's time goes into passes over memory. So there a block does not add its last branch:

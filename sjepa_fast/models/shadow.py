@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Copies of networks whose weights for matrix products are in half precision.
 
 Under autocast a step rounds every float32 weight again, a launch for each. A copy has them rounded

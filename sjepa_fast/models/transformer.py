@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pre-norm transformer blocks of the encoders and the predictor.
 
 Shapes: B sequences (clips x bodies), N tokens, Q wanted ones or queries, K keys, D width, H heads.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objectives whose targets are numbers of the clip itself: coordinates or motion, normalised.
 
 Shapes: B sequences (clips x bodies), R masks of each, V joints, N tokens, P numbers per token,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which sequences of a batch are equal, so that the target encoder computes each of them once.
 
 An absent body is zero in the clip and in every view of it, so all absent bodies of a batch have

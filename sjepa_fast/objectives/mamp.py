@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MAMP: regress, at the masked tokens, the normalised motion of the clip (method 5.1)."""
 
 from __future__ import annotations

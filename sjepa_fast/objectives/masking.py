@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which tokens the view encoder sees, drawn for each body from the clip itself.
 
 Shapes: B clips, M bodies, N = S*V tokens, P numbers per token, K kept, Q masked.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Multi-view: several crops and views of a clip agree, and a regularizer keeps clips apart.
 
 No target encoder, no predictor, no schedule but the rate's. After LeJEPA (Balestriero and LeCun

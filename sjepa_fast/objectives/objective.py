@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the objectives share: their networks, and their input and output in a step.
 
 Shapes: B sequences (clips x bodies), R masks of each, N = S*V tokens, P numbers per token, K

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What keeps the features of a batch's clips apart, as a part of a loss.
 
 Shapes: R views (or masks) of each clip, C clips of this process and N of all, M bodies, K visible

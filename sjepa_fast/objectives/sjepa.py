@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """S-JEPA: predict, at the masked tokens, the target encoder's centered softmax of latents.
 
 Shapes: B sequences (clips x bodies), N tokens, Q masked, D width.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Skeleton2vec: regress, at the masked tokens, the mean of the target encoder's layers (method 4).
 
 Shapes: B sequences (clips x bodies), R masks of each, N = S*V tokens, K kept, Q masked, D width.

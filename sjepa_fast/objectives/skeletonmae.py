@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SkeletonMAE on a plain transformer: regress the masked tokens' normalised coordinates.
 
 Method 5.2: the row "SkeletonMAE (Transformer)" of the papers' tables, which is neither of the two

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What goes into the pictures of `sjepa_fast.plot`, one file each, and the table of them."""
 
 from __future__ import annotations

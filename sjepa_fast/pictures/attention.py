@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which tokens of a clip the encoder looks at.
 
 Shapes: B sequences (bodies), H heads, N = S*V tokens, S segments, V joints, D width.

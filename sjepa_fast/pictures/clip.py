@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clips of a store as they are, all frames."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Confusion matrices: of a score that was written, or of nearest neighbours, scored now."""
 
 from __future__ import annotations

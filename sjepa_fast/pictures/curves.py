@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The picture of the curves of runs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draw one of the kinds of pictures and write it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the view encoder sees of a clip in a training step."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run predicts at the masked tokens of a clip, beside what is true, or how wrong it is.
 
 Shapes: B sequences (the clip's bodies), M those that are present, T frames, V joints, S segments, N

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The picture of clips on a plane, by their features."""
 
 from __future__ import annotations

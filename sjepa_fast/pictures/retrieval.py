@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Test clips beside the training clips whose features are nearest."""
 
 from __future__ import annotations

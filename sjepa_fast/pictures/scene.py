@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What pictures of clips share: their options, and the clips of a run, read when they are drawn."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The curves of runs: what they have logged, and what their scores are compared with."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Puts values into the page: one HTML file with its scripts, styles and data inside.
 
 Names in the data come from strangers. They reach the page as JSON in which no `<` is left, and its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What run folders say of themselves, with runs that differ in the seed alone folded into one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The clips of a page: what the network sees, a mask, loss and attention by token, a map of them.
 
 Shapes: B clips, R present bodies of them, T frames of the network's crop, K key frames shown,

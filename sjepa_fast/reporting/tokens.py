@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What trained networks make of single tokens, as a page shows it.
 
 Shapes: B sequences (clips x bodies), N = S*V tokens, D width, T frames, V joints.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes `report.html`: at the end of a run, and of runs that have ended."""
 
 from __future__ import annotations

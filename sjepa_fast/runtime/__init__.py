@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Devices, schedules, checkpoints and logs of a training run."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a run's metrics go beside `metrics.jsonl`: TensorBoard, Weights & Biases, trackio.
 
 W&B and trackio have the same calls. A board gets the rows of `metrics.jsonl` as they are written,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints: `model.safetensors` for the weights, `state.safetensors` for what resuming needs.
 
 Nothing in them can run code. `checkpoint.json`, written last, has size and checksum of both; a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keeps what the compiler made for a configuration, so that the next start finds it.
 
 The compiler's own cache lies in a temporary folder, which clusters and containers empty between

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Choice of the device, and of the compute precision as far as the device alone decides it."""
 
 from __future__ import annotations

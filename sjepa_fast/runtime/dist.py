@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One process, or several under torchrun, by the same code."""
 
 from __future__ import annotations

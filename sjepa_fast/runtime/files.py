@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Atomic writes of small files and of whole folders."""
 
 from __future__ import annotations

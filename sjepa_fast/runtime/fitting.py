@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether tensors of a checkpoint fit the model or optimiser that is to take them.
 
 An optimiser believes what it is given: a moment of another shape than its parameter makes its fused

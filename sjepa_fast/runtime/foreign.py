@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads the tensors of PyTorch checkpoints from elsewhere, `torch.save`'s zip format.
 
 Nothing in the file is run, and nothing is allocated that the file does not hold. PyTorch's own

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One CUDA graph of a whole training step: hundreds of launches become one."""
 
 from __future__ import annotations

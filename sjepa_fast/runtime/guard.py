@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A training step that handles the two failures about which a user can do something.
 
 If a batch does not fit into the GPU's memory, the run ends with a message that names a size that

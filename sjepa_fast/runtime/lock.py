@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One owner of a run folder: a lock that lives exactly as long as the process that holds it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The log of a run while it trains: `metrics.jsonl` and boards."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`checkpoint.json`: the bytes of a checkpoint, written down, so that changed ones are never used.
 
 A file is opened once, compared with the manifest, and read through that same opening.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a GPU, its driver or its compiler cannot do, found in a second before a run begins.
 
 Each lack is one line: the run goes on without what is lacking, or stops if it was asked for.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far a command is: one line with a bar on a terminal, plain lines elsewhere.
 
 On a terminal a thread of rich's draws the line four times a second; who computes only leaves

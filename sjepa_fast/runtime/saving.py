@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When a run writes its checkpoints: at once on a CPU; on a GPU in a thread while training goes on.
 
 On a GPU the training thread enqueues one copy of all tensors to a spare block of the device's

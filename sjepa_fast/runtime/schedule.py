@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Per-step schedules of learning rate and EMA momentum, as functions of the step and as tables."""
 
 from __future__ import annotations

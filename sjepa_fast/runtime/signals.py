@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Signals that ask a run to save and stop: Ctrl-C, a scheduler's SIGTERM, a closed terminal."""
 
 from __future__ import annotations

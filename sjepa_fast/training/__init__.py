@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training step and what measures it: FLOPs, profile, report."""

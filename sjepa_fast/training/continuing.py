@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starts a run from the weights of a model (`continue_from`), and writes down which it was."""
 
 from __future__ import annotations

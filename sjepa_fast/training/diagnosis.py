@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Why a run stopped: the first tensor of its last skipped step that is not finite.
 
 A skipped step has changed nothing, and all draws follow from (seed, step, clip), so the step can be

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Floating-point operations of a training step, from the configuration alone.
 
 A multiplication with its addition counts as 2. Matrix products are all that is counted: norms,

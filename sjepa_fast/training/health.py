@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a run is healthy: skipped steps, spikes, features that collapse, weights that are finite.
 
 Everything is judged where the log reads the device anyway, so up to `log.every` steps late; what a

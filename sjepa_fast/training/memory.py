@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a GPU has the memory to keep the activation of every MLP for the backward.
 
 Kept, it is a quarter of what a step keeps. Made again, in the pass that reads its input anyway, it

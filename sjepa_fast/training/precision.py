@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Choice of a training run's compute precision: on a CPU with bfloat16, by a trial of one block.
 
 Shapes: B sequences, N tokens, D width.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`--profile`: the time of each pass of a step, as one page and as a trace.
 
 The passes of a step follow each other, so a time stamp where each begins is enough. PyTorch's hooks

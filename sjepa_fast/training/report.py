@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The report of a finished run: kNN before and after training, and three pictures."""
 
 from __future__ import annotations

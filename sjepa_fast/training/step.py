@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One training step: crop, view, mask, forwards, loss, backward, AdamW, EMA, center.
 
 All its tensors, also the step counter and the schedules, are on the device, and it never

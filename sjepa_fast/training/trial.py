@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A trial of a step: what needs its memory, without what changes its state."""
 
 from __future__ import annotations

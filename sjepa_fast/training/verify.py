@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`--verify`: chosen steps are done twice from the same state, and all that they make is compared.
 
 A step draws its random numbers from counters and adds in a fixed order, so that a second time gives

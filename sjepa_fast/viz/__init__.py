@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of runs, results and clips; matplotlib figures without global state."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores and step times over the values of one setting."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws clips: as strips of poses over time, one below the other, or moving side by side.
 
 Shapes: M bodies, T frames, V joints, C coordinates (y up).

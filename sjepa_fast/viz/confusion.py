@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Confusion matrix as a picture."""
 
 from __future__ import annotations

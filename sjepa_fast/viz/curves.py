@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training curves from runs' metrics, with the scores that a run's own mean little without."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes still and moving figures, and saves them atomically in the format of the file's ending."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A page that plays the frames of a movie: one file that needs nothing else, from no network.
 
 matplotlib's own page fetches the signs on its buttons.

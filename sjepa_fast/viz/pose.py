@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws the bodies of one moment from the front, left and right limbs in colours of their own.
 
 Shapes: M bodies, T frames, V joints, C coordinates (y up).

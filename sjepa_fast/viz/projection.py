@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clips as points on a plane, coloured by class."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures beside the scores of a command, which goes on without where they cannot be drawn.
 
 The drawing is imported here when it is needed: matplotlib is in the extra viz.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws a number of each token of a clip: on poses over time, and as a map of joints and segments.
 
 A mask, a loss and attention are such numbers. Shapes: M bodies, T frames, V joints, S segments,

@@ -46,7 +46,7 @@ def test_the_plan_has_every_cell_once_and_each_after_what_it_needs(tmp_path: Pat
     keys = [cell.key for cell in plan.cells]
     assert len(set(keys)) == len(keys)
     splits = sum(len(kind.splits) for kind in SETS.values())
-    # Two columns of raw coordinates, once; five frozen ones; two from scratch; seven of each method.
+    # Two columns of raw coordinates, once; five frozen; two from scratch; seven of each method.
     # The pool has one split of each set.
     methods = len(METHODS) - 1
     assert len(keys) == splits * (len(RAW_RESULTS) + 3 * (5 + 2 + 7 * methods)) + 3 * 7 * len(SETS)
@@ -232,7 +232,7 @@ def test_a_table_has_means_and_standard_errors_over_seeds() -> None:
     found += [row("sjepa", "finetune", 0, 85.0), row("raw", "full", 0, 60.0)]
     text = page.set_table(found, SETS["nucla"])
     error = statistics.stdev((70.0, 73.0, 76.0)) / 3**0.5
-    assert f"| S-JEPA |  | 73.0 ± {error:.1f} |  |  | 85.0 (1) |  |" in text
+    assert f"| S-JEPA |  |  | 73.0 ± {error:.1f} |  |  | 85.0 (1) |  |" in text
     assert "| raw coordinates |  |  |  | 60.0 |  |  |" in text
     assert "1,020 training and 464 test clips; 3 seeds" in text
     assert "63.0 ± 1.7" in page.set_table(found, SETS["nucla"], part=True)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyTorch's attention backends by name, and the table of which one was measured to be fastest.
 
 `backends.json` holds one entry for each card, Triton version, dtype, head width and number of

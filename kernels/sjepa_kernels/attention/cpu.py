@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls the C++ attention on a CPU (csrc/attention*.cpp), with its gradient.
 
 Shapes: B sequences, H heads, N queries, M keys, d head width. A packed tensor holds queries, keys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Launches the Triton attention of packed queries, keys and values, with its gradient.
 
 Shapes: B sequences, N tokens, Q of them with a query, H heads, d head width, T tiles.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Triton kernels of attention from packed queries, keys and values, for narrow heads.
 
 Scores are kept as base-2 exponents: weights are 2^(SCALE q.k - lse) with SCALE = log2(e) / sqrt(d)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Softmax attention and the rule that chooses its form.
 
 Shapes: B sequences, H heads, N tokens, d head width.

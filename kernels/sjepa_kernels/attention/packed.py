@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packed queries, keys and values as three views whose gradients come back in one packed tensor.
 
 Autograd would stack the three gradients and copy the result; here one kernel does both, and adds

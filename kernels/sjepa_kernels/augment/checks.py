@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of a packed store, and of the seed and step of a draw.
 
 Shapes: R rows (all bodies' frames packed), N clips of the store, B clips of a batch, V joints,

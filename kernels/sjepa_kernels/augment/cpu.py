@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls the C++ form of the crops and views (csrc/augment.cpp).
 
 Draws, bounds and matrices are a few numbers per clip; they come from the reference's own functions.

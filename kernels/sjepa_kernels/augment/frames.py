@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames by index instead of by interpolation, as Skeleton2vec samples them (method 1.4).
 
 Shapes: B clips, T frames wanted, L frames that a clip has.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernel of `augment_clips`.
 
 Shapes: R rows, N clips of the store, B clips, M bodies, T frames, V joints, C = 3, l frames a

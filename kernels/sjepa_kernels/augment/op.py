@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a packed store to tokens in one launch: crop, resize, view, stream and tubelets.
 
 Shapes: R rows (all bodies' frames packed), N clips of the store, B clips of a batch, M bodies,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Crops and views in plain PyTorch: the reference of `augment_clips`, piece by piece.
 
 Shapes: R rows (all bodies' frames packed), N clips of the store, B clips of a batch, M bodies,

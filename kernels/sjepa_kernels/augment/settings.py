@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings of `augment_clips`: the ranges of crop and view, and the skeleton.
 
 Shapes: V joints.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exact GELU, x Phi(x) with the normal distribution's Phi, for kernels."""
 
 from sjepa_kernels._triton import tl, triton

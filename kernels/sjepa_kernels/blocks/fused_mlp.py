@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The MLP half of a pre-norm block, x + fc2(gelu(fc1(LN x))), without its hidden layer in memory.
 
 Shapes: R rows (any leading axes), D width, H hidden width.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two linear layers with a GELU between, whose activation costs no pass over memory of its own.
 
 Shapes: R rows (any leading axes), D width, H hidden width.

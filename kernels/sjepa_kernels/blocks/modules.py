@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ops that hold parameters, as modules; their parameters have the names of the layers they replace.
 
 Shapes: B sequences, S segments, V joints, N = S*V tokens, K kept, Q masked, D width, H hidden.

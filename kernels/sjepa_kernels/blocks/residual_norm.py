@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Residual addition and the LayerNorm that follows it, in one pass each way.
 
 Shapes: R rows (any leading axes), D width.

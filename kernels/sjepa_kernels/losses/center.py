@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The center of the teacher's features: a running mean kept apart from the loss.
 
 Shapes: D features.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cross-entropy between a centered, sharpened teacher softmax and a student softmax.
 
 The kernels and the registered op are those of `soft_cross_entropy` too: without a center and its

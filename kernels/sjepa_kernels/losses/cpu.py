@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls the C++ of the cross-entropies of rows and of Sinkhorn steps (csrc/)."""
 
 import ctypes

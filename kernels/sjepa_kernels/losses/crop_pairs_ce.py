@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO's loss over 2-D crops: every student crop against every teacher crop but its own.
 
 Shapes: S student crops, T teacher crops, B images (or clips) per crop, K prototypes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random unit directions of a training step, from Philox: what `sigreg` and `visreg` project onto.
 
 Shapes: K directions, D features.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the regularizers of features take: samples, of one view or of several.
 
 Shapes: V views, N samples, D features.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KoLeo: spreads features over the sphere, by the distance of each to its nearest neighbour.
 
 Shapes: V views, N samples, R = V N rows, D features, S parts of the columns.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses that hold a center, or a seed and a step, as modules.
 
 Shapes: R rows, D features; S student crops, T teacher crops, B images per crop, K prototypes.

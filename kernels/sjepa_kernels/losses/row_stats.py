@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a softmax over wide rows needs to know of each row before it reads it again."""
 
 from sjepa_kernels._triton import tl, triton

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Multiplies a gradient computed in the forward by the gradient of the loss, most often 1."""
 
 import ctypes

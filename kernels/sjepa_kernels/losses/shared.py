@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the fused cross-entropies share: checks, outputs, the gradient that the forward computes.
 
 The gradient is saved in the student's dtype, before the backward multiplies it by the gradient of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SIGReg of LeJEPA: how far features are from a standard normal, along random directions.
 
 Shapes: V views, N samples, D features, K directions, P row tiles.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls the C++ form of SIGReg (csrc/sigreg.cpp).
 
 Shapes: V views, N samples, K directions, D features.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sinkhorn-Knopp of DINOv2 and DINOv3 as a center of the teacher's logits.
 
 Shapes: B rows, K prototypes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cross-entropy between probabilities that are given and a student softmax.
 
 The kernels are those of `centered_softmax_cross_entropy`, without a center.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows sorted and compared with quantiles, and each gap back at the place of its number.
 
 Shapes: V views, K directions, N samples.

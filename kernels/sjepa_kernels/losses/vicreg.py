@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VICReg's terms on one view: how far features are from varying, and how much they covary.
 
 Both are a matrix product with little around it, on every device, so this is PyTorch's own, with a

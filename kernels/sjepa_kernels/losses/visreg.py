@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VISReg: how far features are from a standard normal, by means, deviations and sorted projections.
 
 Shapes: V views, N samples, D features, K directions.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Block masks of images and video: targets are blocks, the context is what they leave (I-JEPA).
 
 Shapes: C clips, B sequences (clip x body, bodies innermost), T x H x W grid, N = T*H*W tokens

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the mask ops share: their result, the draws, the selection of the smallest keys, checks.
 
 Shapes: C clips, B sequences (clip x body, bodies innermost), N = S*V tokens (index s V + v),

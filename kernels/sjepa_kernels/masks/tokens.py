@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which tokens stay visible: motion-aware Gumbel selection (MAMP, S-JEPA) and uniform selection.
 
 Shapes: C clips, B sequences (clip x body, bodies innermost), S segments, V joints, N = S*V tokens

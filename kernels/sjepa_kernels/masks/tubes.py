@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masks of whole tubes: the same joints stay visible over several segments (Skeleton2vec).
 
 Shapes: C clips, B sequences (clip x body, bodies innermost), S segments, V joints, N = S*V tokens

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """AdamW, the moving average of the weights and half-precision copies of both, of many tensors.
 
 A step of AdamW reads every weight; so does the average that follows it, and so do the copies. Here

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls the C++ form of a step of AdamW (csrc/adamw.cpp)."""
 
 import ctypes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Triton form of a step of AdamW: one launch for many weights (see `adamw.py`)."""
 
 import math

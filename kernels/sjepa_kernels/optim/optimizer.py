@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An optimiser whose step also moves the averages of the weights and their copies."""
 
 from collections.abc import Callable, Sequence

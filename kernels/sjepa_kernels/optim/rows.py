@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a step of AdamW is told of each weight, and which weights are moved together.
 
 A row is one weight with all that moves with it; the columns are lists of equal length.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The self-check behind `python -m sjepa_kernels`: every op that can run here, against float64.
 
 To add an op, write a function like those below, or in `losses.py`, and name it in `CHECKS`. A

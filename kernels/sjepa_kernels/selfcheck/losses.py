@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The self-check's functions for losses and centers; see `checks.py`."""
 
 from functools import partial

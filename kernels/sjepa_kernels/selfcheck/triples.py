@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a check of the self-check returns, and how most are made.
 
 A triple is `(ours, eager, truth)`: what an op gave in float32, what plain PyTorch gives in float32,

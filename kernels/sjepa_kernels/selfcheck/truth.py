@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the self-check compares random ops and regularizers with: their definitions.
 
 Nothing here calls an op or its reference: Philox in Python's integers, keys one at a time, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Visible tokens followed by mask tokens, each with its position: a grid that needs no scatter.
 
 Shapes: B sequences, S segments, V joints, N = S*V tokens, K kept, Q masked, D width; P targets per

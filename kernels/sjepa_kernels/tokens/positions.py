@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each token's position added to it, and gradients of the tables without a sort or an atomic.
 
 Shapes: B sequences, S segments, V joints, K kept tokens, D width.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Visible tokens put back into the full grid, mask tokens elsewhere, positions added.
 
 Shapes: B sequences, S segments, V joints, N = S*V tokens, K kept, D width.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the token ops share: the factored position table and the checks.
 
 Shapes: B sequences, S segments, V joints, N = S*V tokens, K kept, Q masked, D width.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes a clip of one set fit a pool: its joints, and its frame rate.
 
 Shapes: M bodies, T frames, V joints of the pool, C coordinates.

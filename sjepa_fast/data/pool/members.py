@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stores of a pool, checked against each other, and the source of records they make.
 
 Shapes: M bodies, T frames, V joints of the pool, 3 coordinates.

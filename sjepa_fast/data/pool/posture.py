@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the bodies of a store say of its coordinates: their unit, what is up, what is left.
 
 A store's frame is metres, right-handed, y up. Nothing else in a store can tell whether it is so:

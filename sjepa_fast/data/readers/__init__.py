@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One reader per file format, and the table of their names.
 
 A reader's open function takes the path of the raw data and, as keywords, the options that it has

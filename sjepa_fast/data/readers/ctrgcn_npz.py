@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The `.npz` of CTR-GCN and MAMP: `x_train, y_train, x_test, y_test`.
 
 x is (N, 300, 150) float32, two bodies of 25 joints side by side, padded with zero frames at the

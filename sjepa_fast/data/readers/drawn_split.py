@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Splits that are drawn, for raw data without one: by clip, or by subject or another column."""
 
 from __future__ import annotations

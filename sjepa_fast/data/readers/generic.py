@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Your own clips: a folder with one file of joints for each clip and, if wanted, a `labels.csv`.
 
 The joints of NAME are `NAME.npy`, (T, V, C) or (M, T, V, C), with C = 3 in metres, centimetres or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Poses estimated from images: links people over frames and scales 2-D joints to metres.
 
 All of it is our choice. A store holds three coordinates in metres with y up, so image poses get

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`labels.csv` of your own clips: names, and what is known of each clip.
 
 The column `name` names the clips. A column `label` has numbers from 0, or words; an empty cell is a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Motion capture files: BVH by pybvh and C3D by c3d, both optional (extra `mocap`).
 
 Both are written in Python, so that a damaged file is refused and cannot end the process.

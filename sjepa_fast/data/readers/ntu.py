@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Raw NTU RGB+D `.skeleton` text files (Kinect v2: 25 joints, up to six body ids per file)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Denoising of raw NTU tracks, step by step as the field does it (method 1.3).
 
 Shapes: T frames, V = 25 joints, 3 coordinates. A track is one body id; its interval counts valid

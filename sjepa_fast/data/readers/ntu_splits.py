@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The published splits of NTU RGB+D, derived from the clip names (method 1.2)."""
 
 from __future__ import annotations

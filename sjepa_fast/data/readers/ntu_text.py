@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """NTU RGB+D `.skeleton` text to tracks: the defining Python reader, and the fast C++ one.
 
 `parse_skeleton` defines what a file means. The C++ reader (csrc/skeleton_text.cpp) reads

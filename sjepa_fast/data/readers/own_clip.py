@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One clip of your own, in any of the forms that a folder of them may have.
 
 M bodies, T frames, V joints, C coordinates.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PKU-MMD I and II: long recordings as text with a list of action intervals each, cut into clips.
 
 A recording `0002-L.txt` (part I) or `A01N02-L.txt` (part II) has 150 numbers per frame: two bodies

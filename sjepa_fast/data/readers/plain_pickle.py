@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Unpickles strangers' files of plain containers and NumPy arrays, and nothing else.
 
 A pickle is a program. This machine knows containers, numbers, text and bytes; of functions it has

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """JSON of pose estimators: COCO-17, OpenPose-18 and MediaPipe-33, one clip per file or folder.
 
 - coco17: a list of detections `{"image_id", "keypoints": [x, y, score, ...], "track_id"?}`, or an

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Published sizes of data sets, to compare with a prepared store (method 1.2)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The `.pkl` of pyskl and mmaction2: `{"split": {...}, "annotations": [...]}`.
 
 Each annotation has `frame_dir` (name), `label` and `keypoint`, (M, T, V, 3) in metres, or (M, T, V,

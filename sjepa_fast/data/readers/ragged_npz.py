@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small public sets in one ragged `.npz` layout.
 
 `joints` (sum of T, M, V, 3), float32 metres or int16 with `scale`; `offsets` (N + 1); `label`;

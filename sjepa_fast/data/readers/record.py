@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The records that every reader yields, and the description of its data set."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training of encoder and head on labels: the papers' fine-tuning, and training from scratch.
 
 The same fast path as pre-training: clips on the device, fused crops and views, bfloat16 where the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """L2 multinomial logistic regression, solved to its optimum; the linear probe of small sets.
 
 Shapes: N training rows, Q test rows, D features, C classes, r <= min(N, D) retained directions.

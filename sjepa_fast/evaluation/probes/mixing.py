@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mixup: clips mixed in pairs, and the loss of what they are (Zhang et al., ICLR 2018).
 
 Shapes: B clips, M bodies, N tokens, P numbers per token, C classes.

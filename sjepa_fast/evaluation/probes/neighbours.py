@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exact cosine nearest neighbours, and scaling of features by training statistics.
 
 Shapes: N training rows, Q test rows, D features.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Action retrieval: how early the clips of a query's class come in a ranking of the gallery.
 
 Shapes: N gallery rows, Q queries, D features.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores of test clips by a classifier, from one crop of each or from several.
 
 Shapes: Q test clips, C classes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The papers' linear probe (method 6.1) on cached features, several learning rates at once.
 
 Shapes: N training rows, Q test rows, D features, C classes, L learning rates.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bones and motion beside the joints, for encoders that were built for joints."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The moving average of a classifier's weights, which is scored in place of the weights."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The protocols of `sjepa_fast.evaluate`, one file each, and the table that names them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ensembles: the mean of the class probabilities that several runs gave the same test clips."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fine-tuning, its semi-supervised form, and transfer (methods 6.2, 6.3 and 6.4)."""
 
 from __future__ import annotations

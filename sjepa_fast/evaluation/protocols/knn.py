@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kNN: cosine similarity of frozen features (method 6.5)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The linear probe on a frozen encoder: the papers' SGD, or logistic regression (method 6.1)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Action retrieval: test clips query the training clips, by cosine of frozen features."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training from scratch on labels alone: a run without pre-training (method 6.2)."""
 
 from __future__ import annotations
