@@ -233,7 +233,7 @@ def test_a_table_has_means_and_standard_errors_over_seeds() -> None:
     text = page.set_table(found, SETS["nucla"])
     error = statistics.stdev((70.0, 73.0, 76.0)) / 3**0.5
     assert f"| S-JEPA |  |  | 73.0 ± {error:.1f} |  |  | 85.0 (1) |  |" in text
-    assert "| raw coordinates |  |  |  | 60.0 |  |  |" in text
+    assert "| raw coordinates |  |  |  |  | 60.0 |  |  |" in text
     assert "1,020 training and 464 test clips; 3 seeds" in text
     assert "63.0 ± 1.7" in page.set_table(found, SETS["nucla"], part=True)
     assert ROWS["scratch"] not in text, "a row without scores is left out"
