@@ -24,7 +24,7 @@ CUDA_VENV ?= .venv-cuda
 CUDA_BIN := $(CUDA_VENV)/bin
 CUDA_STAMP := $(CUDA_VENV)/.installed
 CUDA_PINS := $(CUDA_VENV)/constraints.txt
-REHEARSED := cattrs matplotlib numpy packaging pytest pytest-benchmark pytest-timeout pyyaml rich safetensors tensorboard tyro
+REHEARSED := cattrs matplotlib numpy packaging pytest pytest-benchmark pytest-timeout pyyaml rich safetensors tyro
 
 # Of the page of a report.
 THREE := 0.187.0
