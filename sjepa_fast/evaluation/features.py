@@ -6,6 +6,7 @@ Shapes: B clips, M bodies, S segments, V joints, N = S*V tokens, D width.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Literal
 
@@ -67,7 +68,8 @@ def clip_features(
     """Encode clips (centered evaluation crop, no augmentation, no mask) and pool the tokens.
 
     The processes of `world` share the clips out. Returns (len(ids), features) float32, computed in
-    `dtype`, in all of them.
+    `dtype`, in all of them. Where a training run has left too little of a GPU's memory for a chunk,
+    it is encoded in halves.
     """
 
     def encode(chunk: Tensor) -> Tensor:
@@ -76,7 +78,22 @@ def clip_features(
 
     chunks = ids.split(CHUNK)
     display.count("features", sum(map(len, world.shares(chunks)[world.rank])))
-    return world.map_rows(display.counted(encode), chunks)
+    return world.map_rows(display.counted(in_halves(encode)), chunks)
+
+
+def in_halves(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return the function, which takes what does not fit into a GPU's memory half by half."""
+
+    def call(chunk: Tensor) -> Tensor:
+        with contextlib.suppress(torch.OutOfMemoryError):
+            return function(chunk)
+        # Only now are the tensors gone that the exception's frames have held.
+        torch.cuda.empty_cache()
+        if len(chunk) == 1:
+            return function(chunk)
+        return torch.cat([call(half) for half in chunk.chunk(2)])
+
+    return call
 
 
 @torch.no_grad()

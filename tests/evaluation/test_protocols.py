@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from sjepa_fast import evaluate
 from sjepa_fast.data.store import open_store
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
+from sjepa_fast.evaluation.features import in_halves
 from sjepa_fast.evaluation.outcome import Outcome
 from sjepa_fast.evaluation.protocols import PROTOCOLS, finetune, of_one_run
 from sjepa_fast.evaluation.request import Request
@@ -318,3 +320,24 @@ def test_other_objectives_are_evaluated_by_the_encoder_they_have(
         for encoder in ("target", "view")
     )
     assert np.array_equal(target, view) == (kind == "mamp"), "only Skeleton2vec has two encoders"
+
+
+def test_a_chunk_that_does_not_fit_is_encoded_in_halves() -> None:
+    """A run at the edge of a GPU's memory ended in the score after its last step."""
+    taken = []
+
+    def encode(ids: Tensor) -> Tensor:
+        if len(ids) > 3:
+            raise torch.OutOfMemoryError("no room")
+        taken.append(len(ids))
+        return ids[:, None] * 2.0
+
+    ids = torch.arange(11)
+    assert torch.equal(in_halves(encode)(ids), ids[:, None] * 2.0)
+    assert max(taken) == 3
+
+    def never(_: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        in_halves(never)(ids)
