@@ -32,9 +32,9 @@ RECORD = RESULTS / "speedrun.json"
 PAGE = ROOT / "README.md"
 BEGIN, END = "<!-- speedrun: begin -->", "<!-- speedrun: end -->"
 # What is run, and in words what is special about it.
-TRAIN = "sjepa-nucla --log.every 100"
-SCORE = "--pool full --scaling pca"
-ABOUT = "S-JEPA, `sjepa-nucla`"
+TRAIN = "skeletonmae-nucla --compile"
+SCORE = "--pool pyramid --scaling pca"
+ABOUT = "SkeletonMAE, `skeletonmae-nucla`"
 
 
 def _call(folder: Path, *words: str | Path) -> None:

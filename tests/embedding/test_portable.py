@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from sjepa_fast import extras
 from sjepa_fast.config.schema import Pool, TrainConfig, replace
 from sjepa_fast.data.normalize import normalize_clip
 from sjepa_fast.embedding import portable
@@ -256,7 +257,7 @@ def test_what_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.Monk
         written(content, tmp_path / "model.onyx")
     with pytest.raises(InputError, match=r"out: .*cannot be written.*name a file in a folder"):
         written(content, tmp_path / "absent" / "model.pt2")
-    monkeypatch.setattr(portable.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     fix = r"format: onnx needs onnx, onnxscript, onnxruntime, not.*'sjepa-fast\[export\]'"
     with pytest.raises(InputError, match=fix):
         written(content, tmp_path / "model.onnx")

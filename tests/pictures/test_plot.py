@@ -24,7 +24,7 @@ from sjepa_fast.evaluation.plane import pca
 from sjepa_fast.models.attention_weights import attention_weights
 from sjepa_fast.models.residual import Residual
 from sjepa_fast.objectives.objective import make_step_input
-from sjepa_fast.pictures import KINDS
+from sjepa_fast.pictures import KINDS, drawing
 from sjepa_fast.pictures.clip import ClipPictureRequest
 from sjepa_fast.pictures.curves import run_curves
 from sjepa_fast.pictures.mask import clip_mask
@@ -330,8 +330,8 @@ def test_nothing_is_written_when_the_disk_is_full(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(plot, "write_figure", full)
+    monkeypatch.setattr(drawing, "write_figure", full)
     request = ClipPictureRequest(folder / "mamp", out=tmp_path / "c.png")
     with pytest.raises(InputError, match="No space left on device"):
-        plot.plot(request, "clip")
+        drawing.plot(request, "clip")
     assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sjepa_fast import extras
 from sjepa_fast.data.readers import mocap
 from sjepa_fast.data.readers.generic import open_generic
 from sjepa_fast.data.store import Store, open_store
@@ -352,7 +353,7 @@ def test_c3d_files_need_a_layout(tmp_path: Path) -> None:
 def test_an_absent_package_is_named_with_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, package: str
 ) -> None:
-    monkeypatch.setattr(mocap.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / f"a{suffix}").write_text("x")
     done = call(main, "generic", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "o"))
