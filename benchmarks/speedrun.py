@@ -38,10 +38,12 @@ ABOUT = "SkeletonMAE, `skeletonmae-nucla`"
 
 
 def _call(folder: Path, *words: str | Path) -> None:
+    # The compiler's cache, and that of whole compiled steps.
+    caches = dict.fromkeys(("TORCHINDUCTOR_CACHE_DIR", "XDG_CACHE_HOME"), str(folder / "cache"))
     subprocess.run(
         [sys.executable, "-m", *map(str, words)],
         stdout=subprocess.DEVNULL,
-        env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder / "cache")},
+        env={**os.environ, **caches},
         check=True,
     )
 

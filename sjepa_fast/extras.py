@@ -27,9 +27,13 @@ EXTRAS = {
 DRAWING = ("matplotlib", "PIL")
 
 
+def _missing(modules: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [EXTRAS[name] for name in modules if find_spec(name) is None]
+
+
 def how_to_install(*modules: str) -> str:
     """Return the command that installs those of some modules that are missing; empty if none is."""
-    missing = [EXTRAS[name] for name in modules if find_spec(name) is None]
+    missing = _missing(modules)
     if not missing:
         return ""
     names = " ".join(distribution for distribution, _ in missing)
@@ -42,8 +46,7 @@ def require(argument: str, wanted: object, *modules: str) -> None:
 
     `argument` and `wanted` are what was asked for: `format`, `onnx`.
     """
-    command = how_to_install(*modules)
-    if command:
-        missing = [EXTRAS[m][0] for m in modules if find_spec(m) is None]
-        value = f"{wanted} needs {', '.join(missing)}, not installed here"
-        raise InputError(argument, value, f"run: {command}")
+    if missing := _missing(modules):
+        names = ", ".join(distribution for distribution, _ in missing)
+        value = f"{wanted} needs {names}, not installed here"
+        raise InputError(argument, value, f"run: {how_to_install(*modules)}")
