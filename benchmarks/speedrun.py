@@ -30,6 +30,7 @@ from benchmarks.tables import RESULTS, ROOT, markdown
 GOAL = 80.0
 RECORD = RESULTS / "speedrun.json"
 PAGE = ROOT / "README.md"
+COMMAND = "python -m benchmarks.speedrun run --data DATA"
 BEGIN, END = "<!-- speedrun: begin -->", "<!-- speedrun: end -->"
 # What is run, and in words what is special about it.
 TRAIN = "skeletonmae-nucla --compile"
@@ -107,9 +108,14 @@ def run(data: Path, seeds: Sequence[int]) -> int:
     if _mean(row, "top1") < GOAL:
         print(f"{_mean(row, 'top1'):.1f} % on the mean: the goal is {GOAL:.0f}", file=sys.stderr)
         return 1
-    rows = json.loads(RECORD.read_text()) if RECORD.exists() else []
-    RECORD.write_text(json.dumps([*rows, row], indent=1) + "\n")
+    record = {"command": COMMAND, "rows": [*recorded(), row]}
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
     return 0
+
+
+def recorded() -> list[dict[str, Any]]:
+    """Return the rows of the record, the oldest first."""
+    return list(json.loads(RECORD.read_text())["rows"]) if RECORD.exists() else []
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -147,8 +153,8 @@ def main() -> int:
     if asked.what == "run" and not (asked.data and (asked.data / "nucla").is_dir()):
         parser.error(f"--data: {asked.data} has no folder nucla; name the folder of the raw sets")
     code = run(asked.data, asked.seeds) if asked.what == "run" else 0
-    if RECORD.exists():
-        PAGE.write_text(page(PAGE.read_text(), json.loads(RECORD.read_text())))
+    if rows := recorded():
+        PAGE.write_text(page(PAGE.read_text(), rows))
     return code
 
 
