@@ -23,9 +23,9 @@ Named = Iterable[tuple[str, ArrayLike]]
 def named_clips(clips: Clips) -> Iterator[tuple[str, ArrayLike]]:
     """Name clips by their number: one array (T, V, 3) or (M, T, V, 3), or an iterable of them.
 
-    An array of five axes, (N, M, T, V, 3), is N clips.
+    An array of five axes, (N, M, T, V, 3), is N clips. Tensors are arrays too.
     """
-    several = clips if not isinstance(clips, np.ndarray) or clips.ndim == 5 else [clips]
+    several = clips if getattr(clips, "ndim", 5) == 5 else [clips]
     if not isinstance(several, Iterable):
         raise InputError("clips", type(clips).__name__, "give an array, or a list of arrays")
     for number, clip in enumerate(several):
@@ -40,7 +40,8 @@ def checked_clip(name: str, values: ArrayLike, layout: SkeletonLayout) -> NDArra
     """
     try:
         array = np.asarray(values)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
+        # The last two are those of tensors on a GPU and of tensors that learn.
         raise InputError("clips", f"{name} is no array ({error})", _axes(layout)) from error
     full = array[None] if array.ndim == 3 else array
     if array.dtype.kind not in "fiu":

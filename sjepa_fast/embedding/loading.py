@@ -16,6 +16,7 @@ from sjepa_fast.errors import InputError, nearest
 # Comes with the package; docs/embedding.md says how it was made and what it is worth.
 TINY = Path(__file__).parent / "tiny"
 Encoder = Literal["target", "view"]
+_FIX = "name a run folder, a saved model, owner/name on the Hub, or tiny"
 
 
 def load(
@@ -58,6 +59,8 @@ def open_content(
 ) -> Content:
     """Open what `load` takes, with the same arguments and errors, without making a model of it."""
     path = Path(source)
+    if not str(source):
+        raise InputError("model", "an empty name", _FIX)
     if path.is_dir():
         if (path / CONFIG).exists():
             return read_model(path)
@@ -79,5 +82,4 @@ def open_content(
         return dataclasses.replace(
             read_model(fetch_model(str(source), revision)), origin=str(source)
         )
-    fix = "name a run folder, a saved model, owner/name on the Hub, or tiny"
-    raise InputError("model", f"{source} does not exist", fix)
+    raise InputError("model", f"{source} does not exist", _FIX)

@@ -124,8 +124,7 @@ def test_clips_come_in_many_forms(model: Model) -> None:
     listed = model.embed([one, two])
     assert listed.shape == (2, 32) and listed.dtype == np.float32
     for same in (one, one[None], one.astype(np.float32), torch.from_numpy(one)):
-        given = [same] if isinstance(same, torch.Tensor) else same
-        np.testing.assert_allclose(model.embed(given), listed[:1], atol=1e-5)
+        np.testing.assert_allclose(model.embed(same), listed[:1], atol=1e-5)
     np.testing.assert_allclose(model.embed(two), listed[1:], atol=1e-5)
     np.testing.assert_array_equal(model.embed(clip for clip in (one, two)), listed)
     np.testing.assert_allclose(model.embed([one, two], batch_size=1), listed, atol=1e-5)
@@ -205,6 +204,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "number": (3, {}, "clips: int"),
     "rank": (people()[0], {}, r"shape \(25, 3\)"),
     "plain list": (people().tolist(), {}, r"clip 0 has the shape \(25, 3\)"),
+    "learning": (torch.ones(5, 25, 3, requires_grad=True), {}, "clip 0 is no array.*grad"),
     "ragged": ([[[1.0], [1.0, 2.0]]], {}, "clip 0 is no array"),
     "2-D": (people()[..., :2], {}, "2 coordinates for each joint.*prepare generic"),
     "4-D": (np.ones((5, 25, 4)), {}, "4 coordinates"),

@@ -189,6 +189,8 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         sjepa_fast.load(tmp_path / "notes.txt")
     with pytest.raises(InputError, match="does not exist; name a run folder"):
         sjepa_fast.load(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="model: an empty name; name a run folder"):
+        sjepa_fast.load("")
 
 
 def test_nothing_is_written_over(model: Model, saved: Path, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from zlib import crc32
 
 import pytest
-import torch
 
 from sjepa_kernels._triton import HAVE_TRITON, INTERPRETED
 from sjepa_kernels.native import LIBRARY
@@ -104,8 +103,3 @@ def lanes(request: pytest.FixtureRequest) -> Iterator[int]:
         yield request.param
     finally:
         LIBRARY.sjepa_limit_lanes(16)
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
