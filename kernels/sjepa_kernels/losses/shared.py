@@ -11,6 +11,10 @@ Saved in float32 it is 10, and computed again in the backward 6 to 8, after a se
 sides. (A loss scale above 2^15 temp R, of few rows or a huge scale, would leave eager a larger
 range, up to its overflow.)
 
+So a gradient that is multiplied by other than a power of two, as a float16 one always is, is
+rounded twice. In norm the error is 1.1 to 1.6 times that of eager's one rounding, and 2.9 times in
+one of twelve draws of DINO's size in bfloat16, where a few numbers make up a quarter of it.
+
 The C++ needs none of this: its gradient is float32, and a half-precision student is cast outside.
 """
 
