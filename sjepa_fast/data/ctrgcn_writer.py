@@ -73,13 +73,11 @@ def write_ctrgcn(store: Store, split: str, out: Path, frames: int, twin: bool) -
     for ids in parts.values():
         _check(store, ids, frames)
     classes = len(store.class_names)
-    with new_file(out) as temporary:
-        with zipfile.ZipFile(temporary, "w") as archive:
-            for part, ids in parts.items():
-                rows = (padded_row(store.clip(i), frames, twin) for i in ids)
-                shape = (len(ids), frames, BODIES * JOINTS * 3)
-                _member(archive, f"x_{part}", shape, "<f4", rows)
-                labels = (np.arange(classes) == store.labels[i] for i in ids)
-                _member(archive, f"y_{part}", (len(ids), classes), "<f8", labels)
-        temporary.chmod(0o644)
+    with new_file(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for part, ids in parts.items():
+            rows = (padded_row(store.clip(i), frames, twin) for i in ids)
+            shape = (len(ids), frames, BODIES * JOINTS * 3)
+            _member(archive, f"x_{part}", shape, "<f4", rows)
+            labels = (np.arange(classes) == store.labels[i] for i in ids)
+            _member(archive, f"y_{part}", (len(ids), classes), "<f8", labels)
     return len(parts["train"]), len(parts["test"])

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -31,7 +30,7 @@ from sjepa_fast.data.store import (
 )
 from sjepa_fast.data.store_schema import KEY, MAX_LISTED, PooledSet, is_store_name
 from sjepa_fast.errors import InputError
-from sjepa_fast.runtime.files import sync
+from sjepa_fast.runtime.files import new_beside, sync
 from sjepa_fast.skeletons import SkeletonLayout
 
 # At most this much work is lost when a run is killed.
@@ -91,7 +90,7 @@ class StoreWriter:
                 self.folder.mkdir(exist_ok=True)
                 self._resume(job)
             else:
-                self.folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+                self.folder = new_beside(out, Path.mkdir)
                 self.rows = (self.folder / JOINTS).open("wb")
                 self._write_header()
         except OSError as error:
@@ -226,7 +225,6 @@ class StoreWriter:
         (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         for path in self.folder.iterdir():
             sync(path)
-        self.folder.chmod(0o755)
         sync(self.folder)
         self._move_into_place()
         return open_store(self.out, verify=False)

@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# The endings of `tempfile`, and of a folder that is being deleted.
+# The endings of new files and folders, and of a folder that is being deleted.
 _TEMPORARY = re.compile(r"\.([a-z0-9_]{8}|dropped)")
 
 
@@ -25,12 +25,19 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-@contextmanager
+def new_beside(path: Path, make: Callable[[Path], object]) -> Path:
+    """Make a hidden sibling of a file or folder, readable for whom the umask lets read."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        with contextlib.suppress(FileExistsError):
+            make(temporary)
+            return temporary
+
+
+@contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Yield a hidden sibling file that becomes `path` when the block ends without an error."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = new_beside(path, lambda new: new.touch(exist_ok=False))
     try:
         yield temporary
         sync(temporary)
@@ -79,20 +86,19 @@ def _indented(value: object, line: str) -> str:
     return json.dumps(value)
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a hidden sibling folder that becomes `path` when the block ends without an error.
 
     An existing folder of that name is replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = new_beside(path, Path.mkdir)
     try:
         yield temporary
         for part in temporary.rglob("*"):
             if part.is_file():
                 sync(part)
-        temporary.chmod(0o755)
         sync(temporary)
         if path.exists():
             shutil.rmtree(path)
