@@ -26,9 +26,9 @@ from sjepa_fast.training.flops import step_flops
 # Keys that name a run or say how it began.
 NOT_A_SETTING = ("run", "resume", "seed")
 MORE_PANELS = (
-    ("target_entropy", "entropy of the target softmax"),
-    ("grad_norm", "gradient norm"),
-    ("clips_per_second", "clips per second"),
+    ("target_entropy", "Entropy of the target softmax"),
+    ("grad_norm", "Gradient norm"),
+    ("clips_per_second", "Clips per second"),
     ("gpu_mb", "GPU memory, MB"),
 )
 # Of a curve; a phone has some four hundred pixels across.
