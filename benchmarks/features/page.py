@@ -54,16 +54,15 @@ def set_table(rows: list[Row], kind: Set, part: bool = False) -> str:
     scores = seed_scores(rows, kind, part)
     tests = [row["part"]["test_clips"] if part else row["test_clips"] for row in rows]
     trains = [row["train_clips"] for row in rows]
-    widths = {
-        "raw" if row["row"] == RAW else row["column"]: row["features"]
-        for row in rows
-        if row["features"] and not row["column"].startswith("knn")
-    }
+    alone = _widths([row for row in rows if row["row"] != POOLED])
+    pooled = _widths([row for row in rows if row["row"] == POOLED])
     count = max((len(values) for values in scores.values()), default=0)
     seeds = f"{count} {'seed' if count == 1 else 'seeds'}"
     facts = f"{_range(trains)} training and {_range(tests)} test clips; {seeds}"
-    if widths:
-        facts += "; numbers per clip: " + ", ".join(f"{k} {v:,}" for k, v in sorted(widths.items()))
+    if alone:
+        facts += f"; numbers per clip: {alone}"
+    if pooled:
+        facts += f"; on all sets at once: {pooled}"
     cells = []
     for name, title in ROWS.items():
         values = [scores.get((name, column), []) for column in COLUMNS]
@@ -76,6 +75,16 @@ def set_table(rows: list[Row], kind: Set, part: bool = False) -> str:
     header = ["top-1 %", *(column.title for column in COLUMNS.values())]
     title = kind.part_title if part else kind.title
     return f"## {title}\n\n{facts}.\n\n{markdown(header, cells)}"
+
+
+def _widths(rows: list[Row]) -> str:
+    """Numbers per clip of each pooling, and of coordinates."""
+    found = {
+        "raw" if row["row"] == RAW else row["column"]: row["features"]
+        for row in rows
+        if row["features"] and not row["column"].startswith("knn")
+    }
+    return ", ".join(f"{pooling} {width:,}" for pooling, width in sorted(found.items()))
 
 
 def _range(counts: list[int]) -> str:

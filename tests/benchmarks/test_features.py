@@ -234,7 +234,10 @@ def test_a_table_has_means_and_standard_errors_over_seeds() -> None:
     error = statistics.stdev((70.0, 73.0, 76.0)) / 3**0.5
     assert f"| S-JEPA |  |  | 73.0 ± {error:.1f} |  |  | 85.0 (1) |  |" in text
     assert "| raw coordinates |  |  |  |  | 60.0 |  |  |" in text
-    assert "1,020 training and 464 test clips; 3 seeds" in text
+    assert "1,020 training and 464 test clips; 3 seeds; numbers per clip: finetune 1,280, " in text
+    wide = [*found, row("pooled", "joint", 0, 80.0) | {"features": 2560}]
+    widths = "joint 1,280, raw 1,280; on all sets at once: joint 2,560."
+    assert widths in page.set_table(wide, SETS["nucla"])
     assert "63.0 ± 1.7" in page.set_table(found, SETS["nucla"], part=True)
     assert ROWS["scratch"] not in text, "a row without scores is left out"
 
