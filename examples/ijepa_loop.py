@@ -48,11 +48,8 @@ def at(tokens_BND: Tensor, ids_BK: Tensor) -> Tensor:
 def main(steps: int = 120) -> None:
     """Train, and print a line now and then."""
     torch.manual_seed(0)
-    draw, seed, table = (
-        torch.Generator().manual_seed(0),
-        torch.tensor(0),
-        torch.randn(64, WIDTH) / 8,
-    )
+    draw, seed = torch.Generator().manual_seed(0), torch.tensor(0)
+    table = torch.randn(64, WIDTH) / 8
     online = nn.ModuleList([nn.Linear(3 * PATCH**2, WIDTH), blocks(2)])
     target = copy.deepcopy(online).requires_grad_(False)
     predict = PackedPredictor(WIDTH, table, blocks(1))

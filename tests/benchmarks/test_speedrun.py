@@ -21,7 +21,6 @@ def test_one_seed_is_prepared_trained_and_scored(monkeypatch: pytest.MonkeyPatch
         pytest.skip("N-UCLA's raw file is not here")
     short = "--optim.length 4 --optim.warmup 1 --compile off --log.every 2"
     monkeypatch.setattr(speedrun, "TRAIN", f"sjepa-nucla {short}")
-    monkeypatch.setattr(speedrun, "SCORE", "--pool joint")
     found = run_once(DATA, 0)
     parts = sum(found[key] for key in ("prepare_s", "train_s", "score_s"))
     assert found["seconds"] == pytest.approx(parts, abs=0.2)
