@@ -25,7 +25,7 @@ def named_clips(clips: Clips) -> Iterator[tuple[str, ArrayLike]]:
 
     An array of five axes, (N, M, T, V, 3), is N clips. Tensors are arrays too.
     """
-    several = clips if getattr(clips, "ndim", 5) == 5 else [clips]
+    several = clips if getattr(clips, "ndim", None) in (None, 5) else [clips]
     if not isinstance(several, Iterable):
         raise InputError("clips", type(clips).__name__, "give an array, or a list of arrays")
     for number, clip in enumerate(several):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,20 +59,20 @@ class Request:
 
 
 @dataclass(frozen=True)
-class RecipeRequest(Request):
+class RecipeRequest(Request, abc.ABC):
     """A request of a protocol that trains; it has a field `recipe`."""
 
     def configuration(self) -> TrainConfig:
         """Return the run's configuration, for which the recipe is chosen."""
         return read_run(self.run)
 
+    @abc.abstractmethod
     def default_recipe(self, config: TrainConfig) -> LinearRecipe | FinetuneRecipe:
         """Return the recipe to start from, for a run's configuration; flags change it."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class ProbeRequest(Request):
+class ProbeRequest(Request, abc.ABC):
     """A request of a protocol that scores frozen features."""
 
     baselines: bool = True
@@ -80,13 +81,13 @@ class ProbeRequest(Request):
     checkpoints: Literal["last", "all"] = "last"
     """last: the newest one; all: score every saved one, and take the best on validation clips."""
 
+    @abc.abstractmethod
     def settled(self, config: TrainConfig) -> Self:
         """Return the request with the run's values where it has none; raises InputError."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def result_name(self) -> str:
         """Name the result of a settled request."""
-        raise NotImplementedError
 
     def untrained(self, encoder: Literal["raw", "random"]) -> Self:
         """Return the request that scores an encoder without training by the same probe."""

@@ -7,6 +7,8 @@ K kept, Q masked, D width.
 
 from __future__ import annotations
 
+import abc
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ from sjepa_kernels.tubelets import to_frames, to_tubelets
 _EPS = 1e-6
 
 
-class CoordinateObjective(Objective):
+class CoordinateObjective(Objective, abc.ABC):
     """View encoder and a predictor of a token's numbers; no target encoder.
 
     L = mean over masked tokens and their P numbers of (prediction - target)^2; a
@@ -27,9 +29,9 @@ class CoordinateObjective(Objective):
 
     predictor: Predictor
 
+    @abc.abstractmethod
     def numbers(self, view_BNP: Tensor) -> Tensor:
         """Target numbers of every token before normalisation, (B, N, P)."""
-        raise NotImplementedError
 
     def forward(self, batch: StepInput) -> StepOutput:
         """Loss of one step, and the features of the visible tokens (B*R, K, D)."""

@@ -14,7 +14,8 @@ from torch.nn.functional import normalize
 from sjepa_fast.config.schema import Pool, Scaling
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.frozen import cosine_features
-from sjepa_fast.evaluation.request import CosineRequest, Request
+from sjepa_fast.evaluation.protocols.retrieval import RetrievalRequest
+from sjepa_fast.evaluation.request import Request
 from sjepa_fast.evaluation.subject import open_subject
 from sjepa_fast.pictures.scene import called, check_rate, clip_ids, crop_of
 from sjepa_fast.viz.clips import Track, clip_movie, clip_strips
@@ -55,7 +56,7 @@ def draw_retrieval(request: RetrievalPictureRequest, moving: bool) -> Figure | M
     asking = clip_ids(store, request.clip) or subject.test_ids[:1].tolist()
     if not asking:
         raise InputError("clip", "not given", f"{subject.config.data.split} has no test clip")
-    asked = CosineRequest(
+    asked = RetrievalRequest(
         run=request.run, encoder=request.encoder, pool=request.pool, scaling=request.scaling
     ).settled(subject.config)
     ids = torch.tensor(asking, device=subject.device)
