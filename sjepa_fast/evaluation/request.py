@@ -43,6 +43,8 @@ class EvalRuntime:
     """Compute precision; auto: bfloat16 on a GPU that has it, the run's own on a CPU."""
     compile: Annotated[Switch, tyro.conf.arg(name="compile", prefix_name=False)] = "off"
     """Compile the encoder's blocks; auto: on a GPU. `--compile` alone is on."""
+    cuda_graph: Annotated[Switch, tyro.conf.arg(name="cuda-graph", prefix_name=False)] = "auto"
+    """Replay a fine-tuning step as one CUDA graph; auto: on a GPU."""
 
 
 @dataclass(frozen=True)

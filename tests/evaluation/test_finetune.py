@@ -18,11 +18,10 @@ from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.probes.classifier import (
     _batches,
-    build_finetune_optimizer,
-    layer_of,
     recipe_lengths,
     train_classifier,
 )
+from sjepa_fast.evaluation.probes.classifier_step import build_finetune_optimizer, layer_of
 from sjepa_fast.evaluation.recipes import FinetuneRecipe, finetune_recipe, linear_recipe
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.heads import ActionClassifier, ActionHead

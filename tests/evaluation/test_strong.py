@@ -24,7 +24,7 @@ from sjepa_fast.data.store import Store
 from sjepa_fast.data.store_writer import StoreWriter
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
-from sjepa_fast.evaluation.probes import classifier, scoring
+from sjepa_fast.evaluation.probes import classifier, classifier_step, scoring
 from sjepa_fast.evaluation.probes.mixing import Mixing
 from sjepa_fast.evaluation.probes.streams import join_streams
 from sjepa_fast.evaluation.probes.weight_ema import WeightEma
@@ -208,8 +208,8 @@ def test_new_streams_begin_at_nothing_or_in_scale(
     spread = scaled.flatten(0, 1).std(dim=0, correction=0)
     torch.testing.assert_close(spread, torch.ones_like(spread), rtol=1e-3, atol=1e-3)
     # A layer of the head's age learns at the head's rate.
-    assert classifier.layer_of("encoder.embed.others.proj.weight", 3) == 4
-    assert classifier.layer_of("encoder.embed.proj.weight", 3) == 0
+    assert classifier_step.layer_of("encoder.embed.others.proj.weight", 3) == 4
+    assert classifier_step.layer_of("encoder.embed.proj.weight", 3) == 0
 
 
 def test_parts_of_a_test_clip(clips: ResidentClips, config: TrainConfig) -> None:
@@ -261,7 +261,7 @@ def test_strong_training_equals_a_plain_loop(
     )
 
     torch.manual_seed(5)
-    optimizer = classifier.build_finetune_optimizer(plain, recipe)
+    optimizer = classifier_step.build_finetune_optimizer(plain, recipe)
     averaged = copy.deepcopy(plain)
     views = classifier.finetune_views(recipe, config, clips.max_bodies)
     assert (views.stream, views.time_warp, views.joint_drop) == ("all", 0.2, 0.2)

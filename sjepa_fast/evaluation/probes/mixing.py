@@ -38,7 +38,8 @@ class Mixing:
 
     def __init__(self, alpha: float, device: torch.device) -> None:
         shape = torch.tensor(alpha, device=device)
-        self.shares = Beta(shape, shape) if alpha > 0 else None
+        # Checked by the recipe; here a GPU would have to be waited for.
+        self.shares = Beta(shape, shape, validate_args=False) if alpha > 0 else None
 
     def mix(self, tokens: Tensor, bodies: int) -> tuple[Tensor, Mixed]:
         """Mix tokens (B*M, N, P), all bodies of a clip with those of the other."""

@@ -17,11 +17,13 @@ class WeightEma:
 
     The momentum of step t is the smaller of `momentum` and (1 + t) / (10 + t), so that a short
     training is not an average with its beginning. 0 is off: the weights themselves are scored.
+    Steps are counted on the device, so that a step in a CUDA graph counts too.
     """
 
     def __init__(self, model: nn.Module, momentum: float) -> None:
-        self.momentum, self.steps = momentum, 0
+        self.momentum = momentum
         self.live = [x for x in model.state_dict().values() if x.is_floating_point()]
+        self.steps = torch.zeros((), device=self.live[0].device)
         self.average = [x.clone() for x in self.live] if momentum > 0 else []
         self.plan = EmaPlan(self.average, self.live) if momentum > 0 else None
 
@@ -29,7 +31,8 @@ class WeightEma:
         """Move the average towards the weights."""
         if self.plan is not None:
             self.steps += 1
-            self.plan.update_(min(self.momentum, (1 + self.steps) / (10 + self.steps)))
+            early = (1 + self.steps) / (10 + self.steps)
+            self.plan.update_(early.clamp_max(self.momentum))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
