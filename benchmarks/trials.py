@@ -1,11 +1,12 @@
-"""Settings of the pool and of fine-tuning, tried on validation parts.
+"""Settings of pre-training and of fine-tuning, tried on validation parts.
 
 python -m benchmarks.trials --data DATA --out FOLDER    do what is left, collect it
 
 A pool of the training parts of all sets' splits `val` is pre-trained on, once for each setting in
-`POOLS` and seed; its features and its fine-tuning are scored on the validation parts of `val`. Of
-the preset's own encoder fine-tuning is also scored by every recipe in `RECIPES`. Test parts are not
-looked at. What the work folder has is not made again. FOLDER gets `trials.json`.
+`POOLS` and seed, and each set alone for each one in `SINGLES`; features and fine-tuning are scored
+on the validation parts of `val`. Of the pool preset's own encoder fine-tuning is also scored by
+every recipe in `RECIPES`. Test parts are not looked at. `--tried`, `--sets` and `--seeds` choose a
+part. What the work folder has is not made again. FOLDER gets `trials.json`.
 """
 
 from __future__ import annotations
@@ -62,6 +63,21 @@ POOLS = {
     "sets by size": "--data.set-power 1",
     "48 frames": "--data.frames 48",
 }
+# Flags of `train sjepa-small` on a set alone.
+SINGLES = {
+    "small": "",
+    "small, whitening 0.25": "--data.whiten 0.25",
+    "small, whitening 0.1": "--data.whiten 0.1",
+    "small, 0.5 masked": "--mask.ratio 0.5",
+    "small, layer scale 0.1": "--model.layer-scale 0.1",
+    "small, 0.1 and 0.25": "--model.layer-scale 0.1 --data.whiten 0.25",
+    "small, 0.1, 0.25 and 0.5 masked": (
+        "--model.layer-scale 0.1 --data.whiten 0.25 --mask.ratio 0.5"
+    ),
+    "small, 0.1, 0.25 and width 128": (
+        "--model.layer-scale 0.1 --data.whiten 0.25 --model.width 128 --model.heads 4"
+    ),
+}
 # Flags of `evaluate finetune`; the recipe is the strong one.
 RECIPES = {
     "rate 1e-3": "--recipe.lr 1e-3",
@@ -94,6 +110,7 @@ RECIPES = {
     "no joint dropout": "--recipe.views.joint-drop 0",
     "average 0.995": "--recipe.ema 0.995",
 }
+TRIED = [*POOLS, *SINGLES, *(f"{FINETUNE}: {name}" for name in RECIPES)]
 
 
 @dataclass(frozen=True)
@@ -126,20 +143,24 @@ def preparations(data: Path, work: Path) -> dict[str, Job]:
         )
     splits = (f"{store}={split}" for store, split in SPLITS.items())
     paths = (str(stores / store) for store in plan.SETS)
-    words = ("merge", *paths, *shlex.split(plan.POOL_WORDS), "--split", *splits)
+    merge = ("merge", *paths, *shlex.split(plan.POOL_WORDS), "--split", *splits)
     out = stores / f"{plan.POOL}-{SPLIT}"
-    job = Job(out.name, "sjepa_fast.prepare", (*words, "--out", str(out)), out / "store.json",
+    job = Job(out.name, "sjepa_fast.prepare", (*merge, "--out", str(out)), out / "store.json",
               tuple(found))  # fmt: skip
     return {**found, job.name: job}
 
 
-def pretraining(name: str, seed: int, work: Path) -> Job:
-    """Return the job that pre-trains by one of `POOLS`."""
-    run, pool = work / "runs" / f"{_slug(name)}-s{seed}", f"{plan.POOL}-{SPLIT}"
-    words = ("sjepa-pool", "--data.root", str(work / "stores" / pool), "--run", str(run), "--seed",
-             str(seed), *shlex.split(plan.TRAIN), *shlex.split(POOLS[name]))  # fmt: skip
-    return Job(run.name, "sjepa_fast.train", words, run / "results" / "knn-before-after.json",
-               (pool,))  # fmt: skip
+def pretraining(name: str, store: str, seed: int, work: Path) -> Job:
+    """Return the job that pre-trains by one of `POOLS`, or by one of `SINGLES` on a store."""
+    single = name in SINGLES
+    run = work / "runs" / f"{_slug(name)}{f'-{store}' if single else ''}-s{seed}"
+    pool = f"{plan.POOL}-{SPLIT}"
+    of = _place(work, store) if single else ("--data.root", str(work / "stores" / pool))
+    flags = shlex.split(f"{plan.TRAIN} {SINGLES[name] if single else POOLS[name]}")
+    preset = "sjepa-small" if single else "sjepa-pool"
+    words = (preset, *of, "--run", str(run), "--seed", str(seed), *flags)
+    end, need = run / "results" / "knn-before-after.json", f"prepare-{store}" if single else pool
+    return Job(run.name, "sjepa_fast.train", words, end, (need,))
 
 
 def finetuning(tried: str, run: Job, store: str, seed: int, work: Path, flags: str) -> Job:
@@ -151,33 +172,40 @@ def finetuning(tried: str, run: Job, store: str, seed: int, work: Path, flags: s
     return Job(name, "sjepa_fast.evaluate", (*words, *shlex.split(flags)), file, (run.name,))
 
 
-def cells(work: Path, seeds: tuple[int, ...], before: dict[str, Job]) -> Iterator[Cell]:
-    """List all scores, and add what they need to `before`; the preset's come first, by seed."""
+def cells(
+    work: Path, seeds: list[int], sets: list[str], tried: list[str], before: dict[str, Job]
+) -> Iterator[Cell]:
+    """List all scores, and add what they need to `before`; seed by seed."""
     for seed in seeds:
-        for name in POOLS:
-            run = pretraining(name, seed, work)
-            before[run.name] = run
-            folder = run.file.parent.parent
-            for store in SCORED:
-                for score, (protocol, flags, result) in FROZEN.items():
-                    words = (protocol, str(folder), *_place(work, store), "--no-baselines")
-                    file = folder / "results" / f"{result}-{store}-{SPLIT}.json"
-                    job = Job(f"{run.name}-{store}-{_slug(score)}", "sjepa_fast.evaluate",
-                              (*words, *shlex.split(flags)), file, (run.name,))  # fmt: skip
-                    yield Cell(name, store, score, seed, job)
-            for store in TUNED:
-                job = finetuning(name, run, store, seed, work, "")
-                yield Cell(name, store, FINETUNE, seed, job)
+        for name in (name for name in (*POOLS, *SINGLES) if name in tried):
+            for store in sets:
+                run = pretraining(name, store, seed, work)
+                before[run.name] = run
+                yield from _scores(name, run, store, seed, work)
         for name, flags in RECIPES.items():
-            own = pretraining(PRESET, seed, work)
-            words = ("copy", str(own.file.parent.parent))
+            if f"{FINETUNE}: {name}" not in tried:
+                continue
+            own = pretraining(PRESET, "", seed, work)
             out = work / "recipes" / f"{_slug(name)}-s{seed}"
-            copy = Job(f"copy-{out.name}", "benchmarks.trials", (*words, str(out)),
-                       out / "results" / "copied", (own.name,))  # fmt: skip
-            before[copy.name] = copy
-            for store in TUNED:
+            words = ("copy", str(own.file.parent.parent), str(out))
+            copy = Job(f"copy-{out.name}", "benchmarks.trials", words, out / "results" / "copied",
+                       (own.name,))  # fmt: skip
+            before |= {own.name: own, copy.name: copy}
+            for store in (store for store in TUNED if store in sets):
                 job = finetuning(f"recipe-{name}", copy, store, seed, work, flags)
                 yield Cell(f"{FINETUNE}: {name}", store, FINETUNE, seed, job)
+
+
+def _scores(name: str, run: Job, store: str, seed: int, work: Path) -> Iterator[Cell]:
+    folder = run.file.parent.parent
+    for score, (protocol, flags, result) in FROZEN.items():
+        words = (protocol, str(folder), *_place(work, store), "--no-baselines")
+        file = folder / "results" / f"{result}-{store}-{SPLIT}.json"
+        job = Job(f"{_slug(name)}-{store}-s{seed}-{_slug(score)}", "sjepa_fast.evaluate",
+                  (*words, *shlex.split(flags)), file, (run.name,))  # fmt: skip
+        yield Cell(name, store, score, seed, job)
+    if store in TUNED:
+        yield Cell(name, store, FINETUNE, seed, finetuning(name, run, store, seed, work, ""))
 
 
 def needed(found: list[Cell], before: dict[str, Job]) -> list[Job]:
@@ -223,7 +251,7 @@ def collect(found: list[Cell], work: Path) -> dict[str, Any]:
             }
         )
     return {"command": "python -m benchmarks.trials --data DATA", "pools": POOLS,
-            "recipes": RECIPES, "rows": rows}  # fmt: skip
+            "singles": SINGLES, "recipes": RECIPES, "rows": rows}  # fmt: skip
 
 
 def table(content: dict[str, Any]) -> str:
@@ -260,9 +288,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, help="begin nothing after so long")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds that what runs then has")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(plan.SEEDS))
+    parser.add_argument("--sets", nargs="+", choices=SCORED, default=list(SCORED))
+    parser.add_argument("--tried", nargs="+", choices=TRIED, default=TRIED, metavar="NAME")
     asked = parser.parse_args(words)
     before = preparations(asked.data, asked.work)
-    found = list(cells(asked.work, tuple(asked.seeds), before))
+    found = list(cells(asked.work, asked.seeds, asked.sets, asked.tried, before))
     jobs = needed(found, before)
     ended = run_jobs(jobs, asked.work, asked.jobs, minutes=asked.minutes, grace=asked.grace)
     content = collect(found, asked.work)

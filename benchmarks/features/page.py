@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.features.plan import COLUMNS, POOLED, RAW, ROWS, SETS, Set
+from benchmarks.features.rows import Row, key_of
 from benchmarks.report.page import wrapped
 from benchmarks.tables import between, markdown
 
-Row = dict[str, Any]
 BEGIN, END = "<!-- features: begin -->", "<!-- features: end -->"
 NONE = "No machine has run it yet."
 
@@ -92,31 +92,54 @@ def _range(counts: list[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def machine_tables(content: dict[str, Any], folder: str) -> str:
-    """All tables of one machine."""
+def machine_facts(content: dict[str, Any], folder: str, count: int) -> str:
+    """Say where so many of the scores come from."""
     machine = content["machine"]
     torch = sorted({row["torch"] for row in content["rows"]})
     dtypes = sorted({row["dtype"] for row in content["rows"]})
     where = machine["gpu"] or "a CPU, one thread for each run"
-    parts = [
-        f"On {where}, {' and '.join(dtypes)}, torch {' and '.join(torch)}, sjepa_fast "
-        f"{machine['sjepa_fast']} (`benchmarks/results/{folder}/features.json`; "
-        f"`{content['command']}`)."
-    ]
-    for store, kind in SETS.items():
-        rows = [row for row in content["rows"] if row["set"] == store]
-        if rows:
-            parts.append(set_table(rows, kind))
-        if rows and kind.part:
-            parts.append(set_table(rows, kind, part=True))
-    return "\n\n".join(parts)
+    return (
+        f"{count:,} on {where}, {' and '.join(dtypes)}, torch {' and '.join(torch)}, sjepa_fast "
+        f"{machine['sjepa_fast']} (`benchmarks/results/{folder}/features.json`)"
+    )
+
+
+def joined(contents: dict[str, dict[str, Any]]) -> tuple[list[Row], dict[str, int]]:
+    """Return the rows of all machines, and how many of each machine's, by folder.
+
+    A cell that several machines have is that of the one with the most rows. Raises ValueError if
+    they are of different stores.
+    """
+    stores: dict[str, str] = {}
+    rows: dict[tuple[Any, ...], Row] = {}
+    counts = {}
+    for folder, content in sorted(contents.items(), key=lambda item: -len(item[1]["rows"])):
+        for store, fingerprint in content["stores"].items():
+            if stores.setdefault(store, fingerprint) != fingerprint:
+                raise ValueError(f"stores: {folder} has another {store}; prepare it anew and run")
+        before = len(rows)
+        rows = {key_of(row): row for row in content["rows"]} | rows
+        counts[folder] = len(rows) - before
+    return list(rows.values()), counts
 
 
 def tables(results: Path) -> str:
     """All tables, from the `features.json` of every machine."""
     files = sorted(results.glob("*/features.json"))
-    parts = [machine_tables(json.loads(file.read_text()), file.parent.name) for file in files]
-    return wrapped("\n\n".join(parts)) or NONE
+    contents = {file.parent.name: json.loads(file.read_text()) for file in files}
+    if not contents:
+        return NONE
+    rows, counts = joined(contents)
+    facts = [machine_facts(contents[folder], folder, n) for folder, n in counts.items()]
+    [command] = {content["command"] for content in contents.values()}
+    parts = [f"Scores by `{command}`: {'; '.join(facts)}."]
+    for store, kind in SETS.items():
+        found = [row for row in rows if row["set"] == store]
+        if found:
+            parts.append(set_table(found, kind))
+        if found and kind.part:
+            parts.append(set_table(found, kind, part=True))
+    return wrapped("\n\n".join(parts))
 
 
 def with_tables(text: str, results: Path) -> str:

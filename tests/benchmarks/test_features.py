@@ -247,13 +247,26 @@ def test_a_machine_s_rows_become_a_page(tmp_path: Path) -> None:
     content = {
         "command": "python -m benchmarks.features run --data DATA",
         "machine": {"gpu": "NVIDIA H100 80GB HBM3", "sjepa_fast": "0.1.0"},
+        "stores": {"nucla": "same"},
         "rows": [row("sjepa", "joint", 0, 70.0) | facts],
     }
     rows.write_rows(tmp_path / "gpu-nvidia-h100-80gb-hbm3" / "features.json", content)
     text = page.tables(tmp_path)
-    assert text.startswith("On NVIDIA H100 80GB HBM3, bfloat16, torch 2.11")
+    assert "DATA`: 1 on NVIDIA H100 80GB HBM3, bfloat16, torch 2.11" in text
     assert text.count("## ") == 2 and SETS["nucla"].part_title in text
     assert all(len(line) <= 120 for line in text.splitlines() if not line.startswith("|"))
+
+    # Of two machines each cell is that of the one with more of them.
+    more = [row("sjepa", "joint", seed, 80.0 + seed) | facts for seed in range(2)]
+    other = content | {"machine": {"gpu": None, "sjepa_fast": "0.2.0"}, "rows": more}
+    rows.write_rows(tmp_path / "cpu-2-cores" / "features.json", other)
+    text = page.tables(tmp_path)
+    assert "2 on a CPU" in text and "0 on NVIDIA" in text and "80.5 ± 0.5" in text
+    rows.write_rows(
+        tmp_path / "cpu-2-cores" / "features.json", other | {"stores": {"nucla": "other"}}
+    )
+    with pytest.raises(ValueError, match="has another nucla"):
+        page.tables(tmp_path)
 
 
 def test_a_seed_counts_when_all_its_folds_are_there() -> None:

@@ -100,6 +100,19 @@ def test_several_steps(place: Place, dtype: torch.dtype, eager: str) -> None:
     assert all(optimizer.state[p]["step"] == 6 for p in params)
 
 
+def sizes(grads: list[Tensor]) -> list[float]:
+    return [float(g.double().norm()) for g in grads]
+
+
+def fused_on_a_gpu(terms: float, truth: Tensor) -> float:
+    """What PyTorch's own steps, fused on a GPU, may add to a first moment, over its size.
+
+    They have 1 - beta1 in float32, 2.4e-7 off, and the terms that it weighs may cancel: seen were
+    6.0e-8 of a number of 0.058 from numbers of up to 2, in just this order of roundings.
+    """
+    return 2.4e-7 * terms / float(truth.norm().clamp_min(1e-30))
+
+
 @pytest.mark.parametrize("options", [{"fused": True}, {"foreach": True}, {}], ids=str)
 @pytest.mark.parametrize("first", ["ours", "theirs"])
 def test_state_goes_both_ways(place: Place, first: str, options: dict[str, Any]) -> None:
@@ -111,6 +124,7 @@ def test_state_goes_both_ways(place: Place, first: str, options: dict[str, Any])
         torch.optim.AdamW(groups(params), **options),
     ]
     before, after = pair if first == "ours" else reversed(pair)
+    largest = [max(norms) for norms in zip(*map(sizes, gradients(params, 6)), strict=True)]
     for k, grads in enumerate(gradients(params, 6)):
         expected, truth = whole(grads), exact(grads)
         give(params, grads)
@@ -123,7 +137,10 @@ def test_state_goes_both_ways(place: Place, first: str, options: dict[str, Any])
     for k, (ours, eager, true) in enumerate(
         zip(found, expected[:5] + expected[10:], truth[:5] + truth[10:], strict=True)
     ):
-        assert_within_budget(ours, eager, true, f"tensor {k}")
+        extra = 0.0
+        if first == "ours" and place.device == "cuda" and 5 <= k < 10:
+            extra = fused_on_a_gpu(largest[k - 5], true)
+        assert_within_budget(ours, eager, true, f"tensor {k}", extra)
     assert all(one["step"] == 6 for one in state.values())
     if first == "ours":
         assert after.param_groups[0]["fused"]
