@@ -15,10 +15,11 @@ from sjepa_fast.build import build_model, build_optimizer
 from sjepa_fast.config.schema import RuntimeConfig, TrainConfig
 from sjepa_fast.data.clips import ResidentClips
 from sjepa_fast.errors import InputError
+from sjepa_fast.runtime.device import wants_graph
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.graph import WARMUP_OF_SEVERAL, StepGraph
 from sjepa_fast.runtime.schedule import tabulate
-from sjepa_fast.training.step import TrainStep, wants_graph
+from sjepa_fast.training.step import TrainStep
 from tests.tiny import CPU, STEP_CONFIG, step_clips, torchrun
 from tests.training.test_step import make_step
 
@@ -63,15 +64,15 @@ def with_graph(choice: Any, **values: Any) -> TrainConfig:
     ],
 )
 def test_where_the_step_becomes_a_graph(
-    choice: str, device: Any, size: int, expected: bool
+    choice: Any, device: Any, size: int, expected: bool
 ) -> None:
-    assert wants_graph(with_graph(choice), device, World(size=size)) is expected
+    assert wants_graph(choice, device, size) is expected
 
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_graph_that_cannot_be_is_refused(size: int) -> None:
     with pytest.raises(InputError, match="cuda-graph: on with cpu; leave it on auto"):
-        wants_graph(with_graph("on"), CPU, World(size=size))
+        wants_graph("on", CPU, size)
 
 
 class Stream:

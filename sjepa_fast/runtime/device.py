@@ -88,6 +88,18 @@ def wants_compile(choice: Switch, device: torch.device) -> bool:
     return choice == "on" or (choice == "auto" and device.type == "cuda")
 
 
+def wants_graph(choice: Switch, device: torch.device, processes: int = 1) -> bool:
+    """Whether to capture a step as a CUDA graph: on one GPU unless it is switched off.
+
+    With several processes that train together only if it is on: that NCCL's collectives replay is
+    untested (our choice). Raises InputError if it is on where a graph cannot be captured.
+    """
+    on_gpu = device.type == "cuda"
+    if choice == "on" and not on_gpu:
+        raise InputError("cuda-graph", f"on with {device.type}", "leave it on auto, or use a GPU")
+    return on_gpu and (choice == "on" or (choice == "auto" and processes == 1))
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
     """Return the context in which networks run: autocast for bfloat16, nothing for float32."""
     if dtype == torch.float32:

@@ -22,7 +22,6 @@ from torch.nn.parallel import DistributedDataParallel
 from sjepa_fast.build import compile_blocks
 from sjepa_fast.config.schema import TrainConfig
 from sjepa_fast.data.clips import ResidentClips
-from sjepa_fast.errors import InputError
 from sjepa_fast.models.shadow import TrainedShadows
 from sjepa_fast.models.transformer import set_gpu_forms
 from sjepa_fast.objectives.distinct import Encoded
@@ -33,7 +32,7 @@ from sjepa_fast.objectives.objective import (
     make_step_input,
     mask_again,
 )
-from sjepa_fast.runtime.device import autocast, wants_compile
+from sjepa_fast.runtime.device import autocast, wants_compile, wants_graph
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.graph import WARMUP, WARMUP_OF_SEVERAL, StepGraph
 from sjepa_fast.runtime.schedule import Schedule
@@ -104,7 +103,8 @@ class TrainStep:
         self.compiles = False
         if wants_compile(config.runtime.compile, device):
             self.compiles = compile_blocks(model, config)
-        captures, several = wants_graph(config, device, world), world.size > 1
+        several = world.size > 1
+        captures = wants_graph(config.runtime.cuda_graph, device, world.size)
         # Gradients are added up on the stream on which the wrapper was made: that of a capture.
         stream = torch.cuda.Stream() if captures and several else None
         self.objective: nn.Module = model
@@ -305,15 +305,3 @@ def shadow_trained(model: Objective, dtype: torch.dtype) -> TrainedShadows:
             masters.append(own[path])
             halves.append(half)
     return TrainedShadows(masters, halves)
-
-
-def wants_graph(config: TrainConfig, device: torch.device, world: World) -> bool:
-    """Whether to capture the step as a CUDA graph: on one GPU unless it is switched off.
-
-    With several processes only if it is on: that NCCL's collectives replay is untested (our
-    choice). Raises InputError if it is on where a graph cannot be captured.
-    """
-    choice, on_gpu = config.runtime.cuda_graph, device.type == "cuda"
-    if choice == "on" and not on_gpu:
-        raise InputError("cuda-graph", f"on with {device.type}", "leave it on auto, or use a GPU")
-    return on_gpu and (choice == "on" or (choice == "auto" and world.size == 1))

@@ -212,6 +212,9 @@ def test_training_equals_a_plain_loop(tmp_path: Path) -> None:
     )
     recipe = dataclasses.replace(recipe, clip_grad=0.5)
     log = Silent()
+    graph = replace(base, runtime={"cuda_graph": "on"})
+    with pytest.raises(InputError, match="cuda-graph: on with cpu; leave it on auto"):
+        train_classifier(model, clips, train, train, graph, recipe, torch.float32, 3, log, SILENT)
     train_classifier(model, clips, train, train, base, recipe, torch.float32, 3, log, SILENT)
 
     depth_of = {"encoder.embed": 0, "encoder.blocks.0": 1, "encoder.blocks.1": 2}

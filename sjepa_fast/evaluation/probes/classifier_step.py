@@ -20,7 +20,7 @@ from sjepa_fast.evaluation.probes.mixing import Mixing
 from sjepa_fast.evaluation.probes.weight_ema import WeightEma
 from sjepa_fast.evaluation.recipes import FinetuneRecipe
 from sjepa_fast.models.heads import ActionClassifier
-from sjepa_fast.runtime.device import autocast
+from sjepa_fast.runtime.device import autocast, wants_graph
 from sjepa_fast.runtime.graph import StepGraph
 from sjepa_fast.runtime.schedule import learning_rate
 from sjepa_kernels import Augmentation, random_mask
@@ -42,7 +42,7 @@ class ClassifierStep:
 
     `loss_sum` adds up the losses until it is set to zero, `average` follows the weights, and
     `rates` are the head's learning rates, step by step. With `runtime.cuda_graph` on or auto a GPU
-    captures the fourth call and replays it from then on.
+    captures the fourth call and replays it from then on; on elsewhere is an InputError.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ClassifierStep:
         for group, rate in zip(groups, self.rates_G.unbind(), strict=True):
             group["lr"] = rate
         self.graph: StepGraph[None] | None = None
-        if device.type == "cuda" and config.runtime.cuda_graph != "off":
+        if wants_graph(config.runtime.cuda_graph, device):
             # By a weak reference: a cycle would keep the model's memory until Python looks for one.
             weak = weakref.proxy(self)
             self.graph = StepGraph(
