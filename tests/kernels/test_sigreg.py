@@ -13,6 +13,7 @@ from torch import Tensor
 from sjepa_kernels import SigReg, sigreg
 from sjepa_kernels._triton import INTERPRETED
 from sjepa_kernels.losses.directions import unit_directions
+from sjepa_kernels.losses.product import project
 from tests.kernels.cases import Place, assert_learns_within_budget, in_float64
 from tests.kernels.fuzzing import philox_in_integers
 from tests.kernels.ops.sigreg import published
@@ -72,6 +73,19 @@ def test_equals_the_published_formula_at_its_own_size(place: Place) -> None:
     assert abs(ours.double() - truth) <= 1e-5 * truth
     mine, true = (torch.autograd.grad(loss, z)[0] for loss in (ours, truth))
     assert (mine - true).norm() <= 1e-5 * true.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_projections_of_several_tiles(place: Place, dtype: torch.dtype) -> None:
+    """Tiles along each axis and along each sum, in strides of a view that is turned."""
+    if place.impl != "triton":
+        pytest.skip("torch's own product")
+    stored = torch.randn(2, 130, 70).to(place.device, dtype)
+    z, of = stored.mT.requires_grad_(), torch.randn(150, 130).to(place.device)
+    exact = in_float64([z])
+    truth = exact[0] @ of.double().mT
+    torch.library.opcheck(torch.ops.sjepa.project.default, (z.detach().requires_grad_(), of))
+    assert_learns_within_budget(project(z, of), z.float() @ of.mT, truth, [z], exact)
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 19, 64, 130])

@@ -16,6 +16,7 @@ from sjepa_kernels._triton import TL_DTYPES, cdiv, compute_dtype, tl, triton
 from sjepa_kernels.losses.center import Reduce
 from sjepa_kernels.losses.directions import check_draw, unit_directions
 from sjepa_kernels.losses.features import as_views, check_width
+from sjepa_kernels.losses.product import project
 from sjepa_kernels.losses.sigreg_cpu import finish_cpu, gradient_cpu, has_cpu_code, sums_cpu
 
 # Knots t_j = 3/16 j for j = 0..16. At t_0 both differences are 0, so 16 knots count.
@@ -170,6 +171,19 @@ def _finish_kernel(
 
 
 @triton.jit
+def _total_kernel(losses, loss, count, BLOCK: tl.constexpr):
+    """The sum, in one program, in float64, rounded on its way to memory.
+
+    Of torch's own a cast would be a launch of its own.
+    """
+    i = tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float64)
+    for start in range(0, count, BLOCK):
+        total += tl.load(losses + start + i, mask=start + i < count, other=0.0)
+    tl.store(loss, tl.sum(total, axis=0))
+
+
+@triton.jit
 def _gradient_kernel(
     x, slopes, grad_loss, out, N, K, tiles,
     COMPUTE: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
@@ -224,17 +238,18 @@ def _finish(
     columns = cdiv(count, _COLUMNS)
     shape = (views, 1) if impl == "cpu" else (views, columns, _KNOTS)
     losses = parts.new_empty(shape, dtype=torch.float64)
-    _, slopes = _finish_fake(x_VNK, parts, counts, needs_grad, impl)
+    loss, slopes = _finish_fake(x_VNK, parts, counts, needs_grad, impl)
     if impl == "cpu":
         finish_cpu(parts, counts, samples, losses, slopes)
-    else:
-        # Pointers that the constexpr flag switches off still need a tensor to stand for them.
-        _finish_kernel[(views, columns, _KNOTS)](
-            parts, losses if counts is None else counts, losses, slopes, samples, count,
-            parts.shape[1], views, HAS_COUNTS=counts is not None, NEEDS_GRAD=needs_grad,
-            BP=64, BK=_COLUMNS,
-        )  # fmt: skip
-    return losses.sum().to(x_VNK.dtype), slopes
+        return losses.sum().to(x_VNK.dtype), slopes
+    # Pointers that the constexpr flag switches off still need a tensor to stand for them.
+    _finish_kernel[(views, columns, _KNOTS)](
+        parts, losses if counts is None else counts, losses, slopes, samples, count,
+        parts.shape[1], views, HAS_COUNTS=counts is not None, NEEDS_GRAD=needs_grad,
+        BP=64, BK=_COLUMNS,
+    )  # fmt: skip
+    _total_kernel[(1,)](losses, loss, losses.numel(), BLOCK=1024)
+    return loss, slopes
 
 
 def _finish_fake(*inputs: Any) -> tuple[Tensor, Tensor]:
@@ -319,8 +334,10 @@ def sigreg(
     knots by angle addition; nothing of size N x K x 17 is made, in the backward neither.
 
     The directions depend on (seed, step) alone, which may change on the device: nothing is read
-    back. Every process must pass the same ones. The projection is torch's own matrix product, so
-    its settings (TF32, and on a CPU the number of threads) may change its rounding.
+    back. Every process must pass the same ones. In Triton the projection and the gradient through
+    it are products of three in TF32, which err like float32's own whatever torch's settings are.
+    Elsewhere, and in float64, they are torch's products, so its settings (TF32, and on a CPU the
+    number of threads) may change their rounding.
 
     How codes weigh it differs. LeJEPA: (1 - lambda) inv + lambda sigreg(z_VND), lambda = 0.02, with
     inv = mean (mean_v z - z)^2; up to a factor that is inv + lambda / (1 - lambda) sigreg. Others
@@ -357,7 +374,11 @@ def sigreg(
     check_width(features, chosen)
     axes_KD = unit_directions(seed, when, directions, features.shape[-1], dtype, chosen)
     with torch.autocast(features.device.type, enabled=False):
-        x_VNK = features_VND.to(dtype) @ axes_KD.mT
+        if chosen == "triton" and dtype == torch.float32:
+            x_VNK = project(features_VND, axes_KD)
+        else:
+            # TF32 has no parts for float64.
+            x_VNK = features_VND.to(dtype) @ axes_KD.mT
         if chosen == "torch":
             return sigreg_ref(x_VNK, all_reduce)
     parts, counts = _sums_op(x_VNK.detach(), chosen), None

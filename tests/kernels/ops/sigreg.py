@@ -37,7 +37,7 @@ def arguments() -> Arguments:
 def use(place: Place, dtype: torch.dtype, small: bool) -> Use:
     """Enough rows and columns for several tiles of each; all views, and one with a hook.
 
-    The projection is torch's product. Of 96 columns it is the same for any number of threads.
+    On a CPU the projection is torch's product, of 96 columns the same for any number of threads.
     """
     shape, directions = ((2, 3, 2), 3) if small else ((2, 150, 9), 96)
     (features,) = leaves_of(place, shape, dtype=dtype)
@@ -66,12 +66,22 @@ def launch(step: str, views: int, samples: int, count: int) -> Launch:
     return f"losses.{'directions' if step == 'directions' else 'sigreg'}", runs[step]
 
 
+def launch_products(views: int, samples: int, count: int, width: int, dtype: torch.dtype) -> Launch:
+    z, axes = meta(views, samples, width, dtype=dtype), meta(count, width)
+    x = meta(views, samples, count)
+    return "losses.product", lambda m: [m._project(z, axes), m._gradient(x, axes, dtype)]
+
+
 # Sizes of 1 are constants to the compiler.
 LAUNCHES = {
     f"sigreg-{step}-{samples}x{count}": launch(step, views, samples, count)
     for step in ("directions", "sums", "finish", "reduced", "gradient")
     for views, samples, count in ((2, 2048, 1024), (2, 77, 100), (1, 1, 1))
     if count > 1 or step != "directions"
+} | {
+    f"sigreg-products-{str(dtype)[6:]}-{sizes[1]}x{sizes[2]}": launch_products(*sizes, dtype)
+    for dtype in (torch.float32, torch.bfloat16)
+    for sizes in ((2, 2048, 1024, 128), (2, 77, 100, 33), (1, 1, 1, 1))
 }
 
 
