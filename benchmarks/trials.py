@@ -62,6 +62,12 @@ POOLS = {
     "SIGReg beside it": "--objective.regularizer sigreg",
     "sets by size": "--data.set-power 1",
     "48 frames": "--data.frames 48",
+    # What led with one seed, together.
+    "0.35, half masked": "--data.whiten 0.35 --mask.ratio 0.5",
+    "0.35, half masked, scale": "--data.whiten 0.35 --mask.ratio 0.5 --view.scale 0.2",
+    "0.35, half masked, scale, predictor of 3": (
+        "--data.whiten 0.35 --mask.ratio 0.5 --view.scale 0.2 --model.predictor-depth 3"
+    ),
 }
 # Flags of `train sjepa-small` on a set alone.
 SINGLES = {
@@ -109,6 +115,10 @@ RECIPES = {
     "joint dropout 0.2": "--recipe.views.joint-drop 0.2",
     "no joint dropout": "--recipe.views.joint-drop 0",
     "average 0.995": "--recipe.ema 0.995",
+    "2,000 steps, layer decay 1, tokens 0.3": (
+        "--recipe.length 2000 --recipe.warmup 100 --recipe.score-every 500 "
+        "--recipe.layer-decay 1 --recipe.token-drop 0.3"
+    ),
 }
 TRIED = [*POOLS, *SINGLES, *(f"{FINETUNE}: {name}" for name in RECIPES)]
 
