@@ -123,9 +123,10 @@ def finetune_recipe(name: FinetuneFamily, config: TrainConfig, *, scratch: bool)
     """Return the defaults of a recipe for a run; `scratch` switches layer decay off.
 
     The small recipe was chosen on N-UCLA with camera 1 for training and camera 2 for validation.
-    The strong one is the small one for longer and in smaller batches, with all that keeps it from
-    learning the training clips by heart. Of a run in another stream than joints, or with frames by
-    number, it leaves out what cannot be.
+    The strong one is the small one for longer and in smaller batches, with what keeps it from
+    learning the training clips by heart; mixup and a time pyramid, which hurt, are not among it
+    (docs/protocols.md). Of a run in another stream than joints, or with frames by number, it leaves
+    out what cannot be.
     """
     layer_decay = 1.0 if scratch else 0.8
     if name == "auto":
@@ -151,7 +152,6 @@ def finetune_recipe(name: FinetuneFamily, config: TrainConfig, *, scratch: bool)
     views = STRONG_VIEWS
     if config.data.sampling == "index":
         views = replace(views, time_warp=0.0)
-    segments = config.data.frames // config.model.segment_length
     return replace(
         small,
         name="strong",
@@ -161,9 +161,7 @@ def finetune_recipe(name: FinetuneFamily, config: TrainConfig, *, scratch: bool)
         batch_size=32,
         streams="all" if config.data.stream == "joint" else "run",
         token_drop=0.5,
-        mixup=0.2,
         ema=0.998,
-        pool="pyramid" if segments >= 4 else "joint",
         test_crops=4,
         views=views,
     )
