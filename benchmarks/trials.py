@@ -42,6 +42,7 @@ FINETUNE = "fine-tune"
 PRESET = "the preset"
 LONG = "--recipe.length 4000 --recipe.warmup 200 --recipe.score-every 1000"
 TWO_AXES = "--recipe.views.form two_axes --recipe.views.rotation 1.047 --recipe.views.tilt 0"
+POOL = f"{plan.POOL}-{SPLIT}"
 # Flags of `train sjepa-pool`.
 POOLS = {
     PRESET: "",
@@ -144,32 +145,18 @@ def _place(work: Path, store: str) -> tuple[str, ...]:
 
 def preparations(data: Path, work: Path) -> dict[str, Job]:
     """Return the jobs that make the stores and their pool, by name."""
-    found, stores = {}, work / "stores"
-    for store, kind in plan.SETS.items():
-        out = stores / store
-        words = (store, "--raw", str(data / kind.folder), "--out", str(out))
-        found[f"prepare-{store}"] = Job(
-            f"prepare-{store}", "sjepa_fast.prepare", words, out / "store.json"
-        )
-    splits = (f"{store}={split}" for store, split in SPLITS.items())
-    paths = (str(stores / store) for store in plan.SETS)
-    merge = ("merge", *paths, *shlex.split(plan.POOL_WORDS), "--split", *splits)
-    out = stores / f"{plan.POOL}-{SPLIT}"
-    job = Job(out.name, "sjepa_fast.prepare", (*merge, "--out", str(out)), out / "store.json",
-              tuple(found))  # fmt: skip
-    return {**found, job.name: job}
+    return {job.name: job for job in plan.pool_jobs(data, work, SPLITS, POOL)}
 
 
 def pretraining(name: str, store: str, seed: int, work: Path) -> Job:
     """Return the job that pre-trains by one of `POOLS`, or by one of `SINGLES` on a store."""
     single = name in SINGLES
     run = work / "runs" / f"{_slug(name)}{f'-{store}' if single else ''}-s{seed}"
-    pool = f"{plan.POOL}-{SPLIT}"
-    of = _place(work, store) if single else ("--data.root", str(work / "stores" / pool))
+    of = _place(work, store) if single else ("--data.root", str(work / "stores" / POOL))
     flags = shlex.split(f"{plan.TRAIN} {SINGLES[name] if single else POOLS[name]}")
     preset = "sjepa-small" if single else "sjepa-pool"
     words = (preset, *of, "--run", str(run), "--seed", str(seed), *flags)
-    end, need = run / "results" / "knn-before-after.json", f"prepare-{store}" if single else pool
+    end, need = run / "results" / "knn-before-after.json", f"prepare-{store}" if single else POOL
     return Job(run.name, "sjepa_fast.train", words, end, (need,))
 
 

@@ -38,6 +38,8 @@ SETS = {
     "florence3d": Set("Florence 3D, cross-subject", "florence3d", ("xsub",)),
     "ui_prmd": Set("UI-PRMD, cross-subject", "ui_prmd", ("xsub",)),
 }  # fmt: skip
+# What a pool of all sets is made of.
+FIRST_SPLITS = {store: kind.splits[0] for store, kind in SETS.items()}
 # What is pre-trained, with its row's title, by a preset that fits itself to the store.
 PRESET = "{}-small"
 METHODS = {
@@ -173,7 +175,7 @@ def make_plan(
                     if method == POOLED and split != kind.splits[0]:
                         continue
                     if method == POOLED:
-                        before |= {job.name: job for job in _pool(data, work)}
+                        before |= {job.name: job for job in pool_jobs(data, work, FIRST_SPLITS)}
                         train = _pretrain_pooled(seed, work, more)
                     else:
                         train = _pretrain(method, store, split, seed, work, place, more)
@@ -198,15 +200,15 @@ def _prepare(store: str, kind: Set, data: Path, work: Path) -> Job:
     return Job(f"prepare-{store}", "sjepa_fast.prepare", words, out / "store.json")
 
 
-def _pool(data: Path, work: Path) -> list[Job]:
-    """List the jobs that make the pool: every set's store, and their merge."""
-    stores = [_prepare(store, kind, data, work) for store, kind in SETS.items()]
-    out = work / "stores" / POOL
-    paths = (str(work / "stores" / store) for store in SETS)
-    splits = (f"{store}={kind.splits[0]}" for store, kind in SETS.items())
-    words = ("merge", *paths, *shlex.split(POOL_WORDS), "--split", *splits, "--out", str(out))
+def pool_jobs(data: Path, work: Path, splits: dict[str, str], name: str = POOL) -> list[Job]:
+    """List the jobs that make a pool of a split of each set: every set's store, and their merge."""
+    stores = [_prepare(store, SETS[store], data, work) for store in splits]
+    out = work / "stores" / name
+    paths = (str(work / "stores" / store) for store in splits)
+    chosen = (f"{store}={split}" for store, split in splits.items())
+    words = ("merge", *paths, *shlex.split(POOL_WORDS), "--split", *chosen, "--out", str(out))
     needs = tuple(job.name for job in stores)
-    return [*stores, Job(POOL, "sjepa_fast.prepare", words, out / "store.json", needs)]
+    return [*stores, Job(name, "sjepa_fast.prepare", words, out / "store.json", needs)]
 
 
 def _pretrain_pooled(seed: int, work: Path, more: str) -> Job:
