@@ -44,7 +44,7 @@ REHEARSE := tests/null_gpu
 # Changed files of every kind, and how many of each: make fuzz INPUTS=1000 FUZZ_FLAGS="--seed 1"
 INPUTS ?= 5000
 
-.PHONY: env demo test test-all torture fuzz bench lint pydoclint docs pictures audit lock cuda rehearse speedrun three hub clean
+.PHONY: env demo test test-all torture guards fuzz bench lint pydoclint docs pictures audit lock cuda rehearse speedrun three hub clean
 
 env: $(STAMP)
 
@@ -63,13 +63,18 @@ demo: env
 test: env
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-# With every case of the interpreted kernels; `make test` has half of those of which there are many.
+# With every case of the interpreted kernels, of which `make test` has a quarter where there are many, and
+# each kernel compiled for every generation of GPUs, of which `make test` has one.
 test-all: env
 	SJEPA_ALL_CASES=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 # A thousand SIGKILLs take about as long as the tests, so they are not among them; a few are.
 torture: env
 	$(BIN)/python -m tests.torture --kills $(KILLS) $(RECORD)
+
+# Takes each guard of the table away, and wants its tests to fail.
+guards: env
+	$(BIN)/python -m tests.guards --out benchmarks/results/cpu-2-cores/guards.json --document docs/reliability.md
 
 fuzz: env
 	$(BIN)/python -m tests.fuzz --inputs $(INPUTS) $(FUZZ_FLAGS)

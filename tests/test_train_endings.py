@@ -217,14 +217,15 @@ def one_line(done: Done, code: int, *words: str) -> None:
         assert word in line
 
 
-@pytest.mark.parametrize("step", [6, 9], ids=["before a row", "before a save"])
+@pytest.mark.parametrize("every", [1, 5], ids=["before a row", "before a save"])
 def test_a_run_folder_deleted_while_running_is_one_line(
-    store: Path, tmp_path: Path, during_step: Act, step: int
+    store: Path, tmp_path: Path, during_step: Act, every: int
 ) -> None:
+    """At the next row of metrics, which also comes before a save."""
     run = tmp_path / "run"
-    during_step(step, lambda: shutil.rmtree(run))
-    done = call_train(store, run, "--log.every=5", "--log.panel-every=100")
-    one_line(done, 1, str(run), "cannot write", "no step is saved")
+    during_step(6, lambda: shutil.rmtree(run))
+    done = call_train(store, run, f"--log.every={every}", "--log.panel-every=100")
+    one_line(done, 1, str(run), "cannot write its metrics", "no step is saved")
     assert not run.exists(), "a deleted run is not begun again"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from sjepa_kernels._triton import INTERPRETED
 from sjepa_kernels.native import LIBRARY
 
 Outputs = Tensor | Sequence[Tensor]
+
+# What `make test-all` asks for: the cases that are too slow for `make test`.
+ALL_CASES = "SJEPA_ALL_CASES" in os.environ
 
 # Added to twice eager's error, relative to the size of the truth.
 SLACK = {

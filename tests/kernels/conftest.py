@@ -11,13 +11,13 @@ import pytest
 
 from sjepa_kernels._triton import HAVE_TRITON, INTERPRETED
 from sjepa_kernels.native import LIBRARY
-from tests.kernels.cases import Place, places
+from tests.kernels.cases import ALL_CASES, Place, places
 from tests.kernels.interpreted import Run, start
 
 RUNS = pytest.StashKey[list[Run]]()
 FILES = pytest.StashKey[list[str]]()
-# As many cases of a test are all interpreted.
-FEW = 8
+# As many cases of a test are all interpreted; of more, about one in so many.
+FEW, ONE_IN = 8, 4
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -30,25 +30,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a share of the tests ("0/2": every second one), for processes that share the work.
 
-    Interpreted, a test of many cases has half of them, unless all are asked for (`make test-all`):
-    the interpreter takes seconds for what a GPU or C++ does in none.
+    Interpreted, a test of many cases has a part of them, unless `make test-all` asks for all: the
+    interpreter takes seconds for what a GPU or C++ does in none.
     """
-    if INTERPRETED and "SJEPA_ALL_CASES" not in os.environ:
+    if INTERPRETED and not ALL_CASES:
         items[:] = thinned(items)
     share, of = map(int, os.environ.get("SJEPA_TEST_SHARE", "0/1").split("/"))
     items[:] = items[share::of]
 
 
 def thinned(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Return about half of the cases of each test that has more than `FEW`, and all of others.
+    """Return a part of the cases of each test that has more than `FEW`, and all of others.
 
-    Which ones, a checksum of their names says: every second would always be of the same dtypes.
+    Which ones, a checksum of their names says: every fourth would always be of the same dtypes.
     """
     counts = Counter(item.nodeid.partition("[")[0] for item in items)
     return [
         item
         for item in items
-        if counts[item.nodeid.partition("[")[0]] <= FEW or crc32(item.nodeid.encode()) % 2
+        if counts[item.nodeid.partition("[")[0]] <= FEW or crc32(item.nodeid.encode()) % ONE_IN == 0
     ]
 
 
