@@ -17,7 +17,7 @@ from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.data.whiten import fit_whitening
 from sjepa_fast.objectives.objective import make_step_input
 from sjepa_fast.runtime.schedule import tabulate
-from sjepa_fast.train import main
+from sjepa_fast.train import main, train
 from sjepa_kernels.tubelets import to_tubelets
 from tests.tiny import (
     CPU,
@@ -157,7 +157,7 @@ def test_other_data_or_a_damaged_state_is_not_resumed(store: Path, tmp_path: Pat
 def test_only_training_clips_reach_the_step_and_it_follows_the_schedules(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("sjepa_fast.train")
+    module = importlib.import_module("sjepa_fast.training.loop")
     seen: list[torch.Tensor] = []
 
     class Recorder(module.TrainStep):  # type: ignore[name-defined]
@@ -169,7 +169,7 @@ def test_only_training_clips_reach_the_step_and_it_follows_the_schedules(
     monkeypatch.setattr(module, "TrainStep", Recorder)
     handler = signal.getsignal(signal.SIGINT)
     config = parse_train(words(store, tmp_path / "run", "--data.no-skip-empty-bodies"))
-    assert module.train(config) == 0
+    assert train(config) == 0
     assert signal.getsignal(signal.SIGINT) is handler
     opened = open_store(store)
     train_part = set(opened.ids(config.data.split, "train").tolist())

@@ -61,7 +61,7 @@ Act = Callable[[int, Callable[[], None]], None]
 @pytest.fixture
 def during_step(monkeypatch: pytest.MonkeyPatch) -> Act:
     """Let something happen while a step of the next run is computed."""
-    module = importlib.import_module("sjepa_fast.train")
+    module = importlib.import_module("sjepa_fast.training.loop")
 
     def during(step: int, act: Callable[[], None]) -> None:
         class Step(module.TrainStep):  # type: ignore[name-defined]
@@ -168,7 +168,7 @@ def test_ctrl_c_beside_the_steps_says_what_is_saved(
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("sjepa_fast.train.open_clips", interrupt)
+        patch.setattr("sjepa_fast.training.inputs.open_clips", interrupt)
         left = call_train(store, run)
     assert (left.returncode, left.stderr) == (130, "no step is saved\n")
     shutil.copytree(whole, run, dirs_exist_ok=True)

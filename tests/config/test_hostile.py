@@ -16,7 +16,7 @@ from sjepa_fast.config.schema import TrainConfig, replace
 from sjepa_fast.config.validation import LARGEST, validate
 from sjepa_fast.errors import InputError
 from sjepa_fast.runtime import device as devices
-from sjepa_fast.train import run_lengths
+from sjepa_fast.training.inputs import run_lengths
 from tests.fuzz.mutate import ODD, put_odd
 from tests.tiny import CPU, STEP_CONFIG, step_clips
 

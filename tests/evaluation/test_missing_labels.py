@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from sjepa_fast import ablate, doctor, embed, evaluate, export
-from sjepa_fast import train as train_module
 from sjepa_fast.data.clip_table import NO_LABEL
 from sjepa_fast.data.store import Store, open_store
 from sjepa_fast.data.store_writer import StoreWriter
 from sjepa_fast.data.synthetic import write_synthetic_store
 from sjepa_fast.errors import InputError
 from sjepa_fast.evaluation.checkpoints import validation_parts
+from sjepa_fast.evaluation.features import nearest_neighbour
 from sjepa_fast.evaluation.subset import draw_subset
 from tests.tiny import call, metrics, trained, words_of_run
 
@@ -59,13 +59,13 @@ def test_training_sees_all_clips_and_scores_those_with_labels(
     stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, scored = open_store(stores / "some"), []
-    true_score = train_module.nearest_neighbour
+    true_score = nearest_neighbour
 
     def watched(encoder, clips, train_ids, test_ids, *rest):  # noqa: ANN001, ANN202
         scored.append((train_ids.tolist(), test_ids.tolist()))
         return true_score(encoder, clips, train_ids, test_ids, *rest)
 
-    monkeypatch.setattr(train_module, "nearest_neighbour", watched)
+    monkeypatch.setattr("sjepa_fast.training.setup.nearest_neighbour", watched)
     run = trained(stores / "some", tmp_path / "run", *SHORT)
     used = [store.labelled("xsub", part).tolist() for part in ("train", "test")]
     assert scored == [tuple(used)] * 3, "before, and after each step"

@@ -69,9 +69,9 @@ GUARDS = (
     ),
     Guard(
         "broken weights replaced good ones, and the run ended with 0",
-        "sjepa_fast/train.py",
-        "sound = (save_due or stops) and health.may_save(model, optimizer, world)",
-        "sound = save_due or stops",
+        "sjepa_fast/training/loop.py",
+        "sound = self.health.may_save(setup.model, setup.optimizer, setup.world)",
+        "sound = True",
         (f"{HEALTH}weights_that_are_broken_already_are_not_saved",),
     ),
     Guard(
@@ -132,8 +132,8 @@ GUARDS = (
     ),
     Guard(
         "a stopped run had other rows than one that was not stopped",
-        "sjepa_fast/train.py",
-        "            logged_step -= train_step.remember(resumed.recent_K3, start)\n",
+        "sjepa_fast/training/recorder.py",
+        "            self.logged_step -= train_step.remember(setup.recent_K3, setup.start)\n",
         "            pass\n",
         (f"{ENDINGS}a_stopped_run_goes_on_to_the_rows_and_weights_of_one_that_was_not[3-2-130]",),
     ),

@@ -19,8 +19,8 @@ from sjepa_fast.objectives.regularizer import Samples, regularize
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.schedule import tabulate
 from sjepa_fast.skeletons import NTU25
-from sjepa_fast.train import check_shares
 from sjepa_fast.training.diagnosis import replay
+from sjepa_fast.training.inputs import check_shares
 from sjepa_fast.training.step import TrainStep
 from sjepa_kernels.losses.directions import unit_directions_ref
 from tests.tiny import AIMS, CPU, PREDICTING, drawn, objective, packed, step_input

@@ -21,7 +21,7 @@ from sjepa_fast.models.shadow import TrainedShadows
 from sjepa_fast.objectives.objective import StepOutput
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.runtime.schedule import Schedule
-from sjepa_fast.train import check_shares
+from sjepa_fast.training.inputs import check_shares
 from sjepa_fast.training.memory import kept_bytes
 from sjepa_fast.training.step import TrainStep
 from sjepa_fast.training.trial import try_step

@@ -313,7 +313,7 @@ def test_a_run_warns_of_a_collapse_once_also_when_it_is_resumed(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     panel = {"effective_rank": 1.5, "channel_std": 1.0, "collapsed": 1.0}
-    monkeypatch.setattr("sjepa_fast.train.collapse_panel", lambda *_: dict(panel))
+    monkeypatch.setattr("sjepa_fast.training.recorder.collapse_panel", lambda *_: dict(panel))
     often, run = {"log.panel-every": 1}, tmp_path / "run"
     done = call(main, *words(store, run, {**often, "optim.length": 2}))
     assert done.stdout.count("warning: the features have collapsed") == 1, done.stderr

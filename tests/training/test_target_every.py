@@ -19,8 +19,8 @@ from sjepa_fast.errors import InputError
 from sjepa_fast.objectives.distinct import Encoded
 from sjepa_fast.objectives.masking import draw_mask
 from sjepa_fast.objectives.objective import Targets, make_step_input
-from sjepa_fast.train import run_lengths
 from sjepa_fast.training.flops import step_flops
+from sjepa_fast.training.inputs import run_lengths
 from sjepa_fast.training.step import TrainStep
 from sjepa_fast.training.verify import VerifiedStep
 from sjepa_kernels import ContextualizedTargets
