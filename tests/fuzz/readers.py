@@ -324,7 +324,8 @@ def _make_layout(rng: random.Random, folder: Path) -> Made:
     return _job("generic", folder, raw)
 
 
-def _prepare(made: Made) -> str | None:
+def prepared(made: Made) -> str | None:
+    """Prepare what was made."""
     folder, request = made
     prepare(request)
     skipped = folder / "out.skipped.txt"
@@ -352,4 +353,4 @@ _MAKES: dict[str, Callable[[random.Random, Path], Made]] = {
     "generic-csv": _make_csv,
     "generic-layout": _make_layout,
 }
-TARGETS = tuple(Target(f"reader-{name}", make, _prepare, _setup) for name, make in _MAKES.items())
+TARGETS = tuple(Target(f"reader-{name}", make, prepared, _setup) for name, make in _MAKES.items())

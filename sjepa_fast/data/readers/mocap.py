@@ -13,6 +13,7 @@ T frames, V joints, 3 coordinates.
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from sjepa_fast.skeletons import MAX_JOINTS, SkeletonLayout
 
 PACKAGES = {".bvh": "pybvh", ".c3d": "c3d"}
 MOST_BVH, MOST_C3D = 64 * 2**20, 128 * 2**20  # bytes
+MOST_LINE = 2**18  # characters of a BVH file's line; six numbers of each of 1,024 joints are fewer
 # Order and signs of the axes that make the axis of this name point along y, by a rotation.
 TURNS = {
     "x": ((1, 0, 2), (-1.0, 1.0, 1.0)),
@@ -72,12 +74,33 @@ def read_motion(path: Path) -> Motion:
         raise Unreadable(f"is refused by {PACKAGES[path.suffix]}: {lines[0]}") from error
 
 
-def _read_bvh(path: Path) -> Motion:
-    data = read_bytes(path, MOST_BVH)
+def _check_bvh(data: bytes) -> None:
+    """Refuse what pybvh would hold for long: it keeps all lines, and some 90 bytes a number."""
     if data.count(b"JOINT") + data.count(b"End") > 2 * MAX_JOINTS:
         raise Unreadable(f"has more than {MAX_JOINTS} joints")
-    if data.count(b"\n") * (data.count(b"JOINT") + 1) * 3 > 2 * MAX_NUMBERS:
+    lines = data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
+    if lines * (data.count(b"JOINT") + 1) * 3 > 2 * MAX_NUMBERS:
         raise Unreadable(f"has more than {MAX_NUMBERS} coordinates")
+    if re.search(rb"(?:\A|[\r\n])[^\r\n]{%d}" % MOST_LINE, data):
+        raise Unreadable(f"has a line of {MOST_LINE} or more characters")
+    if _words(data) > MAX_NUMBERS:
+        raise Unreadable(f"has more than {MAX_NUMBERS} numbers")
+
+
+def _words(data: bytes) -> int:
+    """Count what blanks separate, without a copy of the whole."""
+    found, piece = 0, 2**20
+    for begin in range(0, len(data), piece):
+        before = data[begin - 1 : begin] or b" "
+        dark = np.frombuffer(before + data[begin : begin + piece], np.uint8) > ord(" ")
+        found += int(np.count_nonzero(dark[1:] & ~dark[:-1]))
+    return found
+
+
+def _read_bvh(path: Path) -> Motion:
+    data = read_bytes(path, MOST_BVH)
+    _check_bvh(data)
+    del data
     import pybvh
 
     found = pybvh.read_bvh_file(path, world_up="+y")

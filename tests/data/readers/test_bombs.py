@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.data.readers.test_mocap import JOINTS, bvh_text
 from tests.data.test_safe_arrays import npy
 from tests.tiny import run_python
 
@@ -53,6 +54,14 @@ def folder_of(folder: Path, name: str, data: bytes) -> Path:
     path.parent.mkdir(parents=True)
     path.write_bytes(data)
     return folder
+
+
+def motion(folder: Path, lines: int, row: str, end: str = "\n", offset: str = "0 0 0") -> Path:
+    """A folder with one BVH file of so many rows."""
+    text = bvh_text(np.zeros((1, 3)), np.zeros((1, len(JOINTS), 3)), 1.0).partition("MOTION")[0]
+    head = text.replace("0.000000 0.000000 0.000000", offset, 1)
+    head = f"{head}MOTION\nFrames: {lines}\nFrame Time: 0.03\n".replace("\n", end)
+    return clip(folder, "a.bvh", (head + (row + end) * lines).encode())
 
 
 def recording(folder: Path, data: bytes) -> Path:
@@ -136,6 +145,19 @@ BOMBS: dict[str, tuple[str, str, Callable[[Path], Path]]] = {
     "sets in a pickle": ("pyskl", "", lambda path: (
         path.write_bytes(b"\x80\x04(" + b"\x8f" * 2**19 + b"l."), path
     )[1]),
+    "a BVH file with the ends of lines of old": (
+        "generic", "ntu25", lambda path: motion(path, 480_000, "0 " * 65 + "0", end="\r")
+    ),
+    "a long line of a BVH file": ("generic", "ntu25", lambda path: motion(path, 1, "1 " * 2**24)),
+    "a long line of a BVH hierarchy": (
+        "generic", "ntu25", lambda path: motion(path, 1, "0 0 0", offset="1 " * 2**24)
+    ),
+    "a wide BVH file": (
+        "generic", "ntu25", lambda path: motion(path, 470, " ".join(["0.123456"] * 8000))
+    ),
+    "the most motion of a BVH file": (
+        "generic", "ntu25", lambda path: motion(path, 2**22 // 66 - 9, "0.123456 " * 65 + "0")
+    ),
     "a memo in a pickle": ("pyskl", "", lambda path: (
         path.write_bytes(b"\x80\x04Nr\xff\xff\xff\x7f."), path
     )[1]),
