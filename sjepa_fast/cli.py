@@ -138,4 +138,13 @@ def run_main(body: Callable[[], int], interrupted: str = "interrupted") -> None:
     except (OSError, RunStopped) as error:
         say(error, to_stderr=True)
         code = 1
+    except RuntimeError as error:
+        # Not above: commands that need no PyTorch start without it.
+        from sjepa_fast.runtime.dist import lost_process
+
+        line = lost_process(error)
+        if line is None:
+            raise
+        say(line, to_stderr=True)
+        code = 1
     sys.exit(code)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sjepa_fast.runtime.lock import lock_run
 from tests.hosts import Host, kill_all, two_hosts
 from tests.tiny import (
     flags,
@@ -86,6 +87,31 @@ def test_a_run_goes_on_with_another_number_of_processes(
     print(f"{begun.name}, then {processes}: {(ours - theirs).abs().max():.1e}")
     torch.testing.assert_close(ours, theirs, rtol=0, atol=LOSS)
     torch.testing.assert_close(losses(alone), losses(together), rtol=0, atol=LOSS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", ["at its start", "at a save"])
+def test_where_one_process_ends_the_others_say_so_in_one_line(
+    ends: str, store: Path, tmp_path: Path
+) -> None:
+    """The one that writes meets a locked or a deleted folder; the other has lost its connection."""
+    run = tmp_path / "run"
+    run.mkdir()
+    words = ["-m", "--", "sjepa_fast.train", *words_of_run(store, run, *flags(SIZES))]
+    if ends == "at its start":
+        with lock_run(run):
+            stderr = torchrun(2, *words).stderr
+        reason = "is in use by process"
+    else:
+        (run / "checkpoints").write_text("in the way")
+        stderr = torchrun(2, *words).stderr
+        reason = "cannot write the checkpoint"
+    lines = stderr.splitlines()
+    assert sum(reason in line for line in lines) == 1, stderr
+    other = "process 1 ends because another has ended, whose own line says why"
+    assert lines.count(other) == 1, stderr
+    # The launcher has a traceback of its own.
+    assert "sjepa_fast/" not in stderr.replace(str(run), ""), stderr
 
 
 @pytest.mark.slow

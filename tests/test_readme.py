@@ -78,6 +78,9 @@ def test_the_quickstarts_ntu_lines_are_those_of_their_pages() -> None:
     of_data = [line for block in blocks("docs/data.md", "sh") for line in block.splitlines()]
     assert " ".join(prepare) in of_data
     assert train[3:6] == many[many.index("sjepa_fast.train") + 1 :][:3]
+    ours = [line for block in blocks("README.md", "sh") for line in block.splitlines()]
+    assert many in [shlex.split(line) for line in ours]
+    assert "--max-restarts=3" in many and many[-2:] == ["--resume", "auto"]
 
 
 @pytest.mark.parametrize("file", ["README.md", "kernels/README.md"])

@@ -197,8 +197,10 @@ def contents(
     return Contents(step, dict(model.state_dict()), state, describe_groups(optimizer))
 
 
-def write_checkpoint(run: Path, whole: Contents, keep: int) -> Checkpoint:
+def write_checkpoint(run: Path, whole: Contents, keep: int | None) -> Checkpoint:
     """Write a checkpoint atomically, then drop all but the newest `keep` of its step and before.
+
+    None drops nothing.
 
     Raises OSError if it cannot be written, also where the run's folder is gone; then all is as
     before.
@@ -212,7 +214,7 @@ def write_checkpoint(run: Path, whole: Contents, keep: int) -> Checkpoint:
             _write(folder / STATE, whole.state, {**notes, "groups": json.dumps(whole.groups)})
         write_manifest(folder, whole.step)
     saved = [old for old in list_checkpoints(run) if old.step <= whole.step]
-    for old in saved[:-keep]:
+    for old in saved[:-keep] if keep else ():
         # Under a hidden name first: what is left of it if we are killed is no checkpoint.
         hidden = old.path.with_name(f".{old.path.name}.dropped")
         shutil.rmtree(old.path.rename(hidden))

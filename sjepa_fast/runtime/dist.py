@@ -101,6 +101,22 @@ def environment_world() -> World:
     )
 
 
+# What PyTorch's libraries say where the other end of a connection is gone.
+_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+
+
+def lost_process(error: RuntimeError) -> str | None:
+    """Return a line for an error that another process of the group has caused by its end.
+
+    None for all other errors, and with one process. What that process has said is the reason.
+    """
+    world = environment_world()
+    gone = isinstance(error, dist.DistError) or any(words in str(error) for words in _GONE)
+    if world.size == 1 or not gone:
+        return None
+    return f"process {world.rank} ends because another has ended, whose own line says why"
+
+
 def connect(world: World, device: torch.device, patience: datetime.timedelta | None = None) -> None:
     """Join the process group: NCCL on GPUs, gloo on CPUs; nothing to do for one process.
 

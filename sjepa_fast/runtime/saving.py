@@ -94,21 +94,25 @@ class Saver:
                 # The block's own error is the one to be raised.
                 say(f"note: {error}", to_stderr=True)
 
-    def save(self, step: int, recent_K3: Tensor | None = None) -> None:
+    def save(self, step: int, recent_K3: Tensor | None = None, *, drop: bool = True) -> None:
         """Save the run after `step` steps; `recent_K3` as in `contents`.
+
+        Without `drop` all older checkpoints stay.
 
         Raises OSError, in one line that says what is kept, if this or the last one could not be
         written.
         """
-        began = time.perf_counter()
+        began, keep = time.perf_counter(), self.keep if drop else None
         self.finish()
         if self.spare is None:
-            self._write(contents(step, self.model, self.optimizer, recent_K3), None)
+            self._write(contents(step, self.model, self.optimizer, recent_K3), keep, None)
             self.finish()
         else:
             copied, ready = self.spare.copy(step, describe_groups(self.optimizer), recent_K3)
             # A daemon: a second Ctrl-C does not wait for it, and what it leaves is no checkpoint.
-            self.thread = threading.Thread(target=self._write, args=(copied, ready), daemon=True)
+            self.thread = threading.Thread(
+                target=self._write, args=(copied, keep, ready), daemon=True
+            )
             self.thread.start()
         self.stalls.append(time.perf_counter() - began)
 
@@ -134,12 +138,12 @@ class Saver:
         if error is not None:
             raise error
 
-    def _write(self, whole: Contents, ready: torch.cuda.Event | None) -> None:
+    def _write(self, whole: Contents, keep: int | None, ready: torch.cuda.Event | None) -> None:
         try:
             if self.spare is not None and ready is not None:
                 self.spare.check(contents(whole.step, self.model, self.optimizer))
                 ready.synchronize()
-            write_checkpoint(self.run, whole, self.keep)
+            write_checkpoint(self.run, whole, keep)
         except OSError as error:
             self.error = failed_to_write(self.run, f"the checkpoint of step {whole.step}", error)
         except Exception as error:

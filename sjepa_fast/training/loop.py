@@ -165,4 +165,7 @@ class Loop:
             return
         sound = self.health.may_save(setup.model, setup.optimizer, setup.world)
         if sound and self.saver is not None:
-            self.saver.save(self.step, self.recorder.since_logged(self.step))
+            # Where steps are skipped, what was saved before may be all that a run can go on from:
+            # weights may be finite, and their gradients no more.
+            drop = self.health.in_a_row == 0
+            self.saver.save(self.step, self.recorder.since_logged(self.step), drop=drop)

@@ -267,6 +267,27 @@ GUARDS = (
         ),
     ),
     Guard(
+        "a BVH file of 60 MB took 2.8 GiB and 37 seconds",
+        f"{READERS}/mocap.py",
+        "    _check_bvh(data)\n",
+        "",
+        ("tests/data/readers/test_bombs.py",),
+    ),
+    Guard(
+        "where one process ended, the others did with a traceback",
+        "sjepa_fast/cli.py",
+        "        if line is None:\n            raise\n",
+        "        raise\n",
+        ("tests/test_elastic.py::test_where_one_process_ends_the_others_say_so_in_one_line",),
+    ),
+    Guard(
+        "weights that cannot be trained pushed those out that can",
+        "sjepa_fast/training/loop.py",
+        "drop = self.health.in_a_row == 0",
+        "drop = True",
+        (f"{HEALTH}while_steps_are_skipped_no_older_checkpoint_is_dropped",),
+    ),
+    Guard(
         "a NaN in a clip ended in `LinAlgError`, or in NaN",
         "sjepa_fast/data/clips.py",
         "    check_finite(clips.joints_RVC, clips.offsets_N, store.names)\n",

@@ -23,6 +23,7 @@ from sjepa_fast.config.traits import TRAITS
 from sjepa_fast.data.order import BatchOrder
 from sjepa_fast.data.rows import RowReader
 from sjepa_fast.data.store import open_store
+from sjepa_fast.runtime.checkpoint import list_checkpoints
 from sjepa_fast.runtime.dist import World
 from sjepa_fast.train import main
 from sjepa_fast.training.diagnosis import replay
@@ -97,6 +98,18 @@ def test_broken_gradients_reach_no_checkpoint(kind: str, store: Path, tmp_path: 
         assert again.returncode == 0, again.stderr
         # Of the skipped steps only the one before the checkpoint counts.
         assert strict_rows(run)[-1]["skipped"] == 1
+
+
+def test_while_steps_are_skipped_no_older_checkpoint_is_dropped(
+    store: Path, tmp_path: Path
+) -> None:
+    """Finite weights whose gradients are not would else push out those that can be trained."""
+    for name, bad, kept in (("bad", lambda step: step >= 2, [2, 4, 6]), ("good", None, [4, 6])):
+        run = tmp_path / name
+        with poisoned(bad or (lambda _: False)):
+            done = call(main, *words(store, run, {"checkpoint.keep": 2}))
+        assert done.returncode == 0, done.stderr
+        assert [one.step for one in list_checkpoints(run)] == kept
 
 
 def test_a_run_that_only_skips_stops_with_a_diagnosis(store: Path, tmp_path: Path) -> None:
