@@ -160,7 +160,10 @@ def resume(
         return Resumed(step, load(Checkpoint(run / "checkpoints" / folder_name(step), step)))
     for checkpoint, error in found.refused:
         aside = checkpoint.path.with_name(checkpoint.path.name.replace("step", "refused"))
-        shutil.rmtree(aside, ignore_errors=True)
+        if aside.is_dir() and not aside.is_symlink():
+            shutil.rmtree(aside)
+        else:
+            aside.unlink(missing_ok=True)
         checkpoint.path.rename(aside)
         note = f"note: {_shown(error)}; now {aside.name}; going on from step {step}"
         say(note, to_stderr=True)

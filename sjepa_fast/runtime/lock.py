@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +57,10 @@ def _lock(path: Path) -> int:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+            held = os.fstat(handle)
+            if not stat.S_ISREG(held.st_mode):
+                raise OSError(errno.EINVAL, "is no regular file")
+            if path.exists() and os.path.samestat(held, path.stat()):
                 return handle
         except BaseException:
             os.close(handle)

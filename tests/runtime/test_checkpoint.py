@@ -141,6 +141,23 @@ def test_a_refused_checkpoint_is_named_and_the_one_before_is_used(
     assert [saved.step for saved in list_checkpoints(run)] == [2]
 
 
+def test_what_lies_where_a_refused_checkpoint_goes_is_replaced(run: Path) -> None:
+    for put in (
+        Path.mkdir,
+        lambda aside: aside.write_text(""),
+        lambda aside: aside.symlink_to("x"),
+    ):
+        save_checkpoint(run, 4, *stepped(4), keep=2)
+        aside = newest(run).with_name("refused-00000004")
+        if aside.is_dir():
+            shutil.rmtree(aside)
+        put(aside)
+        (newest(run) / "checkpoint.json").write_text("")
+        resumed = resume(run, *stepped(1), ALONE)
+        assert resumed is not None and resumed.step == 2
+        assert (aside / "model.safetensors").exists() and not aside.is_symlink()
+
+
 def swap(folder: Path, name: str) -> None:
     """Put the older checkpoint's file in."""
     shutil.copy(folder.with_name("step-00000002") / name, folder / name)

@@ -75,3 +75,7 @@ def test_what_cannot_be_locked_is_named(tmp_path: Path) -> None:
         pass
     with pytest.raises(InputError, match="No such file"), lock_run(tmp_path / "none"):
         pass
+    (tmp_path / "lock").rmdir()
+    os.mkfifo(tmp_path / "lock")
+    with pytest.raises(InputError, match="lock: is no regular file"), lock_run(tmp_path):
+        pass
