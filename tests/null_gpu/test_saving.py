@@ -34,7 +34,9 @@ def test_a_save_makes_the_training_thread_wait_for_nothing(
     step = captured_step()
     written: list[Any] = []
     with Saver(tmp_path, 1, step.model, step.optimizer) as saver:
-        monkeypatch.setattr(saver, "_write", lambda whole, ready: written.append((whole, ready)))
+        monkeypatch.setattr(
+            saver, "_write", lambda whole, keep, ready: written.append((whole, ready))
+        )
         gpu.reset()
         saver.save(1)
         records = gpu.records()
