@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
-from tests.fuzz.target import GOOD
+from sjepa_fast.config.traits import TRAITS
+from tests.fuzz.target import GOOD, all_targets
 from tests.tiny import ROOT, no_tests
-from tests.torture.__main__ import BEGIN, END, WRONG, table
+from tests.torture.__main__ import BEGIN, END, WRONG, tables
 
 TEXT = (ROOT / "docs/reliability.md").read_text()
-RECORD = ROOT / "benchmarks/results/cpu-2-cores/torture.json"
+RECORDS = ROOT / "benchmarks/results/cpu-2-cores"
 
 
 def test_every_fault_has_a_test_that_exists() -> None:
@@ -18,20 +19,22 @@ def test_every_fault_has_a_test_that_exists() -> None:
     assert [wrong for line in faults for wrong in no_tests(line.split("|")[-2])] == []
 
 
-def test_the_table_of_kills_is_the_recorded_one() -> None:
-    shown = TEXT.partition(BEGIN)[2].partition(END)[0].strip()
-    if not RECORD.exists():
-        assert shown == "No run is recorded yet."
-        return
-    record = json.loads(RECORD.read_text())
-    assert shown == table(record)
-    assert sum(row["kills"] for row in record["rows"]) >= 1000
-    assert all(row[name] == 0 for row in record["rows"] for name in WRONG)
+def test_the_tables_of_kills_are_the_recorded_ones_and_have_every_objective() -> None:
+    assert TEXT.partition(BEGIN)[2].partition(END)[0].strip() == tables(RECORDS)
+    files = RECORDS.glob("torture*.json")
+    rows = [row for file in files for row in json.loads(file.read_text())["rows"]]
+    assert sum(row["kills"] for row in rows) >= 1000
+    assert {(row["objective"], row["processes"]) for row in rows} == {
+        (kind, count) for kind in TRAITS for count in (1, 2)
+    }
+    assert all(row[name] == 0 for row in rows for name in WRONG)
 
 
 def test_the_table_of_changed_files_is_the_recorded_one() -> None:
-    record = json.loads((RECORD.parent / "fuzz.json").read_text())
+    record = json.loads((RECORDS / "fuzz.json").read_text())
     assert record["inputs"] >= 100_000
+    assert all(target["inputs"] >= 5000 for target in record["targets"].values())
+    assert set(record["targets"]) == set(all_targets())
     lines = TEXT.partition("<!-- fuzz begin -->")[2].partition("<!-- fuzz end -->")[0].split("\n")
     shown = [line.strip("| ").split(" | ") for line in lines if line][2:]
     assert len(shown) == len(record["targets"])

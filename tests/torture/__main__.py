@@ -187,6 +187,12 @@ def table(record: dict[str, Any]) -> str:
     return f"{text}\n\n{wrapped(', '.join(facts))}."
 
 
+def tables(folder: Path) -> str:
+    """Return all that is recorded in a folder as Markdown: calls of other objectives have names."""
+    records = [json.loads(file.read_text()) for file in sorted(folder.glob("torture*.json"))]
+    return "\n\n".join(map(table, records))
+
+
 def main() -> None:
     """Parse, torture, print, write, and exit with 1 if anything was wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
@@ -196,7 +202,9 @@ def main() -> None:
     parser.add_argument("--processes", nargs="+", type=int, choices=(1, 2), default=[1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="cells at once")
     parser.add_argument("--out", type=Path, help="write the table as JSON")
-    parser.add_argument("--document", type=Path, help="put the table between its marks there")
+    parser.add_argument(
+        "--document", type=Path, help="put this table, and others beside --out, between marks there"
+    )
     asked = parser.parse_args()
     torch.set_num_threads(1)
     begin = time.monotonic()
@@ -204,8 +212,10 @@ def main() -> None:
         # The costly cells last, for an even load.
         cells = [Cell(kind, count) for count in asked.processes for kind in asked.objectives]
         rows = torture(cells, asked.kills, asked.seed, asked.jobs, Path(work))
+    part = list(TRAITS) != asked.objectives
+    flag = f" --objectives {' '.join(asked.objectives)}" if part else ""
     record = {
-        "command": f"python -m tests.torture --kills {asked.kills} --seed {asked.seed}",
+        "command": f"python -m tests.torture --kills {asked.kills} --seed {asked.seed}{flag}",
         "date": datetime.date.today().isoformat(),
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
@@ -217,7 +227,8 @@ def main() -> None:
     if asked.out is not None:
         asked.out.write_text(json.dumps(record, indent=1) + "\n")
     if asked.document is not None:
-        text = between(asked.document.read_text(), BEGIN, END, f"\n{table(record)}\n")
+        shown = table(record) if asked.out is None else tables(asked.out.parent)
+        text = between(asked.document.read_text(), BEGIN, END, f"\n{shown}\n")
         asked.document.write_text(text)
     wrong = sum(row[name] for row in rows for name in WRONG)
     sys.exit(f"{wrong} things are wrong" if wrong else 0)
