@@ -10,9 +10,10 @@ state of the random numbers.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from sjepa_fast.errors import InputError
 from sjepa_fast.names import printable, say
 from sjepa_fast.runtime.dist import World
-from sjepa_fast.runtime.files import new_folder
+from sjepa_fast.runtime.files import new_folder, sync_folder
 from sjepa_fast.runtime.fitting import (
     OTHER,
     check_groups,
@@ -211,17 +212,42 @@ def write_checkpoint(run: Path, whole: Contents, keep: int | None) -> Checkpoint
     path = run / "checkpoints" / folder_name(whole.step)
     path.parent.mkdir(exist_ok=True)
     notes = {"step": str(whole.step)}
-    with new_folder(path) as folder:
-        _write(folder / WEIGHTS, whole.weights, notes)
-        if whole.state is not None:
-            _write(folder / STATE, whole.state, {**notes, "groups": json.dumps(whole.groups)})
-        write_manifest(folder, whole.step)
-    saved = [old for old in list_checkpoints(run) if old.step <= whole.step]
-    for old in saved[:-keep] if keep else ():
-        # Under a hidden name first: what is left of it if we are killed is no checkpoint.
-        hidden = old.path.with_name(f".{old.path.name}.dropped")
-        shutil.rmtree(old.path.rename(hidden))
+    before = [old.path for old in list_checkpoints(run) if old.step < whole.step]
+    dropped = before[: max(0, len(before) + 1 - keep)] if keep else []
+    with contextlib.ExitStack() as hidden:
+        with new_folder(path) as folder:
+            _write(folder / WEIGHTS, whole.weights, notes)
+            if whole.state is not None:
+                _write(folder / STATE, whole.state, {**notes, "groups": json.dumps(whole.groups)})
+            write_manifest(folder, whole.step)
+            # Before the new one is there, if another is left: who is killed now resumes from that
+            # and saves again. Afterwards a run that is over would keep what it was to drop.
+            if len(dropped) < len(before):
+                sync_folder(folder)
+                hidden.enter_context(_hidden(dropped))
+        if len(dropped) == len(before):
+            hidden.enter_context(_hidden(dropped))
     return Checkpoint(path, whole.step)
+
+
+@contextlib.contextmanager
+def _hidden(folders: list[Path]) -> Iterator[None]:
+    """Give folders hidden names, under which they are no checkpoints; delete them at the end.
+
+    An error in the block brings them back.
+    """
+    names = {folder: folder.with_name(f".{folder.name}.dropped") for folder in folders}
+    try:
+        for folder, name in names.items():
+            folder.rename(name)
+        yield
+    except BaseException:
+        for folder, name in names.items():
+            if name.exists():
+                name.rename(folder)
+        raise
+    for name in names.values():
+        shutil.rmtree(name)
 
 
 def _write(path: Path, tensors: dict[str, Tensor], notes: dict[str, str]) -> None:

@@ -25,6 +25,14 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def sync_folder(path: Path) -> None:
+    """Flush a folder and all files in it to the disk."""
+    for part in path.rglob("*"):
+        if part.is_file():
+            sync(part)
+    sync(path)
+
+
 def new_beside(path: Path, make: Callable[[Path], object]) -> Path:
     """Make a hidden sibling of a file or folder, readable for whom the umask lets read."""
     while True:
@@ -96,10 +104,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary = new_beside(path, Path.mkdir)
     try:
         yield temporary
-        for part in temporary.rglob("*"):
-            if part.is_file():
-                sync(part)
-        sync(temporary)
+        sync_folder(temporary)
         if path.exists():
             shutil.rmtree(path)
         temporary.replace(path)

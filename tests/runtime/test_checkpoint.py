@@ -277,6 +277,44 @@ def test_old_checkpoints_are_dropped_only_before_the_step_that_is_saved(run: Pat
     assert latest_checkpoint(run).step == 6
 
 
+def test_no_checkpoint_is_one_too_many_at_any_time(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was killed in its last save is over, and saves and drops no more."""
+    counts = []
+    rename = Path.rename
+
+    def counting(self: Path, target: Path) -> Path:
+        counts.append(len(list_checkpoints(run)))
+        return rename(self, target)
+
+    def killed(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(Path, "rename", counting)
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(SystemExit):
+        save_checkpoint(run, 6, *stepped(6), keep=2)
+    assert counts == [2], "the old one went before the new one came"
+    assert [saved.step for saved in list_checkpoints(run)] == [4, 6]
+    assert (run / "checkpoints" / ".step-00000002.dropped").is_dir()
+
+
+def test_what_was_to_be_dropped_comes_back_if_the_new_one_cannot_be_put_in_its_place(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(run, 6, *stepped(6), keep=2)
+    assert [saved.step for saved in list_checkpoints(run)] == [2, 4]
+    for saved in list_checkpoints(run):
+        verify(saved)
+    assert len(list((run / "checkpoints").iterdir())) == 2
+
+
 def test_weights_from_elsewhere_can_be_read_but_not_resumed(tmp_path: Path) -> None:
     model, optimizer = stepped(1)
     saved = write_checkpoint(tmp_path, Contents(0, dict(model.state_dict()), None, []), keep=1)
