@@ -7,8 +7,10 @@ Writes generated text (a few distinct files, hard-linked under all 114,480 names
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from sjepa_fast.data.readers.ntu_splits import NTU120_TRAIN_SUBJECTS
+from sjepa_fast.runtime.files import write_json
 
 FILES, DISTINCT = 114_480, 24
 ROWS = {"train": 63_026, "test": 50_919}
@@ -87,6 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.data.full_size", description=__doc__)
     parser.add_argument("name", choices=("ntu120", "ctrgcn"))
     parser.add_argument("folder", type=Path, help="new folder; it needs 6 GB")
+    parser.add_argument("--out", type=Path, help="JSON file that gets the figures, beside others")
     args = parser.parse_args()
     raw = {"ntu120": write_ntu, "ctrgcn": write_ctrgcn}[args.name](args.folder)
     began = time.monotonic()
@@ -96,7 +100,18 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     print(done.stdout[-1500:], done.stderr[-300:])
     seconds = round(time.monotonic() - began)
-    print(json.dumps({"set": args.name, "peak_mib": peak // 2**20, "seconds": seconds}))
+    clips = re.search(r": (\d+) clips", done.stdout)
+    row = {
+        "command": f"python -m tests.data.full_size {args.name} FOLDER",
+        "date": datetime.date.today().isoformat(),
+        "clips": int(clips[1]) if clips else 0,
+        "peak_mib": peak // 2**20,
+        "seconds": seconds,
+    }
+    print(json.dumps(row))
+    if args.out is not None:
+        rows = json.loads(args.out.read_text()) if args.out.exists() else {}
+        write_json(args.out, {**rows, args.name: row})
     sys.exit(done.returncode or int(peak > LIMIT))
 
 

@@ -22,6 +22,7 @@ from sjepa_fast.opening import read_json
 from sjepa_fast.runtime.checkpoint import Contents, write_checkpoint
 from sjepa_fast.runtime.logging import read_metrics, recorded_dtype
 from sjepa_fast.skeletons import COCO17, NTU25, SkeletonLayout
+from sjepa_fast.viz import confusion, figure
 from sjepa_fast.viz.figure import plotted
 from tests.fuzz.mutate import (
     TEXTS,
@@ -121,8 +122,8 @@ def _no_picture(matrix: Any, names: Any, title: str) -> None:
 
 
 def _warm_evaluate(folder: Path) -> None:
-    evaluate.confusion_figure = _no_picture
-    evaluate.save_figure = lambda _, out: out.write_bytes(b"")
+    confusion.confusion_figure = _no_picture
+    figure.save_figure = lambda _, out: out.write_bytes(b"")
     request = EnsembleRequest((folder / "a", folder / "b"))
     for run in request.runs:
         _member(random.Random(1), run, "finetune-target-toy-xsub", False)
