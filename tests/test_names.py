@@ -127,7 +127,7 @@ KNOWN = {
     "path.name": "a file that we write, under a temporary name",
     "fitting[0].name": "a file that was found in a run's folder of results",
     "checkpoint.path.name": "a checkpoint's folder, which is called by its step",
-    "old.path.name": "the same",
+    "folder.name": "the same",
     "evaluate.py: result.name": "made by `file_name`",
     "config/presets.py: name": "a preset's",
     "config/presets_small.py: name": "one of the sets that have a preset",

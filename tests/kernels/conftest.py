@@ -17,7 +17,7 @@ from tests.kernels.interpreted import Run, start
 RUNS = pytest.StashKey[list[Run]]()
 FILES = pytest.StashKey[list[str]]()
 # As many cases of a test are all interpreted; of more, about one in so many.
-FEW, ONE_IN = 8, 4
+FEW, ONE_IN = 4, 4
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
