@@ -110,7 +110,9 @@ def main() -> None:
     }
     print(json.dumps(row))
     if args.out is not None:
-        rows = json.loads(args.out.read_text()) if args.out.exists() else {}
+        rows = {"command": "python -m tests.data.full_size NAME FOLDER --out FILE"}
+        if args.out.exists():
+            rows |= json.loads(args.out.read_text())
         write_json(args.out, {**rows, args.name: row})
     sys.exit(done.returncode or int(peak > LIMIT))
 
