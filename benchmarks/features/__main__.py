@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--seeds", type=int, nargs="+", default=list(plan.SEEDS))
     found.add_argument("--train", default="", help="further flags of every pre-training")
     found.add_argument("--frozen", default="", help="the same of every score of frozen features")
+    found.add_argument("--tuning", default=plan.STRONG, help="flags of what trains on labels")
     return found
 
 
@@ -69,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         seeds=tuple(asked.seeds),
         more=asked.train,
         frozen=asked.frozen,
+        tuning=asked.tuning,
     )
     file = (asked.out or asked.work) / "features.json"
     before = rows.known(file, wanted, asked.work)

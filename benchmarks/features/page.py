@@ -15,6 +15,9 @@ from benchmarks.report.page import wrapped
 from benchmarks.tables import between, markdown
 
 BEGIN, END = "<!-- features: begin -->", "<!-- features: end -->"
+TUNED_BEGIN, TUNED_END = "<!-- tuned: begin -->", "<!-- tuned: end -->"
+# Where a machine's folder has the scores of what trains by the recipe as it is now.
+TUNED = "tuned"
 NONE = "No machine has run it yet."
 
 
@@ -123,16 +126,24 @@ def joined(contents: dict[str, dict[str, Any]]) -> tuple[list[Row], dict[str, in
     return list(rows.values()), counts
 
 
-def tables(results: Path) -> str:
-    """All tables, from the `features.json` of every machine."""
-    files = sorted(results.glob("*/features.json"))
-    contents = {file.parent.name: json.loads(file.read_text()) for file in files}
+def sources(results: Path, pattern: str) -> tuple[list[Row], str]:
+    """Return the rows of all machines, and the sentence that says where they come from."""
+    files = sorted(results.glob(pattern))
+    contents = {
+        file.parent.relative_to(results).as_posix(): json.loads(file.read_text()) for file in files
+    }
     if not contents:
-        return NONE
+        return [], NONE
     rows, counts = joined(contents)
     facts = [machine_facts(contents[folder], folder, n) for folder, n in counts.items()]
     [command] = {content["command"] for content in contents.values()}
-    parts = [f"Scores by `{command}`: {'; '.join(facts)}."]
+    return rows, f"Scores by `{command}`: {'; '.join(facts)}."
+
+
+def tables(results: Path) -> str:
+    """All tables, from the `features.json` of every machine."""
+    rows, facts = sources(results, "*/features.json")
+    parts = [facts]
     for store, kind in SETS.items():
         found = [row for row in rows if row["set"] == store]
         if found:
@@ -142,6 +153,28 @@ def tables(results: Path) -> str:
     return wrapped("\n\n".join(parts))
 
 
+def tuned_table(results: Path) -> str:
+    """One table of what was fine-tuned by the recipe as it is now: a column for each set."""
+    rows, facts = sources(results, f"*/{TUNED}/features.json")
+    columns: dict[str, dict[tuple[str, str], list[float]]] = {}
+    for store, kind in SETS.items():
+        found = [row for row in rows if row["set"] == store]
+        if found:
+            columns[kind.title] = seed_scores(found, kind, part=False)
+        if found and kind.part:
+            columns[kind.part_title] = seed_scores(found, kind, part=True)
+    seeds = max((len(values) for of in columns.values() for values in of.values()), default=0)
+    cells = []
+    for name, title in ROWS.items():
+        values = [of.get((name, "finetune"), []) for of in columns.values()]
+        if any(values):
+            cells.append([title, *(mean_and_error(found, seeds) for found in values)])
+    if not cells:
+        return facts
+    return wrapped(f"{facts} {seeds} seeds.\n\n{markdown(['top-1 %', *columns], cells)}")
+
+
 def with_tables(text: str, results: Path) -> str:
     """Return the document's text with its tables made anew."""
+    text = between(text, TUNED_BEGIN, TUNED_END, tuned_table(results))
     return between(text, BEGIN, END, tables(results))

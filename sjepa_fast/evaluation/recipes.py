@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sjepa_fast.config.schema import TrainConfig
+from sjepa_fast.errors import InputError
 from sjepa_fast.models.heads import TimePool
 from sjepa_kernels.augment.settings import CropShare, ViewRanges
 
@@ -53,7 +54,8 @@ class FinetuneRecipe:
     name: FinetuneFamily = "auto"
     """Where the defaults come from; auto: by run."""
     length: int = 100
-    """Length of the training, in `unit`."""
+    """Length of the training, in `unit`; 0: as many steps as fit the labelled clips
+    (`fitted_length`)."""
     warmup: int = 5
     """Linear warm-up, in `unit`."""
     unit: Literal["epochs", "steps"] = "epochs"
@@ -155,13 +157,31 @@ def finetune_recipe(name: FinetuneFamily, config: TrainConfig, *, scratch: bool)
     return replace(
         small,
         name="strong",
-        length=1000,
-        warmup=50,
-        score_every=250,
+        length=0,
+        warmup=100,
+        score_every=500,
         batch_size=32,
         streams="all" if config.data.stream == "joint" else "run",
-        token_drop=0.5,
+        token_drop=0.3,
         ema=0.998,
         test_crops=4,
         views=views,
     )
+
+
+# What a length of 0 means: passes over the labelled clips, and the fewest and most steps for them.
+PASSES, STEPS = 125, (1000, 4000)
+
+
+def fitted_length(recipe: FinetuneRecipe, clips: int) -> FinetuneRecipe:
+    """Return the recipe with its length in steps for a number of labelled clips, if that is 0.
+
+    125 passes over the clips, but 1,000 steps at least and 4,000 at most. Raises InputError if the
+    recipe counts epochs.
+    """
+    if recipe.length != 0:
+        return recipe
+    if recipe.unit != "steps":
+        raise InputError("recipe.length", "0 epochs", "give a number, or --recipe.unit steps")
+    batch = max(1, min(recipe.batch_size, clips))
+    return replace(recipe, length=min(max(PASSES * clips // batch, STEPS[0]), STEPS[1]))

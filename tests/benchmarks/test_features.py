@@ -269,6 +269,34 @@ def test_a_machine_s_rows_become_a_page(tmp_path: Path) -> None:
         page.tables(tmp_path)
 
 
+def test_one_table_has_what_was_tuned_by_the_recipe_as_it_is(tmp_path: Path) -> None:
+    assert page.tuned_table(tmp_path) == page.NONE
+    facts = {"torch": "2.13", "dtype": "float32"}
+    found = [row("scratch", "finetune", seed, 80.0 + seed) | facts for seed in range(2)]
+    content = {
+        "command": "python -m benchmarks.features run --data DATA",
+        "machine": {"gpu": None, "sjepa_fast": "0.2.0"},
+        "stores": {"nucla": "same"},
+        "rows": [*found, row("pooled", "finetune", 0, 90.0) | facts],
+    }
+    rows.write_rows(tmp_path / "cpu-2-cores" / "tuned" / "features.json", content)
+    text = page.tuned_table(tmp_path)
+    assert "3 on a CPU" in text and "cpu-2-cores/tuned/features.json" in text and "2 seeds" in text
+    assert "| from scratch | 80.5 ± 0.5 | 70.5 ± 0.5 |" in text
+    assert "| S-JEPA, on all sets at once | 90.0 (1) | 80.0 (1) |" in text
+    assert page.tables(tmp_path) == page.NONE, "the other tables are of the recipe of before"
+
+
+def test_the_recipe_of_what_is_trained_can_be_given(tmp_path: Path) -> None:
+    options = {"sets": {"nucla": SETS["nucla"]}, "methods": {"sjepa": ""}, "seeds": (0,)}
+    as_now = make_plan(tmp_path, tmp_path, tuning="", **options)
+    before = make_plan(tmp_path, tmp_path, **options)
+    for mine, other in zip(as_now.cells, before.cells, strict=True):
+        trains = "--recipe.mixup" in other.job.words
+        assert trains == COLUMNS[mine.column].trains == (mine.job.words != other.job.words)
+        assert not any(word.startswith("--recipe.") for word in mine.job.words)
+
+
 def test_a_seed_counts_when_all_its_folds_are_there() -> None:
     folds = SETS["sbu"].splits
     found = [row("mamp", "knn", 0, 60.0 + i, fold) for i, fold in enumerate(folds)]
@@ -316,7 +344,12 @@ def test_the_documented_commands_work(
         assert words[:3] == ["python", "-m", "benchmarks.features"]
         assert features.main(words[3:]) == 0
     every = make_plan(tmp_path, tmp_path).jobs(set())
-    assert given == [(len(every), Path("runs/features"), 16, {"minutes": 30.0, "grace": 30.0})]
+    tuned = make_plan(tmp_path, tmp_path, columns={"finetune": COLUMNS["finetune"]}).jobs(set())
+    work = Path("runs/features")
+    assert given == [
+        (len(every), work, 16, {"minutes": 30.0, "grace": 30.0}),
+        (len(tuned), work, 2, {"minutes": None, "grace": 30.0}),
+    ]
     assert document.read_text() == (ROOT / "docs" / "results.md").read_text()
     assert len(capsys.readouterr().out.splitlines()) > 400
     written = json.loads(Path("OUT/features.json").read_text())

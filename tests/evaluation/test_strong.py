@@ -28,7 +28,7 @@ from sjepa_fast.evaluation.probes import classifier, classifier_step, scoring
 from sjepa_fast.evaluation.probes.mixing import Mixing
 from sjepa_fast.evaluation.probes.streams import join_streams
 from sjepa_fast.evaluation.probes.weight_ema import WeightEma
-from sjepa_fast.evaluation.recipes import FinetuneRecipe, Views, finetune_recipe
+from sjepa_fast.evaluation.recipes import FinetuneRecipe, Views, finetune_recipe, fitted_length
 from sjepa_fast.models.encoder import SkeletonTransformer
 from sjepa_fast.models.heads import ActionClassifier, time_means
 from sjepa_fast.runtime.progress import SILENT
@@ -70,11 +70,11 @@ def test_small_sets_get_the_strong_recipe_as_far_as_the_run_allows() -> None:
     strong = finetune_recipe("auto", small, scratch=False)
     assert (strong.name, strong.length, strong.unit, strong.batch_size) == (
         "strong",
-        1000,
+        0,
         "steps",
         32,
     )
-    assert (strong.streams, strong.token_drop, strong.mixup) == ("all", 0.5, 0.0)
+    assert (strong.streams, strong.token_drop, strong.mixup) == ("all", 0.3, 0.0)
     assert (strong.ema, strong.pool, strong.test_crops) == (0.998, "joint", 4)
     assert min(strong.views.scale, strong.views.joint_drop, strong.views.time_warp) > 0
     assert finetune_recipe("strong", preset("sjepa-ntu60-xsub"), scratch=True).name == "strong"
@@ -82,6 +82,12 @@ def test_small_sets_get_the_strong_recipe_as_far_as_the_run_allows() -> None:
     assert bone.streams == "run"
     by_number = finetune_recipe("auto", replace(small, data={"sampling": "index"}), scratch=False)
     assert by_number.views.time_warp == 0
+    # 125 passes, within bounds; a length that is given stays.
+    for clips, steps in ((20, 1000), (100, 1000), (516, 2015), (5000, 4000)):
+        assert fitted_length(strong, clips).length == steps
+        assert fitted_length(dataclasses.replace(strong, length=7), clips).length == 7
+    with pytest.raises(InputError, match=r"recipe.length: 0 epochs.*--recipe.unit steps"):
+        fitted_length(dataclasses.replace(strong, unit="epochs"), 100)
     # Nothing of it reaches the recipes of before.
     for name in ("paper", "small"):
         told = dataclasses.asdict(finetune_recipe(name, small, scratch=False))

@@ -21,7 +21,7 @@ from sjepa_fast.evaluation.probes.classifier import (
     train_classifier,
 )
 from sjepa_fast.evaluation.probes.streams import join_streams
-from sjepa_fast.evaluation.recipes import FinetuneRecipe, finetune_recipe
+from sjepa_fast.evaluation.recipes import FinetuneRecipe, finetune_recipe, fitted_length
 from sjepa_fast.evaluation.request import RecipeRequest
 from sjepa_fast.evaluation.subject import Subject, make_encoder
 from sjepa_fast.evaluation.subset import draw_subset
@@ -135,6 +135,9 @@ def over_labels(
         # A batch cannot be cut: BatchNorm and dropout would see and draw something else.
         value = f"{len(request.seeds)} for {world.size} processes, each of which trains whole seeds"
         raise InputError("seeds", value, f"give {world.size} seeds or more, or start fewer")
+    # All seeds have as many clips.
+    recipe = fitted_length(request.recipe, len(labelled(request.seeds[0])))
+    request = dataclasses.replace(request, recipe=recipe)
     for seed in request.seeds:
         # Everything that can be wrong is said before anything is trained.
         recipe_lengths(request.recipe, len(labelled(seed)))
