@@ -86,7 +86,8 @@ def main(argv: list[str] | None = None) -> int:
         rows.check_commands(wanted, asked.work)
         ended = run_jobs(jobs, asked.work, asked.jobs, minutes=asked.minutes, grace=asked.grace)
         failed = any(outcome.state == "failed" for outcome in ended)
-    content = rows.merge(before, rows.collect(wanted, asked.work))
+    flags = "" if asked.tuning == plan.STRONG else f" --tuning {shlex.quote(asked.tuning)}"
+    content = rows.merge(before, rows.collect(wanted, asked.work), flags)
     rows.write_rows(file, content)
     print(f"{len(content['rows'])} rows -> {file}")
     return int(failed)

@@ -154,8 +154,10 @@ def known(path: Path, plan: Plan, work: Path) -> dict[str, Any]:
     return content
 
 
-def merge(before: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def merge(before: dict[str, Any], new: dict[str, Any], flags: str = "") -> dict[str, Any]:
     """Add a work folder's rows to those of an earlier collection, in place of the same cells'.
+
+    `flags` are those of the command that change what it runs.
 
     Raises InputError if they are of different stores.
     """
@@ -167,7 +169,7 @@ def merge(before: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     recipes = before["recipes"] | new["recipes"]
     used = {row["recipe"] for row in rows.values()}
     return {
-        "command": "python -m benchmarks.features run --data DATA",
+        "command": f"python -m benchmarks.features run --data DATA{flags}",
         "machine": new["machine"] or before["machine"],
         "stores": before["stores"] | new["stores"],
         "recipes": {name: recipes[name] for name in sorted(used)},
