@@ -96,7 +96,7 @@ RECIPES = {
     "4,000 steps": LONG,
     "two axes": TWO_AXES,
     "two axes, 4,000 steps": f"{TWO_AXES} {LONG}",
-    "tokens 0.3 dropped": "--recipe.token-drop 0.3",
+    "half of the tokens dropped": "--recipe.token-drop 0.5",
     "tokens 0.7 dropped": "--recipe.token-drop 0.7",
     "all tokens": "--recipe.token-drop 0",
     "drop path 0.2": "--recipe.drop-path 0.2",
@@ -116,9 +116,8 @@ RECIPES = {
     "joint dropout 0.2": "--recipe.views.joint-drop 0.2",
     "no joint dropout": "--recipe.views.joint-drop 0",
     "average 0.995": "--recipe.ema 0.995",
-    "2,000 steps, layer decay 1, tokens 0.3": (
-        "--recipe.length 2000 --recipe.warmup 100 --recipe.score-every 500 "
-        "--recipe.layer-decay 1 --recipe.token-drop 0.3"
+    "2,000 steps, layer decay 1": (
+        "--recipe.length 2000 --recipe.warmup 100 --recipe.score-every 500 --recipe.layer-decay 1"
     ),
 }
 TRIED = [*POOLS, *SINGLES, *(f"{FINETUNE}: {name}" for name in RECIPES)]

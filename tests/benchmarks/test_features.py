@@ -352,5 +352,7 @@ def test_the_documented_commands_work(
     ]
     assert document.read_text() == (ROOT / "docs" / "results.md").read_text()
     assert len(capsys.readouterr().out.splitlines()) > 400
-    written = json.loads(Path("OUT/features.json").read_text())
-    assert written["rows"] == []
+    for folder, more in (("OUT", ""), ("OUT/tuned", " --tuning ''")):
+        written = json.loads(Path(folder, "features.json").read_text())
+        assert written["rows"] == []
+        assert written["command"] == f"python -m benchmarks.features run --data DATA{more}"
