@@ -76,6 +76,8 @@ SINGLES = {
     "small, whitening 0.25": "--data.whiten 0.25",
     "small, whitening 0.1": "--data.whiten 0.1",
     "small, 0.5 masked": "--mask.ratio 0.5",
+    "small, tilt 0.35": "--view.tilt 0.35",
+    "small, 0.35, half masked": "--data.whiten 0.35 --mask.ratio 0.5",
     "small, layer scale 0.1": "--model.layer-scale 0.1",
     "small, 0.1 and 0.25": "--model.layer-scale 0.1 --data.whiten 0.25",
     "small, 0.1, 0.25 and 0.5 masked": (

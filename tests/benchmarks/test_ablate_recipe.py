@@ -62,6 +62,9 @@ def test_every_row_leaves_out_its_component_alone(store: Store) -> None:
     assert all(len(keys) == 1 for keys in changed.values()), changed
     without = recipe(store, ROWS["without mixup and time pyramid"])
     assert {key for key in whole if whole[key] != without[key]} == {"mixup", "pool"}
+    now = recipe(store, "")
+    changed_since = {key for key in without if without[key] != now[key]}
+    assert changed_since == {"length", "warmup", "score_every", "token_drop"}
     small = recipe(store, ROWS["without all but length"])
     touched = set().union(*changed.values())
     # What the small recipe does not have is what the rows leave out, one by one.
